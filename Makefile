@@ -1,0 +1,48 @@
+# The two commands of the README start from a bare checkout with Python, pip and make.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check format clean
+
+demo: .venv/.light
+	$(BIN)/twotower classify examples/photos --labels examples/labels.txt --top 3
+	@echo
+	@echo "Next, try:"
+	@echo "  $(BIN)/twotower classify YOUR_PICTURES --labels \"cat, dog, birthday party\" --none"
+	@echo "  $(BIN)/twotower classify examples/photos --labels \"indoors, outdoors\" --json"
+	@echo "  $(BIN)/python -c 'import twotower; print(twotower.load().encode_text(\"a red car\").shape)'"
+
+# In CI the same command also checks, and runs the groups that the default run leaves out.
+ifdef CI
+test: check
+	$(BIN)/pytest -q -m ""
+else
+test: .venv/.dev
+	$(BIN)/pytest -q
+endif
+
+check: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_architecture.py
+
+format: .venv/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.light: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+# torch first and by itself: the dependencies that follow are then content with the CPU build
+.venv/.dev: pyproject.toml | .venv/bin/python
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install --quiet "torch==2.13.0"
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

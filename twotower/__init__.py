@@ -1,0 +1,58 @@
+"""twotower: CLIP for people with pictures, for engineers, and for researchers.
+
+The public names are imported on first use, so that `import twotower` is instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from twotower.encode.classify import Classified, Label, classify, zero_shot_classifier
+    from twotower.encode.encoder import Encoder
+    from twotower.encode.export import convert
+    from twotower.encode.load import load
+    from twotower.encode.stream import EncodedPicture
+    from twotower.inputs.pictures import PictureError
+    from twotower.model.config import CLIPConfig, preset
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "CLIPConfig": "model.config",
+    "Classified": "encode.classify",
+    "EncodedPicture": "encode.stream",
+    "Encoder": "encode.encoder",
+    "Label": "encode.classify",
+    "PictureError": "inputs.pictures",
+    "classify": "encode.classify",
+    "convert": "encode.export",
+    "load": "encode.load",
+    "preset": "model.config",
+    "zero_shot_classifier": "encode.classify",
+}
+
+__all__ = [
+    "CLIPConfig",
+    "Classified",
+    "EncodedPicture",
+    "Encoder",
+    "Label",
+    "PictureError",
+    "classify",
+    "convert",
+    "load",
+    "preset",
+    "zero_shot_classifier",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'twotower' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"twotower.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

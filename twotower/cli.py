@@ -1,0 +1,228 @@
+"""The command `twotower`: the only place that prints or exits."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twotower import __version__
+
+if TYPE_CHECKING:
+    from twotower.encode.classify import Classified
+
+OK, FAILED, INTERRUPTED = 0, 1, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0, or 1 where something could not be done (the rest is), or 130 after Ctrl-C. Wrong usage
+        exits with 2 by itself.
+    """
+    arguments = build_parser().parse_args(argv)
+    warnings.showwarning = _print_warning
+    try:
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        sys.stdout = None  # type: ignore[assignment]  # so that nothing is flushed into it at exit
+        return OK
+    except (ValueError, OSError) as error:
+        if isinstance(error, ValueError) and not type(error).__module__.startswith("twotower"):
+            raise  # not a mistake of the user's but one of ours
+        print(f"twotower: {error}", file=sys.stderr)
+        return FAILED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="twotower", description="Pictures and words in one space: CLIP, offline and light."
+    )
+    parser.add_argument("--version", action="version", version=f"twotower {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("classify", help="say which of your words each picture shows")
+    command.set_defaults(run=run_classify)
+    command.add_argument("pictures", nargs="+", metavar="PICTURE", help="pictures or folders")
+    command.add_argument(
+        "--labels", required=True, help='words ("cat, dog, car") or a file with one on each line'
+    )
+    command.add_argument(
+        "--templates", help='a sentence with {} for the label, or "plain", "photo" or "ensemble"'
+    )
+    command.add_argument("--top", type=_positive, default=5, help="labels for a picture (5)")
+    command.add_argument(
+        "--none", action="store_true", help='add "none of these", for pictures of something else'
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON array")
+    _add_model_options(command)
+
+    command = commands.add_parser("convert", help="turn anybody's CLIP or SigLIP into another form")
+    command.set_defaults(run=run_convert)
+    command.add_argument("source", help="a model directory, an OpenAI .pt file or hf-hub:org/name")
+    command.add_argument("destination", type=Path, help="the directory to make")
+    command.add_argument(
+        "--to",
+        choices=("twotower", "transformers", "open_clip"),
+        default="twotower",
+        help="the form to write (twotower)",
+    )
+
+    command = commands.add_parser("verify", help="check a model against its golden vectors")
+    command.set_defaults(run=run_verify)
+    _add_model_options(command, positional=True)
+    return parser
+
+
+def _add_model_options(command: argparse.ArgumentParser, positional: bool = False) -> None:
+    name = "model" if positional else "--model"
+    text = "a model directory, file or hf-hub:org/name (the bundled model)"
+    command.add_argument(name, help=text, **({"nargs": "?"} if positional else {}))
+    command.add_argument(
+        "--engine",
+        choices=("onnxruntime", "openvino", "torch"),
+        default="onnxruntime",
+        help="what runs the model (onnxruntime)",
+    )
+
+
+def run_classify(arguments: argparse.Namespace) -> int:
+    from twotower.encode.classify import classify
+    from twotower.encode.load import load
+    from twotower.inputs.pictures import find_pictures
+
+    labels = read_labels(arguments.labels)
+    pictures = find_pictures(arguments.pictures)
+    model = load(arguments.model, engine=arguments.engine)
+    answers = classify(
+        pictures,
+        labels,
+        model=model,
+        templates=arguments.templates,
+        top=arguments.top,
+        none=arguments.none,
+    )
+    print_answers = print_json if arguments.json else print_lines
+    failed = print_answers(_with_progress(answers, len(pictures)))
+    return FAILED if failed else OK
+
+
+def read_labels(text: str) -> list[str]:
+    """The labels of `--labels`: words between commas, or the lines of a file."""
+    from twotower.encode.classify import LabelError
+
+    path = Path(text)
+    if not path.is_file():
+        if path.suffix in (".txt", ".csv"):
+            raise LabelError(f"{text}: no such label file; write one label on each line")
+        return text.split(",")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise LabelError(f"{text}: not UTF-8 text; save it as UTF-8") from None
+    labels = [line for line in lines if line.strip()]
+    if not labels:
+        raise LabelError(f"{text}: an empty label file; write one label on each line")
+    return labels
+
+
+def print_json(answers: Iterable[Classified]) -> int:
+    """One array, an object for each picture; valid JSON also when interrupted.
+
+    Returns:
+        How many pictures could not be read.
+    """
+    failed, separator = 0, "["
+    try:
+        for answer in answers:
+            failed += answer.error is not None
+            print(separator + json.dumps(_json_object(answer), ensure_ascii=False), end="")
+            separator = ",\n "
+    finally:
+        print("[]" if separator == "[" else "]")
+    return failed
+
+
+def _json_object(answer: Classified) -> dict[str, Any]:
+    return {
+        "path": str(answer.source),
+        "labels": [asdict(label) for label in answer.labels],
+        "error": str(answer.error) if answer.error else None,
+    }
+
+
+def print_lines(answers: Iterable[Classified]) -> int:
+    """A line for each picture on stdout; what could not be read, on stderr.
+
+    Returns:
+        How many pictures could not be read.
+    """
+    failed = 0
+    for answer in answers:
+        if answer.error:
+            failed += 1
+            print(f"twotower: {answer.error}", file=sys.stderr)
+        else:
+            labels = "  ".join(f"{one.label} {one.probability:.0%}" for one in answer.labels)
+            print(f"{answer.source}  {labels}", flush=True)
+    return failed
+
+
+def run_convert(arguments: argparse.Namespace) -> int:
+    from twotower.encode.export import convert
+    from twotower.encode.load import find_source
+
+    with _status(f"Converting {arguments.source}"):
+        convert(find_source(arguments.source), arguments.destination, arguments.to)
+    print(f"{arguments.destination}: written as {arguments.to}, golden vectors reproduced")
+    return OK
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    from twotower.encode.load import load
+
+    model = load(arguments.model, engine=arguments.engine)
+    cosine = model.verify()
+    print(
+        f"{model.config.name}: golden vectors reproduced with {arguments.engine}, "
+        f"lowest cosine {cosine:.6f}"
+    )
+    return OK
+
+
+def _with_progress(answers: Iterator[Classified], total: int) -> Iterator[Classified]:
+    """The same answers, with a progress bar on stderr where a person is looking at it."""
+    if not sys.stderr.isatty():
+        yield from answers
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    yield from track(answers, "Classifying", total=total, console=console, transient=True)
+
+
+def _status(text: str) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    return value
+
+
+def _print_warning(message: Warning | str, *_: Any) -> None:
+    print(f"twotower: {message}", file=sys.stderr)

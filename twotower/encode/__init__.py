@@ -1,0 +1,1 @@
+"""Weights to vectors, fast, without torch unless asked."""

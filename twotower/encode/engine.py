@@ -1,0 +1,121 @@
+"""What runs a tower: onnxruntime by default, OpenVINO or torch on request, one small interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tower = Literal["vision", "text"]
+
+
+class EngineError(ValueError):
+    """An engine that is unknown, not installed, or cannot read the model's graph."""
+
+
+class Engine(Protocol):
+    """pixel_values [n, 3, S, S] or input_ids [n, L] -> features [n, embed_dim], not normalised."""
+
+    def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]: ...
+
+
+def start_engine(name: str, directory: Path, tower: Tower, threads: int | None = None) -> Engine:
+    """Load one tower of a model directory.
+
+    Args:
+        name: "onnxruntime", "openvino" or "torch".
+        threads: CPU threads; by default the engine takes all cores.
+
+    Raises:
+        EngineError: unknown name, the package is not installed, or the graph cannot be read.
+    """
+    if name not in ENGINES:
+        raise EngineError(f"no engine {name!r}; there are {', '.join(ENGINES)}")
+    try:
+        return ENGINES[name](directory, tower, threads)
+    except ModuleNotFoundError as error:
+        raise EngineError(
+            f"the {name} engine needs the package {error.name!r}: {INSTALL[name]}"
+        ) from None
+
+
+def graph_path(directory: Path, tower: Tower) -> Path:
+    """The ONNX graph of a tower; its weights are read from `model.safetensors` beside it."""
+    path = directory / f"{tower}.onnx"
+    if not path.is_file():
+        raise EngineError(f"{path}: no such file; make it with: twotower convert {directory} NEW")
+    return path
+
+
+def _onnxruntime(directory: Path, tower: Tower, threads: int | None) -> Engine:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0
+    # int8 weights become float32 once, at load, instead of being unpacked at every call
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    providers = [one for one in wanted if one in onnxruntime.get_available_providers()]
+    path = graph_path(directory, tower)
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
+    except Exception as error:  # onnxruntime's own exceptions share no public base class
+        raise EngineError(f"{path}: onnxruntime cannot load it ({_first_line(error)})") from None
+    name = session.get_inputs()[0].name
+    return lambda batch: np.asarray(session.run(None, {name: batch})[0], np.float32)
+
+
+def _openvino(directory: Path, tower: Tower, threads: int | None) -> Engine:
+    import openvino
+
+    # Without these two OpenVINO may compute in bfloat16 and quantise activations for int8 weights.
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+    }
+    if threads:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    path = graph_path(directory, tower)
+    try:
+        compiled = openvino.Core().compile_model(path, "CPU", settings)
+    except RuntimeError as error:
+        raise EngineError(f"{path}: OpenVINO cannot load it ({_first_line(error)})") from None
+    return lambda batch: np.array(compiled(batch)[0], np.float32)
+
+
+def _torch(directory: Path, tower: Tower, threads: int | None) -> Engine:
+    import torch
+
+    from twotower.model.weights import load_model
+
+    if threads:
+        torch.set_num_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    module = getattr(load_model(directory), tower).to(device)
+
+    def run(batch: NDArray[Any]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            features = module(torch.from_numpy(batch).to(device))
+        return np.asarray(features.float().cpu().numpy(), np.float32)
+
+    return run
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200]
+
+
+ENGINES: dict[str, Callable[[Path, Tower, int | None], Engine]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "torch": _torch,
+}
+INSTALL = {
+    "onnxruntime": "pip install onnxruntime",
+    "openvino": "pip install 'twotower[openvino]'",
+    "torch": "pip install 'twotower[train]'",
+}

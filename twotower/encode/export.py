@@ -1,0 +1,270 @@
+"""Weights to ONNX, and models from one form to another; every result is checked before it exists.
+
+The graphs `vision.onnx` and `text.onnx` hold no weights: their tensors point into
+`model.safetensors` (ONNX external data), so one file of weights serves torch, onnxruntime and
+OpenVINO alike.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from twotower.encode.encoder import Encoder
+from twotower.encode.golden import (
+    GOLDEN_COSINE,
+    GOLDEN_TEXTS,
+    Golden,
+    VerificationError,
+    golden_pictures,
+    write_golden,
+)
+from twotower.inputs.preprocess import Preprocess
+from twotower.inputs.tokenizer import load_tokenizer
+from twotower.model.config import CLIPConfig, read_config
+
+if TYPE_CHECKING:  # torch and onnx are imported where they are used: reading this file is cheap
+    import onnx
+    import torch
+
+    from twotower.model.clip import CLIP
+
+Format = Literal["twotower", "transformers", "open_clip"]
+FORMATS: tuple[Format, ...] = ("twotower", "transformers", "open_clip")
+
+
+class ExportError(ValueError):
+    """A conversion that cannot be done; nothing was written."""
+
+
+def convert(source: Path, destination: Path, to: Format = "twotower") -> None:
+    """Read a model from any form and write it to `destination` in the form `to`.
+
+    Args:
+        source: our directory, a transformers or open_clip directory, or an OpenAI archive.
+
+    Raises:
+        ExportError: `destination` exists, or the form cannot hold this model.
+        VerificationError: what was written does not give the source's vectors; it is removed.
+    """
+    config, tensors, files = read_any(source)
+    if to == "twotower":
+        write_directory(config, tensors, files, destination)
+    else:
+        write_foreign(config, tensors, files, destination, to)
+
+
+def read_any(source: Path) -> tuple[CLIPConfig, dict[str, torch.Tensor], tuple[Path, ...]]:
+    """Configuration, tensors in our names, and vocabulary files of a model in any form."""
+    from twotower.model.foreign import read_foreign
+    from twotower.model.weights import WEIGHTS_FILE, dequantize, read_safetensors
+
+    if not is_ours(source):
+        foreign = read_foreign(source)
+        return foreign.config, foreign.tensors, foreign.files
+    config = read_config(source)
+    files = (source / config.tokenizer.file,) if config.tokenizer.file else ()
+    return config, dequantize(read_safetensors(source / WEIGHTS_FILE)), files
+
+
+def is_ours(source: Path) -> bool:
+    """Whether a path is a directory that `write_directory` made (and not transformers' own)."""
+    try:
+        tree = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(tree, dict) and "embed_dim" in tree
+
+
+def write_directory(
+    config: CLIPConfig,
+    tensors: Mapping[str, torch.Tensor],
+    files: Sequence[Path],
+    destination: Path,
+    int8: bool = False,
+) -> None:
+    """Write our model directory: config, weights, vocabulary, golden vectors and ONNX graphs.
+
+    Raises:
+        VerificationError: onnxruntime does not reproduce the torch model's vectors.
+    """
+    from twotower.model.weights import load_model, save_weights
+
+    with new_directory(destination) as directory:
+        save_weights(config, tensors, directory, int8)
+        for file in files:
+            shutil.copyfile(file, directory / file.name)
+        model = load_model(directory)
+        write_golden(make_golden(model, directory), directory)
+        export_onnx(model, directory)
+        Encoder(directory).verify()
+
+
+def write_foreign(
+    config: CLIPConfig,
+    tensors: Mapping[str, torch.Tensor],
+    files: Sequence[Path],
+    destination: Path,
+    to: Format,
+) -> None:
+    """Write a transformers or open_clip directory and read it back to compare its vectors."""
+    from twotower.model.foreign import read_foreign, write_open_clip, write_transformers
+    from twotower.model.weights import build_model
+
+    write: Callable[..., None] = {
+        "transformers": write_transformers,
+        "open_clip": write_open_clip,
+    }[to]
+    with new_directory(destination) as directory:
+        for file in files:
+            shutil.copyfile(file, directory / file.name)
+        write(config, tensors, directory)
+        again = read_foreign(directory)
+        before = _embeds(build_model(config, tensors, destination), directory)
+        after = _embeds(build_model(again.config, again.tensors, destination), directory)
+        for what, ours, theirs in zip(("picture", "text"), before, after, strict=True):
+            cosine = float((ours * theirs).sum(axis=1).min())
+            if not cosine >= GOLDEN_COSINE:
+                raise VerificationError(
+                    f"{destination}: as {to} a golden {what} comes out at cosine {cosine:.6f}, "
+                    f"not {GOLDEN_COSINE} or more; nothing was written"
+                )
+
+
+def make_golden(model: CLIP, directory: Path) -> Golden:
+    """What the torch model itself answers to the golden pictures and texts."""
+    image_embeds, text_embeds = _embeds(model, directory)
+    return Golden(golden_pictures(), list(GOLDEN_TEXTS), image_embeds, text_embeds)
+
+
+def _embeds(model: CLIP, directory: Path) -> tuple[np.ndarray, np.ndarray]:
+    """image_embeds and text_embeds of the golden inputs, padded in full."""
+    import torch
+
+    preprocess = Preprocess(model.config.preprocess)
+    tokens = load_tokenizer(model.config.tokenizer, directory)(GOLDEN_TEXTS)
+    pixel_values = np.stack([preprocess(picture) for picture in golden_pictures()])
+    with torch.inference_mode():
+        output = model(torch.from_numpy(pixel_values), torch.from_numpy(tokens.input_ids))
+    return output.image_embeds.numpy(), output.text_embeds.numpy()
+
+
+@contextmanager
+def new_directory(destination: Path) -> Iterator[Path]:
+    """A directory that appears under its name only when all in it is written and checked."""
+    if destination.exists():
+        raise ExportError(f"{destination}: already exists; choose another name or remove it first")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=destination.parent) as temporary:
+        directory = Path(temporary) / "model"
+        directory.mkdir()
+        yield directory
+        directory.rename(destination)
+
+
+def export_onnx(model: CLIP, directory: Path) -> None:
+    """Write `vision.onnx` and `text.onnx`, whose weights are `model.safetensors`' own bytes."""
+    import torch
+
+    config = model.config
+    size, context_length = config.vision.image_size, config.tokenizer.context_length
+    n = torch.export.Dim("n")
+    pixel_values = torch.zeros(2, 3, size, size)
+    _export(model.vision, "vision", pixel_values, {0: n}, directory)
+    input_ids = torch.ones(2, context_length, dtype=torch.long)
+    if config.text.kind == "transformer" and not config.text.causal:
+        _export(model.text, "text", input_ids, {0: n}, directory)
+    else:
+        length = torch.export.Dim("length", min=2, max=context_length)
+        _export(model.text, "text", input_ids, {0: n, 1: length}, directory)
+
+
+def _export(
+    module: torch.nn.Module, tower: str, example: torch.Tensor, shape: Any, directory: Path
+) -> None:
+    import onnx
+    import torch
+
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            optimize=False,  # keeps the parameters' own names, by which they are found again
+            dynamic_shapes=(shape,),
+            input_names=["pixel_values" if tower == "vision" else "input_ids"],
+            output_names=[f"{tower}_features"],
+            verbose=False,
+        )
+        assert program is not None
+        program.save(Path(scratch) / "graph.onnx", external_data=True)
+        graph = onnx.load(Path(scratch) / "graph.onnx")
+    _point_to_weights(graph, tower, directory)
+    onnx.save(graph, directory / f"{tower}.onnx")
+
+
+def _point_to_weights(graph: onnx.ModelProto, tower: str, directory: Path) -> None:
+    """Replace the values of all parameters by references into `model.safetensors`.
+
+    float32 is read in place; float16 goes through a Cast, int8 through a DequantizeLinear.
+    """
+    from onnx import TensorProto, helper
+
+    from twotower.model.weights import INT8, SCALE, WEIGHTS_FILE
+
+    stored = _stored_tensors(directory / WEIGHTS_FILE)
+    kept, nodes = [], []
+
+    def reference(name: str) -> TensorProto:
+        dtype, dims, offset, length = stored[name]
+        tensor = TensorProto(name=name, data_type=_ONNX_TYPES[dtype], dims=dims)
+        tensor.data_location = TensorProto.EXTERNAL
+        place = {"location": WEIGHTS_FILE, "offset": offset, "length": length}
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=str(value))
+        return tensor
+
+    for initializer in graph.graph.initializer:
+        name, value = f"{tower}.{initializer.name}", initializer.name
+        if name + INT8 in stored:
+            kept += [reference(name + INT8), reference(name + SCALE)]
+            inputs = [name + INT8, name + SCALE]
+            nodes.append(helper.make_node("DequantizeLinear", inputs, [value], axis=0))
+        elif name not in stored:
+            kept.append(initializer)  # a constant of the graph, not a parameter
+        elif stored[name][0] == "F32":
+            kept.append(reference(name))
+            nodes.append(helper.make_node("Identity", [name], [value]))
+        else:
+            kept.append(reference(name))
+            nodes.append(helper.make_node("Cast", [name], [value], to=TensorProto.FLOAT))
+    body = list(graph.graph.node)
+    del graph.graph.initializer[:], graph.graph.node[:]
+    graph.graph.initializer.extend(kept)
+    graph.graph.node.extend(nodes + body)
+
+
+_ONNX_TYPES = {"F32": 1, "I8": 3, "I64": 7, "F16": 10}  # safetensors' name: onnx.TensorProto's
+
+
+def _stored_tensors(path: Path) -> dict[str, tuple[str, list[int], int, int]]:
+    """Name -> (dtype, shape, offset in the file, length in bytes) of a safetensors file."""
+    with path.open("rb") as file:
+        header_size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(header_size))
+    start = 8 + header_size
+    return {
+        name: (entry["dtype"], entry["shape"], start + begin, end - begin)
+        for name, entry in header.items()
+        if name != "__metadata__"
+        for begin, end in [entry["data_offsets"]]
+    }

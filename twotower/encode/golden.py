@@ -1,0 +1,88 @@
+"""Golden vectors: a few pictures and texts with their embeds, stored in every model directory.
+
+Silent wrong numbers (another activation, padding, resize or text cleaning) look like a slightly
+worse model. A model that carries its own answers shows them at once.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+GOLDEN_FILE = "golden.safetensors"
+GOLDEN_COSINE = 0.9999  # below this, what comes out is not this model
+
+# Each exercises something that goes wrong in practice: cleaning, case, entities, mojibake,
+# punctuation, underscores, length (padding), beyond ASCII.
+GOLDEN_TEXTS = (
+    "a photo of a cat.",
+    "Two DOGS playing &amp; running on the beach, at sunset!",
+    "snake_case, schÃ¶n and don't",
+    "a red car",
+    "an overexposed picture of a very old wooden house at the end of a long street in the rain, "
+    "with two people under one umbrella and a dog that waits for them",
+    "ein Foto von Äpfeln 🍎",
+)
+
+
+class VerificationError(ValueError):
+    """A model that does not reproduce the golden vectors in its own directory."""
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Pictures (uint8 [H, W, 3]) and texts, with image_embeds and text_embeds [n, embed_dim]."""
+
+    pictures: list[NDArray[np.uint8]]
+    texts: list[str]
+    image_embeds: NDArray[np.float32]
+    text_embeds: NDArray[np.float32]
+
+
+def golden_pictures() -> list[NDArray[np.uint8]]:
+    """Three drawn pictures whose pixels change if resizing, cropping or colour order does."""
+    wide, tall, small = _waves(120, 171), _waves(163, 111), _waves(40, 31)
+    wide[30:80, 40:60] = (220, 30, 30)
+    tall[::7] = (20, 40, 230)
+    small[:, 15:] = 255 - small[:, 15:]
+    return [wide, tall, small]
+
+
+def _waves(height: int, width: int) -> NDArray[np.uint8]:
+    """[height, width, 3] of smooth waves, another wavelength in each channel."""
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / (5 + 4 * channel)) * np.cos(y / (9 - 2 * channel)) for channel in range(3)]
+    return np.asarray(127.5 + 127 * np.stack(waves, axis=-1), np.uint8)
+
+
+def write_golden(golden: Golden, directory: Path) -> None:
+    arrays = {f"picture_{i}": picture for i, picture in enumerate(golden.pictures)}
+    embeds = {"image_embeds": golden.image_embeds, "text_embeds": golden.text_embeds}
+    texts = json.dumps(golden.texts)
+    save_file({**arrays, **embeds}, directory / GOLDEN_FILE, metadata={"texts": texts})
+
+
+def read_golden(directory: Path) -> Golden:
+    """The golden vectors of a model directory.
+
+    Raises:
+        VerificationError: there are none, or the file is damaged.
+    """
+    path = directory / GOLDEN_FILE
+    try:
+        with safe_open(path, framework="np") as file:
+            image_embeds = file.get_tensor("image_embeds")
+            pictures = [file.get_tensor(f"picture_{i}") for i in range(len(image_embeds))]
+            texts = json.loads(file.metadata()["texts"])
+            return Golden(pictures, texts, image_embeds, file.get_tensor("text_embeds"))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise VerificationError(
+            f"{path}: golden vectors are missing or damaged ({error}), so the model cannot prove "
+            "itself; convert or download it again"
+        ) from None

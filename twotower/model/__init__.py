@@ -1,0 +1,1 @@
+"""What CLIP is: configurations, towers, weights. Needs torch, except config and pickles."""

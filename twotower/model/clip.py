@@ -1,0 +1,62 @@
+"""CLIP: two towers, one space, a learned temperature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from twotower.model.config import (
+    LOGIT_SCALE_INIT,
+    SIGLIP_LOGIT_BIAS_INIT,
+    SIGLIP_LOGIT_SCALE_INIT,
+    CLIPConfig,
+)
+from twotower.model.text import build_text
+from twotower.model.vision import build_vision
+
+
+@dataclass(frozen=True)
+class ClipOutput:
+    """What a forward pass gives. Embeds are projected and of unit length."""
+
+    image_embeds: Tensor  # [I, embed_dim]
+    text_embeds: Tensor  # [T, embed_dim]
+    logits_per_image: Tensor  # [I, T]
+    logits_per_text: Tensor  # [T, I]
+
+
+class CLIP(nn.Module):
+    """Radford et al. 2021; with `config.logit_bias`, SigLIP (Zhai et al. 2023).
+
+    `logit_scale` is stored as its logarithm and exponentiated where cosines become logits.
+    """
+
+    def __init__(self, config: CLIPConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = build_vision(config.vision, config.embed_dim)
+        self.text = build_text(config.text, config.embed_dim)
+        scale = SIGLIP_LOGIT_SCALE_INIT if config.logit_bias else LOGIT_SCALE_INIT
+        self.logit_scale = nn.Parameter(torch.tensor(scale))
+        self.logit_bias = (
+            nn.Parameter(torch.tensor(SIGLIP_LOGIT_BIAS_INIT)) if config.logit_bias else None
+        )
+
+    def forward(self, pixel_values: Tensor, input_ids: Tensor) -> ClipOutput:
+        image_embeds = self.encode_image(pixel_values)
+        text_embeds = self.encode_text(input_ids)
+        logits = self.logit_scale.exp() * image_embeds @ text_embeds.T
+        if self.logit_bias is not None:
+            logits = logits + self.logit_bias
+        return ClipOutput(image_embeds, text_embeds, logits, logits.T)
+
+    def encode_image(self, pixel_values: Tensor) -> Tensor:
+        """[B, 3, image_size, image_size] -> image_embeds [B, embed_dim], unit length."""
+        return F.normalize(self.vision(pixel_values), dim=-1)
+
+    def encode_text(self, input_ids: Tensor) -> Tensor:
+        """[B, L] -> text_embeds [B, embed_dim], unit length."""
+        return F.normalize(self.text(input_ids), dim=-1)

@@ -1,0 +1,137 @@
+"""The pieces that every transformer tower is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from twotower.model.config import Activation
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x), the activation of OpenAI's checkpoints (up to .02 from true GELU)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": F.gelu,
+    "gelu_tanh": gelu_tanh,
+    "relu": F.relu,
+}
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm computed in float32 whatever the precision around it, as OpenAI's code does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = F.layer_norm(
+            x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps
+        )
+        return normed.to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection for query, key and value."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x: [B, L, width]; mask: added to the attention logits, broadcast to [B, heads, L, L]."""
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [B, heads, L, width/h]
+        return self.out(merge_heads(attended))
+
+
+class AttentionPool(nn.Module):
+    """Attention pooling by a learned probe, then a residual MLP: SigLIP's "MAP head"."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int, activation: Activation, eps: float):
+        super().__init__()
+        self.heads = heads
+        self.probe = nn.Parameter(torch.empty(1, 1, width))
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.ln = LayerNorm(width, eps=eps)
+        self.mlp = MLP(width, mlp_width, activation)
+        nn.init.xavier_uniform_(self.probe)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, width] -> [B, width]. The probe itself is not added back to what it attends to."""
+        width = x.shape[-1]
+        q_weight, kv_weight = self.qkv.weight.split((width, 2 * width))
+        q_bias, kv_bias = self.qkv.bias.split((width, 2 * width))
+        q = F.linear(self.probe.to(x.dtype), q_weight, q_bias).expand(x.shape[0], -1, -1)
+        q = split_heads(q, self.heads)
+        k, v = (split_heads(p, self.heads) for p in F.linear(x, kv_weight, kv_bias).chunk(2, -1))
+        pooled = self.out(merge_heads(F.scaled_dot_product_attention(q, k, v)))  # [B, 1, width]
+        pooled = pooled + self.mlp(self.ln(pooled))
+        return pooled[:, 0]
+
+
+class MLP(nn.Module):
+    def __init__(self, width: int, mlp_width: int, activation: Activation) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, mlp_width)
+        self.activation = ACTIVATIONS[activation]
+        self.fc2 = nn.Linear(mlp_width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: CLIP and SigLIP."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int, activation: Activation, eps: float):
+        super().__init__()
+        self.ln_1 = LayerNorm(width, eps=eps)
+        self.attn = Attention(width, heads)
+        self.ln_2 = LayerNorm(width, eps=eps)
+        self.mlp = MLP(width, mlp_width, activation)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), mask)
+        return x + self.mlp(self.ln_2(x))
+
+
+class PostNormBlock(Block):
+    """The same parts with the norms after the sums: BERT."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = self.ln_1(x + self.attn(x, mask))
+        return self.ln_2(x + self.mlp(x))
+
+
+def run_blocks(
+    blocks: nn.ModuleList, x: Tensor, mask: Tensor | None, checkpointing: bool
+) -> Tensor:
+    """Apply blocks in order; with `checkpointing`, activations are recomputed in the backward."""
+    for block in blocks:
+        if checkpointing and torch.is_grad_enabled():
+            x = checkpoint(block, x, mask, use_reentrant=False)
+        else:
+            x = block(x, mask)
+    return x
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[B, L, width] -> [B, heads, L, width / heads]"""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """[B, heads, L, width / heads] -> [B, L, width]"""
+    return x.transpose(1, 2).flatten(-2)

@@ -1,0 +1,106 @@
+"""Text towers: input_ids [B, L] -> text_features [B, embed_dim], for any L that fits.
+
+Under a causal mask, and under a padding mask, positions after the last real token cannot change
+the result, so a batch may be cut to its longest text. A bidirectional tower without a padding mask
+(SigLIP) must always see its full context_length.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from twotower.model.config import SentenceEncoderConfig, TextConfig, TextTransformerConfig
+from twotower.model.layers import Block, LayerNorm, PostNormBlock, run_blocks
+
+
+def build_text(config: TextConfig, embed_dim: int) -> TextTower:
+    if isinstance(config, TextTransformerConfig):
+        return TextTransformer(config, embed_dim)
+    return SentenceEncoder(config, embed_dim)
+
+
+class TextTransformer(nn.Module):
+    """CLIP's causal text tower (Radford et al. 2021), or SigLIP's bidirectional one."""
+
+    def __init__(self, config: TextTransformerConfig, embed_dim: int) -> None:
+        super().__init__()
+        width = config.width
+        self.eos_id = config.eos_id
+        self.checkpointing = False
+        self.token_embed = nn.Embedding(config.vocab_size, width)
+        self.pos_embed = nn.Parameter(torch.randn(config.context_length, width) * 0.01)
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, config.mlp_width, config.activation, config.eps)
+            for _ in range(config.layers)
+        )
+        self.ln_final = LayerNorm(width, eps=config.eps)
+        self.proj = nn.Linear(width, embed_dim, bias=not config.causal)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """OpenAI's: residual outputs shrink with depth so that their sum keeps its size."""
+        width, depth = self.token_embed.embedding_dim, len(self.blocks)
+        nn.init.normal_(self.token_embed.weight, std=0.02)
+        nn.init.normal_(self.proj.weight, std=width**-0.5)
+        for block in self.blocks:
+            nn.init.normal_(block.attn.qkv.weight, std=width**-0.5)
+            nn.init.normal_(block.attn.out.weight, std=width**-0.5 * (2 * depth) ** -0.5)
+            nn.init.normal_(block.mlp.fc1.weight, std=(2 * width) ** -0.5)
+            nn.init.normal_(block.mlp.fc2.weight, std=width**-0.5 * (2 * depth) ** -0.5)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.token_embed(input_ids)  # [B, L, width]
+        x = x + self.pos_embed[: input_ids.shape[1]].to(x.dtype)
+        mask = None if self.eos_id is None else causal_mask(x)
+        x = run_blocks(self.blocks, x, mask, self.checkpointing)
+        return self.proj(self.pool(self.ln_final(x), input_ids))
+
+    def pool(self, x: Tensor, input_ids: Tensor) -> Tensor:
+        """The vector at the first end-of-text, or at the last position: [B, L, w] -> [B, w]."""
+        if self.eos_id is None:
+            return x[:, -1]
+        position = (input_ids == self.eos_id).int().argmax(dim=-1)  # argmax: the first maximum
+        return x[torch.arange(x.shape[0], device=x.device), position]
+
+
+class SentenceEncoder(nn.Module):
+    """A BERT-family encoder, mean-pooled, with a projection into the shared space.
+
+    The embedding of token type 0 is part of `pos_embed`: one constant vector at every position.
+    """
+
+    def __init__(self, config: SentenceEncoderConfig, embed_dim: int) -> None:
+        super().__init__()
+        width = config.width
+        self.pad_id = config.pad_id
+        self.checkpointing = False
+        self.token_embed = nn.Embedding(config.vocab_size, width)
+        self.pos_embed = nn.Parameter(torch.randn(config.context_length, width) * 0.02)
+        self.ln_embed = LayerNorm(width, eps=config.eps)
+        self.blocks = nn.ModuleList(
+            PostNormBlock(width, config.heads, config.mlp_width, config.activation, config.eps)
+            for _ in range(config.layers)
+        )
+        self.proj = nn.Linear(width, embed_dim, bias=False)
+        nn.init.normal_(self.token_embed.weight, std=0.02)
+        nn.init.normal_(self.proj.weight, std=width**-0.5)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        real = input_ids != self.pad_id  # [B, L]
+        x = self.token_embed(input_ids) + self.pos_embed[: input_ids.shape[1]]
+        x = self.ln_embed(x)
+        mask = torch.zeros_like(real, dtype=x.dtype).masked_fill(~real, torch.finfo(x.dtype).min)
+        x = run_blocks(self.blocks, x, mask[:, None, None, :], self.checkpointing)
+        weight = real.to(x.dtype).unsqueeze(-1)
+        return self.proj((x * weight).sum(dim=1) / weight.sum(dim=1))
+
+
+def causal_mask(x: Tensor) -> Tensor:
+    """[L, L] of 0 on and below the diagonal, -inf above it."""
+    length = x.shape[1]
+    full = torch.full((length, length), float("-inf"), device=x.device, dtype=x.dtype)
+    return torch.triu(full, diagonal=1)
+
+
+TextTower = TextTransformer | SentenceEncoder

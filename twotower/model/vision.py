@@ -1,0 +1,266 @@
+"""Image towers: pixel_values [B, 3, image_size, image_size] -> image_features [B, embed_dim]."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from twotower.model.config import EfficientNetLiteConfig, ResNetConfig, VisionConfig, ViTConfig
+from twotower.model.layers import (
+    AttentionPool,
+    Block,
+    LayerNorm,
+    merge_heads,
+    run_blocks,
+    split_heads,
+)
+
+
+def build_vision(config: VisionConfig, embed_dim: int) -> VisionTower:
+    if isinstance(config, ViTConfig):
+        return VisionTransformer(config, embed_dim)
+    if isinstance(config, ResNetConfig):
+        return ModifiedResNet(config, embed_dim)
+    return EfficientNetLite(config, embed_dim)
+
+
+class VisionTransformer(nn.Module):
+    """Dosovitskiy et al. 2021 with CLIP's class token or SigLIP's attention pooling.
+
+    `patch_dropout` is the share of patches left out in training (Li et al. 2023, FLIP);
+    `checkpointing` trades compute for memory in the backward pass. Both may be set at any time.
+    """
+
+    def __init__(self, config: ViTConfig, embed_dim: int) -> None:
+        super().__init__()
+        width, class_token = config.width, config.pool == "class"
+        patches = (config.image_size // config.patch_size) ** 2
+        self.patch_dropout = 0.0
+        self.checkpointing = False
+        self.patch_embed = nn.Conv2d(
+            3, width, config.patch_size, stride=config.patch_size, bias=not class_token
+        )
+        self.class_embed = nn.Parameter(torch.randn(width) * width**-0.5) if class_token else None
+        self.pos_embed = nn.Parameter(torch.randn(patches + class_token, width) * width**-0.5)
+        self.ln_pre = LayerNorm(width, eps=config.eps) if class_token else nn.Identity()
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, config.mlp_width, config.activation, config.eps)
+            for _ in range(config.layers)
+        )
+        self.ln_post = LayerNorm(width, eps=config.eps)
+        if class_token:
+            self.pool = None
+            self.proj: nn.Module = nn.Linear(width, embed_dim, bias=False)
+            nn.init.normal_(self.proj.weight, std=width**-0.5)
+        else:
+            self.pool = AttentionPool(
+                width, config.heads, config.mlp_width, config.activation, config.eps
+            )
+            self.proj = nn.Identity()  # embed_dim == width
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        x = self.patch_embed(pixel_values)  # [B, width, grid, grid]
+        x = x.flatten(2).transpose(1, 2)  # [B, patches, width]
+        if self.class_embed is not None:
+            x = torch.cat([self.class_embed.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
+        x = self.drop_patches(x + self.pos_embed.to(x.dtype))
+        x = run_blocks(self.blocks, self.ln_pre(x), None, self.checkpointing)
+        if self.pool is not None:
+            return self.proj(self.pool(self.ln_post(x)))
+        return self.proj(self.ln_post(x[:, 0]))
+
+    def drop_patches(self, x: Tensor) -> Tensor:
+        """Keep a random subset of patches, another one for each picture; never the class token."""
+        if not self.training or self.patch_dropout == 0.0:
+            return x
+        fixed = int(self.class_embed is not None)
+        patches = x.shape[1] - fixed
+        kept = max(1, round(patches * (1 - self.patch_dropout)))
+        order = torch.rand(x.shape[0], patches, device=x.device).argsort(dim=1)[:, :kept] + fixed
+        chosen = x.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        return torch.cat([x[:, :fixed], chosen], dim=1)
+
+
+class ModifiedResNet(nn.Module):
+    """The ResNet of Radford et al. 2021, section 2.4.
+
+    Differs from He et al. in a stem of three convolutions, an average pool before every strided
+    convolution (anti-aliasing), and attention pooling instead of the global average.
+    """
+
+    def __init__(self, config: ResNetConfig, embed_dim: int) -> None:
+        super().__init__()
+        width = config.width
+        self.stem = nn.Sequential(
+            OrderedDict(
+                conv1=nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False),
+                bn1=nn.BatchNorm2d(width // 2),
+                relu1=nn.ReLU(inplace=True),
+                conv2=nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False),
+                bn2=nn.BatchNorm2d(width // 2),
+                relu2=nn.ReLU(inplace=True),
+                conv3=nn.Conv2d(width // 2, width, 3, padding=1, bias=False),
+                bn3=nn.BatchNorm2d(width),
+                relu3=nn.ReLU(inplace=True),
+                pool=nn.AvgPool2d(2),
+            )
+        )
+        stages, in_channels = OrderedDict[str, nn.Module](), width
+        for index, depth in enumerate(config.layers):
+            channels, blocks = width * 2**index, []
+            for block in range(depth):
+                stride = 2 if index > 0 and block == 0 else 1
+                blocks.append(Bottleneck(in_channels, channels, stride))
+                in_channels = channels * Bottleneck.expansion
+            stages[f"layer{index + 1}"] = nn.Sequential(*blocks)
+        self.stages = nn.Sequential(stages)
+        heads = width * 32 // 64
+        self.attnpool = GridAttentionPool(config.image_size // 32, width * 32, heads, embed_dim)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        x = self.stem(pixel_values)  # [B, width, image_size / 4, image_size / 4]
+        x = self.stages(x)  # [B, 32 * width, image_size / 32, image_size / 32]
+        return self.attnpool(x)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions of stride 1; a stride becomes an average pool after the 3x3."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        out_channels = channels * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample: nn.Module = nn.Identity()
+        if stride > 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                OrderedDict(
+                    pool=nn.AvgPool2d(stride),
+                    conv=nn.Conv2d(in_channels, out_channels, 1, bias=False),
+                    bn=nn.BatchNorm2d(out_channels),
+                )
+            )
+        nn.init.zeros_(self.bn3.weight)  # each block starts as the identity
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(self.pool(out)))
+        return F.relu(out + self.downsample(x))
+
+
+class GridAttentionPool(nn.Module):
+    """Attention over the cells of a feature map, with the mean of the cells as the query."""
+
+    def __init__(self, grid: int, width: int, heads: int, embed_dim: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.pos_embed = nn.Parameter(torch.randn(grid**2 + 1, width) * width**-0.5)
+        self.q = nn.Linear(width, width)
+        self.k = nn.Linear(width, width)
+        self.v = nn.Linear(width, width)
+        self.out = nn.Linear(width, embed_dim)
+        for linear in (self.q, self.k, self.v, self.out):
+            nn.init.normal_(linear.weight, std=width**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2).transpose(1, 2)  # [B, cells, width]
+        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
+        x = x + self.pos_embed.to(x.dtype)
+        q = split_heads(self.q(x[:, :1]), self.heads)
+        k, v = split_heads(self.k(x), self.heads), split_heads(self.v(x), self.heads)
+        pooled = merge_heads(F.scaled_dot_product_attention(q, k, v))  # [B, 1, width]
+        return self.out(pooled)[:, 0]
+
+
+# EfficientNet-B0's stages (Tan and Le 2019, table 1): kernel, depth, channels, expansion, stride.
+EFFICIENTNET_STAGES = (
+    (3, 1, 16, 1, 1),
+    (3, 2, 24, 6, 2),
+    (5, 2, 40, 6, 2),
+    (3, 3, 80, 6, 2),
+    (5, 3, 112, 6, 1),
+    (5, 4, 192, 6, 2),
+    (3, 1, 320, 6, 1),
+)
+
+
+class EfficientNetLite(nn.Module):
+    """EfficientNet without squeeze-excitation and with ReLU6: small, quick and easy to quantise."""
+
+    def __init__(self, config: EfficientNetLiteConfig, embed_dim: int) -> None:
+        super().__init__()
+        self.stem = conv_bn(3, 32, 3, stride=2)
+        blocks, in_channels, last = [], 32, len(EFFICIENTNET_STAGES) - 1
+        for index, (kernel, depth, channels, expansion, stride) in enumerate(EFFICIENTNET_STAGES):
+            channels = round_channels(channels * config.width_multiplier)
+            if index not in (0, last):
+                depth = math.ceil(depth * config.depth_multiplier)
+            for block in range(depth):
+                step = stride if block == 0 else 1
+                blocks.append(InvertedResidual(in_channels, channels, kernel, expansion, step))
+                in_channels = channels
+        self.blocks = nn.Sequential(*blocks)
+        self.head = conv_bn(in_channels, 1280, 1)
+        self.proj = nn.Linear(1280, embed_dim, bias=False)
+        nn.init.normal_(self.proj.weight, std=1280**-0.5)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        x = self.head(self.blocks(self.stem(pixel_values)))  # [B, 1280, grid, grid]
+        return self.proj(x.mean(dim=(2, 3)))
+
+
+class InvertedResidual(nn.Module):
+    """Expand, filter each channel, reduce; a residual where the shape allows (Sandler 2018)."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, expansion: int, stride: int
+    ) -> None:
+        super().__init__()
+        width = in_channels * expansion
+        self.residual = stride == 1 and in_channels == out_channels
+        self.expand = conv_bn(in_channels, width, 1) if expansion > 1 else nn.Identity()
+        self.depthwise = conv_bn(width, width, kernel, stride=stride, groups=width)
+        self.reduce = conv_bn(width, out_channels, 1, activation=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.reduce(self.depthwise(self.expand(x)))
+        return x + out if self.residual else out
+
+
+def conv_bn(
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    activation: bool = True,
+) -> nn.Sequential:
+    """Convolution with symmetric padding, batch norm, ReLU6."""
+    conv = nn.Conv2d(
+        in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
+    )
+    parts: dict[str, nn.Module] = {"conv": conv, "bn": nn.BatchNorm2d(out_channels)}
+    if activation:
+        parts["relu"] = nn.ReLU6(inplace=True)
+    return nn.Sequential(OrderedDict(parts))
+
+
+def round_channels(channels: float, divisor: int = 8) -> int:
+    """The nearest multiple of `divisor` that is not more than 10 % below `channels`."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+VisionTower = VisionTransformer | ModifiedResNet | EfficientNetLite

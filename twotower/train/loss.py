@@ -1,0 +1,29 @@
+"""Contrastive losses on logits: what pulls a picture and its words together."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def clip_loss(logits_per_image: Tensor) -> Tensor:
+    """Symmetric InfoNCE over a batch of B pairs (Radford et al. 2021, figure 3).
+
+    Args:
+        logits_per_image: [B, B], exp(logit_scale) * cosine, row i and column i one pair.
+    """
+    logits = logits_per_image.float()
+    target = torch.arange(logits.shape[0], device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def siglip_loss(logits_per_image: Tensor) -> Tensor:
+    """Pairwise sigmoid loss, summed over texts and averaged over pictures (Zhai et al. 2023).
+
+    Args:
+        logits_per_image: [B, B], exp(logit_scale) * cosine + logit_bias.
+    """
+    logits = logits_per_image.float()
+    sign = 2 * torch.eye(logits.shape[0], device=logits.device) - 1  # +1 on pairs, -1 elsewhere
+    return -F.logsigmoid(sign * logits).sum() / logits.shape[0]
