@@ -208,12 +208,38 @@ def _export(
         assert program is not None
         program.save(Path(scratch) / "graph.onnx", external_data=True)
         graph = onnx.load(Path(scratch) / "graph.onnx")
-    _point_to_weights(graph, tower, directory)
+    parameters = [one.name for one in graph.graph.initializer]
+    graph = _simplify(graph)
+    _point_to_weights(graph, parameters, tower, directory)
     onnx.save(graph, directory / f"{tower}.onnx")
 
 
-def _point_to_weights(graph: onnx.ModelProto, tower: str, directory: Path) -> None:
-    """Replace the values of all parameters by references into `model.safetensors`.
+def _simplify(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Fold the exporter's shape arithmetic and casts, leaving every parameter as it is.
+
+    For that the parameters are inputs of the graph meanwhile: inputs cannot be folded or fused.
+    """
+    from onnx import helper
+    from onnxscript import optimizer
+
+    inputs = len(graph.graph.input)
+    for one in graph.graph.initializer:
+        kind = helper.make_tensor_type_proto(one.data_type, one.dims)
+        graph.graph.input.append(helper.make_value_info(one.name, kind))
+    del graph.graph.initializer[:]
+    graph = optimizer.optimize(graph)
+    for node in graph.graph.node:  # notes with stack traces of this machine, larger than the graph
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del graph.metadata_props[:], graph.graph.metadata_props[:], graph.graph.value_info[:]
+    del graph.graph.input[inputs:]
+    return graph
+
+
+def _point_to_weights(
+    graph: onnx.ModelProto, parameters: Sequence[str], tower: str, directory: Path
+) -> None:
+    """Make each parameter a reference into `model.safetensors`.
 
     float32 is read in place; float16 goes through a Cast, int8 through a DequantizeLinear.
     """
@@ -222,34 +248,30 @@ def _point_to_weights(graph: onnx.ModelProto, tower: str, directory: Path) -> No
     from twotower.model.weights import INT8, SCALE, WEIGHTS_FILE
 
     stored = _stored_tensors(directory / WEIGHTS_FILE)
-    kept, nodes = [], []
 
-    def reference(name: str) -> TensorProto:
-        dtype, dims, offset, length = stored[name]
+    def refer(name: str, key: str) -> None:
+        dtype, dims, offset, length = stored[key]
         tensor = TensorProto(name=name, data_type=_ONNX_TYPES[dtype], dims=dims)
         tensor.data_location = TensorProto.EXTERNAL
-        place = {"location": WEIGHTS_FILE, "offset": offset, "length": length}
-        for key, value in place.items():
-            tensor.external_data.add(key=key, value=str(value))
-        return tensor
+        for field, value in (("location", WEIGHTS_FILE), ("offset", offset), ("length", length)):
+            tensor.external_data.add(key=field, value=str(value))
+        graph.graph.initializer.append(tensor)
 
-    for initializer in graph.graph.initializer:
-        name, value = f"{tower}.{initializer.name}", initializer.name
-        if name + INT8 in stored:
-            kept += [reference(name + INT8), reference(name + SCALE)]
+    nodes = []
+    for name in parameters:
+        key = f"{tower}.{name}"
+        if key + INT8 in stored:
+            refer(name + INT8, key + INT8)
+            refer(name + SCALE, key + SCALE)
             inputs = [name + INT8, name + SCALE]
-            nodes.append(helper.make_node("DequantizeLinear", inputs, [value], axis=0))
-        elif name not in stored:
-            kept.append(initializer)  # a constant of the graph, not a parameter
-        elif stored[name][0] == "F32":
-            kept.append(reference(name))
-            nodes.append(helper.make_node("Identity", [name], [value]))
+            nodes.append(helper.make_node("DequantizeLinear", inputs, [name], axis=0))
+        elif stored[key][0] == "F32":
+            refer(name, key)
         else:
-            kept.append(reference(name))
-            nodes.append(helper.make_node("Cast", [name], [value], to=TensorProto.FLOAT))
+            refer(f"{name}.half", key)
+            nodes.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
     body = list(graph.graph.node)
-    del graph.graph.initializer[:], graph.graph.node[:]
-    graph.graph.initializer.extend(kept)
+    del graph.graph.node[:]
     graph.graph.node.extend(nodes + body)
 
 

@@ -47,12 +47,14 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.qkv.weight)  # as nn.MultiheadAttention, which OpenAI used
+        nn.init.zeros_(self.qkv.bias)
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: [B, L, width]; mask: added to the attention logits, broadcast to [B, heads, L, L]."""
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [B, heads, L, width/h]
-        return self.out(merge_heads(attended))
+        q, k, v = split_heads(self.qkv(x), 3, self.heads)  # each [B, heads, L, width / heads]
+        return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
 
 
 class AttentionPool(nn.Module):
@@ -73,9 +75,9 @@ class AttentionPool(nn.Module):
         width = x.shape[-1]
         q_weight, kv_weight = self.qkv.weight.split((width, 2 * width))
         q_bias, kv_bias = self.qkv.bias.split((width, 2 * width))
-        q = F.linear(self.probe.to(x.dtype), q_weight, q_bias).expand(x.shape[0], -1, -1)
-        q = split_heads(q, self.heads)
-        k, v = (split_heads(p, self.heads) for p in F.linear(x, kv_weight, kv_bias).chunk(2, -1))
+        probe = self.probe.to(x.dtype).expand(x.shape[0], -1, -1)
+        (q,) = split_heads(F.linear(probe, q_weight, q_bias), 1, self.heads)
+        k, v = split_heads(F.linear(x, kv_weight, kv_bias), 2, self.heads)
         pooled = self.out(merge_heads(F.scaled_dot_product_attention(q, k, v)))  # [B, 1, width]
         pooled = pooled + self.mlp(self.ln(pooled))
         return pooled[:, 0]
@@ -127,9 +129,10 @@ def run_blocks(
     return x
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """[B, L, width] -> [B, heads, L, width / heads]"""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+def split_heads(x: Tensor, parts: int, heads: int) -> list[Tensor]:
+    """[B, L, parts * width] -> `parts` tensors [B, heads, L, width / heads]"""
+    x = x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4)
+    return [x[part] for part in range(parts)]
 
 
 def merge_heads(x: Tensor) -> Tensor:

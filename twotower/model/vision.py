@@ -178,8 +178,8 @@ class GridAttentionPool(nn.Module):
         x = x.flatten(2).transpose(1, 2)  # [B, cells, width]
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
         x = x + self.pos_embed.to(x.dtype)
-        q = split_heads(self.q(x[:, :1]), self.heads)
-        k, v = split_heads(self.k(x), self.heads), split_heads(self.v(x), self.heads)
+        (q,) = split_heads(self.q(x[:, :1]), 1, self.heads)
+        (k,), (v,) = split_heads(self.k(x), 1, self.heads), split_heads(self.v(x), 1, self.heads)
         pooled = merge_heads(F.scaled_dot_product_attention(q, k, v))  # [B, 1, width]
         return self.out(pooled)[:, 0]
 

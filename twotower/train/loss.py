@@ -13,7 +13,7 @@ def clip_loss(logits_per_image: Tensor) -> Tensor:
     Args:
         logits_per_image: [B, B], exp(logit_scale) * cosine, row i and column i one pair.
     """
-    logits = logits_per_image.float()
+    logits = at_least_float32(logits_per_image)
     target = torch.arange(logits.shape[0], device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
@@ -24,6 +24,11 @@ def siglip_loss(logits_per_image: Tensor) -> Tensor:
     Args:
         logits_per_image: [B, B], exp(logit_scale) * cosine + logit_bias.
     """
-    logits = logits_per_image.float()
+    logits = at_least_float32(logits_per_image)
     sign = 2 * torch.eye(logits.shape[0], device=logits.device) - 1  # +1 on pairs, -1 elsewhere
     return -F.logsigmoid(sign * logits).sum() / logits.shape[0]
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precisions widened; float64, for checks against exact values, left as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
