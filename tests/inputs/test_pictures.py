@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import struct
 import subprocess
@@ -293,7 +292,7 @@ def test_odd_sources() -> None:
     assert refusal(None).path == "<NoneType>"
     assert "no pixels" in refusal(Image.new("RGB", (0, 5))).reason
     with pytest.raises(
-        PictureError, match="^two lines.jpg: there is no such file; check the path$"
+        PictureError, match=r"^two lines\.jpg: there is no such file; check the path$"
     ):
         open_picture("two\nlines.jpg")
 
@@ -424,12 +423,12 @@ def test_links_are_followed_but_not_round(album: Path, tmp_path: Path) -> None:
     elsewhere.mkdir()
     (elsewhere / "far.gif").touch()
     try:
-        os.symlink(album, album / "10/loop", target_is_directory=True)
+        (album / "10/loop").symlink_to(album, target_is_directory=True)
     except OSError:
         pytest.skip("this system makes no symbolic links")
-    os.symlink(elsewhere, album / "linked", target_is_directory=True)
-    os.symlink(elsewhere, album / "linked too", target_is_directory=True)
-    os.symlink(tmp_path / "gone.jpg", album / "broken.jpg")
+    (album / "linked").symlink_to(elsewhere, target_is_directory=True)
+    (album / "linked too").symlink_to(elsewhere, target_is_directory=True)
+    (album / "broken.jpg").symlink_to(tmp_path / "gone.jpg")
     found = find_pictures([album])
     assert album / "linked/far.gif" in found
     assert len(found) == 7

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,9 +19,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from twotower.inputs.tokenizer import OPENAI_TOKENIZER
 
 from twotower.inputs.preprocess import PreprocessConfig
-from twotower.inputs.tokenizer import OPENAI_TOKENIZER
 from twotower.model.clip import CLIP
 from twotower.model.config import (
     Activation,
@@ -193,9 +192,10 @@ def our_stages(model: CLIP, pixel_values: Tensor, input_ids: Tensor) -> dict[str
 
 def assert_same_stages(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     assert ours.keys() == theirs.keys()
-    for name, expected in theirs.items():
-        message: Callable[[str], str] = lambda text, name=name: f"{name}: {text}"  # noqa: E731
-        torch.testing.assert_close(ours[name], expected, rtol=0, atol=TOLERANCE, msg=message)
+    shapes = {name: one.shape for name, one in theirs.items()}
+    assert {name: one.shape for name, one in ours.items()} == shapes
+    apart = {name: (ours[name] - one).abs().max().item() for name, one in theirs.items()}
+    assert {name: one for name, one in apart.items() if not one <= TOLERANCE} == {}
 
 
 # Live.
@@ -213,7 +213,10 @@ def variant(
     vision: dict[str, Any] | None = None,
     text: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    changes = {"vision_config": (both or {}) | (vision or {}), "text_config": (both or {}) | (text or {})}
+    changes = {
+        "vision_config": (both or {}) | (vision or {}),
+        "text_config": (both or {}) | (text or {}),
+    }
     return base | {tower: base[tower] | change for tower, change in changes.items()}
 
 
@@ -301,7 +304,9 @@ def test_sentence_encoder_equals_bert(shape: dict[str, Any], attention: str) -> 
     projection = {"proj.weight": ours.proj.weight.detach(), "pos_embed": positions + types[0]}
     ours.load_state_dict(renamed(weights, BERT_NAMES) | projection, strict=True)
 
-    input_ids = torch.tensor([[2, 7, 9, 3, 0, 0, 0], [2, 5, 1, 8, 30, 12, 3], [2, 3, 0, 0, 0, 0, 0]])
+    input_ids = torch.tensor(
+        [[2, 7, 9, 3, 0, 0, 0], [2, 5, 1, 8, 30, 12, 3], [2, 3, 0, 0, 0, 0, 0]]
+    )
     mask = (input_ids != 0).long()
     recorder = Recorder()
     recorder.output("embeddings", ours.ln_embed)
@@ -327,7 +332,9 @@ def test_every_stage_equals_golden(name: str) -> None:
         config = json.loads(str(file["config"]))
 
     def group(prefix: str) -> dict[str, Tensor]:
-        return {key.removeprefix(prefix): one for key, one in arrays.items() if key.startswith(prefix)}
+        return {
+            key.removeprefix(prefix): one for key, one in arrays.items() if key.startswith(prefix)
+        }
 
     assert config["model_type"] == name
     model = our_model(our_config(config), group("weights/"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 from collections.abc import Iterable, Iterator
@@ -94,15 +93,18 @@ def open_picture(
         )
     name = os.fspath(source)
     try:
-        file = open(source, "rb")
+        with Path(source).open("rb") as file:
+            return _decode_file(file, name, draft_size, max_pixels)
+    except PictureError:
+        raise
     except FileNotFoundError:
         raise PictureError(name, "there is no such file", "check the path") from None
     except IsADirectoryError:
-        raise PictureError(name, "this is a folder", "name the pictures inside it") from None
+        raise PictureError(
+            name, "a folder, not a picture", "give pictures, or a folder that holds some"
+        ) from None
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte in it
         raise PictureError(name, f"cannot be read ({error})", "check the path") from error
-    with file:
-        return _decode_file(file, name, draft_size, max_pixels)
 
 
 def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
@@ -111,21 +113,12 @@ def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
     Inside folders, files count by their ending (`PICTURE_SUFFIXES`). Hidden files and folders, the
     `._` files of macOS among them, are passed over; linked folders are followed, each one once.
 
-    Raises `PictureError` for a path that does not exist and for a folder without pictures.
+    What is missing, and a folder without pictures, stays in the list as it was given, so that
+    opening it gives the error in its place.
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        if path.is_dir():
-            inside = list(_walk(path))
-            if not inside:
-                raise PictureError(
-                    str(path), "this folder holds no pictures", "give one with .jpg, .png or such"
-                )
-            found += inside
-        elif path.exists():
-            found.append(path)
-        else:
-            raise PictureError(str(path), "there is no such file or folder", "check the path")
+        found += list(_walk(path)) or [path]  # nothing is found inside a file
     return found
 
 
@@ -177,11 +170,12 @@ def _identify(file: IO[bytes], name: str) -> Image.Image:
         if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS:
             raise
     try:
-        importlib.import_module("pillow_heif").register_heif_opener()
+        import pillow_heif
     except ImportError:
         raise PictureError(
             name, "HEIC pictures need one more package", "pip install twotower[heif]"
         ) from None
+    pillow_heif.register_heif_opener()
     return Image.open(file, formats=("HEIF",))
 
 

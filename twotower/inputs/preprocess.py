@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .pictures import Picture, open_picture
+from twotower.inputs.pictures import Picture, open_picture
 
 # Per channel, of values in 0..1 (openai/CLIP `clip/clip.py`, commit d05afc4).
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -1,0 +1,178 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import random_tensors, tiny_config
+from twotower.encode.encoder import Encoder, normalize
+from twotower.encode.engine import EngineError
+from twotower.encode.export import write_directory
+from twotower.encode.golden import VerificationError
+from twotower.inputs.pictures import PictureError
+from twotower.model.weights import load_model
+
+TEXTS = ["a cat", "two dogs that run along a long beach in the evening sun", "x", "a red car"]
+
+
+def pictures(count: int = 5) -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    return [random.integers(0, 256, (80 + 7 * i, 70, 3), np.uint8) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_directory: Path) -> Encoder:
+    return Encoder(tiny_directory)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_engines_agree_with_torch(tiny_directory: Path, engine: str) -> None:
+    one, other = Encoder(tiny_directory, engine), Encoder(tiny_directory, "torch")
+    np.testing.assert_allclose(one.encode_text(TEXTS), other.encode_text(TEXTS), atol=1e-4)
+    np.testing.assert_allclose(
+        one.encode_image(pictures()), other.encode_image(pictures()), atol=1e-4
+    )
+    assert one.verify() > 0.9999
+
+
+@pytest.mark.parametrize("stored", ["float16", "int8"])
+def test_reduced_weights_agree_across_engines(tmp_path: Path, stored: str) -> None:
+    config, tensors = tiny_config(), random_tensors(tiny_config())
+    if stored == "float16":
+        tensors = {name: t.half() if t.ndim > 1 else t for name, t in tensors.items()}
+    directory = tmp_path / stored
+    write_directory(config, tensors, (), directory, int8=stored == "int8")
+    assert (directory / "model.safetensors").stat().st_size < 3_500_000  # 6.7 MB in float32
+    embeds = [Encoder(directory, e).encode_text(TEXTS) for e in ("onnxruntime", "openvino", "torch")]
+    np.testing.assert_allclose(embeds[0], embeds[2], atol=1e-4)
+    np.testing.assert_allclose(embeds[1], embeds[2], atol=1e-4)
+
+
+def test_text_embeds_equal_the_full_context(encoder: Encoder) -> None:
+    """Short texts do not pay for 77 positions, and lose nothing by it."""
+    tokens = encoder.tokenizer(TEXTS)
+    assert tokens.input_ids.shape == (4, 77)
+    with torch.inference_mode():
+        full = load_model(encoder.directory).encode_text(torch.from_numpy(tokens.input_ids))
+    np.testing.assert_allclose(encoder.encode_text(TEXTS), full.numpy(), atol=1e-5)
+
+
+def test_text_positions_after_the_longest_are_not_computed(encoder: Encoder) -> None:
+    seen = []
+    engine = encoder._text
+    encoder.__dict__["_text"] = lambda ids: seen.append(ids.shape) or engine(ids)
+    try:
+        encoder.encode_text(TEXTS)
+        encoder.encode_text(TEXTS, batch_size=2)
+    finally:
+        encoder.__dict__["_text"] = engine
+    assert [shape[1] for shape in seen] == [14, 4, 14]
+
+
+def test_batches_do_not_change_results(encoder: Encoder) -> None:
+    whole = encoder.encode_text(TEXTS)
+    single = np.concatenate([encoder.encode_text(text) for text in TEXTS])
+    np.testing.assert_allclose(whole, single, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
+    images = encoder.encode_image(pictures(), batch_size=2)
+    np.testing.assert_allclose(images, encoder.encode_image(pictures()), atol=1e-5)
+    assert images.dtype == np.float32 and images.shape == (5, 32)
+
+
+def test_all_kinds_of_picture_give_the_same_vector(encoder: Encoder, tmp_path: Path) -> None:
+    array = pictures(1)[0]
+    image, path = PIL.Image.fromarray(array), tmp_path / "one.png"
+    image.save(path)
+    sources = [array, image, path, str(path), path.read_bytes()]
+    embeds = encoder.encode_image(sources)
+    np.testing.assert_allclose(embeds, embeds[:1].repeat(5, axis=0), atol=1e-6)
+    np.testing.assert_allclose(encoder.encode_image(path), embeds[:1], atol=1e-6)
+
+
+def test_empty_input(encoder: Encoder) -> None:
+    assert encoder.encode_text([]).shape == (0, 32)
+    assert encoder.encode_image([]).shape == (0, 32)
+
+
+def test_truncation_is_reported(encoder: Encoder) -> None:
+    with pytest.warns(UserWarning, match="1 of 2 texts are longer than the 77 tokens"):
+        encoder.encode_text(["a cat", "cat " * 100])
+
+
+def test_encode_speaks_as_sentence_transformers(encoder: Encoder) -> None:
+    image = PIL.Image.fromarray(pictures(1)[0])
+    mixed = encoder.encode(["a cat", image, "a dog"], batch_size=1, normalize_embeddings=True)
+    assert mixed.shape == (3, 32)
+    np.testing.assert_allclose(mixed[::2], encoder.encode_text(["a cat", "a dog"]), atol=1e-5)
+    np.testing.assert_allclose(mixed[1:2], encoder.encode_image(image), atol=1e-5)
+    raw = encoder.encode("a cat")
+    assert raw.shape == (32,) and abs(np.linalg.norm(raw) - 1) > 1e-3
+    np.testing.assert_allclose(normalize(raw[None]), encoder.encode_text("a cat"), atol=1e-5)
+
+
+def test_a_bad_picture_is_named(encoder: Encoder, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("not a picture")
+    with pytest.raises(PictureError, match=r"bad\.jpg"):
+        encoder.encode_image([pictures(1)[0], bad])
+
+
+def test_unknown_engine(tiny_directory: Path) -> None:
+    with pytest.raises(EngineError, match="no engine 'tensorrt'"):
+        Encoder(tiny_directory, "tensorrt").encode_text("a cat")
+
+
+def changed(tiny_directory: Path, directory: Path, *path: str, to: object) -> Path:
+    """A copy of the tiny model with one value of its config.json changed."""
+    shutil.copytree(tiny_directory, directory)
+    tree = json.loads((directory / "config.json").read_text())
+    section = tree
+    for key in path[:-1]:
+        section = section[key]
+    assert section[path[-1]] != to
+    section[path[-1]] = to
+    (directory / "config.json").write_text(json.dumps(tree))
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("path", "to", "engine"),
+    [
+        (("preprocess", "interpolation"), "bilinear", "onnxruntime"),
+        (("preprocess", "resize"), "squash", "onnxruntime"),
+        (("preprocess", "mean"), [0.5, 0.5, 0.5], "onnxruntime"),
+        (("tokenizer", "cleaning"), "none", "onnxruntime"),
+        (("vision", "activation"), "gelu", "torch"),
+        (("text", "activation"), "gelu", "torch"),
+    ],
+)
+def test_a_changed_model_is_refused(
+    tiny_directory: Path, tmp_path: Path, path: tuple[str, ...], to: object, engine: str
+) -> None:
+    directory = changed(tiny_directory, tmp_path / "changed", *path, to=to)
+    with pytest.raises(VerificationError, match="golden"):
+        Encoder(directory, engine).verify()
+
+
+def test_changed_weights_are_refused_on_first_use(tiny_directory: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "changed"
+    shutil.copytree(tiny_directory, directory)
+    tensors = load_file(directory / "model.safetensors")
+    tensors["text.blocks.1.mlp.fc1.weight"] *= 1.5
+    save_file(tensors, directory / "model.safetensors")
+    encoder = Encoder(directory)
+    encoder.encode_image(pictures(1))  # that tower is as it was
+    with pytest.raises(VerificationError, match="golden text 0"):
+        encoder.encode_text("a cat")
+
+
+def test_a_model_without_golden_vectors_is_refused(tiny_directory: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "bare"
+    shutil.copytree(tiny_directory, directory)
+    (directory / "golden.safetensors").unlink()
+    with pytest.raises(VerificationError, match="golden vectors are missing"):
+        Encoder(directory).encode_text("a cat")

@@ -1,0 +1,184 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import CLIPConfig as HubConfig
+from transformers import CLIPModel
+
+import twotower
+from twotower.encode.engine import EngineError
+from twotower.encode.load import ModelNotFoundError, find_model, load
+from twotower.model.config import ConfigError
+from twotower.model.pickles import UnsafePickleError, WeightsFileError
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TWOTOWER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def foreign(tiny_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("foreign") / "clip-tiny"
+    twotower.convert(tiny_directory, directory, "transformers")
+    return directory
+
+
+def test_the_bundled_model_is_the_default() -> None:
+    model = load()
+    assert model.config.name == "twotower-small"
+    assert find_model("twotower-small") == find_model(None) == model.directory
+    assert model.verify() > 0.9999
+
+
+def test_a_directory_loads_by_path(tiny_directory: Path) -> None:
+    assert load(tiny_directory).directory == tiny_directory
+    assert load(str(tiny_directory)).encode_text("a cat").shape == (1, 32)
+
+
+def test_foreign_weights_are_converted_once(
+    foreign: Path, tiny_directory: Path, cache: Path
+) -> None:
+    first = load(foreign)
+    made = list(cache.iterdir())
+    assert len(made) == 1 and first.directory == made[0]
+    assert load(foreign).directory == made[0]
+    np.testing.assert_allclose(
+        first.encode_text("a red car"), load(tiny_directory).encode_text("a red car"), atol=1e-5
+    )
+
+
+def test_a_hub_cache_is_read_offline(foreign: Path, tmp_path: Path, cache: Path) -> None:
+    """`hf-hub:` finds a repository laid out as huggingface_hub keeps it, without a network."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--somebody--clip-tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(foreign, repository / "snapshots" / commit)
+    code = (
+        "import twotower\n"
+        "model = twotower.load('hf-hub:somebody/clip-tiny')\n"
+        "print(model.encode_text('a cat').shape)\n"
+        "try:\n"
+        "    twotower.load('hf-hub:somebody/else')\n"
+        "except ValueError as error:\n"
+        "    print(error)\n"
+    )
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | offline,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shape, error = done.stdout.strip().splitlines()
+    assert shape == "(1, 32)"
+    assert error.startswith("hf-hub:somebody/else: ") and "check the name" in error
+
+
+def test_conversion_from_and_to_transformers(foreign: Path, tiny_directory: Path) -> None:
+    """What `convert --to transformers` writes is a model that transformers itself loads."""
+    import torch
+
+    model = CLIPModel.from_pretrained(foreign).eval()
+    assert isinstance(model.config, HubConfig)
+    encoder = load(tiny_directory)
+    tokens = encoder.tokenizer(["a photo of a dog"])
+    with torch.inference_mode():
+        output = model(
+            input_ids=torch.from_numpy(tokens.input_ids),
+            pixel_values=torch.zeros(1, 3, 64, 64),
+        )
+    theirs = torch.nn.functional.normalize(output.text_embeds, dim=-1).numpy()
+    np.testing.assert_allclose(encoder.encode_text("a photo of a dog"), theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("twotower-smal", "no model 'twotower-smal'; did you mean 'twotower-small'?"),
+        ("ViT-L-14-does-not-exist", "give 'twotower-small', a directory, an OpenAI .pt file"),
+    ],
+)
+def test_unknown_names(name: str, message: str) -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        load(name)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_neighbour_is_suggested(tiny_directory: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="did you mean 'tiny'"):
+        load(tiny_directory.with_name("tinny"))
+
+
+def damaged(tiny_directory: Path, directory: Path, file: str, content: bytes | None) -> Path:
+    shutil.copytree(tiny_directory, directory)
+    if content is None:
+        (directory / file).unlink()
+    else:
+        (directory / file).write_bytes(content)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", b'{"embed_dim": 32'),
+        ("config.json", b'{"embed_dim": 32, "name": "x"}'),
+        ("model.safetensors", b""),
+        ("model.safetensors", b"PK\x03\x04 something else"),
+        ("model.safetensors", None),
+        ("vision.onnx", b"not a graph"),
+        ("text.onnx", None),
+        ("golden.safetensors", b"\0" * 100),
+    ],
+)
+@pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
+def test_damaged_directories(
+    tiny_directory: Path, tmp_path: Path, file: str, content: bytes | None, engine: str
+) -> None:
+    directory = damaged(tiny_directory, tmp_path / "damaged", file, content)
+    if engine == "torch" and file.endswith(".onnx"):
+        assert load(directory, engine="torch").verify() > 0.9999  # it needs no graphs
+        return
+    with pytest.raises((ValueError, OSError)) as caught:
+        load(directory, engine=engine).verify()
+    kinds = (ConfigError, WeightsFileError, EngineError, twotower.encode.golden.VerificationError)
+    assert isinstance(caught.value, kinds)
+    assert str(directory) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_truncated_weights(tiny_directory: Path, tmp_path: Path) -> None:
+    content = (tiny_directory / "model.safetensors").read_bytes()
+    directory = damaged(tiny_directory, tmp_path / "cut", "model.safetensors", content[:-1000])
+    for engine in ("onnxruntime", "torch"):
+        with pytest.raises((EngineError, WeightsFileError), match="cut"):
+            load(directory, engine=engine).verify()
+
+
+def test_foreign_files(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "notes.pt").write_text("these are not weights")
+    with pytest.raises((WeightsFileError, UnsafePickleError), match=r"notes\.pt"):
+        load(tmp_path / "notes.pt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty"):
+        load(tmp_path / "empty")
+    assert not cache.exists() or not list(cache.iterdir())  # nothing half-made is left
+
+
+def test_convert_refuses_to_overwrite(tiny_directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ValueError, match="already exists"):
+        twotower.convert(tiny_directory, tmp_path / "there")
+
+
+def test_our_directory_round_trip_is_bit_exact(tiny_directory: Path, tmp_path: Path) -> None:
+    twotower.convert(tiny_directory, tmp_path / "again")
+    for name in ("model.safetensors", "config.json", "golden.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (tiny_directory / name).read_bytes()

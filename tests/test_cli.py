@@ -1,0 +1,121 @@
+"""The command as a user runs it, in a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "twotower", *map(str, arguments)], capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder with good pictures and two that cannot be read."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for name in ("a.png", "c.png", "e.jpg"):
+        PIL.Image.fromarray(random.integers(0, 256, (50, 60, 3), np.uint8)).save(folder / name)
+    (folder / "b.jpg").write_bytes(b"nothing of the kind")
+    (folder / "d.png").write_bytes((folder / "c.png").read_bytes()[:600])
+    return folder
+
+
+def test_json_has_an_object_for_each_picture_in_order(pictures: Path) -> None:
+    missing = pictures / "missing.png"
+    done = run("classify", missing, pictures, "--labels", "cat, dog", "--json", code=1)
+    answers = json.loads(done.stdout)
+    names = [Path(answer["path"]).name for answer in answers]
+    assert names == ["missing.png", "a.png", "b.jpg", "c.png", "d.png", "e.jpg"]
+    for answer, name in zip(answers, names, strict=True):
+        assert set(answer) == {"path", "labels", "error"}
+        if name in ("missing.png", "b.jpg", "d.png"):
+            assert answer["labels"] == [] and name in answer["error"]
+            assert "\n" not in answer["error"]
+        else:
+            assert answer["error"] is None
+            assert {one["label"] for one in answer["labels"]} == {"cat", "dog"}
+            assert sum(one["probability"] for one in answer["labels"]) == pytest.approx(1)
+            assert all(-1 <= one["score"] <= 1 for one in answer["labels"])
+
+
+def test_lines_answer_the_good_and_name_the_bad(pictures: Path) -> None:
+    done = run("classify", pictures, "--labels", "cat, dog", code=1)
+    assert len(done.stdout.splitlines()) == 3
+    assert "b.jpg" in done.stderr and "d.png" in done.stderr
+
+
+def test_label_files(pictures: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\ufeffcat\nhot dog, with mustard\n\n", encoding="utf-8")
+    done = run("classify", pictures / "a.png", "--labels", labels, "--json")
+    assert {one["label"] for one in json.loads(done.stdout)[0]["labels"]} == {
+        "cat",
+        "hot dog, with mustard",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["classify", "PICTURE", "--labels", "no-such.txt"], 1, "no-such.txt: no such label file"),
+        (["classify", "PICTURE", "--labels", "EMPTY"], 1, "an empty label file"),
+        (["classify", "PICTURE", "--labels", "cat,,dog"], 1, "label 2 is empty"),
+        (["classify", "PICTURE", "--labels", ""], 1, "label 1 is empty"),
+        (["classify", "--labels", "cat"], 2, "PICTURE"),
+        (["classify", "PICTURE"], 2, "--labels"),
+        (["classify", "FOLDER", "--labels", "cat"], 1, "empty-folder"),
+        (["classify", "PICTURE", "--labels", "a", "--model", "twotower-smal"], 1, "did you mean"),
+        (["classify", "PICTURE", "--labels", "a", "--templates", "no place"], 1, "needs one {}"),
+        (["classify", "PICTURE", "--labels", "a", "--top", "0"], 2, "not 1 or more"),
+        (["clasify"], 2, "invalid choice"),
+        (["verify", "FOLDER"], 1, "empty-folder"),
+    ],
+)
+def test_mistakes_get_one_line(
+    arguments: list[str], code: int, message: str, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "empty-folder").mkdir()
+    places = {
+        "PICTURE": pictures / "a.png",
+        "EMPTY": tmp_path / "empty.txt",
+        "FOLDER": tmp_path / "empty-folder",
+    }
+    done = run(*[places.get(one, one) for one in arguments], code=code)
+    assert message in done.stderr
+    if code == 1:
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_json_of_nothing_readable_is_still_json(tmp_path: Path) -> None:
+    done = run("classify", tmp_path / "no.jpg", "--labels", "cat", "--json", code=1)
+    assert json.loads(done.stdout)[0]["labels"] == []
+
+
+def test_a_closed_pipe_is_no_error(pictures: Path) -> None:
+    command = f"{sys.executable} -m twotower classify {pictures} --labels cat | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+
+
+def test_verify_and_convert(tiny_directory: Path, tmp_path: Path) -> None:
+    assert "golden vectors reproduced" in run("verify").stdout
+    assert "golden vectors reproduced" in run("verify", tiny_directory, "--engine", "torch").stdout
+    done = run("convert", tiny_directory, tmp_path / "hf", "--to", "transformers")
+    assert "golden vectors reproduced" in done.stdout
+    assert (tmp_path / "hf" / "preprocessor_config.json").exists()
+    assert "already exists" in run("convert", tiny_directory, tmp_path / "hf", code=1).stderr
