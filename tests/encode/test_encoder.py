@@ -47,7 +47,9 @@ def test_reduced_weights_agree_across_engines(tmp_path: Path, stored: str) -> No
     directory = tmp_path / stored
     write_directory(config, tensors, (), directory, int8=stored == "int8")
     assert (directory / "model.safetensors").stat().st_size < 3_500_000  # 6.7 MB in float32
-    embeds = [Encoder(directory, e).encode_text(TEXTS) for e in ("onnxruntime", "openvino", "torch")]
+    embeds = [
+        Encoder(directory, e).encode_text(TEXTS) for e in ("onnxruntime", "openvino", "torch")
+    ]
     np.testing.assert_allclose(embeds[0], embeds[2], atol=1e-4)
     np.testing.assert_allclose(embeds[1], embeds[2], atol=1e-4)
 

@@ -15,7 +15,7 @@ from twotower.inputs.pictures import PictureError
 
 
 def preprocess(source: str) -> np.ndarray:
-    """"7" -> an array of sevens, after a little while; anything else cannot be read."""
+    """ "7" -> an array of sevens, after a little while; anything else cannot be read."""
     if not source.isdigit():
         raise PictureError(source, "broken", "mend it")
     time.sleep(int(source) % 3 / 2000)  # finish out of order

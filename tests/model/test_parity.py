@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from twotower.inputs.tokenizer import OPENAI_TOKENIZER
 
 from twotower.inputs.preprocess import PreprocessConfig
+from twotower.inputs.tokenizer import OPENAI_TOKENIZER
 from twotower.model.clip import CLIP
 from twotower.model.config import (
     Activation,

@@ -166,9 +166,7 @@ def _not_among(
     return everyday[(everyday @ classifier.T).max(axis=1) < SYNONYM_COSINE]
 
 
-def _none_of_these(
-    probabilities: NDArray[np.float32], scores: NDArray[np.float32]
-) -> Label:
+def _none_of_these(probabilities: NDArray[np.float32], scores: NDArray[np.float32]) -> Label:
     """All the probability that everyday words took (for sigmoid models: the most likely one's)."""
     probability = min(1.0, float(probabilities.sum())) if len(probabilities) else 0.0
     return Label(NONE_OF_THESE, probability, float(scores.max(initial=-1.0)))

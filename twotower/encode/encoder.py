@@ -22,6 +22,7 @@ from twotower.inputs.preprocess import Preprocess
 from twotower.inputs.tokenizer import Tokenizer, load_tokenizer
 from twotower.model.config import CLIPConfig, read_config
 
+
 class Encoder:
     """A model directory, ready to embed.
 
@@ -66,11 +67,11 @@ class Encoder:
         Returns:
             text_embeds [n, embed_dim], unit length, in the order given.
         """
-        return normalize(self._text_features([texts] if isinstance(texts, str) else texts, batch_size))
+        return normalize(
+            self._text_features([texts] if isinstance(texts, str) else texts, batch_size)
+        )
 
-    def stream(
-        self, pictures: Iterable[Picture], batch_size: int = 32
-    ) -> Iterator[EncodedPicture]:
+    def stream(self, pictures: Iterable[Picture], batch_size: int = 32) -> Iterator[EncodedPicture]:
         """Embed any number of pictures one after the other, in bounded memory and in order.
 
         A picture that cannot be read is answered by its error, in its place.
@@ -187,9 +188,7 @@ class Encoder:
                 stacklevel=3,
             )
 
-    def _check(
-        self, what: str, embeds: NDArray[np.float32], golden: NDArray[np.float32]
-    ) -> float:
+    def _check(self, what: str, embeds: NDArray[np.float32], golden: NDArray[np.float32]) -> float:
         cosine = (embeds * golden).sum(axis=1)
         worst = int(cosine.argmin())
         if not cosine[worst] >= GOLDEN_COSINE:  # also catches NaN

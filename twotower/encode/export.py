@@ -13,10 +13,12 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twotower.encode.encoder import Encoder
 from twotower.encode.golden import (
@@ -128,8 +130,9 @@ def write_foreign(
             shutil.copyfile(file, directory / file.name)
         write(config, tensors, directory)
         again = read_foreign(directory)
-        before = _embeds(build_model(config, tensors, destination), directory)
-        after = _embeds(build_model(again.config, again.tensors, destination), directory)
+        inputs = _golden_inputs(config, directory)
+        before = _embeds(build_model(config, tensors, destination), *inputs)
+        after = _embeds(build_model(again.config, again.tensors, destination), *inputs)
         for what, ours, theirs in zip(("picture", "text"), before, after, strict=True):
             cosine = float((ours * theirs).sum(axis=1).min())
             if not cosine >= GOLDEN_COSINE:
@@ -137,23 +140,44 @@ def write_foreign(
                     f"{destination}: as {to} a golden {what} comes out at cosine {cosine:.6f}, "
                     f"not {GOLDEN_COSINE} or more; nothing was written"
                 )
+        _warn_of_other_inputs(config, again.config, to)
+
+
+def _warn_of_other_inputs(config: CLIPConfig, written: CLIPConfig, to: Format) -> None:
+    """Say what the other side does to pictures and texts that this model was not given."""
+    ours = asdict(config.preprocess) | {"cleaning": config.tokenizer.cleaning}
+    theirs = asdict(written.preprocess) | {"cleaning": written.tokenizer.cleaning}
+    changes = [f"{key} {ours[key]} -> {theirs[key]}" for key in ours if ours[key] != theirs[key]]
+    if changes:
+        warnings.warn(
+            f"{config.name}: the weights are the same, but {to} prepares pictures and texts its "
+            f"own way: {', '.join(changes)}",
+            stacklevel=2,
+        )
 
 
 def make_golden(model: CLIP, directory: Path) -> Golden:
     """What the torch model itself answers to the golden pictures and texts."""
-    image_embeds, text_embeds = _embeds(model, directory)
+    image_embeds, text_embeds = _embeds(model, *_golden_inputs(model.config, directory))
     return Golden(golden_pictures(), list(GOLDEN_TEXTS), image_embeds, text_embeds)
 
 
-def _embeds(model: CLIP, directory: Path) -> tuple[np.ndarray, np.ndarray]:
-    """image_embeds and text_embeds of the golden inputs, padded in full."""
+def _golden_inputs(
+    config: CLIPConfig, directory: Path
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """pixel_values [n, 3, S, S] and input_ids [t, context_length], padded in full."""
+    preprocess = Preprocess(config.preprocess)
+    pixel_values = np.stack([preprocess(picture) for picture in golden_pictures()])
+    return pixel_values, load_tokenizer(config.tokenizer, directory)(GOLDEN_TEXTS).input_ids
+
+
+def _embeds(
+    model: CLIP, pixel_values: NDArray[np.float32], input_ids: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     import torch
 
-    preprocess = Preprocess(model.config.preprocess)
-    tokens = load_tokenizer(model.config.tokenizer, directory)(GOLDEN_TEXTS)
-    pixel_values = np.stack([preprocess(picture) for picture in golden_pictures()])
     with torch.inference_mode():
-        output = model(torch.from_numpy(pixel_values), torch.from_numpy(tokens.input_ids))
+        output = model(torch.from_numpy(pixel_values), torch.from_numpy(input_ids))
     return output.image_embeds.numpy(), output.text_embeds.numpy()
 
 

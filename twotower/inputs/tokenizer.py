@@ -234,6 +234,22 @@ def _byte_ids() -> list[int]:
     return [order.index(byte) for byte in range(256)]
 
 
+def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """CLIP's vocabulary as other tools write it: token -> id, and the merges as pairs of tokens.
+
+    Bytes that do not print stand as the characters from U+0100 on, `</w>` ends a word.
+    """
+    by_id = {number: byte for byte, number in enumerate(_byte_ids())}
+    letters = [chr(by_id[i] if i < 188 else 256 + i - 188) for i in range(256)]
+    tokens = letters + [letter + "</w>" for letter in letters]
+    merges = []
+    for left, right in np.fromfile(CLIP_MERGES, "<u2").reshape(-1, 2).tolist():
+        merges.append((tokens[left], tokens[right]))
+        tokens.append(tokens[left] + tokens[right])
+    tokens += OPENAI_TOKENIZER.special_tokens
+    return {token: i for i, token in enumerate(tokens)}, merges
+
+
 @cache
 def _unicode_words(ignore_case: bool) -> Any:
     import regex
@@ -252,9 +268,7 @@ def _word_pieces(path: Path) -> Callable[[str], list[int]]:
 
     lines = path.read_text(encoding="utf-8").splitlines()
     vocabulary = {piece: i for i, piece in enumerate(lines)}
-    model = tokenizers.models.WordPiece(
-        vocabulary, unk_token="[UNK]", max_input_chars_per_word=100
-    )
+    model = tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100)
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()

@@ -54,7 +54,9 @@ def build_model(config: CLIPConfig, tensors: Mapping[str, Tensor], source: Path)
     check_tensors(config, tensors, source)
     with torch.device("meta"):
         model = CLIP(config)
-    floats = {name: one.float() if one.is_floating_point() else one for name, one in tensors.items()}
+    floats = {
+        name: one.float() if one.is_floating_point() else one for name, one in tensors.items()
+    }
     model.load_state_dict(floats, assign=True)
     return model.eval()
 

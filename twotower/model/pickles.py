@@ -1,0 +1,215 @@
+"""Weights out of torch's pickle files without running anything that is in them.
+
+A pickle is a program: it may name any function of any module and call it. This reader knows the
+dozen names that tensors are made of, answers each with an inert stand-in of its own, and refuses
+all others. Of a TorchScript archive it reads the attributes and never the code.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class WeightsFileError(ValueError):
+    """A weights file that is missing, truncated or foreign, or whose tensors do not fit."""
+
+
+class UnsafePickleError(ValueError):
+    """A pickle that names something other than tensors; nothing of it was run."""
+
+
+def read_pickle_weights(path: Path) -> dict[str, NDArray[Any]]:
+    """All tensors of a `.pt`, `.pth` or `.bin` file, TorchScript archives included.
+
+    Nested dictionaries that hold the weights ("state_dict", "model", ...) are opened; what is not
+    a tensor is left out. bfloat16 becomes float32, which holds it exactly.
+
+    Raises:
+        UnsafePickleError: the file wants something run. WeightsFileError: it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            tree = _Archive(path, archive).load()
+            tensors = dict(_walk(_open_nested(tree), ""))
+            if not tensors:
+                raise WeightsFileError(f"{path}: holds no tensors; is it a weights file?")
+            return tensors
+    except (UnsafePickleError, WeightsFileError):
+        raise
+    except OSError as error:
+        raise WeightsFileError(f"{path}: {error.strerror or error}") from None
+    except zipfile.BadZipFile:
+        raise WeightsFileError(
+            f"{path}: not a complete torch file (they are zip archives since torch 1.6); copy or "
+            "download it again, or save it anew with a current torch"
+        ) from None
+    except Exception as error:  # damaged pickles fail in any way there is
+        raise WeightsFileError(
+            f"{path}: damaged ({type(error).__name__}: {str(error)[:100]}); copy or download it again"
+        ) from None
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """A run of numbers in the archive, not read yet."""
+
+    member: str
+    dtype: str
+    size: int
+
+
+class _Record:
+    """Stands for an object of a class that is not loaded: keeps its attributes, does nothing."""
+
+    def __new__(cls, *_: Any) -> _Record:
+        record = super().__new__(cls)
+        record.attributes = {}
+        return record
+
+    attributes: dict[Any, Any]
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.attributes.update(state)
+
+
+# torch's names for element types, and what numpy calls them ("bf16" has no numpy type).
+_STORAGES = {
+    "DoubleStorage": "<f8",
+    "FloatStorage": "<f4",
+    "HalfStorage": "<f2",
+    "BFloat16Storage": "bf16",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "<i1",
+    "ByteStorage": "<u1",
+    "BoolStorage": "?",
+}
+
+
+class _Archive:
+    """A torch zip archive: `NAME/data.pkl` and `NAME/data/0`, `NAME/data/1`, ..."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+        self.path = path
+        self.archive = archive
+        pickles = [one for one in archive.namelist() if one.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise WeightsFileError(f"{path}: a zip archive, but not one of torch's (no data.pkl)")
+        self.root = pickles[0].removesuffix("data.pkl")
+        if self.root + "byteorder" in archive.namelist():
+            order = archive.read(self.root + "byteorder")
+            if order != b"little":
+                raise WeightsFileError(f"{path}: written in {order!r} byte order; save it anew")
+
+    def load(self) -> Any:
+        return _Unpickler(io.BytesIO(self.read(self.root + "data.pkl")), self).load()
+
+    def read(self, member: str) -> bytes:
+        """One member, its checksum verified; torch never compresses these, a bomb would."""
+        if self.archive.getinfo(member).compress_type != zipfile.ZIP_STORED:
+            raise WeightsFileError(f"{self.path}: {member} is compressed, which torch never does")
+        return self.archive.read(member)
+
+    def storage(self, identity: Any) -> _Storage:
+        """("storage", type, key, location, size) -> where its numbers are."""
+        _, dtype, key, _, size = identity
+        return _Storage(f"{self.root}data/{key}", str(dtype), int(size))
+
+    def tensor(
+        self,
+        storage: _Storage,
+        offset: int,
+        shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        *_: Any,
+    ) -> NDArray[Any]:
+        """A tensor from its storage, as a copy of just the numbers it shows."""
+        raw = self.read(storage.member)
+        dtype = np.dtype("<u2" if storage.dtype == "bf16" else storage.dtype)
+        numbers = np.frombuffer(raw, dtype)
+        reach = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) + 1
+        if min((0, offset, *shape, *stride)) < 0 or (0 not in shape and reach > len(numbers)):
+            raise WeightsFileError(
+                f"{self.path}: a tensor of shape {shape} does not fit its {len(numbers)} numbers"
+            )
+        if 0 in shape:
+            return np.zeros(shape, np.float32 if storage.dtype == "bf16" else dtype)
+        steps = [step * dtype.itemsize for step in stride]
+        view = np.lib.stride_tricks.as_strided(numbers[offset:], shape, steps, writeable=False)
+        if storage.dtype == "bf16":
+            return (view.astype(np.uint32) << 16).view(np.float32)
+        return view.copy()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Resolves no name by importing it."""
+
+    def __init__(self, file: io.BytesIO, archive: _Archive) -> None:
+        super().__init__(file, encoding="utf-8")
+        self.archive = archive
+        self.record = type("_Record", (_Record,), {})  # its own: a pickle may set class attributes
+
+    def persistent_load(self, identity: Any) -> _Storage:
+        return self.archive.storage(identity)
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
+        if module.startswith("__torch__"):
+            return self.record
+        stand_in = self._stand_ins().get((module, name))
+        if stand_in is None:
+            raise UnsafePickleError(
+                f"{self.archive.path}: refused, it wants to run {module}.{name}, which no weights "
+                "need; take the model from a source you trust, as safetensors"
+            )
+        return stand_in
+
+    def _stand_ins(self) -> dict[tuple[str, str], Callable[..., Any]]:
+        return {
+            ("torch._utils", "_rebuild_tensor_v2"): self.archive.tensor,
+            ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch", "Size"): lambda *_: None,
+            ("torch", "device"): lambda *_: None,
+            ("torch.jit._pickle", "build_intlist"): list,
+            ("torch.jit._pickle", "build_doublelist"): list,
+            ("torch.jit._pickle", "build_boollist"): list,
+            ("torch.jit._pickle", "build_tensorlist"): list,
+            ("torch.jit._pickle", "restore_type_tag"): lambda value, _: value,
+        }
+
+
+def _open_nested(tree: Any) -> Any:
+    """The dictionary of weights inside a checkpoint such as {"epoch": 3, "state_dict": {...}}."""
+    while isinstance(tree, dict) and not any(isinstance(v, np.ndarray) for v in tree.values()):
+        inner = {key: value for key, value in tree.items() if isinstance(value, dict) and value}
+        usual = [key for key in ("state_dict", "model", "module", "weights") if key in inner]
+        if not usual and len(inner) != 1:
+            return tree
+        tree = inner[usual[0] if usual else next(iter(inner))]
+    return tree
+
+
+def _walk(tree: Any, prefix: str) -> Iterator[tuple[str, NDArray[Any]]]:
+    """(dotted name, tensor) of a state dict, or of the attributes of a TorchScript module."""
+    items = tree.attributes if isinstance(tree, _Record) else tree
+    if not isinstance(items, dict):
+        return
+    for key, value in items.items():
+        if isinstance(value, np.ndarray):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, _Record):
+            yield from _walk(value, f"{prefix}{key}.")
