@@ -30,7 +30,7 @@ def random_tensors(config: CLIPConfig, seed: int = 0) -> dict[str, torch.Tensor]
     tensors = CLIP(config).state_dict()
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not name.startswith("logit"):
-            tensor += 0.05 * torch.randn_like(tensor)
+            tensor += 0.2 * torch.randn_like(tensor)
     return tensors
 
 

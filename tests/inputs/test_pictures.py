@@ -434,14 +434,14 @@ def test_links_are_followed_but_not_round(album: Path, tmp_path: Path) -> None:
     assert len(found) == 7
 
 
-def test_nothing_to_find(album: Path, tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match="nowhere: there is no such file or folder; "):
-        find_pictures([album, tmp_path / "nowhere"])
+def test_what_cannot_be_found_keeps_its_place(album: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "notes.txt").touch()
-    with pytest.raises(PictureError, match="bare: this folder holds no pictures; "):
-        find_pictures([album, bare])
+    missing = tmp_path / "nowhere.jpg"
+    assert find_pictures([missing, album / "10", bare]) == [missing, album / "10/z.webp", bare]
+    with pytest.raises(PictureError, match="bare: a folder, not a picture; give pictures, or a"):
+        open_picture(bare)
     assert find_pictures([]) == []
 
 

@@ -571,8 +571,8 @@ def test_resnet_strides(resnet: ModifiedResNet) -> None:
     assert {(one.eps, one.momentum) for one in norms} == {(1e-5, 0.1)}
 
 
-def naive_batch_norm(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    scale = norm.weight / (norm.running_var + 1e-5).sqrt()
+def naive_batch_norm(x: Tensor, norm: nn.BatchNorm2d, eps: float = 1e-5) -> Tensor:
+    scale = norm.weight / (norm.running_var + eps).sqrt()
     return (x - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
 
 
@@ -663,21 +663,25 @@ def test_efficientnet_lite_shapes() -> None:
     assert strides == [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1]
     residuals = [block.residual for block in tower.blocks]
     assert [index for index, one in enumerate(residuals) if one] == [2, 4, 6, 7, 9, 10, 12, 13, 14]
-    torch.testing.assert_close(features, tower.proj(head.output.mean(dim=(2, 3))))
+    expected = tower.proj(head.output.mean(dim=(2, 3)))
+    assert (features - expected).norm() < 1e-5 * expected.norm()  # small, as nothing is trained
 
 
 @pytest.mark.parametrize(("channels", "stride"), [(8, 1), (8, 2), (16, 1)])
 @torch.no_grad()
 def test_inverted_residual(channels: int, stride: int) -> None:
+    """The padding is TensorFlow's: with stride 2, one pixel less before than after."""
     block = InvertedResidual(8, channels, 5, 6, stride).eval()
-    x = torch.randn(2, 8, 9, 9)
+    x = 20 * torch.randn(2, 8, 10, 10)
     out = F.conv2d(x, block.expand.conv.weight)
-    out = naive_batch_norm(out, block.expand.bn).clamp(0, 6)
-    out = F.conv2d(out, block.depthwise.conv.weight, stride=stride, padding=2, groups=48)
-    out = naive_batch_norm(out, block.depthwise.bn).clamp(0, 6)
-    out = naive_batch_norm(F.conv2d(out, block.reduce.conv.weight), block.reduce.bn)
+    out = naive_batch_norm(out, block.expand.bn, 1e-3).clamp(0, 6)
+    out = F.pad(out, (2, 2, 2, 2) if stride == 1 else (1, 2, 1, 2))
+    out = F.conv2d(out, block.depthwise.conv.weight, stride=stride, groups=48)
+    out = naive_batch_norm(out, block.depthwise.bn, 1e-3).clamp(0, 6)
+    out = naive_batch_norm(F.conv2d(out, block.reduce.conv.weight), block.reduce.bn, 1e-3)
     expected = x + out if channels == 8 and stride == 1 else out
-    torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-4)
+    assert out.std() > 0.1
 
 
 @torch.no_grad()
@@ -707,7 +711,8 @@ def test_a_picture_does_not_see_the_rest_of_its_batch(config: Any) -> None:
     pictures = torch.randn(3, 3, config.image_size, config.image_size)
     features = tower(pictures)
     assert features.shape == (3, embed_dim)
-    torch.testing.assert_close(tower(pictures[1:2]), features[1:2], rtol=1e-4, atol=1e-5)
+    alone, among = tower(pictures[1:2]), features[1:2]
+    assert (alone - among).norm() < 1e-5 * among.norm()
 
 
 # Initial values: OpenAI's (correctness.md, part 1).

@@ -247,11 +247,16 @@ def conv_bn(
     groups: int = 1,
     activation: bool = True,
 ) -> nn.Sequential:
-    """Convolution with symmetric padding, batch norm, ReLU6."""
-    conv = nn.Conv2d(
-        in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
-    )
-    parts: dict[str, nn.Module] = {"conv": conv, "bn": nn.BatchNorm2d(out_channels)}
+    """Convolution, batch norm and ReLU6 with TensorFlow's padding, which these weights expect.
+
+    A stride of 2 over an even side pads one pixel less before than after.
+    """
+    before, after = ((kernel - 2) // 2, (kernel - 1) // 2) if stride == 2 else (kernel // 2,) * 2
+    parts: dict[str, nn.Module] = {
+        "pad": nn.ZeroPad2d((before, after, before, after)),
+        "conv": nn.Conv2d(in_channels, out_channels, kernel, stride, groups=groups, bias=False),
+        "bn": nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.01),
+    }
     if activation:
         parts["relu"] = nn.ReLU6(inplace=True)
     return nn.Sequential(OrderedDict(parts))

@@ -57,7 +57,7 @@ def tensors_in(
     left = {name for name in theirs if not re.fullmatch(ignored, name)}
     ours: dict[str, Tensor] = {}
     for name, shape in expected_shapes(config).items():
-        names, transposed, _ = _their_names(name, table)
+        names, transposed, _ = foreign_names(name, table)
         absent = [one for one in names if one not in theirs]
         if absent and name.endswith("num_batches_tracked"):
             ours[name] = torch.tensor(0)  # not a weight; some exports leave it out
@@ -88,7 +88,7 @@ def tensors_out(table: Table, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our tensors by foreign names and in foreign shapes."""
     theirs: dict[str, Tensor] = {}
     for name, tensor in ours.items():
-        names, transposed, unsqueezed = _their_names(name, table)
+        names, transposed, unsqueezed = foreign_names(name, table)
         shares = [2 if re.search(r"\bkv\b", one) else 1 for one in names]
         unit = tensor.shape[0] // sum(shares) if tensor.ndim else 1
         parts = tensor.split([unit * share for share in shares]) if len(names) > 1 else [tensor]
@@ -98,7 +98,7 @@ def tensors_out(table: Table, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return theirs
 
 
-def _their_names(name: str, table: Table) -> tuple[list[str], bool, bool]:
+def foreign_names(name: str, table: Table) -> tuple[list[str], bool, bool]:
     """([foreign names], transposed, unsqueezed) of one of our tensors."""
     for pattern, replacement in table:
         name = re.sub(pattern, replacement, name)

