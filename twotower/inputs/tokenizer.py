@@ -164,7 +164,7 @@ def load_tokenizer(config: TokenizerConfig, directory: Path | None = None) -> To
     if config.file is None:
         if config.kind != "bpe":
             raise TokenizerError(f"a {config.kind} tokenizer needs its vocabulary: name a file")
-        return Tokenizer(config, _clip_byte_pairs(ignore_case=config.cleaning != "huggingface"))
+        return Tokenizer(config, _clip_byte_pairs(openai=config.cleaning != "huggingface"))
     path = (directory or Path()) / config.file
     if not path.is_file():
         raise TokenizerError(f"{path}: no such file; the model's vocabulary is missing")
@@ -185,7 +185,7 @@ ASCII_WORDS = re.compile(rf"{CONTRACTIONS}|[a-z]+|[0-9]|[^\sa-z0-9]+")
 
 
 @cache
-def _clip_byte_pairs(ignore_case: bool) -> Callable[[str], list[int]]:
+def _clip_byte_pairs(openai: bool) -> Callable[[str], list[int]]:
     """A function from cleaned text to ids; words that were seen before are looked up."""
     pairs = np.fromfile(CLIP_MERGES, "<u2").astype(np.int64)
     keys = (pairs[0::2] << 16 | pairs[1::2]).tolist()
@@ -195,7 +195,8 @@ def _clip_byte_pairs(ignore_case: bool) -> Callable[[str], list[int]]:
 
     def encode(text: str) -> list[int]:
         ids: list[int] = []
-        found = ASCII_WORDS if text.isascii() else _unicode_words(ignore_case)
+        plain = text.isascii() and text.isprintable()
+        found = ASCII_WORDS if plain else _unicode_words(openai)
         for word in found.findall(text):
             known = words.get(word)
             if known is None:
@@ -251,12 +252,16 @@ def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 @cache
-def _unicode_words(ignore_case: bool) -> Any:
+def _unicode_words(openai: bool) -> Any:
+    """OpenAI's pattern ignores case even after lower(): then "'ſ" (long s) is a contraction.
+
+    transformers' does not, and its white space leaves out the separators U+001C to U+001F.
+    """
     import regex
 
-    # OpenAI's pattern ignores case even after lower(): then "'ſ" (long s) is a contraction.
-    flags = regex.IGNORECASE if ignore_case else 0
-    return regex.compile(rf"{CONTRACTIONS}|\p{{L}}+|\p{{N}}|[^\s\p{{L}}\p{{N}}]+", flags)
+    other = r"[^\s\p{L}\p{N}]" if openai else r"(?:[^\s\p{L}\p{N}]|[\x1c-\x1f])"
+    pattern = rf"{CONTRACTIONS}|\p{{L}}+|\p{{N}}|{other}+"
+    return regex.compile(pattern, regex.IGNORECASE if openai else 0)
 
 
 # --- vocabularies of others --------------------------------------------------------------------
@@ -317,10 +322,10 @@ def _huggingface(text: str) -> str:
 
     Rust lower-cases without context, so a final sigma stays a sigma.
     """
-    if text.isascii():
+    if text.isascii() and text.isprintable():
         return " ".join(text.split()).lower()
-    text = unicodedata.normalize("NFC", _whole(text))
-    return "".join(character.lower() for character in " ".join(text.split()))
+    text = re.sub(r"[^\S\x1c-\x1f]+", " ", unicodedata.normalize("NFC", _whole(text)))
+    return "".join(character.lower() for character in text.strip(" "))
 
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
