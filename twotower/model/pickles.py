@@ -48,10 +48,10 @@ def read_pickle_weights(path: Path) -> dict[str, NDArray[Any]]:
         raise
     except OSError as error:
         raise WeightsFileError(f"{path}: {error.strerror or error}") from None
-    except zipfile.BadZipFile:
+    except zipfile.BadZipFile as error:
         raise WeightsFileError(
-            f"{path}: not a complete torch file (they are zip archives since torch 1.6); copy or "
-            "download it again, or save it anew with a current torch"
+            f"{path}: not a complete torch file ({error}; they are zip archives since torch 1.6); "
+            "copy or download it again, or save it anew with a current torch"
         ) from None
     except Exception as error:  # damaged pickles fail in any way there is
         raise WeightsFileError(

@@ -132,6 +132,8 @@ def _vision(cfg: Settings, activation: Activation) -> VisionConfig:
         cfg.expect(key, False)
     cfg.finish()
     if isinstance(layers, list):
+        if head_width != 64:
+            raise ForeignError(f"{cfg.where}: head_width is {head_width}; a ResNet's here is 64")
         return ResNetConfig(image_size, width, (layers[0], layers[1], layers[2], layers[3]))
     heads = width // head_width
     return ViTConfig(image_size, patch_size, width, layers, heads, mlp_width, activation, eps=eps)
