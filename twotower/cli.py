@@ -80,6 +80,13 @@ def build_parser() -> argparse.ArgumentParser:
     command = commands.add_parser("verify", help="check a model against its golden vectors")
     command.set_defaults(run=run_verify)
     _add_model_options(command, positional=True)
+
+    command = commands.add_parser("train", help="train a model")
+    recipes = command.add_subparsers(required=True, metavar="RECIPE")
+    command = recipes.add_parser("bundled", help="make the model inside the package again")
+    command.set_defaults(run=run_train_bundled)
+    command.add_argument("data", type=Path, help="the folder with the data (docs/model-card.md)")
+    command.add_argument("destination", type=Path, help="the model directory to make")
     return parser
 
 
@@ -196,6 +203,13 @@ def run_verify(arguments: argparse.Namespace) -> int:
         f"{model.config.name}: golden vectors reproduced with {arguments.engine}, "
         f"lowest cosine {cosine:.6f}"
     )
+    return OK
+
+
+def run_train_bundled(arguments: argparse.Namespace) -> int:
+    from twotower.train.recipes import bundled
+
+    bundled(arguments.data, arguments.destination, say=print)
     return OK
 
 

@@ -44,15 +44,13 @@ class Pairs:
     classifier_logits: Tensor  # [N, 1000]: EfficientNet's own opinion of the full picture
     captions: Tensor  # [N, 5, 384]: sentence vectors of the captions of each picture
     classnames: Tensor  # [1000, templates, 384]: of the names in EfficientNet's order of classes
-    words: Tensor  # [W, 384]: of the names that have a genuine CLIP text vector
-    word_vectors: Tensor  # [W, 512]: those vectors
 
 
 def bundled(
     data: Path,
     destination: Path,
     *,
-    steps: int = 3000,
+    steps: int = 600,
     batch_size: int = 1024,
     learning_rate: float = 2e-3,
     seed: int = 0,
@@ -61,7 +59,7 @@ def bundled(
     """Train the projections of "twotower-small" and write its directory, weights in int8.
 
     Args:
-        data: a folder with `flickr8k-train`, `imagenet-sample-1k` and `clip-b16-text-vectors`.
+        data: a folder with `flickr8k-train` and `imagenet-sample-1k`.
         say: is told what happens, a line at a time.
 
     Raises:
@@ -105,7 +103,6 @@ def compute_features(
     say(f"{len(pictures)} pictures, {sum(map(len, captions))} captions")
     image_features = image_copies(model, pictures, say)
     names = [classnames[wnid] for wnid in sorted(classnames)]  # EfficientNet's order of classes
-    vectors = np.load(data / "clip-b16-text-vectors" / "all.npz", allow_pickle=False)
     say("reading the captions")
     prompts = [t.replace("{}", name) for name in names for t in ("{}", *TEMPLATES["ensemble"])]
     return Pairs(
@@ -113,8 +110,6 @@ def compute_features(
         classifier_logits=image_features[0] @ lite0["_fc.weight"].T + lite0["_fc.bias"],
         captions=encode_texts([one for five in captions for one in five]).unflatten(0, (-1, 5)),
         classnames=encode_texts(prompts).unflatten(0, (len(names), -1)),
-        words=encode_texts([f"a photo of a {name}." for name in vectors["names"]]),
-        word_vectors=torch.from_numpy(vectors["vectors"].astype(np.float32)),
     )
 
 
@@ -195,12 +190,11 @@ def train_projections(
     learning_rate: float,
     say: Callable[[str], None],
 ) -> None:
-    """AdamW with a cosine schedule on three losses, then the projections of `model` are set.
+    """AdamW with a cosine schedule on two losses, then the projections of `model` are set.
 
     1. Contrastive: pictures and their captions find each other in the batch.
     2. Distilled: over the 1000 names, a picture's softmax follows EfficientNet's classifier,
        which has seen a million labelled pictures.
-    3. Words: names lie where CLIP's own text tower puts them.
     """
     vision_proj: Any = model.vision.proj
     text_proj: Any = model.text.proj
@@ -215,8 +209,6 @@ def train_projections(
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     copies, count, _ = pairs.image_features.shape
-    center = pairs.word_vectors.mean(dim=0)
-    target = F.normalize(pairs.word_vectors - center, dim=-1)
     for step in range(steps):
         rows = torch.randperm(count)[:batch_size]
         seen = pairs.image_features[torch.randint(copies, rows.shape), rows]
@@ -231,19 +223,15 @@ def train_projections(
         distilled = F.cross_entropy(
             scale * image_embeds @ class_embeds.T, pairs.classifier_logits[rows].softmax(dim=-1)
         )
-        word_embeds = F.normalize(text_proj(pairs.words), dim=-1)
-        word_embeds = F.normalize(word_embeds - word_embeds.mean(dim=0), dim=-1)
-        words = 1 - (word_embeds * target).sum(dim=-1).mean()
-
-        loss = contrastive + distilled + words
+        loss = contrastive + distilled
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, np.log(100))  # Radford et al. 2021, section 2.5
-        if step % 250 == 0 or step == steps - 1:
+        if step % 100 == 0 or step == steps - 1:
             say(
                 f"step {step}: contrastive {contrastive:.3f}, distilled {distilled:.3f}, "
-                f"words {words:.3f}, scale {scale:.1f}"
+                f"scale {scale:.1f}"
             )
