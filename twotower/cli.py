@@ -27,14 +27,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         exits with 2 by itself.
     """
     arguments = build_parser().parse_args(argv)
-    warnings.showwarning = _print_warning
+    warnings.showwarning = _print_warning  # type: ignore[assignment]
     try:
         return int(arguments.run(arguments))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
-        sys.stdout = None  # type: ignore[assignment]  # so that nothing is flushed into it at exit
+        sys.stdout = None  # so that nothing is flushed into it at exit
         return OK
     except (ValueError, OSError) as error:
         if isinstance(error, ValueError) and not type(error).__module__.startswith("twotower"):
@@ -91,9 +91,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_model_options(command: argparse.ArgumentParser, positional: bool = False) -> None:
-    name = "model" if positional else "--model"
     text = "a model directory, file or hf-hub:org/name (the bundled model)"
-    command.add_argument(name, help=text, **({"nargs": "?"} if positional else {}))
+    if positional:
+        command.add_argument("model", nargs="?", help=text)
+    else:
+        command.add_argument("--model", help=text)
     command.add_argument(
         "--engine",
         choices=("onnxruntime", "openvino", "torch"),
@@ -180,7 +182,7 @@ def print_lines(answers: Iterable[Classified]) -> int:
             print(f"twotower: {answer.error}", file=sys.stderr)
         else:
             labels = "  ".join(f"{one.label} {one.probability:.0%}" for one in answer.labels)
-            print(f"{answer.source}  {labels}", flush=True)
+            print(f"{answer.source!s}  {labels}", flush=True)
     return failed
 
 

@@ -33,7 +33,11 @@ CONFIGS = {
         "embed_dim": 24,
         "quick_gelu": True,
         "vision_cfg": {
-            "image_size": 32, "layers": 2, "width": 40, "head_width": 20, "patch_size": 8,
+            "image_size": 32,
+            "layers": 2,
+            "width": 40,
+            "head_width": 20,
+            "patch_size": 8,
             "mlp_ratio": 2.5,
         },
         "text_cfg": TEXT,
@@ -41,7 +45,11 @@ CONFIGS = {
     "vit-gelu": {
         "embed_dim": 24,
         "vision_cfg": {
-            "image_size": 32, "layers": 2, "width": 40, "head_width": 20, "patch_size": 8,
+            "image_size": 32,
+            "layers": 2,
+            "width": 40,
+            "head_width": 20,
+            "patch_size": 8,
             "mlp_ratio": 4.3637,
         },
         "text_cfg": TEXT,

@@ -49,7 +49,9 @@ KNOWN = [
 def test_ids_equal_openai_on_awkward_strings() -> None:
     golden = json.loads(GOLDEN.read_text())
     assert len(golden) >= 200
-    differing = {text: openai.encode(text) for text, ids in golden.items() if openai.encode(text) != ids}
+    differing = {
+        text: openai.encode(text) for text, ids in golden.items() if openai.encode(text) != ids
+    }
     assert not differing
 
 
@@ -198,7 +200,9 @@ def test_siglip_keeps_its_end_when_cut(sentence_pieces: Path) -> None:
 
 def test_open_clips_and_transformers_siglip_clean_differently(sentence_pieces: Path) -> None:
     open_clip = load_tokenizer(SIGLIP_TOKENIZER, sentence_pieces)
-    others = load_tokenizer(replace(SIGLIP_TOKENIZER, cleaning="lower_no_punctuation"), sentence_pieces)
+    others = load_tokenizer(
+        replace(SIGLIP_TOKENIZER, cleaning="lower_no_punctuation"), sentence_pieces
+    )
     assert open_clip.encode("snake_case") == open_clip.encode("snake case")
     assert others.encode("snake_case") == others.encode("snakecase")
     assert open_clip.encode("A dog!") == others.encode("a dog")
@@ -207,7 +211,9 @@ def test_open_clips_and_transformers_siglip_clean_differently(sentence_pieces: P
 def test_a_tokenizer_json_is_read_and_its_specials_stay_text(tmp_path: Path) -> None:
     import tokenizers
 
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<eos>": 0, "a": 1, "cat": 2, "?": 3}, "?"))
+    made = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({"<eos>": 0, "a": 1, "cat": 2, "?": 3}, "?")
+    )
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     made.add_special_tokens(["<eos>"])
     made.enable_truncation(2)

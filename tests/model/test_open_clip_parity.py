@@ -31,7 +31,9 @@ def weights(golden: np.lib.npyio.NpzFile) -> dict[str, torch.Tensor]:
     }
 
 
-def observe(model: CLIP, pixel_values: np.ndarray, input_ids: np.ndarray) -> dict[str, torch.Tensor]:
+def observe(
+    model: CLIP, pixel_values: np.ndarray, input_ids: np.ndarray
+) -> dict[str, torch.Tensor]:
     """The same stages by the same names, from hooks on our towers."""
     seen: dict[str, torch.Tensor] = {}
 
@@ -108,5 +110,5 @@ def test_a_wrong_activation_would_show(tmp_path: Path) -> None:
         preprocess = PreprocessConfig(image_size=32)
         config = CLIPConfig("wrong", 24, vision, text, preprocess, tokenizer)
         tensors = tensors_in(config, open_clip.OPENAI_TABLE, weights(golden), tmp_path)
-        with pytest.raises(AssertionError, match="vision.block.0"):
+        with pytest.raises(AssertionError, match=r"vision\.block\.0"):
             assert_stages(build_model(config, tensors, tmp_path), golden)

@@ -58,6 +58,7 @@ class Encoder:
         for encoded in self.stream(_as_list(pictures), batch_size):
             if encoded.error:
                 raise encoded.error
+            assert encoded.image_embeds is not None  # one of the two is always there
             rows.append(encoded.image_embeds)
         return np.stack(rows) if rows else np.zeros((0, self.config.embed_dim), np.float32)
 
@@ -129,10 +130,12 @@ class Encoder:
 
     @cached_property
     def preprocess(self) -> Preprocess:
+        """Picture -> pixel_values [3, image_size, image_size]."""
         return Preprocess(self.config.preprocess)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
+        """Texts -> `Tokens` with input_ids [n, context_length]."""
         return load_tokenizer(self.config.tokenizer, self.directory)
 
     @cached_property

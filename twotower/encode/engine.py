@@ -17,9 +17,10 @@ class EngineError(ValueError):
 
 
 class Engine(Protocol):
-    """pixel_values [n, 3, S, S] or input_ids [n, L] -> features [n, embed_dim], not normalised."""
+    """A started tower."""
 
-    def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]: ...
+    def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """pixel_values [n, 3, S, S] or input_ids [n, L] -> features [n, embed_dim]: not unit."""
 
 
 def start_engine(name: str, directory: Path, tower: Tower, threads: int | None = None) -> Engine:

@@ -62,6 +62,7 @@ def _waves(height: int, width: int) -> NDArray[np.uint8]:
 
 
 def write_golden(golden: Golden, directory: Path) -> None:
+    """Write `golden.safetensors`; the texts go into its metadata."""
     arrays = {f"picture_{i}": picture for i, picture in enumerate(golden.pictures)}
     embeds = {"image_embeds": golden.image_embeds, "text_embeds": golden.text_embeds}
     texts = json.dumps(golden.texts)

@@ -12,7 +12,7 @@ from twotower.encode.encoder import Encoder
 BUNDLED_NAME = "twotower-small"
 BUNDLED = Path(__file__).parent.parent / "bundled"
 HUB_PREFIX = "hf-hub:"
-HUB_FILES = ("*.json", "*.safetensors", "*.onnx", "*.txt", "*.model", "*.bin")
+HUB_FILES = ["*.json", "*.safetensors", "*.onnx", "*.txt", "*.model", "*.bin"]
 
 
 class ModelNotFoundError(ValueError):
@@ -67,7 +67,7 @@ def _suggestion(path: Path) -> str:
 
 
 def _fetch(repository: str) -> Path:
-    """The local snapshot of a hub repository, downloaded unless it is already in the hub's cache."""
+    """The local snapshot of a hub repository, downloaded unless the hub's cache has it."""
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError
 

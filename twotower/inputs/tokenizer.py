@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -213,7 +214,7 @@ def _merge(ids: list[int], merges: dict[int, int]) -> list[int]:
     """Join the most frequent pair, again and again; the merged id is also its rank."""
     ids[-1] += 256  # the variants that end a word
     while len(ids) > 1:
-        best = min(merges.get(a << 16 | b, 65536) for a, b in zip(ids, ids[1:], strict=False))
+        best = min(merges.get(a << 16 | b, 65536) for a, b in pairwise(ids))
         if best == 65536:
             break
         joined, i = [], 0

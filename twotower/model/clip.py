@@ -46,6 +46,7 @@ class CLIP(nn.Module):
         )
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor) -> ClipOutput:
+        """Every picture against every text: [I, 3, image_size, image_size] and [T, L]."""
         image_embeds = self.encode_image(pixel_values)
         text_embeds = self.encode_text(input_ids)
         logits = self.logit_scale.exp() * image_embeds @ text_embeds.T

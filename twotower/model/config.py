@@ -16,8 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from twotower.inputs.preprocess import PreprocessConfig
-from twotower.inputs.tokenizer import OPENAI_TOKENIZER, SIGLIP2_TOKENIZER, SIGLIP_TOKENIZER
-from twotower.inputs.tokenizer import TokenizerConfig
+from twotower.inputs.tokenizer import (
+    OPENAI_TOKENIZER,
+    SIGLIP2_TOKENIZER,
+    SIGLIP_TOKENIZER,
+    TokenizerConfig,
+)
 
 CONFIG_FILE = "config.json"
 
@@ -89,6 +93,7 @@ class TextTransformerConfig:
 
     @property
     def causal(self) -> bool:
+        """Whether a position sees only those before it."""
         return self.eos_id is not None
 
 

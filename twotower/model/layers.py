@@ -18,6 +18,7 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU's tanh approximation, as in SigLIP's checkpoints."""
     return F.gelu(x, approximate="tanh")
 
 
@@ -30,13 +31,13 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer norm computed in float32 whatever the precision around it, as OpenAI's code does."""
+    """Layer norm in float32 where the precision around it is lower, as OpenAI's code does."""
 
     def forward(self, x: Tensor) -> Tensor:
-        normed = F.layer_norm(
-            x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps
-        )
-        return normed.to(x.dtype)
+        """[..., width] -> the same shape and precision."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        return F.layer_norm(x.to(dtype), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -84,6 +85,8 @@ class AttentionPool(nn.Module):
 
 
 class MLP(nn.Module):
+    """Two linear layers with the activation between them."""
+
     def __init__(self, width: int, mlp_width: int, activation: Activation) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, mlp_width)
@@ -91,6 +94,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(mlp_width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., width] -> [..., width]"""
         return self.fc2(self.activation(self.fc1(x)))
 
 
@@ -105,6 +109,7 @@ class Block(nn.Module):
         self.mlp = MLP(width, mlp_width, activation)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, L, width] -> [B, L, width]; `mask` as in `Attention`."""
         x = x + self.attn(self.ln_1(x), mask)
         return x + self.mlp(self.ln_2(x))
 
@@ -113,6 +118,7 @@ class PostNormBlock(Block):
     """The same parts with the norms after the sums: BERT."""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, L, width] -> [B, L, width]; `mask` as in `Attention`."""
         x = self.ln_1(x + self.attn(x, mask))
         return self.ln_2(x + self.mlp(x))
 

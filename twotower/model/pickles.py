@@ -55,7 +55,8 @@ def read_pickle_weights(path: Path) -> dict[str, NDArray[Any]]:
         ) from None
     except Exception as error:  # damaged pickles fail in any way there is
         raise WeightsFileError(
-            f"{path}: damaged ({type(error).__name__}: {str(error)[:100]}); copy or download it again"
+            f"{path}: damaged ({type(error).__name__}: {str(error)[:100]}); "
+            "copy or download it again"
         ) from None
 
 

@@ -7,6 +7,8 @@ the result, so a batch may be cut to its longest text. A bidirectional tower wit
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,7 @@ from twotower.model.layers import Block, LayerNorm, PostNormBlock, run_blocks
 
 
 def build_text(config: TextConfig, embed_dim: int) -> TextTower:
+    """The tower that a configuration describes, with fresh weights."""
     if isinstance(config, TextTransformerConfig):
         return TextTransformer(config, embed_dim)
     return SentenceEncoder(config, embed_dim)
@@ -43,6 +46,7 @@ class TextTransformer(nn.Module):
         width, depth = self.token_embed.embedding_dim, len(self.blocks)
         nn.init.normal_(self.token_embed.weight, std=0.02)
         nn.init.normal_(self.proj.weight, std=width**-0.5)
+        block: Any
         for block in self.blocks:
             nn.init.normal_(block.attn.qkv.weight, std=width**-0.5)
             nn.init.normal_(block.attn.out.weight, std=width**-0.5 * (2 * depth) ** -0.5)
@@ -50,6 +54,7 @@ class TextTransformer(nn.Module):
             nn.init.normal_(block.mlp.fc2.weight, std=width**-0.5 * (2 * depth) ** -0.5)
 
     def forward(self, input_ids: Tensor) -> Tensor:
+        """[B, L] -> text_features [B, embed_dim]"""
         x = self.token_embed(input_ids)  # [B, L, width]
         x = x + self.pos_embed[: input_ids.shape[1]].to(x.dtype)
         mask = None if self.eos_id is None else causal_mask(x)
@@ -87,6 +92,7 @@ class SentenceEncoder(nn.Module):
         nn.init.normal_(self.proj.weight, std=width**-0.5)
 
     def forward(self, input_ids: Tensor) -> Tensor:
+        """[B, L] -> text_features [B, embed_dim]"""
         real = input_ids != self.pad_id  # [B, L]
         x = self.token_embed(input_ids) + self.pos_embed[: input_ids.shape[1]]
         x = self.ln_embed(x)

@@ -21,6 +21,7 @@ from twotower.model.layers import (
 
 
 def build_vision(config: VisionConfig, embed_dim: int) -> VisionTower:
+    """The tower that a configuration describes, with fresh weights."""
     if isinstance(config, ViTConfig):
         return VisionTransformer(config, embed_dim)
     if isinstance(config, ResNetConfig):
@@ -63,6 +64,7 @@ class VisionTransformer(nn.Module):
             self.proj = nn.Identity()  # embed_dim == width
 
     def forward(self, pixel_values: Tensor) -> Tensor:
+        """[B, 3, image_size, image_size] -> image_features [B, embed_dim]"""
         x = self.patch_embed(pixel_values)  # [B, width, grid, grid]
         x = x.flatten(2).transpose(1, 2)  # [B, patches, width]
         if self.class_embed is not None:
@@ -122,6 +124,7 @@ class ModifiedResNet(nn.Module):
         self.attnpool = GridAttentionPool(config.image_size // 32, width * 32, heads, embed_dim)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
+        """[B, 3, image_size, image_size] -> image_features [B, embed_dim]"""
         x = self.stem(pixel_values)  # [B, width, image_size / 4, image_size / 4]
         x = self.stages(x)  # [B, 32 * width, image_size / 32, image_size / 32]
         return self.attnpool(x)
@@ -154,6 +157,7 @@ class Bottleneck(nn.Module):
         nn.init.zeros_(self.bn3.weight)  # each block starts as the identity
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, in_channels, S, S] -> [B, 4 * channels, S / stride, S / stride]"""
         out = F.relu(self.bn1(self.conv1(x)))
         out = F.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(self.pool(out)))
@@ -175,6 +179,7 @@ class GridAttentionPool(nn.Module):
             nn.init.normal_(linear.weight, std=width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, width, grid, grid] -> [B, embed_dim]"""
         x = x.flatten(2).transpose(1, 2)  # [B, cells, width]
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
         x = x + self.pos_embed.to(x.dtype)
@@ -217,6 +222,7 @@ class EfficientNetLite(nn.Module):
         nn.init.normal_(self.proj.weight, std=1280**-0.5)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
+        """[B, 3, image_size, image_size] -> image_features [B, embed_dim]"""
         x = self.head(self.blocks(self.stem(pixel_values)))  # [B, 1280, grid, grid]
         return self.proj(x.mean(dim=(2, 3)))
 
@@ -235,6 +241,7 @@ class InvertedResidual(nn.Module):
         self.reduce = conv_bn(width, out_channels, 1, activation=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, in_channels, S, S] -> [B, out_channels, S / stride, S / stride]"""
         out = self.reduce(self.depthwise(self.expand(x)))
         return x + out if self.residual else out
 

@@ -69,7 +69,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     except FileNotFoundError:
         raise WeightsFileError(f"{path}: no such file; the weights are missing") from None
     except (SafetensorError, OSError) as error:

@@ -141,7 +141,8 @@ def image_copies(
     Small batches in channels-last order: on a CPU they stay in its cache, 3.6 times as fast.
     """
     preprocess = Preprocess(model.config.preprocess)
-    vision: Any = model.vision.to(memory_format=torch.channels_last)
+    vision: Any = model.vision
+    vision.to(memory_format=torch.channels_last)
     rows = []
     for start in range(0, len(pictures), batch_size):
         images = [preprocess.square(picture) for picture in pictures[start : start + batch_size]]

@@ -284,7 +284,7 @@ def _vision_cfg(config: CLIPConfig) -> dict[str, Any]:
             "timm_pool": "map",
             "timm_proj": "none",
         }
-    if "quick_gelu" in (vision.activation, text.activation) != vision.activation == text.activation:
+    if (vision.activation == "quick_gelu") != (text.activation == "quick_gelu"):
         raise ForeignError(f"{config.name}: open_clip has QuickGELU in both towers or in none")
     cfg = {
         "image_size": vision.image_size,

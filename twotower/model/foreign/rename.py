@@ -159,6 +159,7 @@ class Settings:
         self.where = where
 
     def take(self, key: str, default: Any = None) -> Any:
+        """The value of a key, or the default where it is not given."""
         return self.left.pop(key, default)
 
     def expect(self, key: str, *allowed: Any) -> None:
@@ -170,6 +171,7 @@ class Settings:
             )
 
     def finish(self) -> None:
+        """Refuse a key that nobody took: what it changes would be lost."""
         if self.left:
             key, value = next(iter(self.left.items()))
             raise ForeignError(
