@@ -132,7 +132,7 @@ def read_samples(shards: Sequence[Path]) -> Iterator[dict[str, bytes]]:
                 yield sample
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def image_copies(
     model: CLIP, pictures: Sequence[bytes], say: Callable[[str], None], batch_size: int = 8
 ) -> Tensor:
@@ -166,7 +166,7 @@ def sentence_encoder(model: CLIP, minilm: Path) -> Callable[[Sequence[str]], Ten
     tokenizer = load_tokenizer(model.config.tokenizer, minilm)
     text: Any = model.text
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(texts: Sequence[str], batch_size: int = 256) -> Tensor:
         tokens = tokenizer(texts)
         lengths = tokens.attention_mask.sum(axis=1)

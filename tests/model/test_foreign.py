@@ -1,0 +1,395 @@
+"""Weights in and out: round trips to the bit, and an error that names what does not fit."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    CLIPModel,
+    CLIPTokenizer,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+)
+from transformers import CLIPConfig as HubConfig
+
+from tests.conftest import random_tensors, tiny_config
+from twotower.model.config import CLIPConfig, ResNetConfig, TextTransformerConfig, ViTConfig, preset
+from twotower.model.foreign import (
+    ForeignError,
+    read_foreign,
+    write_open_clip,
+    write_transformers,
+)
+from twotower.model.foreign.openai import OPENAI_TABLE
+from twotower.model.foreign.rename import tensors_out
+from twotower.model.pickles import UnsafePickleError, WeightsFileError
+
+TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+
+
+def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    """The same names, and every tensor the same to the bit and in the same precision."""
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert tensor.dtype == theirs[name].dtype, name
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def without_counters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
+
+
+def siglip_config() -> CLIPConfig:
+    base = preset("SigLIP-B-16-224")
+    return replace(
+        base,
+        name="tiny-siglip",
+        embed_dim=32,
+        vision=ViTConfig(64, 16, 32, 2, 2, 64, "gelu_tanh", pool="map", eps=1e-6),
+        text=TextTransformerConfig(64, 320, 32, 2, 2, 64, "gelu_tanh", eos_id=None, eps=1e-6),
+        preprocess=replace(base.preprocess, image_size=64),
+    )
+
+
+def resnet_config() -> CLIPConfig:
+    return replace(
+        tiny_config("tiny-resnet"),
+        vision=ResNetConfig(64, 64, (1, 2, 1, 1)),
+        text=TextTransformerConfig(77, 49408, 64, 2, 1, 256, "quick_gelu"),
+    )
+
+
+def openai_config() -> CLIPConfig:
+    """Shaped as OpenAI's are: heads 64 wide."""
+    return replace(
+        tiny_config("tiny-openai"),
+        vision=ViTConfig(64, 16, 64, 2, 1, 256, "quick_gelu"),
+        text=TextTransformerConfig(77, 49408, 64, 2, 1, 256, "quick_gelu"),
+    )
+
+
+# --- transformers --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clip_directory(tmp_path: Path) -> Path:
+    """As `CLIPModel.save_pretrained` leaves it, with a preprocessor of ours."""
+    directory = tmp_path / "hub-clip"
+    torch.manual_seed(0)
+    config = HubConfig(
+        projection_dim=24,
+        vision_config=TOWER | {"image_size": 64, "patch_size": 16},
+        text_config=TOWER | {"eos_token_id": 49407},
+    )
+    CLIPModel(config).save_pretrained(directory)
+    processor = {"crop_size": {"height": 64, "width": 64}, "size": {"shortest_edge": 64}}
+    (directory / "preprocessor_config.json").write_text(json.dumps(processor))
+    return directory
+
+
+@pytest.fixture
+def siglip_directory(tmp_path: Path) -> Path:
+    directory = tmp_path / "hub-siglip"
+    torch.manual_seed(0)
+    config = SiglipConfig(
+        vision_config=TOWER | {"image_size": 64, "patch_size": 16},
+        text_config=TOWER | {"vocab_size": 320},
+    )
+    SiglipModel(config).save_pretrained(directory)
+    SiglipImageProcessor(size={"height": 64, "width": 64}).save_pretrained(directory)
+    (directory / "spiece.model").write_bytes(b"a vocabulary, which weights do not need")
+    return directory
+
+
+def test_clip_from_transformers_and_back(clip_directory: Path, tmp_path: Path) -> None:
+    foreign = read_foreign(clip_directory)
+    assert foreign.config.embed_dim == 24 and foreign.config.vision.activation == "quick_gelu"
+    (tmp_path / "again").mkdir()
+    write_transformers(foreign.config, foreign.tensors, tmp_path / "again")
+    theirs = load_file(clip_directory / "model.safetensors")
+    assert_same(load_file(tmp_path / "again" / "model.safetensors"), theirs)
+    assert_same(CLIPModel.from_pretrained(tmp_path / "again").state_dict(), theirs)
+
+
+def test_siglip_from_transformers_and_back(siglip_directory: Path, tmp_path: Path) -> None:
+    foreign = read_foreign(siglip_directory)
+    assert foreign.config.logit_bias and foreign.config.vision.pool == "map"
+    assert foreign.files == (siglip_directory / "spiece.model",)
+    (tmp_path / "again").mkdir()
+    write_transformers(foreign.config, foreign.tensors, tmp_path / "again")
+    theirs = load_file(siglip_directory / "model.safetensors")
+    assert_same(load_file(tmp_path / "again" / "model.safetensors"), theirs)
+    assert_same(SiglipModel.from_pretrained(tmp_path / "again").state_dict(), theirs)
+
+
+def test_transformers_reads_our_tokenizer_files(tmp_path: Path) -> None:
+    config = tiny_config()
+    write_transformers(config, random_tensors(config), tmp_path)
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path)
+    assert tokenizer("a photo of a cat.")["input_ids"] == [
+        *(49406, 320, 1125, 539, 320, 2368, 269, 49407)
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("make", [tiny_config, siglip_config])
+def test_ours_to_transformers_and_back(
+    make: Callable[[], CLIPConfig], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    config = make()
+    tensors = {name: one.to(dtype) for name, one in random_tensors(config).items()}
+    (tmp_path / "spiece.model").touch()
+    write_transformers(config, tensors, tmp_path)
+    again = read_foreign(tmp_path)
+    assert_same(again.tensors, tensors)
+    assert (again.config.vision, again.config.text) == (config.vision, config.text)
+    assert again.config.preprocess.mean == config.preprocess.mean
+    assert again.config.preprocess.resize == config.preprocess.resize
+
+
+def test_shards_and_pickles_give_the_same(clip_directory: Path, tmp_path: Path) -> None:
+    expected = read_foreign(clip_directory).tensors
+    CLIPModel.from_pretrained(clip_directory).save_pretrained(
+        tmp_path / "sharded", max_shard_size="2MB"
+    )
+    shutil.copy(clip_directory / "preprocessor_config.json", tmp_path / "sharded")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
+    assert_same(read_foreign(tmp_path / "sharded").tensors, expected)
+
+    weights = clip_directory / "model.safetensors"
+    torch.save(load_file(weights), clip_directory / "pytorch_model.bin")
+    weights.unlink()
+    assert_same(read_foreign(clip_directory).tensors, expected)
+
+
+def test_old_hub_files_with_position_ids_and_eos_2(clip_directory: Path) -> None:
+    expected = read_foreign(clip_directory)
+    weights = clip_directory / "model.safetensors"
+    positions = {"text_model.embeddings.position_ids": torch.arange(77)[None]}
+    save_file(load_file(weights) | positions, weights)
+    change_json(clip_directory / "config.json", ["text_config", "eos_token_id"], 2)
+    again = read_foreign(clip_directory)
+    assert again.config.text == expected.config.text
+    assert_same(again.tensors, expected.tensors)
+
+
+# --- open_clip -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [tiny_config, resnet_config])
+def test_ours_to_open_clip_and_back(make: Callable[[], CLIPConfig], tmp_path: Path) -> None:
+    config = make()
+    tensors = random_tensors(config)
+    write_open_clip(config, tensors, tmp_path)
+    again = read_foreign(tmp_path)
+    assert_same(again.tensors, tensors)
+    assert (again.config.vision, again.config.text) == (config.vision, config.text)
+    assert again.config.preprocess == config.preprocess
+
+
+def test_a_whole_siglip_to_open_clip_and_back(tmp_path: Path) -> None:
+    """open_clip takes the image tower from timm by name, so only published shapes can go there."""
+    config = preset("SigLIP-B-16-224")
+    small = replace(config.text, vocab_size=100, layers=1)
+    config = replace(config, text=small, vision=replace(config.vision, activation="gelu"))
+    torch.manual_seed(0)
+    tensors = random_tensors(config)
+    write_open_clip(config, tensors, tmp_path)
+    again = read_foreign(tmp_path)
+    assert_same(again.tensors, tensors)
+    assert (again.config.vision, again.config.text) == (config.vision, config.text)
+    with pytest.raises(ForeignError, match="timm"):
+        write_open_clip(siglip_config(), random_tensors(siglip_config()), tmp_path)
+
+
+def test_quick_gelu_in_one_tower_only_cannot_go_to_open_clip(tmp_path: Path) -> None:
+    config = tiny_config()
+    config = replace(config, text=replace(config.text, activation="gelu"))
+    with pytest.raises(ForeignError, match="in both towers or in none"):
+        write_open_clip(config, random_tensors(config), tmp_path)
+
+
+# --- OpenAI --------------------------------------------------------------------------------------
+
+
+class Archive(nn.Module):
+    """A module that scripts to an archive with these tensors under these names."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        super().__init__()
+        for name, tensor in tensors.items():
+            *path, last = name.split(".")
+            module: nn.Module = self
+            for part in path:
+                if not hasattr(module, part):
+                    module.add_module(part, nn.Module())
+                module = getattr(module, part)
+            module.register_buffer(last, tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def openai_tensors(config: CLIPConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As OpenAI stored them: half precision, and three numbers that describe the model."""
+    theirs = tensors_out(OPENAI_TABLE, tensors)
+    return {
+        **{name: one.half() if one.is_floating_point() else one for name, one in theirs.items()},
+        "input_resolution": torch.tensor(config.vision.image_size),
+        "context_length": torch.tensor(config.text.context_length),
+        "vocab_size": torch.tensor(config.text.vocab_size),
+    }
+
+
+@pytest.mark.parametrize("scripted", [True, False])
+@pytest.mark.parametrize("make", [openai_config, resnet_config])
+def test_openai_archives(make: Callable[[], CLIPConfig], scripted: bool, tmp_path: Path) -> None:
+    config = make()
+    tensors = random_tensors(config)
+    path = tmp_path / f"{config.name}.pt"
+    if scripted:
+        torch.jit.script(Archive(openai_tensors(config, tensors))).save(path)
+    else:
+        torch.save({"state_dict": openai_tensors(config, tensors)}, path)
+    foreign = read_foreign(path)
+    assert foreign.config == config
+    assert_same(
+        foreign.tensors,
+        {name: one.half() if one.is_floating_point() else one for name, one in tensors.items()},
+    )
+
+
+def test_old_archives_do_not_count_batches(tmp_path: Path) -> None:
+    config = resnet_config()
+    theirs = without_counters(openai_tensors(config, random_tensors(config)))
+    torch.save(theirs, tmp_path / "old.pt")
+    foreign = read_foreign(tmp_path / "old.pt")
+    assert foreign.tensors["vision.stem.bn1.num_batches_tracked"] == 0
+
+
+def test_bare_weights_do_not_say_their_activation(tmp_path: Path) -> None:
+    tensors = tensors_out(OPENAI_TABLE, random_tensors(openai_config()))
+    torch.save(tensors, tmp_path / "bare.pt")
+    with pytest.raises(ForeignError, match=r"bare\.pt: .*do not say their activation"):
+        read_foreign(tmp_path / "bare.pt")
+
+
+def test_a_malicious_file_is_refused_by_every_door(clip_directory: Path, tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "executed",)
+
+    torch.save({"logit_scale": Payload()}, tmp_path / "evil.pt")
+    (clip_directory / "model.safetensors").unlink()
+    shutil.copy(tmp_path / "evil.pt", clip_directory / "pytorch_model.bin")
+    for source in (tmp_path / "evil.pt", clip_directory):
+        with pytest.raises(UnsafePickleError):
+            read_foreign(source)
+    assert not (tmp_path / "executed").exists()
+
+
+# --- what does not fit ---------------------------------------------------------------------------
+
+
+def change_json(path: Path, keys: list[str], value: Any) -> None:
+    tree = section = json.loads(path.read_text())
+    for key in keys[:-1]:
+        section = section.setdefault(key, {})
+    section[keys[-1]] = value
+    path.write_text(json.dumps(tree))
+
+
+def change_tensors(path: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+Q, BIAS = "text_model.encoder.layers.1.self_attn.q_proj.weight", "visual_projection.bias"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop(Q), f"lacks '{Q}'"),
+        (lambda t: t.update({BIAS: torch.zeros(24)}), f"holds '{BIAS}'"),
+        (lambda t: t.update({"logit_scale": torch.zeros(7)}), "'logit_scale' has shape"),
+        (
+            lambda t: t.update({"visual_projection.weight": torch.zeros(32, 24)}),
+            "'visual_projection.weight' has shape (32, 24)",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit(
+    clip_directory: Path, change: Callable[[dict[str, Tensor]], None], message: str
+) -> None:
+    change_tensors(clip_directory / "model.safetensors", change)
+    with pytest.raises(WeightsFileError) as caught:
+        read_foreign(clip_directory)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "value", "message"),
+    [
+        ("config.json", ["model_type"], "blip", "model_type is 'blip'"),
+        ("config.json", ["vision_config", "hidden_act"], "silu", "hidden_act is 'silu'"),
+        ("config.json", ["vision_config", "image_size"], 96, "image_size in config.json is 96"),
+        ("config.json", ["vision_config", "num_hidden_layers"], 1, "holds 'vision_model"),
+        ("config.json", ["text_config", "num_hidden_layers"], 3, "lacks 'text_model"),
+        ("config.json", ["projection_dim"], 12, "visual_projection.weight"),
+        ("preprocessor_config.json", ["crop_size"], 32, "makes pictures of [32, 64] pixels"),
+        ("preprocessor_config.json", ["resample"], 1, "resample is 1"),
+    ],
+)
+def test_configurations_that_do_not_fit(
+    clip_directory: Path, file: str, keys: list[str], value: Any, message: str
+) -> None:
+    change_json(clip_directory / file, keys, value)
+    with pytest.raises((ForeignError, WeightsFileError)) as caught:
+        read_foreign(clip_directory)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", "model.safetensors"])
+def test_files_that_are_missing(clip_directory: Path, file: str) -> None:
+    (clip_directory / file).unlink()
+    with pytest.raises((ForeignError, WeightsFileError)) as caught:
+        read_foreign(clip_directory)
+    assert file in str(caught.value) or str(clip_directory) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (["model_cfg", "vision_cfg", "attentional_pool"], True, "attentional_pool is True"),
+        (["model_cfg", "vision_cfg", "ls_init_value"], 0.1, "ls_init_value is 0.1"),
+        (["model_cfg", "text_cfg", "hf_model_name"], "roberta", "hf_model_name is 'roberta'"),
+        (["model_cfg", "text_cfg", "embed_cls"], True, "embed_cls is True"),
+        (["model_cfg", "multimodal_cfg"], {}, "multimodal_cfg is {}"),
+        (["preprocess_cfg", "mode"], "L", "mode is 'L'"),
+        (["preprocess_cfg", "size"], 96, "size is 96"),
+    ],
+)
+def test_open_clip_settings_that_are_not_understood(
+    tmp_path: Path, keys: list[str], value: Any, message: str
+) -> None:
+    config = tiny_config()
+    write_open_clip(config, random_tensors(config), tmp_path)
+    change_json(tmp_path / "open_clip_config.json", keys, value)
+    with pytest.raises(ForeignError) as caught:
+        read_foreign(tmp_path)
+    assert message in str(caught.value)
