@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import CLIPConfig as HubConfig
 from transformers import (
     CLIPModel,
     CLIPTokenizer,
@@ -18,7 +19,6 @@ from transformers import (
     SiglipImageProcessor,
     SiglipModel,
 )
-from transformers import CLIPConfig as HubConfig
 
 from tests.conftest import random_tensors, tiny_config
 from twotower.model.config import CLIPConfig, ResNetConfig, TextTransformerConfig, ViTConfig, preset
