@@ -1,0 +1,50 @@
+"""Draws docs/classify.webp: example photographs and what the bundled model says of them.
+
+python docs/contact_sheet.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+import twotower
+
+ROOT = Path(__file__).parents[1]
+PHOTOS = ROOT / "examples" / "photos"
+# In the order of the alphabet and every fourth, not the ones that came out best.
+STEP, COLUMNS, WIDTH, HEIGHT, TEXT = 4, 4, 280, 190, 66
+BAR, INK, PALE = (60, 120, 216), (30, 30, 30), (226, 232, 240)
+
+
+def main() -> None:
+    pictures = sorted(one for one in PHOTOS.iterdir() if one.suffix not in (".csv", ".md"))[::STEP]
+    pictures = pictures[: len(pictures) // COLUMNS * COLUMNS]
+    labels = (ROOT / "examples" / "labels.txt").read_text(encoding="utf-8").splitlines()
+    rows = len(pictures) // COLUMNS
+    sheet = Image.new("RGB", (COLUMNS * WIDTH, rows * (HEIGHT + TEXT)), "white")
+    for index, answer in enumerate(twotower.classify(pictures, labels, top=3)):
+        x, y = index % COLUMNS * WIDTH, index // COLUMNS * (HEIGHT + TEXT)
+        with Image.open(pictures[index]) as picture:
+            upright = ImageOps.exif_transpose(picture).convert("RGBA")
+        fitted = ImageOps.fit(upright, (WIDTH - 12, HEIGHT - 12))
+        sheet.paste(fitted, (x + 6, y + 6), fitted)
+        draw_labels(ImageDraw.Draw(sheet), x + 6, y + HEIGHT - 2, answer.labels)
+    sheet.save(Path(__file__).with_name("classify.webp"), quality=82, method=6)
+
+
+def draw_labels(draw: ImageDraw.ImageDraw, x: int, y: int, labels: list[twotower.Label]) -> None:
+    """A bar for each label, as long as its probability."""
+    font = ImageFont.load_default(15)
+    for place, label in enumerate(labels):
+        top = y + place * 20
+        width = round((WIDTH - 12) * label.probability)
+        draw.rectangle((x, top, x + WIDTH - 13, top + 17), fill=PALE)
+        draw.rectangle((x, top, x + max(width, 2), top + 17), fill=BAR)
+        text = f"{label.label} {label.probability:.0%}"
+        draw.text((x + 5, top), text, fill="white" if width > 150 else INK, font=font)
+
+
+if __name__ == "__main__":
+    main()
