@@ -120,7 +120,7 @@ def tokenizers(_: str) -> Rows:
     backend = clip_tokenizer(vocab=vocab, merges=merges)._tokenizer
     backend.enable_truncation(CONTEXT)
     backend.enable_padding(length=CONTEXT, pad_id=0)
-    return lambda texts: np.array([one.ids for one in backend.encode_batch(texts)], np.int64)
+    return lambda texts: np.array([one.ids for one in backend.encode_batch_fast(texts)], np.int64)
 
 
 def twotower(_: str) -> Rows:
