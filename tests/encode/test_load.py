@@ -11,8 +11,10 @@ from transformers import CLIPModel
 
 import twotower
 from twotower.encode.engine import EngineError
+from twotower.encode.golden import VerificationError
 from twotower.encode.load import ModelNotFoundError, find_model, load
 from twotower.model.config import ConfigError
+from twotower.model.foreign import ForeignError
 from twotower.model.pickles import UnsafePickleError, WeightsFileError
 
 
@@ -149,7 +151,7 @@ def test_damaged_directories(
         return
     with pytest.raises((ValueError, OSError)) as caught:
         load(directory, engine=engine).verify()
-    kinds = (ConfigError, WeightsFileError, EngineError, twotower.encode.golden.VerificationError)
+    kinds = (ConfigError, ForeignError, WeightsFileError, EngineError, VerificationError)
     assert isinstance(caught.value, kinds)
     assert str(directory) in str(caught.value) and "\n" not in str(caught.value)
 
