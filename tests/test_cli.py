@@ -1,6 +1,9 @@
 """The command as a user runs it, in a process of its own."""
 
 import json
+import os
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -119,3 +122,43 @@ def test_verify_and_convert(tiny_directory: Path, tmp_path: Path) -> None:
     assert "golden vectors reproduced" in done.stdout
     assert (tmp_path / "hf" / "preprocessor_config.json").exists()
     assert "already exists" in run("convert", tiny_directory, tmp_path / "hf", code=1).stderr
+
+
+def test_ctrl_c_leaves_valid_json(pictures: Path) -> None:
+    """Interrupted after the first block of output: what was answered is all there."""
+    many = [str(pictures / "a.png")] * 2000
+    command = [sys.executable, "-m", "twotower", "classify", *many, "--labels", "cat", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        start = process.stdout.read(4096)
+        process.send_signal(signal.SIGINT)
+        answers = json.loads(start + process.stdout.read())
+        message = process.stderr.read().decode()
+    assert process.returncode == 130
+    assert 0 < len(answers) < len(many)
+    assert message == "stopped\n"
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tiny_directory: Path, tmp_path: Path) -> None:
+    def small_files_only() -> None:  # the weights do not fit, as on a full disk
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "twotower", "convert", tiny_directory, tmp_path / "new" / "model"],
+        capture_output=True,
+        text=True,
+        preexec_fn=small_files_only,
+    )
+    assert done.returncode == 1
+    assert "model: cannot be written" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_two_at_once_share_one_conversion(tiny_directory: Path, tmp_path: Path) -> None:
+    run("convert", tiny_directory, tmp_path / "hf", "--to", "transformers")
+    command = [sys.executable, "-m", "twotower", "verify", tmp_path / "hf"]
+    cache = {"TWOTOWER_CACHE": str(tmp_path / "cache")}
+    both = [subprocess.Popen(command, env=os.environ | cache) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert len(list((tmp_path / "cache").iterdir())) == 1

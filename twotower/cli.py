@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if isinstance(error, ValueError) and not type(error).__module__.startswith("twotower"):
             raise  # not a mistake of the user's but one of ours
-        print(f"twotower: {error}", file=sys.stderr)
+        print(f"twotower: {_one_line(error)}", file=sys.stderr)
         return FAILED
 
 
@@ -238,6 +238,12 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
     return value
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
 
 
 def _print_warning(message: Warning | str, *_: Any) -> None:

@@ -8,6 +8,7 @@ OpenVINO alike.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tempfile
 import warnings
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from twotower.encode.encoder import Encoder
 from twotower.encode.golden import (
@@ -183,15 +185,27 @@ def _embeds(
 
 @contextmanager
 def new_directory(destination: Path) -> Iterator[Path]:
-    """A directory that appears under its name only when all in it is written and checked."""
+    """A directory that appears under its name only when all in it is written and checked.
+
+    Raises:
+        ExportError: the name is taken, or was taken meanwhile; or it cannot be written.
+    """
+    taken = ExportError(f"{destination}: already exists; choose another name or remove it first")
     if destination.exists():
-        raise ExportError(f"{destination}: already exists; choose another name or remove it first")
+        raise taken
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=destination.parent) as temporary:
         directory = Path(temporary) / "model"
         directory.mkdir()
-        yield directory
-        directory.rename(destination)
+        try:
+            yield directory
+            directory.rename(destination)
+        except SafetensorError as error:  # its form of a full disk
+            raise ExportError(f"{destination}: cannot be written ({error})") from None
+        except OSError:
+            if destination.exists():
+                raise taken from None
+            raise
 
 
 def export_onnx(model: CLIP, directory: Path) -> None:
@@ -217,6 +231,7 @@ def _export(
     import onnx
     import torch
 
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, we do not
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(

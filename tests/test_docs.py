@@ -1,0 +1,106 @@
+"""What the documentation shows is what happens."""
+
+import csv
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from twotower.cli import build_parser
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def shown() -> list[tuple[str, list[str]]]:
+    """Each command of the README that is shown with its output."""
+    pairs: list[tuple[str, list[str]]] = []
+    for block in blocks("console"):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                pairs.append((line.removeprefix("$ "), []))
+            else:
+                pairs[-1][1].append(line)
+    return [(command, output) for command, output in pairs if output]
+
+
+@pytest.mark.parametrize(("command", "output"), shown())
+def test_the_output_of_commands_is_theirs(command: str, output: list[str]) -> None:
+    program, *arguments = shlex.split(command)
+    assert program == "twotower"
+    done = subprocess.run(
+        [sys.executable, "-m", "twotower", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [words(line) for line in lines] == [words(line) for line in output]
+    for line, expected in zip(lines, output, strict=True):
+        assert percents(line) == pytest.approx(percents(expected), abs=2)
+
+
+def words(line: str) -> str:
+    return re.sub(r"\d+%", "%", line)
+
+
+def percents(line: str) -> list[int]:
+    return [int(one) for one in re.findall(r"(\d+)%", line)]
+
+
+def test_there_is_output_to_see() -> None:
+    assert len(shown()) >= 2
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+    for name in ("cat.jpg", "dog.jpg"):
+        shutil.copy(ROOT / "examples" / "photos" / name, tmp_path)
+    [code] = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("cat.jpg Label(label='cat'")
+
+
+def test_every_command_is_in_a_page() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    actions = build_parser()._subparsers._group_actions  # type: ignore[union-attr]
+    for command in actions[0].choices:
+        assert f"twotower {command}" in text, command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def result(file: str, name: str, column: str) -> float:
+    with (RESULTS / file).open(newline="") as lines:
+        [row] = [row for row in csv.DictReader(lines) if name in row.values()]
+    return float(row[column])
+
+
+def test_figures_are_the_measured_ones() -> None:
+    times = result("tokenizer.csv", "twotower", "times_openai")
+    first = result("startup.csv", "import, load, first text", "median_seconds")
+    cifar = result("bundled.csv", "top-1, templates photo", "value")
+    texts = result("texts.csv", "twotower encode_text", "ratio")
+    figures = (
+        f"{times:.1f} times as fast",
+        f"{first:.2f} s",
+        f"{cifar:.1%}".replace("%", " %"),
+        f"{texts:.1f} times as many",
+    )
+    for figure in figures:
+        assert figure in README, figure
