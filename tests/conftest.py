@@ -1,5 +1,6 @@
 """Small models with random weights, made once for all tests."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,18 @@ def tiny_config(name: str = "tiny") -> CLIPConfig:
     )
 
 
+def siglip_config() -> CLIPConfig:
+    base = preset("SigLIP-B-16-224")
+    return replace(
+        base,
+        name="tiny-siglip",
+        embed_dim=32,
+        vision=ViTConfig(64, 16, 32, 2, 2, 64, "gelu_tanh", pool="map", eps=1e-6),
+        text=TextTransformerConfig(64, 400, 32, 2, 2, 64, "gelu_tanh", eos_id=None, eps=1e-6),
+        preprocess=replace(base.preprocess, image_size=64),
+    )
+
+
 def random_tensors(config: CLIPConfig, seed: int = 0) -> dict[str, torch.Tensor]:
     """Weights large enough that every part of the model matters to its output."""
     torch.manual_seed(seed)
@@ -40,4 +53,36 @@ def tiny_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("models") / "tiny"
     config = tiny_config()
     write_directory(config, random_tensors(config), (), directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def sentence_pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small sentencepiece model, laid out as SigLIP's: pad and end are 1, unknown is 2."""
+    import sentencepiece
+
+    directory = tmp_path_factory.mktemp("pieces")
+    golden = Path(__file__).parent / "golden" / "tokenizer" / "openai.json"
+    corpus = [text for text in json.loads(golden.read_text()) if text.isprintable() and text] * 3
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(corpus),
+        model_prefix=str(directory / "spiece"),
+        vocab_size=400,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        minloglevel=2,
+    )
+    return directory
+
+
+@pytest.fixture(scope="session")
+def siglip_directory(sentence_pieces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our model directory of `siglip_config`, vocabulary included."""
+    directory = tmp_path_factory.mktemp("models") / "tiny-siglip"
+    config = siglip_config()
+    write_directory(config, random_tensors(config), [sentence_pieces / "spiece.model"], directory)
     return directory

@@ -75,6 +75,18 @@ def test_text_positions_after_the_longest_are_not_computed(encoder: Encoder) -> 
     assert [shape[1] for shape in seen] == [14, 4, 14]
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "torch"])
+def test_siglip_sees_its_full_context(siglip_directory: Path, engine: str) -> None:
+    """Bidirectional and pooled at the last position: cutting its padding off would ruin it."""
+    encoder = Encoder(siglip_directory, engine)
+    input_ids = encoder.tokenizer(TEXTS).input_ids
+    assert input_ids.shape == (4, 64)
+    with torch.inference_mode():
+        full = load_model(siglip_directory).encode_text(torch.from_numpy(input_ids))
+    np.testing.assert_allclose(encoder.encode_text(TEXTS), full.numpy(), atol=1e-5)
+    assert encoder.logit_bias is not None and encoder.verify() > 0.9999
+
+
 def test_batches_do_not_change_results(encoder: Encoder) -> None:
     whole = encoder.encode_text(TEXTS)
     single = np.concatenate([encoder.encode_text(text) for text in TEXTS])

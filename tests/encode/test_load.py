@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from transformers import CLIPConfig as HubConfig
-from transformers import CLIPModel
+from transformers import CLIPModel, SiglipModel
 
 import twotower
 from twotower.encode.engine import EngineError
@@ -86,8 +87,6 @@ def test_a_hub_cache_is_read_offline(foreign: Path, tmp_path: Path, cache: Path)
 
 def test_conversion_from_and_to_transformers(foreign: Path, tiny_directory: Path) -> None:
     """What `convert --to transformers` writes is a model that transformers itself loads."""
-    import torch
-
     model = CLIPModel.from_pretrained(foreign).eval()
     assert isinstance(model.config, HubConfig)
     encoder = load(tiny_directory)
@@ -99,6 +98,24 @@ def test_conversion_from_and_to_transformers(foreign: Path, tiny_directory: Path
         )
     theirs = torch.nn.functional.normalize(output.text_embeds, dim=-1).numpy()
     np.testing.assert_allclose(encoder.encode_text("a photo of a dog"), theirs, atol=1e-5)
+
+
+def test_siglip_goes_to_transformers_and_back_with_its_vocabulary(
+    siglip_directory: Path, tmp_path: Path
+) -> None:
+    with pytest.warns(UserWarning, match="prepares pictures and texts its own way"):
+        twotower.convert(siglip_directory, tmp_path / "hub", "transformers")
+    twotower.convert(tmp_path / "hub", tmp_path / "again")
+    for name in ("model.safetensors", "spiece.model"):
+        again = (tmp_path / "again" / name).read_bytes()
+        assert again == (siglip_directory / name).read_bytes()
+    theirs = SiglipModel.from_pretrained(tmp_path / "hub").eval()
+    encoder = load(siglip_directory)
+    tokens = encoder.tokenizer(["a photo of a dog"])
+    with torch.inference_mode():
+        output = theirs.get_text_features(torch.from_numpy(tokens.input_ids)).pooler_output
+    expected = torch.nn.functional.normalize(output, dim=-1).numpy()
+    np.testing.assert_allclose(encoder.encode_text("a photo of a dog"), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -157,29 +157,6 @@ def test_word_pieces_equal_berts(tmp_path: Path) -> None:
     assert 3 not in ours.encode("[SEP]")
 
 
-@pytest.fixture(scope="module")
-def sentence_pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small sentencepiece model, laid out as SigLIP's: pad and end are 1, unknown is 2."""
-    import sentencepiece
-
-    directory = tmp_path_factory.mktemp("pieces")
-    golden = json.loads(GOLDEN.read_text())
-    corpus = [text for text in golden if text.isprintable() and text] * 3
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(corpus),
-        model_prefix=str(directory / "spiece"),
-        vocab_size=400,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        hard_vocab_limit=False,
-        character_coverage=1.0,
-        minloglevel=2,
-    )
-    return directory
-
-
 def test_sentence_pieces_equal_siglips(sentence_pieces: Path) -> None:
     from transformers.models.siglip.tokenization_siglip import SiglipTokenizer
 

@@ -20,7 +20,7 @@ from transformers import (
     SiglipModel,
 )
 
-from tests.conftest import random_tensors, tiny_config
+from tests.conftest import random_tensors, siglip_config, tiny_config
 from twotower.model.config import CLIPConfig, ResNetConfig, TextTransformerConfig, ViTConfig, preset
 from twotower.model.foreign import (
     ForeignError,
@@ -28,8 +28,9 @@ from twotower.model.foreign import (
     write_open_clip,
     write_transformers,
 )
+from twotower.model.foreign.open_clip import _vision
 from twotower.model.foreign.openai import OPENAI_TABLE
-from twotower.model.foreign.rename import tensors_out
+from twotower.model.foreign.rename import Settings, tensors_out
 from twotower.model.pickles import UnsafePickleError, WeightsFileError
 
 TOWER = {
@@ -50,18 +51,6 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
 
 def without_counters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
-
-
-def siglip_config() -> CLIPConfig:
-    base = preset("SigLIP-B-16-224")
-    return replace(
-        base,
-        name="tiny-siglip",
-        embed_dim=32,
-        vision=ViTConfig(64, 16, 32, 2, 2, 64, "gelu_tanh", pool="map", eps=1e-6),
-        text=TextTransformerConfig(64, 320, 32, 2, 2, 64, "gelu_tanh", eos_id=None, eps=1e-6),
-        preprocess=replace(base.preprocess, image_size=64),
-    )
 
 
 def resnet_config() -> CLIPConfig:
@@ -85,7 +74,7 @@ def openai_config() -> CLIPConfig:
 
 
 @pytest.fixture
-def clip_directory(tmp_path: Path) -> Path:
+def hub_clip(tmp_path: Path) -> Path:
     """As `CLIPModel.save_pretrained` leaves it, with a preprocessor of ours."""
     directory = tmp_path / "hub-clip"
     torch.manual_seed(0)
@@ -101,7 +90,7 @@ def clip_directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def siglip_directory(tmp_path: Path) -> Path:
+def hub_siglip(tmp_path: Path) -> Path:
     directory = tmp_path / "hub-siglip"
     torch.manual_seed(0)
     config = SiglipConfig(
@@ -114,23 +103,23 @@ def siglip_directory(tmp_path: Path) -> Path:
     return directory
 
 
-def test_clip_from_transformers_and_back(clip_directory: Path, tmp_path: Path) -> None:
-    foreign = read_foreign(clip_directory)
+def test_clip_from_transformers_and_back(hub_clip: Path, tmp_path: Path) -> None:
+    foreign = read_foreign(hub_clip)
     assert foreign.config.embed_dim == 24 and foreign.config.vision.activation == "quick_gelu"
     (tmp_path / "again").mkdir()
     write_transformers(foreign.config, foreign.tensors, tmp_path / "again")
-    theirs = load_file(clip_directory / "model.safetensors")
+    theirs = load_file(hub_clip / "model.safetensors")
     assert_same(load_file(tmp_path / "again" / "model.safetensors"), theirs)
     assert_same(CLIPModel.from_pretrained(tmp_path / "again").state_dict(), theirs)
 
 
-def test_siglip_from_transformers_and_back(siglip_directory: Path, tmp_path: Path) -> None:
-    foreign = read_foreign(siglip_directory)
+def test_siglip_from_transformers_and_back(hub_siglip: Path, tmp_path: Path) -> None:
+    foreign = read_foreign(hub_siglip)
     assert foreign.config.logit_bias and foreign.config.vision.pool == "map"
-    assert foreign.files == (siglip_directory / "spiece.model",)
+    assert foreign.files == (hub_siglip / "spiece.model",)
     (tmp_path / "again").mkdir()
     write_transformers(foreign.config, foreign.tensors, tmp_path / "again")
-    theirs = load_file(siglip_directory / "model.safetensors")
+    theirs = load_file(hub_siglip / "model.safetensors")
     assert_same(load_file(tmp_path / "again" / "model.safetensors"), theirs)
     assert_same(SiglipModel.from_pretrained(tmp_path / "again").state_dict(), theirs)
 
@@ -160,28 +149,26 @@ def test_ours_to_transformers_and_back(
     assert again.config.preprocess.resize == config.preprocess.resize
 
 
-def test_shards_and_pickles_give_the_same(clip_directory: Path, tmp_path: Path) -> None:
-    expected = read_foreign(clip_directory).tensors
-    CLIPModel.from_pretrained(clip_directory).save_pretrained(
-        tmp_path / "sharded", max_shard_size="2MB"
-    )
-    shutil.copy(clip_directory / "preprocessor_config.json", tmp_path / "sharded")
+def test_shards_and_pickles_give_the_same(hub_clip: Path, tmp_path: Path) -> None:
+    expected = read_foreign(hub_clip).tensors
+    CLIPModel.from_pretrained(hub_clip).save_pretrained(tmp_path / "sharded", max_shard_size="2MB")
+    shutil.copy(hub_clip / "preprocessor_config.json", tmp_path / "sharded")
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
     assert_same(read_foreign(tmp_path / "sharded").tensors, expected)
 
-    weights = clip_directory / "model.safetensors"
-    torch.save(load_file(weights), clip_directory / "pytorch_model.bin")
+    weights = hub_clip / "model.safetensors"
+    torch.save(load_file(weights), hub_clip / "pytorch_model.bin")
     weights.unlink()
-    assert_same(read_foreign(clip_directory).tensors, expected)
+    assert_same(read_foreign(hub_clip).tensors, expected)
 
 
-def test_old_hub_files_with_position_ids_and_eos_2(clip_directory: Path) -> None:
-    expected = read_foreign(clip_directory)
-    weights = clip_directory / "model.safetensors"
+def test_old_hub_files_with_position_ids_and_eos_2(hub_clip: Path) -> None:
+    expected = read_foreign(hub_clip)
+    weights = hub_clip / "model.safetensors"
     positions = {"text_model.embeddings.position_ids": torch.arange(77)[None]}
     save_file(load_file(weights) | positions, weights)
-    change_json(clip_directory / "config.json", ["text_config", "eos_token_id"], 2)
-    again = read_foreign(clip_directory)
+    change_json(hub_clip / "config.json", ["text_config", "eos_token_id"], 2)
+    again = read_foreign(hub_clip)
     assert again.config.text == expected.config.text
     assert_same(again.tensors, expected.tensors)
 
@@ -213,6 +200,23 @@ def test_a_whole_siglip_to_open_clip_and_back(tmp_path: Path) -> None:
     assert (again.config.vision, again.config.text) == (config.vision, config.text)
     with pytest.raises(ForeignError, match="timm"):
         write_open_clip(siglip_config(), random_tensors(siglip_config()), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "activation"),  # timm 1.0.31, vision_transformer.py
+    [
+        ("vit_base_patch16_siglip_224", "gelu"),
+        ("vit_so400m_patch14_siglip_384", "gelu"),
+        ("vit_base_patch32_siglip_256", "gelu_tanh"),
+        ("vit_large_patch16_siglip_384", "gelu"),
+        ("vit_large_patch16_siglip_512", "gelu_tanh"),
+        ("vit_so400m_patch16_siglip_256", "gelu_tanh"),
+        ("vit_giantopt_patch16_siglip_384", "gelu_tanh"),
+    ],
+)
+def test_activations_of_timm_towers(name: str, activation: str) -> None:
+    settings = {"timm_model_name": name, "timm_pool": "map", "timm_proj": "none"}
+    assert _vision(Settings(settings, "config"), "gelu").activation == activation
 
 
 def test_quick_gelu_in_one_tower_only_cannot_go_to_open_clip(tmp_path: Path) -> None:
@@ -287,15 +291,15 @@ def test_bare_weights_do_not_say_their_activation(tmp_path: Path) -> None:
         read_foreign(tmp_path / "bare.pt")
 
 
-def test_a_malicious_file_is_refused_by_every_door(clip_directory: Path, tmp_path: Path) -> None:
+def test_a_malicious_file_is_refused_by_every_door(hub_clip: Path, tmp_path: Path) -> None:
     class Payload:
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (tmp_path / "executed",)
 
     torch.save({"logit_scale": Payload()}, tmp_path / "evil.pt")
-    (clip_directory / "model.safetensors").unlink()
-    shutil.copy(tmp_path / "evil.pt", clip_directory / "pytorch_model.bin")
-    for source in (tmp_path / "evil.pt", clip_directory):
+    (hub_clip / "model.safetensors").unlink()
+    shutil.copy(tmp_path / "evil.pt", hub_clip / "pytorch_model.bin")
+    for source in (tmp_path / "evil.pt", hub_clip):
         with pytest.raises(UnsafePickleError):
             read_foreign(source)
     assert not (tmp_path / "executed").exists()
@@ -334,11 +338,11 @@ Q, BIAS = "text_model.encoder.layers.1.self_attn.q_proj.weight", "visual_project
     ],
 )
 def test_tensors_that_do_not_fit(
-    clip_directory: Path, change: Callable[[dict[str, Tensor]], None], message: str
+    hub_clip: Path, change: Callable[[dict[str, Tensor]], None], message: str
 ) -> None:
-    change_tensors(clip_directory / "model.safetensors", change)
+    change_tensors(hub_clip / "model.safetensors", change)
     with pytest.raises(WeightsFileError) as caught:
-        read_foreign(clip_directory)
+        read_foreign(hub_clip)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -356,20 +360,20 @@ def test_tensors_that_do_not_fit(
     ],
 )
 def test_configurations_that_do_not_fit(
-    clip_directory: Path, file: str, keys: list[str], value: Any, message: str
+    hub_clip: Path, file: str, keys: list[str], value: Any, message: str
 ) -> None:
-    change_json(clip_directory / file, keys, value)
+    change_json(hub_clip / file, keys, value)
     with pytest.raises((ForeignError, WeightsFileError)) as caught:
-        read_foreign(clip_directory)
+        read_foreign(hub_clip)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", "model.safetensors"])
-def test_files_that_are_missing(clip_directory: Path, file: str) -> None:
-    (clip_directory / file).unlink()
+def test_files_that_are_missing(hub_clip: Path, file: str) -> None:
+    (hub_clip / file).unlink()
     with pytest.raises((ForeignError, WeightsFileError)) as caught:
-        read_foreign(clip_directory)
-    assert file in str(caught.value) or str(clip_directory) in str(caught.value)
+        read_foreign(hub_clip)
+    assert file in str(caught.value) or str(hub_clip) in str(caught.value)
 
 
 @pytest.mark.parametrize(

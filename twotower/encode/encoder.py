@@ -19,7 +19,7 @@ from twotower.encode.golden import GOLDEN_COSINE, VerificationError, read_golden
 from twotower.encode.stream import EncodedPicture, encode_stream
 from twotower.inputs.pictures import Picture
 from twotower.inputs.preprocess import Preprocess
-from twotower.inputs.tokenizer import Tokenizer, load_tokenizer
+from twotower.inputs.tokenizer import Tokenizer, Tokens, load_tokenizer
 from twotower.model.config import CLIPConfig, read_config
 
 
@@ -68,9 +68,7 @@ class Encoder:
         Returns:
             text_embeds [n, embed_dim], unit length, in the order given.
         """
-        return normalize(
-            self._text_features([texts] if isinstance(texts, str) else texts, batch_size)
-        )
+        return normalize(self._text_features(self._tokenize(texts), batch_size))
 
     def stream(self, pictures: Iterable[Picture], batch_size: int = 32) -> Iterator[EncodedPicture]:
         """Embed any number of pictures one after the other, in bounded memory and in order.
@@ -101,7 +99,8 @@ class Encoder:
         pictures = [i for i, one in enumerate(inputs) if not isinstance(one, str)]
         with _progress(len(inputs), show_progress_bar) as advance:
             for rows in _chunks(texts, batch_size):
-                features[rows] = self._text_features([inputs[i] for i in rows], batch_size)
+                tokens = self._tokenize([inputs[i] for i in rows])
+                features[rows] = self._text_features(tokens, batch_size)
                 advance(len(rows))
             for rows in _chunks(pictures, batch_size):
                 pixel_values = np.stack([self.preprocess(inputs[i]) for i in rows])
@@ -122,7 +121,7 @@ class Encoder:
         """
         golden = read_golden(self.directory)
         image_embeds = self.encode_image(golden.pictures)
-        text_embeds = self.encode_text(golden.texts)
+        text_embeds = normalize(self._text_features(self.tokenizer(golden.texts)))
         return min(
             self._check("picture", image_embeds, golden.image_embeds),
             self._check("text", text_embeds, golden.text_embeds),
@@ -164,32 +163,32 @@ class Encoder:
         self._check("text", normalize(features), golden.text_embeds[:1])
         return engine
 
-    def _text_features(self, texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:
+    def _text_features(self, tokens: Tokens, batch_size: int = 256) -> NDArray[np.float32]:
         """[n, embed_dim]; texts of like length share a batch, cut to its longest text."""
-        if not texts:
-            return np.zeros((0, self.config.embed_dim), np.float32)
-        tokens = self.tokenizer(texts)
-        self._warn_truncated(texts, tokens.truncated)
         lengths = tokens.attention_mask.sum(axis=1)
         if self.config.text.kind == "transformer" and not self.config.text.causal:
             lengths[:] = self.config.tokenizer.context_length  # SigLIP pools at the last position
         order = np.argsort(lengths, kind="stable")
-        features = np.empty((len(texts), self.config.embed_dim), np.float32)
+        features = np.empty((len(order), self.config.embed_dim), np.float32)
         for rows in _chunks(order, batch_size):
             features[rows] = self._text(
                 np.ascontiguousarray(tokens.input_ids[rows, : lengths[rows].max()])
             )
         return features
 
-    def _warn_truncated(self, texts: Sequence[str], truncated: NDArray[np.bool_]) -> None:
-        if truncated.any():
-            first = texts[int(truncated.argmax())]
+    def _tokenize(self, texts: str | Sequence[str]) -> Tokens:
+        """Tokens of one text or many; warns about those that had to be cut."""
+        texts = [texts] if isinstance(texts, str) else texts
+        tokens = self.tokenizer(texts)
+        if tokens.truncated.any():
+            first = texts[int(tokens.truncated.argmax())]
             warnings.warn(
-                f"{int(truncated.sum())} of {len(texts)} texts are longer than the "
+                f"{int(tokens.truncated.sum())} of {len(texts)} texts are longer than the "
                 f"{self.config.tokenizer.context_length} tokens that {self.config.name} reads and "
                 f"were cut, the first: {first[:60]!r}...",
                 stacklevel=3,
             )
+        return tokens
 
     def _check(self, what: str, embeds: NDArray[np.float32], golden: NDArray[np.float32]) -> float:
         cosine = (embeds * golden).sum(axis=1)

@@ -1,0 +1,69 @@
+"""Our own weights file: exact as floats, near as int8, refused by name where it does not fit."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tests.conftest import random_tensors, tiny_config
+from twotower.model.pickles import WeightsFileError
+from twotower.model.weights import dequantize, load_model, quantize, save_weights
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_floats_come_back_to_the_bit(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = {name: one.to(dtype) for name, one in random_tensors(tiny_config()).items()}
+    save_weights(tiny_config(), tensors, tmp_path)
+    for name, tensor in load_model(tmp_path).state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, tensors[name].float()), name
+
+
+def test_int8_uses_its_whole_range_and_errs_by_half_a_step() -> None:
+    tensors = {
+        "w": torch.randn(5, 7) * torch.logspace(-3, 3, 5)[:, None],
+        "k": torch.randn(4, 3, 2),
+    }
+    stored = quantize(tensors)
+    for name, tensor in dequantize(stored).items():
+        rows = stored[f"{name}.int8"].flatten(1).int().abs().amax(dim=1)
+        assert rows.tolist() == [127] * len(rows)
+        step = stored[f"{name}.scale"].view(-1, *[1] * (tensor.ndim - 1))
+        assert ((tensor - tensors[name]).abs() <= step * 0.5001).all()
+
+
+def test_int8_leaves_vectors_positions_and_counters_alone() -> None:
+    tensors = {"b": torch.randn(5), "x.pos_embed": torch.randn(4, 3), "n": torch.tensor([[1, 2]])}
+    stored = quantize(tensors)
+    assert all(torch.equal(stored[name], tensor) for name, tensor in tensors.items())
+    assert torch.equal(dequantize(quantize({"w": torch.zeros(2, 3)}))["w"], torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("text.proj.weight"), "lacks 'text.proj.weight'"),
+        (lambda t: t.update({"text.proj.bias": torch.ones(32)}), "holds 'text.proj.bias'"),
+        (lambda t: t.update({"logit_scale": torch.ones(2)}), "logit_scale has shape (2,)"),
+        (
+            lambda t: t.update({"text.project": t.pop("text.proj.weight")}),
+            "lacks 'text.proj.weight' (found instead: 'text.project')",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    tmp_path: Path, change: Callable[[dict[str, Tensor]], object], message: str
+) -> None:
+    save_weights(tiny_config(), random_tensors(tiny_config()), tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    change(tensors)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsFileError) as caught:
+        load_model(tmp_path)
+    assert message in str(caught.value) and str(tmp_path) in str(caught.value)
+    with pytest.raises(WeightsFileError):
+        save_weights(tiny_config(), tensors, tmp_path / "never")
+    assert not (tmp_path / "never").exists()
