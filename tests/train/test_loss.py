@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
-from twotower.train.loss import clip_loss, siglip_loss
+from twotower.train.loss import clip_loss, siglip_loss, tiled_clip_loss, tiled_siglip_loss
 
 LOSSES = {"clip": clip_loss, "siglip": siglip_loss}
 both = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -124,3 +124,87 @@ def test_half_precision_is_computed_in_float32(loss: Loss, dtype: torch.dtype) -
     found = loss(low)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, loss(low.double()).float(), rtol=1e-6, atol=1e-6)
+
+
+# --- repeated pictures or captions ---------------------------------------------------------------
+
+
+def test_positives_share_the_target() -> None:
+    """Pairs 0 and 1 are the same: each row aims half at each; row sums 4, 6, 4, columns 4, 5, 5."""
+    same = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)
+    found = clip_loss(log_of([[2, 1, 1], [1, 3, 2], [1, 1, 2]]), same)
+    rows = (surprise(2 / 4, 1 / 4), surprise(1 / 6, 3 / 6), surprise(2 / 4))
+    columns = (surprise(2 / 4, 1 / 4), surprise(1 / 5, 3 / 5), surprise(2 / 5))
+    assert found.item() == pytest.approx((sum(rows) + sum(columns)) / 6, abs=1e-12)
+
+
+def test_positives_of_siglip_are_all_attracted() -> None:
+    same = torch.ones(2, 2, dtype=torch.bool)
+    found = siglip_loss(log_of([[3, 1], [4, 2]]), same)
+    assert found.item() == pytest.approx(4 * surprise(3 / 4, 1 / 2, 4 / 5, 2 / 3) / 2, abs=1e-12)
+
+
+@both
+def test_the_diagonal_is_the_default(loss: Callable[..., Tensor]) -> None:
+    torch.testing.assert_close(loss(logits(), torch.eye(4, dtype=torch.bool)), loss(logits()))
+
+
+# --- tiles ---------------------------------------------------------------------------------------
+
+B, D = 11, 6
+REPEATED = (
+    torch.tensor([0, 1, 2, 3, 0, 5, 6, 7, 8, 2, 10]),
+    torch.tensor([0, 1, 2, 3, 4, 5, 1, 7, 7, 9, 10]),
+)
+
+
+def parameters() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """image_embeds, text_embeds, logit_scale and logit_bias, in float64, asking for gradients."""
+    generator = torch.Generator().manual_seed(1)
+    embeds = torch.randn(2, B, D, dtype=torch.float64, generator=generator)
+    images, texts = F.normalize(embeds, dim=-1)
+    scalars = torch.tensor([1.5, -2.0], dtype=torch.float64)
+    return tuple(one.clone().requires_grad_() for one in (images, texts, *scalars))  # type: ignore
+
+
+def mask_of(ids: tuple[Tensor, Tensor] | None) -> Tensor | None:
+    if ids is None:
+        return None
+    return (ids[0][:, None] == ids[0]) | (ids[1][:, None] == ids[1])
+
+
+@pytest.mark.parametrize("ids", [None, REPEATED], ids=["distinct", "repeated"])
+@pytest.mark.parametrize("tile", [1, 3, 4, 11, 1000])
+@pytest.mark.parametrize("sigmoid", [False, True], ids=["clip", "siglip"])
+def test_tiles_give_the_plain_loss_and_gradients(
+    sigmoid: bool, tile: int, ids: tuple[Tensor, Tensor] | None
+) -> None:
+    plain, tiled = parameters(), parameters()
+    images, texts, scale, bias = plain
+    logits_per_image = scale.exp() * images @ texts.T
+    if sigmoid:
+        expected = siglip_loss(logits_per_image + bias, mask_of(ids))
+        found = tiled_siglip_loss(*tiled, ids=ids, tile=tile)
+    else:
+        expected = clip_loss(logits_per_image, mask_of(ids)) + 0 * bias
+        found = tiled_clip_loss(*tiled[:3], ids=ids, tile=tile) + 0 * tiled[3]
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    (3 * expected).backward()
+    (3 * found).backward()
+    for one, other in zip(tiled, plain, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-11, atol=1e-13)
+
+
+def test_tiles_do_not_overflow_where_logits_are_large() -> None:
+    images = F.normalize(torch.randn(9, 4), dim=-1)
+    scale = torch.tensor(math.log(1e4))
+    found = tiled_clip_loss(images, images, scale, tile=2)
+    torch.testing.assert_close(found, clip_loss(scale.exp() * images @ images.T))
+
+
+def test_half_precision_embeds_are_widened_and_get_half_precision_gradients() -> None:
+    images, texts = (one.detach().to(torch.bfloat16).requires_grad_() for one in parameters()[:2])
+    loss = tiled_clip_loss(images, texts, torch.tensor(1.5), tile=4)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert images.grad is not None and images.grad.dtype == torch.bfloat16

@@ -1,0 +1,141 @@
+"""Exact gradients of a large batch in the memory of a small one.
+
+A contrastive loss joins all pairs of a batch, so that averaging the gradients of its parts gives
+another gradient. Gradient caching (Gao et al. 2021) does not: embed all chunks without a graph,
+take the loss' gradient at the embeds, then embed each chunk again and hand its embeds their part.
+The random state of each chunk is kept, so that what patch dropout chose the first time it chooses
+again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from twotower.model.clip import CLIP
+from twotower.train.distributed import sum_over_ranks, world_size
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Towers(nn.Module):
+    """Both towers as one module, to be wrapped by DDP or FSDP.
+
+    The temperature is not in it: every rank holds it, and `backward_batch` sums its gradient.
+    """
+
+    def __init__(self, model: CLIP) -> None:
+        super().__init__()
+        self.vision, self.text = model.vision, model.text
+
+    def forward(self, pixel_values: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures and texts -> image_embeds and text_embeds [B, embed_dim], unit length."""
+        normalize = nn.functional.normalize
+        return normalize(self.vision(pixel_values), dim=-1), normalize(self.text(input_ids), dim=-1)
+
+
+def backward_batch(
+    towers: nn.Module,
+    scalars: list[Tensor],
+    pixel_values: Tensor,
+    input_ids: Tensor,
+    loss: Loss,
+    chunk_size: int,
+) -> Tensor:
+    """Add the gradient of the whole batch's loss to every parameter, on every rank.
+
+    Args:
+        towers: `Towers`, bare or wrapped by DistributedDataParallel or `fully_shard`.
+        scalars: parameters that `loss` uses besides the embeds: `logit_scale`, `logit_bias`.
+        pixel_values, input_ids: this rank's b pairs.
+        loss: image_embeds and text_embeds [b, embed_dim] -> this rank's share of the loss.
+        chunk_size: how many pairs are in a graph at a time; b or more needs no second pass.
+
+    Returns:
+        The loss of all ranks' pairs.
+    """
+    chunks = list(zip(pixel_values.split(chunk_size), input_ids.split(chunk_size), strict=True))
+    cached = len(chunks) > 1
+    states, outputs = [], []
+    for chunk in chunks:
+        states.append(_random_state())
+        with torch.set_grad_enabled(not cached):
+            outputs.append(towers(*chunk))
+    leaves = [torch.cat(parts).detach().requires_grad_() for parts in zip(*outputs, strict=True)]
+    share = loss(*leaves)
+    share.backward()
+    for scalar in scalars:
+        if scalar.grad is not None:
+            sum_over_ranks(scalar.grad)
+    # DDP and FSDP average over ranks where the exact gradient is a sum
+    grads = [world_size() * leaf.grad for leaf in leaves if leaf.grad is not None]
+    parts = zip(*(grad.split(chunk_size) for grad in grads), strict=True)
+    for index, (chunk, part) in enumerate(zip(chunks, parts, strict=True)):
+        with _synchronised(towers, last=index == len(chunks) - 1):
+            if cached:
+                _set_random_state(states[index])
+                outputs[index] = towers(*chunk)
+            torch.autograd.backward(outputs[index], part)
+    return sum_over_ranks(share.detach())
+
+
+@contextlib.contextmanager
+def _synchronised(towers: nn.Module, last: bool) -> Iterator[None]:
+    """Ranks exchange gradients once, with the last chunk."""
+    if isinstance(towers, DistributedDataParallel) and not last:
+        with towers.no_sync():
+            yield
+        return
+    fsdp: Any = towers
+    if hasattr(fsdp, "set_requires_gradient_sync"):
+        fsdp.set_requires_gradient_sync(last)
+    yield
+
+
+def _random_state() -> tuple[Tensor, Tensor | None]:
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return torch.get_rng_state(), cuda
+
+
+def _set_random_state(state: tuple[Tensor, Tensor | None]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1])
+
+
+def largest_chunk(towers: nn.Module, pixel_values: Tensor, input_ids: Tensor, memory: int) -> int:
+    """How many pairs fit into `memory` bytes beside weights, gradients and AdamW's two moments.
+
+    Counts what the graphs of one pair and of two pairs keep for the backward pass.
+
+    Args:
+        pixel_values, input_ids: two pairs or more, of the size that will come.
+
+    Returns:
+        At least 1, even where not one pair fits.
+    """
+    fixed = 4 * sum(one.nbytes for one in towers.parameters())
+    one, two = (_saved_bytes(towers, pixel_values[:n], input_ids[:n]) for n in (1, 2))
+    spare = memory - fixed - (2 * one - two)
+    return max(1, int(spare // max(1, two - one)))
+
+
+def _saved_bytes(towers: nn.Module, pixel_values: Tensor, input_ids: Tensor) -> int:
+    weights = {one.untyped_storage().data_ptr() for one in towers.parameters()}
+    seen: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        outputs = towers(pixel_values, input_ids)
+    del outputs
+    return sum(seen.values())
