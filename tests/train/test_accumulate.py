@@ -45,11 +45,13 @@ def loss_of(model: CLIP) -> object:
     )
 
 
-def gradients(config: CLIPConfig, chunk_size: int, patch_dropout: float) -> dict[str, Tensor]:
+def gradients(
+    config: CLIPConfig, chunk_size: int, patch_dropout: float, size: int = 6
+) -> dict[str, Tensor]:
     model = model_of(config, patch_dropout)
     scalars = [one for one in (model.logit_scale, model.logit_bias) if one is not None]
     torch.manual_seed(3)
-    loss = backward_batch(Towers(model), scalars, *batch(config), loss_of(model), chunk_size)
+    loss = backward_batch(Towers(model), scalars, *batch(config, size), loss_of(model), chunk_size)
     found = {name: one.grad for name, one in model.named_parameters()}
     assert all(grad is not None and grad.abs().sum() > 0 for grad in found.values())
     return {"loss": loss, **found}

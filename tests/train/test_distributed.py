@@ -1,0 +1,141 @@
+"""Real processes over gloo: loss and every gradient equal one process on the joined batch."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from tests.conftest import siglip_config, tiny_config
+from tests.train.test_accumulate import batch, gradients, loss_of, model_of
+from twotower.model.config import CLIPConfig
+from twotower.train.accumulate import Towers, backward_batch
+from twotower.train.distributed import logsumexp_over_ranks
+from twotower.train.loss import tiled_clip_loss, tiled_siglip_loss
+
+BATCH = 8
+REPEATED = torch.tensor([0, 1, 2, 3, 0, 5, 6, 1]), torch.tensor([0, 1, 2, 3, 4, 2, 6, 7])
+
+
+def in_ranks(world: int, function: Callable[..., None], folder: Path, *arguments: object) -> None:
+    """Run `function(rank, world, folder, *arguments)` in `world` processes."""
+    mp.spawn(_start, (world, function, folder, arguments), nprocs=world)
+
+
+def _start(
+    rank: int, world: int, function: Callable[..., None], folder: Path, arguments: tuple[object]
+) -> None:
+    torch.set_num_threads(1)
+    meeting = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
+    try:
+        function(rank, world, folder, *arguments)
+    finally:
+        dist.destroy_process_group()
+
+
+def own(rank: int, world: int, *tensors: Tensor) -> list[Tensor]:
+    """This rank's part of each."""
+    return [tensor.chunk(world)[rank] for tensor in tensors]
+
+
+# --- the losses alone ----------------------------------------------------------------------------
+
+
+def embeds() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    pair = torch.randn(2, BATCH, 6, generator=generator, dtype=torch.float64)
+    images, texts = torch.nn.functional.normalize(pair, dim=-1)
+    return images, texts
+
+
+def run_loss(rank: int, world: int, folder: Path, sigmoid: bool, repeated: bool) -> None:
+    images, texts = (one.clone().requires_grad_() for one in own(rank, world, *embeds()))
+    scale, bias = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (1.2, -1.0))
+    ids = tuple(own(rank, world, *REPEATED)) if repeated else None
+    if sigmoid:
+        share = tiled_siglip_loss(images, texts, scale, bias, ids=ids, tile=3)
+    else:
+        share = tiled_clip_loss(images, texts, scale, ids=ids, tile=3) + 0 * bias
+    share.backward()
+    found = {"loss": share.detach(), "images": images.grad, "texts": texts.grad}
+    torch.save(found | {"scale": scale.grad, "bias": bias.grad}, folder / f"{rank}.pt")
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("repeated", [False, True], ids=["distinct", "repeated"])
+@pytest.mark.parametrize("sigmoid", [False, True], ids=["clip", "siglip"])
+def test_shares_add_up(tmp_path: Path, world: int, sigmoid: bool, repeated: bool) -> None:
+    run_loss(0, 1, tmp_path, sigmoid, repeated)
+    alone = torch.load(tmp_path / "0.pt")
+    in_ranks(world, run_loss, tmp_path, sigmoid, repeated)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
+    for name in ("loss", "scale", "bias"):
+        total = sum(one[name] for one in ranks)
+        torch.testing.assert_close(total, alone[name], rtol=1e-12, atol=1e-14)
+    for name in ("images", "texts"):
+        joined = torch.cat([one[name] for one in ranks])
+        torch.testing.assert_close(joined, alone[name], rtol=1e-11, atol=1e-14)
+
+
+def run_logsumexp(rank: int, world: int, folder: Path) -> None:
+    mine = torch.tensor([1000.0, -torch.inf, 0.0]) if rank else torch.tensor([1000.0, 5.0, -2e4])
+    found = logsumexp_over_ranks(mine)
+    expected = torch.tensor([1000.0 + torch.tensor(2.0).log(), 5.0, 0.0])
+    torch.testing.assert_close(found, expected)
+
+
+def test_logsumexp_of_extremes(tmp_path: Path) -> None:
+    in_ranks(2, run_logsumexp, tmp_path)
+
+
+# --- whole models --------------------------------------------------------------------------------
+
+
+def run_model(
+    rank: int, world: int, folder: Path, config: CLIPConfig, wrapper: str, chunk_size: int
+) -> None:
+    model = model_of(config, 0.0)
+    towers = Towers(model)
+    if wrapper == "ddp":
+        wrapped = DistributedDataParallel(towers)
+    else:
+        for block in (*model.vision.blocks, *model.text.blocks):
+            fully_shard(block)
+        wrapped = fully_shard(towers)
+    scalars = [one for one in (model.logit_scale, model.logit_bias) if one is not None]
+    pairs = own(rank, world, *batch(config, BATCH))
+    loss = backward_batch(wrapped, scalars, *pairs, loss_of(model), chunk_size)
+    found = {name: one.grad for name, one in model.named_parameters()}
+    whole = {n: g.full_tensor() if isinstance(g, DTensor) else g for n, g in found.items()}
+    torch.save({"loss": loss, **whole}, folder / f"{rank}.pt")
+
+
+@pytest.mark.parametrize(
+    ("world", "wrapper", "chunk_size", "make"),
+    [
+        (2, "ddp", 4, tiny_config),
+        (2, "ddp", 3, siglip_config),
+        (4, "ddp", 1, tiny_config),
+        (2, "fsdp", 4, siglip_config),
+        (2, "fsdp", 2, tiny_config),
+        (4, "fsdp", 1, siglip_config),
+    ],
+)
+def test_gradients_equal_one_process(
+    tmp_path: Path, world: int, wrapper: str, chunk_size: int, make: Callable[[], CLIPConfig]
+) -> None:
+    alone = gradients(make(), BATCH, 0.0, size=BATCH)
+    in_ranks(world, run_model, tmp_path, make(), wrapper, chunk_size)
+    for rank in range(world):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        assert found.keys() == alone.keys()
+        for name, grad in alone.items():
+            size = grad.abs().max()
+            torch.testing.assert_close(found[name] / size, grad / size, rtol=0, atol=1e-9)
