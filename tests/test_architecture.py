@@ -11,10 +11,11 @@ PACKAGE = Path(__file__).parents[1] / "twotower"
 ROOMS = {
     "inputs": set(),
     "model": {"inputs"},
+    "pairs": {"inputs"},
     "encode": {"inputs", "model"},
-    "train": {"inputs", "model", "encode"},
+    "train": {"inputs", "model", "pairs", "encode"},
 }
-TORCH_FREE = {"inputs", "encode"}
+TORCH_FREE = {"inputs", "pairs", "encode"}
 TORCH_FREE_FILES = {PACKAGE / "model/config.py", PACKAGE / "model/pickles.py", PACKAGE / "cli.py"}
 
 

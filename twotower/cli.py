@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,18 @@ def build_parser() -> argparse.ArgumentParser:
     command = commands.add_parser("verify", help="check a model against its golden vectors")
     command.set_defaults(run=run_verify)
     _add_model_options(command, positional=True)
+
+    command = commands.add_parser("pairs", help="image-text pairs: pack and count them")
+    tools = command.add_subparsers(required=True, metavar="TOOL")
+    text = "a tar, a pattern of tars, a table, or a folder with captions beside the pictures"
+    command = tools.add_parser("pack", help="write tar shards")
+    command.set_defaults(run=run_pairs_pack)
+    command.add_argument("source", help=text)
+    command.add_argument("destination", type=Path, help="a new folder")
+    command.add_argument("--per-shard", type=_positive, default=10_000, help="pairs (10000)")
+    command = tools.add_parser("stats", help="count pairs, sizes, captions and what is broken")
+    command.set_defaults(run=run_pairs_stats)
+    command.add_argument("source", help=text)
 
     command = commands.add_parser("train", help="train a model")
     recipes = command.add_subparsers(required=True, metavar="RECIPE")
@@ -208,6 +221,54 @@ def run_verify(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def run_pairs_pack(arguments: argparse.Namespace) -> int:
+    from twotower.pairs.shards import pack
+    from twotower.pairs.sources import open_source
+
+    source = open_source(arguments.source)
+    with _progress("Packing", len(source)) as advance:
+        broken = pack(source, arguments.destination, arguments.per_shard, advance)
+    _print_broken(broken)
+    shards = len(list(arguments.destination.glob("*.tar")))
+    print(
+        f"{arguments.destination}: {shards} shards; {len(broken)} of {len(source)} pairs left out"
+    )
+    return FAILED if broken else OK
+
+
+def run_pairs_stats(arguments: argparse.Namespace) -> int:
+    from twotower.pairs.shards import count_pairs
+    from twotower.pairs.sources import open_source
+
+    source = open_source(arguments.source)
+    with _progress("Counting", len(source)) as advance:
+        stats = count_pairs(source, advance)
+    _print_broken(stats.broken)
+    print("\n".join(stats.lines()))
+    return OK
+
+
+def _print_broken(broken: Sequence[str], most: int = 20) -> None:
+    for line in broken[:most]:
+        print(f"twotower: {line}", file=sys.stderr)
+    if len(broken) > most:
+        print(f"twotower: and {len(broken) - most} more", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A function that advances a progress bar on stderr, where a person is looking at it."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda: progress.advance(task)
+
+
 def run_train_bundled(arguments: argparse.Namespace) -> int:
     from twotower.train.recipes import bundled
 
@@ -216,15 +277,10 @@ def run_train_bundled(arguments: argparse.Namespace) -> int:
 
 
 def _with_progress(answers: Iterator[Classified], total: int) -> Iterator[Classified]:
-    """The same answers, with a progress bar on stderr where a person is looking at it."""
-    if not sys.stderr.isatty():
-        yield from answers
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    yield from track(answers, "Classifying", total=total, console=console, transient=True)
+    with _progress("Classifying", total) as advance:
+        for answer in answers:
+            yield answer
+            advance()
 
 
 def _status(text: str) -> Any:

@@ -1,0 +1,56 @@
+"""Packing keeps every byte, and what it writes another reader reads."""
+
+from pathlib import Path
+
+import pytest
+import webdataset
+
+from tests.pairs.conftest import Write, picture, sample
+from twotower.pairs.shards import count_pairs, pack
+from twotower.pairs.sources import PairsError, open_source
+
+
+def test_pack_and_read_again(write_tar: Write, tmp_path: Path) -> None:
+    members = {k: v for i in range(7) for k, v in sample(f"k{i}", i, captions=2).items()}
+    members |= {"w.webp": picture(kind="webp"), "w.txt": "Übung".encode()}
+    source = open_source(write_tar("x.tar", members))
+    assert pack(source, tmp_path / "out", pairs_per_shard=3) == []
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["000000.tar", "000001.tar", "000002.tar"]
+    again = open_source(tmp_path / "out")
+    assert len(again) == len(source)
+    for number in range(len(source)):
+        assert again[number].picture == source[number].picture
+        assert again[number].captions == source[number].captions
+
+
+def test_webdataset_reads_our_shards(write_tar: Write, tmp_path: Path) -> None:
+    source = open_source(write_tar("x.tar", sample("a", 1, captions=2) | sample("b", 2)))
+    pack(source, tmp_path / "out")
+    theirs = list(webdataset.WebDataset(str(tmp_path / "out" / "000000.tar"), shardshuffle=False))
+    assert [one["jpg"] for one in theirs] == [source[0].picture, source[1].picture]
+    assert [one["txt"] for one in theirs] == [b"caption 0 of a", b"caption 0 of b"]
+
+
+def test_broken_pairs_are_left_out_and_named(write_tar: Write, tmp_path: Path) -> None:
+    bad = {"bad.jpg": b"no picture", "bad.txt": b"x", "mute.jpg": picture()}
+    source = open_source(write_tar("x.tar", sample("a") | bad | sample("z")))
+    broken = pack(source, tmp_path / "out")
+    assert ["bad: no picture" in line or "mute: has no caption" in line for line in broken] == [
+        True,
+        True,
+    ]
+    assert len(open_source(tmp_path / "out")) == 2
+    with pytest.raises(PairsError, match="already holds shards"):
+        pack(source, tmp_path / "out")
+
+
+def test_stats(write_tar: Write) -> None:
+    members = sample("a", captions=2) | {"b.png": picture(kind="png", size=(80, 20))}
+    members |= {"b.txt": b"three words here", "c.jpg": b"broken", "c.txt": b"x"}
+    stats = count_pairs(open_source(write_tar("x.tar", members)))
+    assert (stats.pairs, stats.captions, len(stats.broken)) == (2, 3, 1)
+    assert stats.kinds == {"JPEG": 1, "PNG": 1}
+    assert (stats.widths, stats.heights) == ([40, 80], [30, 20])
+    assert stats.words == [4, 4, 3]
+    assert any("40 to 80" in line for line in stats.lines())

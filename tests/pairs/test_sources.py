@@ -1,0 +1,213 @@
+"""Every kind of source gives its pairs by number; what is broken is named and harms no other."""
+
+import csv
+import json
+import multiprocessing
+import pickle
+from pathlib import Path
+
+import pytest
+
+from tests.pairs.conftest import Write, picture, sample
+from twotower.pairs import sources
+from twotower.pairs.sources import BrokenPairError, PairsError, Source, open_source
+
+
+def keys(source: Source) -> list[str]:
+    return [source.key(number) for number in range(len(source))]
+
+
+def test_tar_samples(write_tar: Write) -> None:
+    a, b = sample("a", 1, captions=2), sample("folder/b", 2)
+    source = open_source(write_tar("x.tar", a | b))
+    assert keys(source) == ["a", "folder/b"]
+    assert source[0].picture == a["a.jpg"]
+    assert source[0].captions == ("caption 0 of a", "caption 1 of a")
+    assert source[1].picture == b["folder/b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("members", "captions"),
+    [
+        ({"k.txt": b"one\ntwo\n\n"}, ("one", "two")),
+        ({"k.txt": b"txt", "k.json": b'{"caption": "json"}'}, ("txt",)),
+        ({"k.json": b'{"caption": " json "}'}, ("json",)),
+        ({"k.txt": b"txt", "k.json": b'{"captions": ["a", "b"]}'}, ("a", "b")),
+        ({"k.txt": b"\xef\xbb\xbfmit BOM"}, ("mit BOM",)),
+        ({"k.txt": "café".encode("cp1252")}, ("café",)),
+        ({"k.txt": "😀 猫".encode()}, ("😀 猫",)),
+        (
+            {"k.cls": b"7", "k.txt": b"other members are passed over"},
+            ("other members are passed over",),
+        ),
+    ],
+)
+def test_captions_of_tars(
+    write_tar: Write, members: dict[str, bytes], captions: tuple[str, ...]
+) -> None:
+    source = open_source(write_tar("x.tar", {"k.png": picture(kind="png")} | members))
+    assert source[0].captions == captions
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"k.jpg": b"x"}, "k: has no caption"),
+        ({"k.jpg": b"x", "k.txt": b" \n"}, "k: has no caption"),
+        ({"k.jpg": b"x", "k.json": b"{"}, "json cannot be read"),
+        ({"k.txt": b"a caption"}, "k has no picture"),
+    ],
+)
+def test_broken_samples_among_good_ones(
+    write_tar: Write, members: dict[str, bytes], message: str
+) -> None:
+    source = open_source(write_tar("x.tar", sample("a") | members | sample("z")))
+    assert keys(source) == ["a", "k", "z"]
+    with pytest.raises(BrokenPairError, match=message) as caught:
+        source[1]
+    assert "x.tar" in str(caught.value)
+    assert source[0].captions and source[2].captions
+
+
+def test_many_shards_are_one_source(write_tar: Write, tmp_path: Path) -> None:
+    for shard in range(8, 12):
+        write_tar(f"s-{shard:03d}.tar", {**sample(f"{shard}a", shard), **sample(f"{shard}b")})
+    expected = [f"{shard}{letter}" for shard in range(8, 12) for letter in "ab"]
+    for location in (tmp_path, tmp_path / "s-*.tar", tmp_path / "s-{008..011}.tar"):
+        source = open_source(location)
+        assert keys(source) == expected
+        assert [source[number].key for number in (7, 0, 3)] == ["11b", "8a", "9b"]
+    assert keys(open_source(tmp_path / "s-{009..010}.tar")) == expected[2:6]
+
+
+@pytest.mark.parametrize("cut", [100, 700, 5000])
+def test_a_shard_cut_short_gives_what_is_before_the_cut(write_tar: Write, cut: int) -> None:
+    path = write_tar("x.tar", {k: v for i in range(9) for k, v in sample(f"k{i}", i).items()})
+    whole = keys(open_source(path))
+    path.write_bytes(path.read_bytes()[: -10240 - cut])
+    source = open_source(path)
+    assert 0 < len(source) < 9 and keys(source) == whole[: len(source)]
+    assert [bool(source[number].picture) for number in range(len(source))]
+    [fault] = source.faults
+    assert "x.tar: cut short after k" in fault
+
+
+def test_what_is_no_tar(tmp_path: Path, write_tar: Write) -> None:
+    (tmp_path / "x.tar").write_bytes(b"nothing" * 1000)
+    with pytest.raises(PairsError, match=r"x\.tar: not a tar"):
+        open_source(tmp_path / "x.tar")
+    with pytest.raises(PairsError, match="holds no pairs"):
+        open_source(write_tar("empty.tar", {}))
+
+
+def read(source: Source) -> list[bytes]:
+    return [source[number].picture for number in range(len(source))]
+
+
+def test_workers_read_the_same(write_tar: Write) -> None:
+    """A forked process must not share the place in a file with its parent."""
+    source = open_source(write_tar("x.tar", sample("a", 1) | sample("b", 2) | sample("c", 3)))
+    expected = read(source)
+    assert read(pickle.loads(pickle.dumps(source))) == expected
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert all(found == expected for found in pool.map(read, [source] * 6))
+
+
+# --- tables and folders --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(picture())
+    return tmp_path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_tables(pictures: Path, suffix: str) -> None:
+    rows = [("a.jpg", 'one, "two"\nlines'), ("b.jpg", "b"), ("a.jpg", "again"), ("no.jpg", "gone")]
+    path = pictures / f"pairs{suffix}"
+    if suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        names = ["filepath", "title"]
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        pyarrow.parquet.write_table(pyarrow.table(columns, names=names), path)
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",")
+            writer.writerows([("filepath", "title"), *rows])
+    source = open_source(path)
+    assert keys(source) == ["a.jpg", "b.jpg", "no.jpg"]
+    assert source[0].captions == ('one, "two"\nlines', "again")
+    assert source[1].picture == (pictures / "b.jpg").read_bytes()
+    with pytest.raises(BrokenPairError, match=r"no\.jpg: No such file"):
+        source[2]
+
+
+def test_a_table_without_a_known_column(pictures: Path) -> None:
+    (pictures / "pairs.csv").write_text("picture_file,caption\na.jpg,x\n")
+    with pytest.raises(PairsError, match=r"no column of pictures; .*there are: picture_file"):
+        open_source(pictures / "pairs.csv")
+
+
+def test_folders(pictures: Path) -> None:
+    (pictures / "a.txt").write_text("a dog\na brown dog\n")
+    (pictures / "c.jpg").write_bytes(picture())
+    (pictures / "c.json").write_text(json.dumps({"captions": ["see"]}))
+    source = open_source(pictures)
+    assert keys(source) == ["a.jpg", "b.jpg", "c.jpg"]
+    assert source[0].captions == ("a dog", "a brown dog") and source[2].captions == ("see",)
+    with pytest.raises(BrokenPairError, match=r"b\.jpg: has no caption"):
+        source[1]
+
+
+def test_a_folder_without_captions(pictures: Path) -> None:
+    with pytest.raises(PairsError, match="no picture has a caption beside it"):
+        open_source(pictures)
+
+
+@pytest.mark.parametrize("location", ["nowhere", "nowhere.tar", "nowhere.csv", "nowhere/*.tar"])
+def test_nothing_there(location: str, tmp_path: Path) -> None:
+    with pytest.raises(PairsError, match="no such"):
+        open_source(str(tmp_path / location))
+
+
+# --- remote --------------------------------------------------------------------------------------
+
+
+def test_any_fsspec_url(write_tar: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    monkeypatch.setenv("TWOTOWER_CACHE", str(tmp_path / "cache"))
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/bucket/s-0.tar", write_tar("x.tar", sample("far")).read_bytes())
+    for location in ("memory://bucket/s-0.tar", "memory://bucket/s-*.tar"):
+        source = open_source(location)
+        assert keys(source) == ["far"] and source[0].captions == ("caption 0 of far",)
+    with pytest.raises(PairsError, match="cannot be reached"):
+        open_source("memory://bucket/s-1.tar")
+
+
+def test_a_remote_that_fails_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import fsspec
+
+    waits: list[float] = []
+    monkeypatch.setattr(sources.time, "sleep", waits.append)
+    answers = [ConnectionError("reset"), ConnectionError("reset"), str(tmp_path)]
+
+    def fail_twice(*_: object, **__: object) -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(fsspec, "open_local", fail_twice)
+    assert sources._local("s3://bucket/x.tar") == tmp_path
+    assert waits == [1, 2]
+    answers[:] = [ConnectionError("refused")] * 4
+    with pytest.raises(PairsError, match=r"s3://bucket/x\.tar: cannot be reached .*refused"):
+        sources._local("s3://bucket/x.tar")

@@ -1,0 +1,1 @@
+"""Image-text pairs on disk: read, write and check. No torch."""
