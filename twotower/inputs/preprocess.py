@@ -83,8 +83,12 @@ class Preprocess:
         draft_size = self.config.image_size if self.config.fast_decode else None
         return open_picture(source, draft_size=draft_size)
 
-    def square(self, picture: Picture) -> Image.Image:
-        """The RGB square that the model gets to see, before it is normalised."""
+    def square(self, picture: Picture, place: tuple[float, float] | None = None) -> Image.Image:
+        """The RGB square that the model gets to see, before it is normalised.
+
+        `place` is for training: where along the width and the height the square is cut out, from
+        0 to 1; by default in the middle.
+        """
         image = self.open(picture)
         if self.config.rgb == "before_resize":
             image = _over_white(image)
@@ -92,7 +96,7 @@ class Preprocess:
             size = self.config.image_size
             image = image.resize((size, size), _FILTERS[self.config.interpolation])
         else:
-            image = self._resize_shortest(image)
+            image = self._resize_shortest(image, place)
         # What is see-through is dropped here anyway; named, it makes Pillow warn about palettes.
         image.info.pop("transparency", None)
         return image.convert("RGB")
@@ -107,7 +111,9 @@ class Preprocess:
         pixel_values /= self._std
         return pixel_values
 
-    def _resize_shortest(self, image: Image.Image) -> Image.Image:
+    def _resize_shortest(
+        self, image: Image.Image, place: tuple[float, float] | None
+    ) -> Image.Image:
         size = self.config.image_size
         short, long = sorted(image.size)
         if size * int(size * long / short) > _MAX_RESIZED_PIXELS:
@@ -123,11 +129,14 @@ class Preprocess:
             (size, resized_long) if tall else (resized_long, size),
             _FILTERS[self.config.interpolation],
         )
-        left, top = self._crop_offset(image.width), self._crop_offset(image.height)
+        across, along = place or (None, None)
+        left, top = self._crop_offset(image.width, across), self._crop_offset(image.height, along)
         return image.crop((left, top, left + size, top + size))
 
-    def _crop_offset(self, side: int) -> int:
+    def _crop_offset(self, side: int, place: float | None) -> int:
         margin = side - self.config.image_size
+        if place is not None:
+            return min(int(place * (margin + 1)), margin)
         return margin // 2 if self.config.crop_offset == "floor" else round(margin / 2)
 
 

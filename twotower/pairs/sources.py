@@ -104,7 +104,8 @@ class TarPairs:
         indexes = [self._index(path) for path in self.paths]
         self._keys = np.concatenate([keys for keys, _ in indexes])
         self._members = np.concatenate([members for _, members in indexes])  # [n, 3, 2]
-        self._starts = np.cumsum([0, *(len(keys) for keys, _ in indexes)])
+        self.shard_sizes = [len(keys) for keys, _ in indexes]
+        self._starts = np.cumsum([0, *self.shard_sizes])
         self._open: dict[tuple[int, int], int] = {}  # (process, shard) -> file descriptor
         if not len(self._keys):
             raise PairsError(f"{self.name}: holds no pairs; members must be KEY.jpg and KEY.txt")
