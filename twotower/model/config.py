@@ -158,14 +158,7 @@ class CLIPConfig:
         Raises:
             ConfigError: not JSON, an unknown or missing key, or a value of a wrong type.
         """
-        try:
-            tree = json.loads(text)
-        except ValueError as error:
-            raise ConfigError(f"{source}: not valid JSON ({error})") from None
-        try:
-            return typing.cast(CLIPConfig, _parse(cls, tree, "config"))
-        except ConfigError as error:
-            raise ConfigError(f"{source}: {error}") from None
+        return typing.cast(CLIPConfig, parse(cls, text, source))
 
 
 def read_config(directory: Path) -> CLIPConfig:
@@ -182,6 +175,22 @@ def read_config(directory: Path) -> CLIPConfig:
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text") from None
     return CLIPConfig.from_json(text, path)
+
+
+def parse(expected: type, text: str, source: str | Path) -> Any:
+    """An object of a frozen dataclass from its JSON; `source` is named in errors.
+
+    Raises:
+        ConfigError: not JSON, an unknown or missing key, or a value of a wrong type.
+    """
+    try:
+        tree = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{source}: not valid JSON ({error})") from None
+    try:
+        return _parse(expected, tree, "config")
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
 
 
 def _parse(expected: Any, tree: Any, where: str) -> Any:

@@ -10,15 +10,17 @@ again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from twotower.model.clip import CLIP
 from twotower.train.distributed import sum_over_ranks, world_size
+from twotower.train.loss import at_least_float32
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -26,22 +28,29 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class Towers(nn.Module):
     """Both towers as one module, to be wrapped by DDP or FSDP.
 
-    The temperature is not in it: every rank holds it, and `backward_batch` sums its gradient.
+    They may compute in half precision; their embeds, and the loss, are float32. The temperature is
+    not among them: every rank holds it, and `backward_batch` sums its gradient.
     """
 
-    def __init__(self, model: CLIP) -> None:
+    def __init__(self, model: CLIP, precision: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.vision, self.text = model.vision, model.text
+        self.precision = precision
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures and texts -> image_embeds and text_embeds [B, embed_dim], unit length."""
-        normalize = nn.functional.normalize
-        return normalize(self.vision(pixel_values), dim=-1), normalize(self.text(input_ids), dim=-1)
+        half = self.precision != torch.float32
+        with torch.autocast(pixel_values.device.type, self.precision, enabled=half):
+            image_features, text_features = self.vision(pixel_values), self.text(input_ids)
+        return (
+            F.normalize(at_least_float32(image_features), dim=-1),
+            F.normalize(at_least_float32(text_features), dim=-1),
+        )
 
 
 def backward_batch(
     towers: nn.Module,
-    scalars: list[Tensor],
+    scalars: Sequence[Tensor],
     pixel_values: Tensor,
     input_ids: Tensor,
     loss: Loss,
@@ -80,7 +89,9 @@ def backward_batch(
             if cached:
                 _set_random_state(states[index])
                 outputs[index] = towers(*chunk)
-            torch.autograd.backward(outputs[index], part)
+            for embeds, grad in zip(outputs[index], part, strict=True):
+                if embeds.requires_grad:  # a locked tower has no graph
+                    embeds.backward(grad)
     return sum_over_ranks(share.detach())
 
 

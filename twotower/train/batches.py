@@ -70,7 +70,7 @@ class Order:
         return int(self.weights[source] * sum(self.shards[source]))
 
     def _numbers(self, source: int, epoch: int) -> NDArray[np.int64]:
-        """The epoch's part of an endless stream: one shuffled pass over the source after another."""
+        """The epoch's part of an endless stream: shuffled passes over the source, end to end."""
         count, amount = sum(self.shards[source]), self._amount(source)
         start, stop = epoch * amount, (epoch + 1) * amount
         passes = range(start // count, -(-stop // count))

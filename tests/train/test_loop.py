@@ -1,0 +1,247 @@
+"""A run learns, logs, stops and resumes; killed at any step it goes on to the same bits."""
+
+import colorsys
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import PIL.Image
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import tiny_config
+from tests.train.test_batches import Numbers
+from twotower.encode.load import load
+from twotower.model.config import ConfigError
+from twotower.pairs.shards import pack
+from twotower.train.checkpoint import load_checkpoint, newest_checkpoint
+from twotower.train.config import TrainConfig, TrainError, with_settings
+from twotower.train.loop import Trainer, train
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs") / "shards"
+    pack(Numbers(48, broken=frozenset()), folder, pairs_per_shard=20)
+    return folder
+
+
+def config_of(shards: Path, **changes: object) -> TrainConfig:
+    config = TrainConfig(
+        model=tiny_config(),
+        sources=(str(shards),),
+        steps=12,
+        batch_size=8,
+        learning_rate=1e-3,
+        warmup_steps=2,
+        log_every=1,
+        save_every=2,
+        keep=100,
+    )
+    return replace(config, **changes)
+
+
+def losses(run: Path) -> list[tuple[int, float, list[str]]]:
+    lines = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return [(line["step"], line["loss"], line["keys"]) for line in lines]
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    ours, theirs = (load_file(path / "model.safetensors") for path in (one, other))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def colours(folder: Path) -> Path:
+    """Twelve plain colours, each as a picture with its number for a caption."""
+    for number in range(12):
+        colour = tuple(int(255 * one) for one in colorsys.hsv_to_rgb(number / 12, 1, 1))
+        PIL.Image.new("RGB", (80, 70), colour).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"colour {number}")
+    return folder
+
+
+def test_it_learns_and_leaves_a_model(tmp_path: Path) -> None:
+    config = config_of(colours(tmp_path), steps=60, batch_size=12, save_every=100)
+    told: list[dict[str, object]] = []
+    directory = train(config, tmp_path / "run", report=told.append)
+    first, last = told[0]["loss"], told[-1]["loss"]
+    assert first == pytest.approx(math.log(12), abs=0.8)  # where nothing is known
+    assert last < first / 2
+    model = load(directory)
+    assert model.verify() > 0.9999
+    assert [line["step"] for line in told] == list(range(60))
+    assert 0 <= told[-1]["waited_for_data"] <= 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "muon", "ema": 0.9, "schedule": "wsd"},
+        {"patch_dropout": 0.5, "chunk_size": 3, "unmasked_steps": 4, "checkpointing": True},
+        {"locked": ("vision",), "layer_decay": 0.8, "multi_positive": True},
+        {"precision": "bfloat16"},
+    ],
+    ids=["plain", "muon", "masked", "locked", "bfloat16"],
+)
+def test_resuming_changes_nothing(shards: Path, tmp_path: Path, changes: dict[str, object]) -> None:
+    config = config_of(shards, steps=8, **changes)
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "parts")
+    for step in (2, 6):  # go back, with another number of workers
+        path = tmp_path / "parts" / "checkpoints" / f"{step:09d}"
+        (tmp_path / "parts" / "model").rename(tmp_path / f"old-{step}")
+        train(replace(config, workers=step // 3), tmp_path / "parts", resume=path)
+        assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+        assert_same_weights(tmp_path / "parts" / "model", tmp_path / "whole" / "model")
+    last = "checkpoints/000000008"
+    ours, theirs = (
+        load_file(tmp_path / p / last / "optimizer.safetensors") for p in ("whole", "parts")
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from twotower.train.config import TrainConfig
+from twotower.train.loop import train
+run = Path(sys.argv[1])
+config = TrainConfig.from_json(Path(sys.argv[2]).read_text(), "config")
+train(config, run, resume="latest" if len(sys.argv) > 3 else None)
+"""
+
+
+def test_kill_9_at_any_step(shards: Path, tmp_path: Path) -> None:
+    config = config_of(shards, steps=40)
+    (tmp_path / "config.json").write_text(config.to_json())
+
+    def start(run: str, *resume: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", SCRIPT, tmp_path / run, tmp_path / "config.json", *resume]
+        return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=ROOT)
+
+    whole = start("whole")
+    chance = random.Random(time.time_ns())
+    killed = 0
+    process = start("killed")
+    goal = chance.randint(3, 12)
+    while process.poll() is None:
+        log = tmp_path / "killed" / "log.jsonl"
+        done = len(log.read_text().splitlines()) if log.exists() else 0
+        if killed < 3 and done >= goal:
+            time.sleep(
+                chance.random() * 0.1
+            )  # anywhere in a step, or while a checkpoint is written
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            killed += 1
+            goal = min(38, done + chance.randint(2, 10))
+            process = start("killed", "latest")
+        time.sleep(0.005)
+    assert killed >= 1 and process.returncode == 0 and whole.wait() == 0
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    assert_same_weights(tmp_path / "killed" / "model", tmp_path / "whole" / "model")
+
+
+# --- faults --------------------------------------------------------------------------------------
+
+
+def test_a_non_finite_loss_names_its_pairs(shards: Path, tmp_path: Path) -> None:
+    config = config_of(shards, learning_rate=1e30, max_grad_norm=None, warmup_steps=0)
+    with pytest.raises(TrainError, match="the loss is nan"):
+        train(config, tmp_path / "run")
+    [path] = (tmp_path / "run").glob("non-finite-*.json")
+    assert len(json.loads(path.read_text())["keys"]) == 8
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(shards: Path, tmp_path: Path) -> None:
+    config = config_of(shards, steps=4)
+    train(config, tmp_path / "run")
+    (tmp_path / "config.json").write_text(replace(config, steps=12).to_json())
+    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))\n"
+    command = [
+        sys.executable,
+        "-c",
+        limit + SCRIPT,
+        tmp_path / "run",
+        tmp_path / "config.json",
+        "r",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert "the checkpoint cannot be written" in done.stderr
+    assert "000000004 is the last good one" in done.stderr
+    assert newest_checkpoint(tmp_path / "run").name == "000000004"
+    assert not list((tmp_path / "run" / "checkpoints").glob(".writing*"))
+
+
+def test_a_checkpoint_of_another_architecture(shards: Path, tmp_path: Path) -> None:
+    train(config_of(shards, steps=2), tmp_path / "run")
+    path = newest_checkpoint(tmp_path / "run")
+    other = replace(tiny_config(), vision=replace(tiny_config().vision, layers=3))
+    trainer = Trainer(config_of(shards, model=other), tmp_path / "other")
+    with pytest.raises(TrainError, match="was made with another model"):
+        trainer.resume(path)
+    (path / "model.safetensors").write_bytes(b"damaged")
+    trainer = Trainer(config_of(shards), tmp_path / "other")
+    with pytest.raises(TrainError, match=r"model\.safetensors: damaged or missing"):
+        load_checkpoint(path, trainer.config, trainer.model, trainer.optimizers, None)
+
+
+def test_only_the_newest_checkpoints_are_kept(shards: Path, tmp_path: Path) -> None:
+    train(config_of(shards, steps=8, keep=2), tmp_path / "run")
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["000000006", "000000008"]
+
+
+def test_a_run_is_not_overwritten(shards: Path, tmp_path: Path) -> None:
+    train(config_of(shards, steps=1), tmp_path / "run")
+    with pytest.raises(TrainError, match="holds a run already"):
+        train(config_of(shards, steps=1), tmp_path / "run")
+    with pytest.raises(TrainError, match="holds no complete checkpoint"):
+        train(config_of(shards, steps=1), tmp_path / "none", resume="latest")
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+def test_settings(shards: Path) -> None:
+    config = with_settings(
+        config_of(shards), ["lr=1e-4", "locked=vision", "compile=true", "ema=none", "betas=.9,.95"]
+    )
+    assert (config.learning_rate, config.locked, config.compile) == (1e-4, ("vision",), True)
+    assert config.ema is None and config.betas == (0.9, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("learning_rat=1", "did you mean 'learning_rate'"),
+        ("lr=fast", "'fast' is not float"),
+        ("schedule=linear", "'linear' is not cosine or wsd"),
+        ("steps", "no such setting"),
+        ("compile=maybe", "'maybe' is not bool"),
+        ("model=x", "no such setting"),
+    ],
+)
+def test_settings_that_are_wrong(shards: Path, setting: str, message: str) -> None:
+    with pytest.raises(TrainError, match=message):
+        with_settings(config_of(shards), [setting])
+
+
+def test_config_round_trip(shards: Path) -> None:
+    config = config_of(shards, ema=0.99, locked=("text",), memory=10**9)
+    assert TrainConfig.from_json(config.to_json(), "x") == config
+    with pytest.raises(ConfigError, match="did you mean 'steps'"):
+        TrainConfig.from_json(config.to_json().replace('"steps"', '"step"'), "x")

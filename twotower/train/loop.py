@@ -1,0 +1,306 @@
+"""Pre-training, from configuration to weights, read top to bottom.
+
+Everything random is a function of (seed, step): `Batches` chooses the pairs, and each step seeds
+its own draws. So a checkpoint is weights and moments and nothing else, and a run that was killed
+goes on as if nothing had happened, to the bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from twotower.encode.export import write_directory
+from twotower.inputs.tokenizer import load_tokenizer
+from twotower.model.clip import CLIP
+from twotower.model.weights import load_model
+from twotower.pairs.sources import open_source
+from twotower.train.accumulate import Loss, Towers, backward_batch, largest_chunk
+from twotower.train.batches import Batch, Batches, normalize_pixels
+from twotower.train.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from twotower.train.config import TrainConfig, TrainError
+from twotower.train.distributed import rank, world_size
+from twotower.train.loss import tiled_clip_loss, tiled_siglip_loss
+from twotower.train.optimizer import build_optimizers, schedule, set_learning_rate
+
+LOG, CONFIG = "log.jsonl", "config.json"
+MAX_LOGIT_SCALE = math.log(100)  # Radford et al. 2021, section 2.5
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def train(
+    config: TrainConfig, run: Path, resume: str | Path | None = None, report: Report | None = None
+) -> Path:
+    """Train, and write `RUN/model`: a model directory that `load` opens.
+
+    Args:
+        run: a new folder for log, checkpoints and model; with `resume`, that of the run.
+        resume: a checkpoint, or "latest".
+        report: is told what each logged step gave.
+
+    Raises:
+        TrainError: the run cannot start or go on. PairsError: its pairs cannot be read.
+    """
+    with _process_group():
+        trainer = Trainer(config, run)
+        first = trainer.resume(resume) if resume else trainer.begin()
+        for batch in trainer.batches(first, config.steps):
+            told = trainer.step(batch)
+            if told and report and rank() == 0:
+                report(told)
+        return trainer.finish()
+
+
+class Trainer:
+    """A run: its model, optimizers and pairs, and what one step does."""
+
+    def __init__(self, config: TrainConfig, run: Path) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.run = config, run
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = prepare_model(config).to(self.device)
+        self.towers = wrap(self.model, config)
+        self.optimizers = build_optimizers(self.model, config)
+        half = config.precision == "float16"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
+        self.ema = _copy_of(self.model) if config.ema is not None else None
+        files = Path(config.tokenizer_files) if config.tokenizer_files else None
+        self.batches = Batches(
+            [open_source(one) for one in config.sources],
+            config.model,
+            load_tokenizer(config.model.tokenizer, files),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            weights=config.weights or None,
+            buffer=config.buffer,
+            workers=config.workers,
+            rank=rank(),
+            world_size=world_size(),
+        )
+        self.chunk_size = config.chunk_size or config.batch_size
+        if config.memory:
+            self.chunk_size = self._chunk_that_fits(config.memory)
+        self.waited_since = self.started = time.perf_counter()
+        self.waited, self.steps, self.broken = 0.0, 0, 0
+
+    def begin(self) -> int:
+        """Start at step 0 in an empty folder."""
+        if (self.run / CONFIG).exists():
+            raise TrainError(f"{self.run}: holds a run already; resume it or choose another folder")
+        if rank() == 0:
+            self.run.mkdir(parents=True, exist_ok=True)
+            (self.run / CONFIG).write_text(self.config.to_json() + "\n", encoding="utf-8")
+        return 0
+
+    def resume(self, resume: str | Path) -> int:
+        """Go on from a checkpoint; what was logged after it is cut off."""
+        path = newest_checkpoint(self.run) if resume == "latest" else Path(resume)
+        step = load_checkpoint(path, self.config, self.model, self.optimizers, self.ema)
+        log = self.run / LOG
+        if rank() == 0 and log.exists():
+            lines = log.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if json.loads(line)["step"] < step]
+            log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        return step
+
+    def step(self, batch: Batch) -> dict[str, Any] | None:
+        """One update of the weights. Returns what was logged, on steps that are."""
+        config, step = self.config, batch.step
+        self.waited += time.perf_counter() - self.waited_since
+        torch.manual_seed(hash((config.seed, step, rank())) % 2**63)  # whatever is drawn below
+        self._set_patch_dropout(step)
+
+        pixels = normalize_pixels(batch.pixels.to(self.device), config.model.preprocess)
+        loss = self._backward(pixels, batch)
+        if not math.isfinite(loss):
+            self._stop(batch, loss)
+
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        norm = self._clip_gradients()
+        set_learning_rate(self.optimizers, schedule(step, config))
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+            optimizer.zero_grad()
+        self.scaler.update()
+        if not config.model.logit_bias:  # SigLIP's scale is free to grow
+            with torch.no_grad():
+                self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+        self._average_weights()
+
+        told = self._log(batch, loss, norm)
+        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+            self._save(step + 1)
+        self.waited_since = time.perf_counter()
+        return told
+
+    def finish(self) -> Path:
+        """Write the trained model (the averaged one, with EMA) as a model directory."""
+        destination = self.run / "model"
+        if destination.exists():  # of a run that had ended before it was resumed
+            return destination
+        tensors = self.ema or self.model.state_dict()
+        whole = {name: _whole(one).cpu() for name, one in tensors.items()}
+        if rank() == 0:
+            tokenizer = self.config.model.tokenizer
+            folder = Path(self.config.tokenizer_files or ".")
+            files = [folder / tokenizer.file] if tokenizer.file else []
+            write_directory(self.config.model, whole, files, destination)
+        return destination
+
+    def _backward(self, pixels: Tensor, batch: Batch) -> float:
+        """Gradients of the whole batch's loss, on every rank; its value."""
+        config = self.config
+        input_ids = batch.input_ids.to(self.device)
+        ids = None
+        if config.multi_positive:
+            ids = batch.image_ids.to(self.device), batch.text_ids.to(self.device)
+        scale = self.scaler.get_scale()
+        contrast = contrastive_loss(self.model, ids)
+        scalars = [self.model.logit_scale]
+        if self.model.logit_bias is not None:
+            scalars.append(self.model.logit_bias)
+        loss = backward_batch(
+            self.towers,
+            scalars,
+            pixels,
+            input_ids,
+            lambda images, texts: contrast(images, texts) * scale,
+            self.chunk_size,
+        )
+        return float(loss) / scale
+
+    def _chunk_that_fits(self, memory: int) -> int:
+        """Measured on two pairs of full length, so that it does not depend on the first batch."""
+        side, length = self.config.model.vision.image_size, self.config.model.text.context_length
+        pixel_values = torch.zeros(2, 3, side, side, device=self.device)
+        input_ids = torch.ones(2, length, dtype=torch.long, device=self.device)
+        return largest_chunk(self.towers, pixel_values, input_ids, memory)
+
+    def _set_patch_dropout(self, step: int) -> None:
+        masked = step < self.config.steps - self.config.unmasked_steps
+        if hasattr(self.model.vision, "patch_dropout"):
+            self.model.vision.patch_dropout = self.config.patch_dropout if masked else 0.0
+
+    def _clip_gradients(self) -> float:
+        limit = self.config.max_grad_norm
+        parameters = [one for one in self.model.parameters() if one.grad is not None]
+        norm = nn.utils.clip_grad_norm_(parameters, math.inf if limit is None else limit)
+        return float(_whole(norm))
+
+    def _average_weights(self) -> None:
+        if self.ema is None or self.config.ema is None:
+            return
+        with torch.no_grad():
+            for name, tensor in self.model.state_dict().items():
+                if tensor.is_floating_point():
+                    self.ema[name].lerp_(tensor, 1 - self.config.ema)
+                else:
+                    self.ema[name].copy_(tensor)
+
+    def _stop(self, batch: Batch, loss: float) -> None:
+        """Leave what is needed to find out why, and end."""
+        path = self.run / f"non-finite-{batch.step}-rank-{rank()}.json"
+        path.write_text(json.dumps({"step": batch.step, "loss": str(loss), "keys": batch.keys}))
+        raise TrainError(
+            f"step {batch.step}: the loss is {loss}; the pairs of this step are named in {path}. "
+            "Try a smaller learning rate, longer warm-up or float32"
+        )
+
+    def _log(self, batch: Batch, loss: float, norm: float) -> dict[str, Any] | None:
+        self.broken += len(batch.broken)
+        self.steps += 1
+        step = batch.step
+        if step % self.config.log_every and step + 1 != self.config.steps:
+            return None
+        now = time.perf_counter()
+        told = {
+            "step": step,
+            "loss": loss,
+            "logit_scale": float(self.model.logit_scale.detach().exp()),
+            "learning_rate": self.config.learning_rate * schedule(step, self.config),
+            "gradient_norm": norm,
+            "pairs_per_second": self.config.batch_size * self.steps / (now - self.started),
+            "waited_for_data": self.waited / (now - self.started),
+            "broken": self.broken,
+            "keys": batch.keys[:3],
+        }
+        self.started, self.waited, self.steps = now, 0.0, 0
+        if rank() == 0:
+            with (self.run / LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(told) + "\n")
+        return told
+
+    def _save(self, step: int) -> None:
+        save_checkpoint(self.run, step, self.config, self.model, self.optimizers, self.ema)
+
+
+def prepare_model(config: TrainConfig) -> CLIP:
+    """The model to train: fresh or given weights, locked towers, recomputed activations."""
+    model = load_model(Path(config.start_from)) if config.start_from else CLIP(config.model)
+    for name in config.locked:
+        getattr(model, name).requires_grad_(False)
+    for tower in (model.vision, model.text):
+        if hasattr(tower, "checkpointing"):
+            tower.checkpointing = config.checkpointing
+    model.train()
+    for name in config.locked:
+        getattr(model, name).eval()
+    return model
+
+
+def wrap(model: CLIP, config: TrainConfig) -> nn.Module:
+    """Both towers, compiled and spread over the ranks as the run asks for."""
+    towers: Any = Towers(model, getattr(torch, config.precision))
+    if config.wrapper == "fsdp" and dist.is_initialized():
+        for tower in (model.vision, model.text):
+            for block in getattr(tower, "blocks", ()):
+                fully_shard(block)
+        towers = fully_shard(towers)
+    if config.compile:
+        towers.compile()
+    if config.wrapper == "ddp" and world_size() > 1:
+        return DistributedDataParallel(towers)
+    return towers
+
+
+def contrastive_loss(model: CLIP, ids: tuple[Tensor, Tensor] | None) -> Loss:
+    """The loss that a model is trained with: sigmoid if it has a bias, else softmax."""
+    if model.logit_bias is None:
+        return lambda images, texts: tiled_clip_loss(images, texts, model.logit_scale, ids)
+    bias = model.logit_bias
+    return lambda images, texts: tiled_siglip_loss(images, texts, model.logit_scale, bias, ids)
+
+
+@contextlib.contextmanager
+def _process_group() -> Iterator[None]:
+    """Join the other ranks where torchrun has started several."""
+    if dist.is_initialized() or not dist.is_torchelastic_launched():
+        yield
+        return
+    dist.init_process_group()
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _copy_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor put together; every rank must take part."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
