@@ -71,6 +71,25 @@ def test_label_files(pictures: Path, tmp_path: Path) -> None:
     }
 
 
+def test_a_long_list_of_labels_is_no_file_name(pictures: Path) -> None:
+    labels = [f"label number {i}" for i in range(60)]
+    done = run(
+        "classify", pictures / "a.png", "--labels", ",".join(labels), "--json", "--top", "60"
+    )
+    assert len(json.loads(done.stdout)[0]["labels"]) == 60
+
+
+def test_a_file_name_that_is_no_text(pictures: Path) -> None:
+    name = os.fsencode(pictures) + b"/caf\xe9.png"
+    Path(os.fsdecode(name)).write_bytes((pictures / "a.png").read_bytes())
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    command = [sys.executable, "-m", "twotower", "classify", name, "--labels", "cat"]
+    lines = subprocess.run(command, capture_output=True, env=strict, check=True).stdout
+    assert lines.startswith(name + b"  cat")
+    as_json = subprocess.run([*command, "--json"], capture_output=True, env=strict, check=True)
+    assert os.fsencode(json.loads(as_json.stdout.decode())[0]["path"]) == name
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -78,6 +97,7 @@ def test_label_files(pictures: Path, tmp_path: Path) -> None:
         (["classify", "PICTURE", "--labels", "EMPTY"], 1, "an empty label file"),
         (["classify", "PICTURE", "--labels", "cat,,dog"], 1, "label 2 is empty"),
         (["classify", "PICTURE", "--labels", ""], 1, "label 1 is empty"),
+        (["classify", "PICTURE", "--labels", "./"], 1, "./: a folder, not a label file"),
         (["classify", "--labels", "cat"], 2, "PICTURE"),
         (["classify", "PICTURE"], 2, "--labels"),
         (["classify", "FOLDER", "--labels", "cat"], 1, "empty-folder"),

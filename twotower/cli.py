@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 1 where something could not be done (the rest is), or 130 after Ctrl-C. Wrong usage
         exits with 2 by itself.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # file names as the bytes that they are
     arguments = build_parser().parse_args(argv)
     warnings.showwarning = _print_warning  # type: ignore[assignment]
     try:
@@ -143,9 +148,11 @@ def read_labels(text: str) -> list[str]:
     from twotower.encode.classify import LabelError
 
     path = Path(text)
-    if not path.is_file():
+    if not _is_file(path):
         if path.suffix in (".txt", ".csv"):
             raise LabelError(f"{text}: no such label file; write one label on each line")
+        if text in (".", "..") or text.endswith("/"):
+            raise LabelError(f"{text}: a folder, not a label file; write one label on each line")
         return text.split(",")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -155,6 +162,13 @@ def read_labels(text: str) -> list[str]:
     if not labels:
         raise LabelError(f"{text}: an empty label file; write one label on each line")
     return labels
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a list of words can be longer than any file name
+        return False
 
 
 def print_json(answers: Iterable[Classified]) -> int:
@@ -167,19 +181,22 @@ def print_json(answers: Iterable[Classified]) -> int:
     try:
         for answer in answers:
             failed += answer.error is not None
-            print(separator + json.dumps(_json_object(answer), ensure_ascii=False), end="")
+            print(separator + _to_json(answer), end="")
             separator = ",\n "
     finally:
         print("[]" if separator == "[" else "]")
     return failed
 
 
-def _json_object(answer: Classified) -> dict[str, Any]:
-    return {
+def _to_json(answer: Classified) -> str:
+    tree = {
         "path": str(answer.source),
         "labels": [asdict(label) for label in answer.labels],
         "error": str(answer.error) if answer.error else None,
     }
+    text = json.dumps(tree, ensure_ascii=False)
+    # the name of a file may be bytes that are no text; escaped, they come back in os.fsencode
+    return json.dumps(tree) if re.search("[\udc80-\udcff]", text) else text
 
 
 def print_lines(answers: Iterable[Classified]) -> int:
