@@ -13,9 +13,10 @@ ROOMS = {
     "model": {"inputs"},
     "pairs": {"inputs"},
     "encode": {"inputs", "model"},
-    "train": {"inputs", "model", "pairs", "encode"},
+    "evaluate": {"encode"},
+    "train": {"inputs", "model", "pairs", "encode", "evaluate"},
 }
-TORCH_FREE = {"inputs", "pairs", "encode"}
+TORCH_FREE = {"inputs", "pairs", "encode", "evaluate"}
 TORCH_FREE_FILES = {PACKAGE / "model/config.py", PACKAGE / "model/pickles.py", PACKAGE / "cli.py"}
 
 

@@ -245,3 +245,22 @@ def test_config_round_trip(shards: Path) -> None:
     assert TrainConfig.from_json(config.to_json(), "x") == config
     with pytest.raises(ConfigError, match="did you mean 'steps'"):
         TrainConfig.from_json(config.to_json().replace('"steps"', '"step"'), "x")
+
+
+def test_scores_while_training(tmp_path: Path) -> None:
+    """Every colour is its own class; what is learned by heart is found again."""
+    pairs = str(colours(tmp_path))
+    config = config_of(
+        tmp_path, steps=60, batch_size=12, save_every=100, evaluate_every=30, log_every=7
+    )
+    config = replace(config, sources=(pairs,), retrieval=pairs, zero_shot=pairs)
+    train(config, tmp_path / "run")
+    lines = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    scored = {line["step"]: line for line in lines if "zero_shot_top1" in line}
+    assert list(scored) == [29, 59]
+    last = scored[59]
+    assert last["text_to_image_recall_at_1"] > 0.5 and last["image_to_text_recall_at_5"] > 0.7
+    assert 0 <= last["zero_shot_top1"] <= 1
+    silent = replace(config, retrieval=None, zero_shot=None)
+    train(silent, tmp_path / "silent")
+    assert_same_weights(tmp_path / "run" / "model", tmp_path / "silent" / "model")

@@ -123,6 +123,7 @@ class Batches:
             )
         if batch_size % world_size:
             raise PairsError(f"a batch of {batch_size} cannot be shared by {world_size} ranks")
+        self.tokenizer = tokenizer
         self._samples = _Samples(sources, config, tokenizer, self.order)
 
     def __call__(self, first_step: int, last_step: int) -> Iterator[Batch]:

@@ -31,6 +31,7 @@ from twotower.train.batches import Batch, Batches, normalize_pixels
 from twotower.train.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from twotower.train.config import TrainConfig, TrainError
 from twotower.train.distributed import rank, world_size
+from twotower.train.held_out import retrieval, zero_shot
 from twotower.train.loss import tiled_clip_loss, tiled_siglip_loss
 from twotower.train.optimizer import build_optimizers, schedule, set_learning_rate
 
@@ -67,6 +68,8 @@ class Trainer:
     """A run: its model, optimizers and pairs, and what one step does."""
 
     def __init__(self, config: TrainConfig, run: Path) -> None:
+        if config.wrapper == "fsdp" and (config.retrieval or config.zero_shot):
+            raise TrainError("scores while training need --set wrapper=ddp, or no held-out pairs")
         torch.manual_seed(config.seed)
         self.config, self.run = config, run
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -140,7 +143,8 @@ class Trainer:
                 self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
         self._average_weights()
 
-        told = self._log(batch, loss, norm)
+        scores = self._evaluate(step + 1)
+        told = self._log(batch, loss, norm, scores)
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             self._save(step + 1)
         self.waited_since = time.perf_counter()
@@ -219,11 +223,26 @@ class Trainer:
             "Try a smaller learning rate, longer warm-up or float32"
         )
 
-    def _log(self, batch: Batch, loss: float, norm: float) -> dict[str, Any] | None:
+    def _evaluate(self, done: int) -> dict[str, float]:
+        """Scores on held-out pairs, on the steps that have them; no weight or draw is touched."""
+        if done % self.config.evaluate_every and done != self.config.steps:
+            return {}
+        self.model.eval()
+        scores: dict[str, float] = {}
+        if self.config.retrieval:
+            scores |= retrieval(self.model, self.config.retrieval, self.batches.tokenizer)
+        if self.config.zero_shot:
+            scores |= zero_shot(self.model, self.config.zero_shot, self.batches.tokenizer)
+        make_ready(self.model, self.config)
+        return scores
+
+    def _log(
+        self, batch: Batch, loss: float, norm: float, scores: dict[str, float]
+    ) -> dict[str, Any] | None:
         self.broken += len(batch.broken)
         self.steps += 1
         step = batch.step
-        if step % self.config.log_every and step + 1 != self.config.steps:
+        if step % self.config.log_every and step + 1 != self.config.steps and not scores:
             return None
         now = time.perf_counter()
         told = {
@@ -236,6 +255,7 @@ class Trainer:
             "waited_for_data": self.waited / (now - self.started),
             "broken": self.broken,
             "keys": batch.keys[:3],
+            **scores,
         }
         self.started, self.waited, self.steps = now, 0.0, 0
         if rank() == 0:
@@ -255,10 +275,15 @@ def prepare_model(config: TrainConfig) -> CLIP:
     for tower in (model.vision, model.text):
         if hasattr(tower, "checkpointing"):
             tower.checkpointing = config.checkpointing
+    make_ready(model, config)
+    return model
+
+
+def make_ready(model: CLIP, config: TrainConfig) -> None:
+    """Training mode, but for locked towers: their batch norms stay as they are."""
     model.train()
     for name in config.locked:
         getattr(model, name).eval()
-    return model
 
 
 def wrap(model: CLIP, config: TrainConfig) -> nn.Module:

@@ -1,0 +1,1 @@
+"""Numbers about a model, as pure functions of arrays. No torch."""
