@@ -71,17 +71,21 @@ class PreprocessConfig:
 
 
 class Preprocess:
-    """A picture in, `pixel_values` out, as `config` says. Safe to call from many threads."""
+    """A picture in, `pixel_values` out, as `config` says. Safe to call from many threads.
 
-    def __init__(self, config: PreprocessConfig) -> None:
+    `draft_size` overrides `fast_decode`, for training: large JPEGs are decoded at the smallest
+    scale that keeps both sides twice as long.
+    """
+
+    def __init__(self, config: PreprocessConfig, draft_size: int | None = None) -> None:
         self.config = config
+        self._draft_size = draft_size or (config.image_size if config.fast_decode else None)
         self._mean = np.array(config.mean, np.float32)[:, None, None]
         self._std = np.array(config.std, np.float32)[:, None, None]
 
     def open(self, source: Picture) -> Image.Image:
-        """Open `source`, at a reduced scale if `fast_decode` allows it. Raises `PictureError`."""
-        draft_size = self.config.image_size if self.config.fast_decode else None
-        return open_picture(source, draft_size=draft_size)
+        """Open `source`, at a reduced scale if that is allowed. Raises `PictureError`."""
+        return open_picture(source, draft_size=self._draft_size)
 
     def square(self, picture: Picture, place: tuple[float, float] | None = None) -> Image.Image:
         """The RGB square that the model gets to see, before it is normalised.
