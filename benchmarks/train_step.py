@@ -119,8 +119,10 @@ def twotower_step(model: str, captions: list[str]) -> Callable[[], None]:
     from twotower.model.clip import CLIP
     from twotower.model.config import TextTransformerConfig, ViTConfig
     from twotower.train.accumulate import Towers, backward_batch
+    from twotower.train.loop import keep_freed_memory
     from twotower.train.loss import tiled_clip_loss
 
+    keep_freed_memory()  # as `train` does
     width, layers, heads, patch, text_width, text_layers, text_heads = MODELS[model]
     config = replace(
         twotower.preset("ViT-B-32"),

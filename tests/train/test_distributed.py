@@ -1,5 +1,9 @@
 """Real processes over gloo: loss and every gradient equal one process on the joined batch."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +18,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.conftest import siglip_config, tiny_config
 from tests.train.test_accumulate import batch, gradients, loss_of, model_of
+from tests.train.test_batches import Numbers
 from twotower.model.config import CLIPConfig
+from twotower.pairs.shards import pack
 from twotower.train.accumulate import Towers, backward_batch
+from twotower.train.config import TrainConfig
 from twotower.train.distributed import logsumexp_over_ranks
+from twotower.train.loop import train
 from twotower.train.loss import tiled_clip_loss, tiled_siglip_loss
 
 BATCH = 8
@@ -139,3 +147,73 @@ def test_gradients_equal_one_process(
         for name, grad in alone.items():
             size = grad.abs().max()
             torch.testing.assert_close(found[name] / size, grad / size, rtol=0, atol=1e-9)
+
+
+# --- a rank that dies ----------------------------------------------------------------------------
+
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from twotower.train.config import TrainConfig
+from twotower.train.loop import train
+config = TrainConfig.from_json(Path(sys.argv[1]).read_text(), "config")
+if os.environ["RANK"] == "1":
+    from twotower.train import loop
+    step = loop.Trainer.step
+    def dying(self, batch):
+        if batch.step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, batch)
+    loop.Trainer.step = dying
+train(config, Path(sys.argv[2]))
+"""
+
+
+def test_the_others_stop_within_a_minute_and_say_which(tmp_path: Path) -> None:
+    pack(Numbers(32), tmp_path / "shards")
+    config = TrainConfig(
+        model=tiny_config(), sources=(str(tmp_path / "shards"),), steps=50, batch_size=8
+    )
+    (tmp_path / "config.json").write_text(config.to_json())
+    (tmp_path / "dying.py").write_text(DYING)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    done = subprocess.run(
+        [*torchrun, tmp_path / "dying.py", tmp_path / "config.json", tmp_path / "run"],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    # torchrun names the dead rank, unless the other noticed the broken connection before it did
+    named = "rank      : 1 (local_rank: 1)" in done.stderr and "SIGKILL" in done.stderr
+    assert named or "Connection closed by peer" in done.stderr
+
+
+def test_torchrun_gives_the_losses_of_one_process(tmp_path: Path) -> None:
+    pack(Numbers(32), tmp_path / "shards")
+    config = TrainConfig(
+        model=tiny_config(),
+        sources=(str(tmp_path / "shards"),),
+        steps=6,
+        batch_size=8,
+        warmup_steps=2,
+        log_every=1,
+    )
+    train(config, tmp_path / "alone")
+    (tmp_path / "config.json").write_text(config.to_json())
+    (tmp_path / "plain.py").write_text(DYING.replace('"1":', '"never":'))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    subprocess.run(
+        [*torchrun, tmp_path / "plain.py", tmp_path / "config.json", tmp_path / "run"],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        check=True,
+        capture_output=True,
+    )
+    together, alone = (
+        [json.loads(line)["loss"] for line in (tmp_path / run / "log.jsonl").open()]
+        for run in ("run", "alone")
+    )
+    assert together == pytest.approx(alone, rel=1e-4)

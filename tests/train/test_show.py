@@ -65,7 +65,7 @@ def test_a_stuck_loss_is_explained(tmp_path: Path) -> None:
 def test_curves_are_drawn(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [4.0, 3.0, 2.5])
     with PIL.Image.open(plot(run)) as image:
-        assert image.size == (1100, 660)
+        assert image.size == (1430, 660)
         assert len(image.convert("RGB").getcolors(10**6)) > 50
     with pytest.raises(TrainError, match="give the folder of a run"):
         plot(tmp_path / "nowhere")

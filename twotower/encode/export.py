@@ -232,7 +232,7 @@ def _export(
     import torch
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, we do not
-    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
+    with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as scratch:
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(
             module,

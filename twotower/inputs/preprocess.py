@@ -87,11 +87,14 @@ class Preprocess:
         """Open `source`, at a reduced scale if that is allowed. Raises `PictureError`."""
         return open_picture(source, draft_size=self._draft_size)
 
-    def square(self, picture: Picture, place: tuple[float, float] | None = None) -> Image.Image:
+    def square(
+        self, picture: Picture, place: tuple[float, float] | None = None, zoom: float = 1.0
+    ) -> Image.Image:
         """The RGB square that the model gets to see, before it is normalised.
 
-        `place` is for training: where along the width and the height the square is cut out, from
-        0 to 1; by default in the middle.
+        `place` and `zoom` are for training: where along the width and the height the square is cut
+        out, from 0 to 1 (by default in the middle), and how much larger than it the picture's
+        shorter side is made first. Squashed pictures are always seen whole.
         """
         image = self.open(picture)
         if self.config.rgb == "before_resize":
@@ -100,7 +103,7 @@ class Preprocess:
             size = self.config.image_size
             image = image.resize((size, size), _FILTERS[self.config.interpolation])
         else:
-            image = self._resize_shortest(image, place)
+            image = self._resize_shortest(image, place, zoom)
         # What is see-through is dropped here anyway; named, it makes Pillow warn about palettes.
         image.info.pop("transparency", None)
         return image.convert("RGB")
@@ -116,9 +119,10 @@ class Preprocess:
         return pixel_values
 
     def _resize_shortest(
-        self, image: Image.Image, place: tuple[float, float] | None
+        self, image: Image.Image, place: tuple[float, float] | None, zoom: float
     ) -> Image.Image:
-        size = self.config.image_size
+        side = self.config.image_size
+        size = round(side * zoom)
         short, long = sorted(image.size)
         if size * int(size * long / short) > _MAX_RESIZED_PIXELS:
             # The same from both ends, so that the middle stays the middle.
@@ -135,7 +139,7 @@ class Preprocess:
         )
         across, along = place or (None, None)
         left, top = self._crop_offset(image.width, across), self._crop_offset(image.height, along)
-        return image.crop((left, top, left + size, top + size))
+        return image.crop((left, top, left + side, top + side))
 
     def _crop_offset(self, side: int, place: float | None) -> int:
         margin = side - self.config.image_size

@@ -14,7 +14,9 @@ from twotower.model.config import Activation
 
 def quick_gelu(x: Tensor) -> Tensor:
     """x * sigmoid(1.702 x), the activation of OpenAI's checkpoints (up to .02 from true GELU)."""
-    return x * torch.sigmoid(1.702 * x)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return F.silu(1.702 * x) / 1.702  # the same; its backward passes over memory half as often
+    return x * torch.sigmoid(1.702 * x)  # engines know this form and fuse it
 
 
 def gelu_tanh(x: Tensor) -> Tensor:

@@ -106,11 +106,15 @@ class Batches:
         seed: int = 0,
         weights: Sequence[float] | None = None,
         buffer: int = 100_000,
+        zoom: float = 1.0,
         workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """`batch_size` is of all ranks together; `workers` decode in processes of their own."""
+        """`batch_size` is of all ranks together; `workers` decode in processes of their own.
+
+        Pictures are enlarged by up to `zoom` before a random square is cut out of them.
+        """
         shards = tuple(tuple(getattr(one, "shard_sizes", (len(one),))) for one in sources)
         self.order = Order(shards, tuple(weights or (1.0,) * len(sources)), seed, buffer)
         self.batch_size, self.workers = batch_size, workers
@@ -124,7 +128,7 @@ class Batches:
         if batch_size % world_size:
             raise PairsError(f"a batch of {batch_size} cannot be shared by {world_size} ranks")
         self.tokenizer = tokenizer
-        self._samples = _Samples(sources, config, tokenizer, self.order)
+        self._samples = _Samples(sources, config, tokenizer, self.order, zoom)
 
     def __call__(self, first_step: int, last_step: int) -> Iterator[Batch]:
         """The batches of steps `first_step` to `last_step` - 1, counted over all epochs."""
@@ -172,9 +176,14 @@ class _Samples(Dataset[_Sample]):
     """Read, decode and cut one pair; runs in the worker processes."""
 
     def __init__(
-        self, sources: Sequence[Source], config: CLIPConfig, tokenizer: Tokenizer, order: Order
+        self,
+        sources: Sequence[Source],
+        config: CLIPConfig,
+        tokenizer: Tokenizer,
+        order: Order,
+        zoom: float,
     ) -> None:
-        self.sources, self.order, self.tokenizer = sources, order, tokenizer
+        self.sources, self.order, self.tokenizer, self.zoom = sources, order, tokenizer, zoom
         # never below the size that is needed: 2 to 7 times as fast, pixels at cosine .9999
         self.preprocess = Preprocess(config.preprocess, config.preprocess.image_size // 2)
         self.starts = np.cumsum([0, *(len(source) for source in sources)]).tolist()
@@ -201,7 +210,8 @@ class _Samples(Dataset[_Sample]):
     ) -> _Sample:
         pair = self.sources[source][number]
         caption = pair.captions[int(random.integers(len(pair.captions)))]
-        square = self.preprocess.square(pair.picture, (random.random(), random.random()))
+        place, zoom = (random.random(), random.random()), random.uniform(1.0, self.zoom)
+        square = self.preprocess.square(pair.picture, place, zoom)
         image_id = self.starts[source] + number
         return _Sample(np.asarray(square), caption, image_id, pair.key, tuple(broken))
 

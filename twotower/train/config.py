@@ -45,6 +45,7 @@ class TrainConfig:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     chunk_size: int | None = None  # pairs of a rank in a graph at a time; all by default
     memory: int | None = None  # bytes; chooses the chunk size
+    zoom: float = 1.0  # pictures are enlarged by up to this before a square is cut out
     patch_dropout: float = 0.0
     unmasked_steps: int = 0  # at the end, without patch dropout (Li et al. 2023)
     checkpointing: bool = False

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from twotower.encode.prompts import TEMPLATES
 from twotower.evaluate.retrieval import recall_at_k
 from twotower.evaluate.zero_shot import top_k_accuracy
 from twotower.inputs.pictures import PictureError
@@ -17,7 +16,7 @@ from twotower.inputs.tokenizer import Tokenizer
 from twotower.model.clip import CLIP
 from twotower.pairs.sources import BrokenPairError, Pair, open_source
 
-MOST = 1000  # pairs that are looked at
+MOST = 2000  # pairs that are looked at
 BATCH = 64
 
 
@@ -40,8 +39,8 @@ def zero_shot(model: CLIP, location: str, tokenizer: Tokenizer) -> dict[str, flo
     pairs = list(_pairs(location))
     classnames = sorted({pair.captions[0] for pair in pairs})
     labels = np.array([classnames.index(pair.captions[0]) for pair in pairs])
-    templates = TEMPLATES["photo"]
-    prompts = [template.replace("{}", name) for name in classnames for template in templates]
+    template = model.config.templates[0]
+    prompts = [template.replace("{}", name) for name in classnames]
     classifier = _embed_texts(model, prompts, tokenizer)
     return {"zero_shot_top1": top_k_accuracy(_embed_images(model, pairs), classifier, labels)}
 

@@ -12,7 +12,7 @@ import json
 import os
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from twotower.encode.prompts import TEMPLATES
 from twotower.inputs.preprocess import Preprocess
 from twotower.inputs.tokenizer import load_tokenizer
 from twotower.model.clip import CLIP
-from twotower.model.config import ResNetConfig, preset, read_config
+from twotower.model.config import ResNetConfig, TextTransformerConfig, preset, read_config
 from twotower.model.foreign.pretrained import bert_tensors, efficientnet_tensors
 from twotower.pairs.sources import open_source
 from twotower.train.config import TrainConfig, with_settings
@@ -89,6 +89,43 @@ def pretrain(
         workers=max(1, (os.cpu_count() or 1) - 1),
     )
     return with_settings(run, list(settings))
+
+
+def emoji(steps: int = 200, batch_size: int = 256) -> TrainConfig:
+    """A first training from scratch, under five minutes on two cores.
+
+    1 526 drawings of Noto with their CLDR names; scored on Twemoji's drawings of the same things,
+    another artist's, which are never seen.
+    """
+    base = preset("RN50")
+    model = replace(
+        base,
+        name="emoji",
+        embed_dim=128,
+        vision=ResNetConfig(64, 32, (1, 1, 1, 1)),
+        text=TextTransformerConfig(24, 49408, 128, 2, 2, 512, "quick_gelu"),
+        preprocess=replace(base.preprocess, image_size=64),
+        tokenizer=replace(base.tokenizer, context_length=24),
+        templates=("{}",),
+    )
+    drawings = Path(__file__).parent / "emoji"
+    return TrainConfig(
+        model=model,
+        sources=(str(drawings / "noto.tar"),),
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=2e-3,
+        betas=(0.9, 0.98),
+        warmup_steps=steps // 10,
+        zoom=1.3,
+        multi_positive=True,
+        workers=1,
+        log_every=20,
+        save_every=steps,
+        evaluate_every=max(1, steps // 6),
+        retrieval=str(drawings / "twemoji.tar"),
+        zero_shot=str(drawings / "twemoji.tar"),
+    )
 
 
 def bundled(
