@@ -104,11 +104,12 @@ class Trainer:
 
     def begin(self) -> int:
         """Start at step 0 in an empty folder."""
+        if rank() > 0:  # one looks and writes, or the others would find what it wrote
+            return 0
         if (self.run / CONFIG).exists():
             raise TrainError(f"{self.run}: holds a run already; resume it or choose another folder")
-        if rank() == 0:
-            self.run.mkdir(parents=True, exist_ok=True)
-            (self.run / CONFIG).write_text(self.config.to_json() + "\n", encoding="utf-8")
+        self.run.mkdir(parents=True, exist_ok=True)
+        (self.run / CONFIG).write_text(self.config.to_json() + "\n", encoding="utf-8")
         return 0
 
     def resume(self, resume: str | Path) -> int:
