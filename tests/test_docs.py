@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from twotower.cli import build_parser
+from twotower.cli.main import build_parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -2,6 +2,6 @@
 
 import sys
 
-from twotower.cli import main
+from twotower.cli.main import main
 
 sys.exit(main())

@@ -1,0 +1,137 @@
+"""`twotower classify`: say which of your words each picture shows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twotower.cli.output import FAILED, OK, add_model_options, positive, progress
+
+if TYPE_CHECKING:
+    from twotower.cli.output import Commands
+    from twotower.encode.classify import Classified
+
+
+def add_commands(commands: Commands) -> None:
+    command = commands.add_parser("classify", help="say which of your words each picture shows")
+    command.set_defaults(run=run_classify)
+    command.add_argument("pictures", nargs="+", metavar="PICTURE", help="pictures or folders")
+    command.add_argument(
+        "--labels", required=True, help='words ("cat, dog, car") or a file with one on each line'
+    )
+    command.add_argument(
+        "--templates", help='a sentence with {} for the label, or "plain", "photo" or "ensemble"'
+    )
+    command.add_argument("--top", type=positive, default=5, help="labels for a picture (5)")
+    command.add_argument(
+        "--none", action="store_true", help='add "none of these", for pictures of something else'
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON array")
+    add_model_options(command)
+
+
+def run_classify(arguments: argparse.Namespace) -> int:
+    from twotower.encode.classify import classify
+    from twotower.encode.load import load
+    from twotower.inputs.pictures import find_pictures
+
+    labels = read_labels(arguments.labels)
+    pictures = find_pictures(arguments.pictures)
+    model = load(arguments.model, engine=arguments.engine)
+    answers = classify(
+        pictures,
+        labels,
+        model=model,
+        templates=arguments.templates,
+        top=arguments.top,
+        none=arguments.none,
+    )
+    print_answers = print_json if arguments.json else print_lines
+    failed = print_answers(_counted(answers, len(pictures)))
+    return FAILED if failed else OK
+
+
+def read_labels(text: str) -> list[str]:
+    """The labels of `--labels`: words between commas, or the lines of a file."""
+    from twotower.encode.classify import LabelError
+
+    path = Path(text)
+    if not _is_file(path):
+        if path.suffix in (".txt", ".csv"):
+            raise LabelError(f"{text}: no such label file; write one label on each line")
+        if text in (".", "..") or text.endswith("/"):
+            raise LabelError(f"{text}: a folder, not a label file; write one label on each line")
+        return text.split(",")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise LabelError(f"{text}: not UTF-8 text; save it as UTF-8") from None
+    labels = [line for line in lines if line.strip()]
+    if not labels:
+        raise LabelError(f"{text}: an empty label file; write one label on each line")
+    return labels
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a list of words can be longer than any file name
+        return False
+
+
+def print_json(answers: Iterable[Classified]) -> int:
+    """One array, an object for each picture; valid JSON also when interrupted.
+
+    Returns:
+        How many pictures could not be read.
+    """
+    failed, separator = 0, "["
+    try:
+        for answer in answers:
+            failed += answer.error is not None
+            print(separator + _to_json(answer), end="")
+            separator = ",\n "
+    finally:
+        print("[]" if separator == "[" else "]")
+    return failed
+
+
+def _to_json(answer: Classified) -> str:
+    tree = {
+        "path": str(answer.source),
+        "labels": [asdict(label) for label in answer.labels],
+        "error": str(answer.error) if answer.error else None,
+    }
+    text = json.dumps(tree, ensure_ascii=False)
+    # the name of a file may be bytes that are no text; escaped, they come back in os.fsencode
+    return json.dumps(tree) if re.search("[\udc80-\udcff]", text) else text
+
+
+def print_lines(answers: Iterable[Classified]) -> int:
+    """A line for each picture on stdout; what could not be read, on stderr.
+
+    Returns:
+        How many pictures could not be read.
+    """
+    failed = 0
+    for answer in answers:
+        if answer.error:
+            failed += 1
+            print(f"twotower: {answer.error}", file=sys.stderr)
+        else:
+            labels = "  ".join(f"{one.label} {one.probability:.0%}" for one in answer.labels)
+            print(f"{answer.source!s}  {labels}", flush=True)
+    return failed
+
+
+def _counted(answers: Iterator[Classified], total: int) -> Iterator[Classified]:
+    with progress("Classifying", total) as advance:
+        for answer in answers:
+            yield answer
+            advance()

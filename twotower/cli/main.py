@@ -1,0 +1,62 @@
+"""Where the command `twotower` starts: its parser, and how errors and Ctrl-C end it."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from twotower import __version__
+from twotower.cli import classify, pairs, train, weights
+from twotower.cli.output import FAILED, INTERRUPTED, OK
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0, or 1 where something could not be done (the rest is), or 130 after Ctrl-C. Wrong usage
+        exits with 2 by itself.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # file names as the bytes that they are
+    arguments = build_parser().parse_args(argv)
+    warnings.showwarning = _print_warning  # type: ignore[assignment]
+    try:
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        sys.stdout = None  # so that nothing is flushed into it at exit
+        return OK
+    except (ValueError, OSError) as error:
+        if isinstance(error, ValueError) and not type(error).__module__.startswith("twotower"):
+            raise  # not a mistake of the user's but one of ours
+        print(f"twotower: {_one_line(error)}", file=sys.stderr)
+        return FAILED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="twotower", description="Pictures and words in one space: CLIP, offline and light."
+    )
+    parser.add_argument("--version", action="version", version=f"twotower {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for family in (classify, weights, pairs, train):
+        family.add_commands(commands)
+    return parser
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def _print_warning(message: Warning | str, *_: Any) -> None:
+    print(f"twotower: {message}", file=sys.stderr)

@@ -1,0 +1,73 @@
+"""What the commands share: exit codes, progress, and kinds of arguments."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    # the class that argparse has no public name for
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+OK, FAILED, INTERRUPTED = 0, 1, 130
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A function that advances a progress bar on stderr, where a person is looking at it."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda: progress.advance(task)
+
+
+def status(text: str) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)
+
+
+def print_broken(broken: Sequence[str], most: int = 20) -> None:
+    for line in broken[:most]:
+        print(f"twotower: {line}", file=sys.stderr)
+    if len(broken) > most:
+        print(f"twotower: and {len(broken) - most} more", file=sys.stderr)
+
+
+def add_model_options(command: argparse.ArgumentParser, positional: bool = False) -> None:
+    text = "a model directory, file or hf-hub:org/name (the bundled model)"
+    if positional:
+        command.add_argument("model", nargs="?", help=text)
+    else:
+        command.add_argument("--model", help=text)
+    command.add_argument(
+        "--engine",
+        choices=("onnxruntime", "openvino", "torch"),
+        default="onnxruntime",
+        help="what runs the model (onnxruntime)",
+    )
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    return value
+
+
+def size_in_bytes(text: str) -> int:
+    """A size such as 8GB, 500MB or a number of bytes."""
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    number, unit = text[:-2], text[-2:].upper()
+    try:
+        return int(float(number) * units[unit]) if unit in units else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 8GB") from None

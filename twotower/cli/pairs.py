@@ -1,0 +1,54 @@
+"""`twotower pairs`: pack and count image-text pairs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twotower.cli.output import FAILED, OK, positive, print_broken, progress
+
+if TYPE_CHECKING:
+    from twotower.cli.output import Commands
+
+SOURCE = "a tar, a pattern of tars, a table, or a folder with captions beside the pictures"
+
+
+def add_commands(commands: Commands) -> None:
+    command = commands.add_parser("pairs", help="image-text pairs: pack and count them")
+    tools = command.add_subparsers(required=True, metavar="TOOL")
+    command = tools.add_parser("pack", help="write tar shards")
+    command.set_defaults(run=run_pairs_pack)
+    command.add_argument("source", help=SOURCE)
+    command.add_argument("destination", type=Path, help="a new folder")
+    command.add_argument("--per-shard", type=positive, default=10_000, help="pairs (10000)")
+    command = tools.add_parser("stats", help="count pairs, sizes, captions and what is broken")
+    command.set_defaults(run=run_pairs_stats)
+    command.add_argument("source", help=SOURCE)
+
+
+def run_pairs_pack(arguments: argparse.Namespace) -> int:
+    from twotower.pairs.shards import pack
+    from twotower.pairs.sources import open_source
+
+    source = open_source(arguments.source)
+    with progress("Packing", len(source)) as advance:
+        broken = pack(source, arguments.destination, arguments.per_shard, advance)
+    print_broken(broken)
+    shards = len(list(arguments.destination.glob("*.tar")))
+    print(
+        f"{arguments.destination}: {shards} shards; {len(broken)} of {len(source)} pairs left out"
+    )
+    return FAILED if broken else OK
+
+
+def run_pairs_stats(arguments: argparse.Namespace) -> int:
+    from twotower.pairs.shards import count_pairs
+    from twotower.pairs.sources import open_source
+
+    source = open_source(arguments.source)
+    with progress("Counting", len(source)) as advance:
+        stats = count_pairs(source, advance)
+    print_broken(stats.broken)
+    print("\n".join(stats.lines()))
+    return OK

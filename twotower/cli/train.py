@@ -1,0 +1,112 @@
+"""`twotower train`: recipes, and pictures of what a run did."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twotower.cli.output import OK, positive, size_in_bytes
+from twotower.cli.pairs import SOURCE
+
+if TYPE_CHECKING:
+    from twotower.cli.output import Commands
+
+
+def add_commands(commands: Commands) -> None:
+    command = commands.add_parser("train", help="train a model")
+    recipes = command.add_subparsers(required=True, metavar="RECIPE")
+    command = recipes.add_parser("pretrain", help="train on image-text pairs")
+    command.set_defaults(run=run_train_pretrain)
+    command.add_argument("pairs", nargs="+", help=f"{SOURCE} (several: several sources)")
+    command.add_argument("--run", type=Path, required=True, dest="folder", help="the run's folder")
+    command.add_argument("--model", default="ViT-B-32", help="a preset, or a model to start from")
+    command.add_argument("--batch-size", type=positive, default=1024, help="of all ranks (1024)")
+    command.add_argument("--steps", type=positive, help="(32 epochs)")
+    command.add_argument("--memory", type=size_in_bytes, help="what a rank may take, such as 8GB")
+    _add_settings(command)
+    command.add_argument("--resume", metavar="CHECKPOINT", help='a checkpoint, or "latest"')
+    command.add_argument("--dry-run", action="store_true", help="say what would be done, and end")
+
+    command = recipes.add_parser("emoji", help="a first training, in under five minutes")
+    command.set_defaults(run=run_train_emoji)
+    command.add_argument("--run", type=Path, required=True, dest="folder", help="the run's folder")
+    _add_settings(command)
+    command.add_argument("--resume", metavar="CHECKPOINT", help='a checkpoint, or "latest"')
+
+    command = recipes.add_parser("plot", help="draw loss, scale, learning rate and speed of a run")
+    command.set_defaults(run=run_train_plot)
+    command.add_argument("folder", type=Path, help="the run's folder")
+
+    command = recipes.add_parser("bundled", help="make the model inside the package again")
+    command.set_defaults(run=run_train_bundled)
+    command.add_argument("data", type=Path, help="the folder with the data (docs/model-card.md)")
+    command.add_argument("destination", type=Path, help="the model directory to make")
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="settings",
+        help="change a field of TrainConfig, such as lr=1e-4",
+    )
+
+
+def run_train_pretrain(arguments: argparse.Namespace) -> int:
+    from twotower.train.recipes import pretrain
+    from twotower.train.show import describe, explain, watch
+
+    config = pretrain(
+        arguments.pairs,
+        arguments.model,
+        batch_size=arguments.batch_size,
+        steps=arguments.steps,
+        memory=arguments.memory,
+        settings=arguments.settings,
+    )
+    if arguments.dry_run:
+        print("\n".join(describe(config)))
+        return OK
+    from twotower.train.loop import train
+
+    with watch(config) as report:
+        directory = train(config, arguments.folder, arguments.resume, report)
+    print(f"{directory}: a model; try it with --model {directory}")
+    for line in explain(arguments.folder):
+        print(line)
+    return OK
+
+
+def run_train_emoji(arguments: argparse.Namespace) -> int:
+    from twotower.train.config import with_settings
+    from twotower.train.loop import train
+    from twotower.train.recipes import emoji
+    from twotower.train.show import draw_confusions, plot, read_log, watch
+
+    config = with_settings(emoji(), arguments.settings)
+    with watch(config) as report:
+        directory = train(config, arguments.folder, arguments.resume, report)
+    assert config.zero_shot is not None
+    top1 = read_log(arguments.folder)[-1]["zero_shot_top1"]
+    print(f"{top1:.1%} of another artist's emoji are named rightly, among 1526 names")
+    print(f"{directory}: the model")
+    print(f"{plot(arguments.folder)}: loss and scores")
+    print(f"{draw_confusions(arguments.folder, config.zero_shot)}: its surest mistakes")
+    return OK
+
+
+def run_train_plot(arguments: argparse.Namespace) -> int:
+    from twotower.train.show import plot
+
+    print(plot(arguments.folder))
+    return OK
+
+
+def run_train_bundled(arguments: argparse.Namespace) -> int:
+    from twotower.train.recipes import bundled
+
+    bundled(arguments.data, arguments.destination, say=print)
+    return OK

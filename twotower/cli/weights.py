@@ -1,0 +1,51 @@
+"""`twotower convert` and `verify`: weights in and out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twotower.cli.output import OK, add_model_options, status
+
+if TYPE_CHECKING:
+    from twotower.cli.output import Commands
+
+
+def add_commands(commands: Commands) -> None:
+    command = commands.add_parser("convert", help="turn anybody's CLIP or SigLIP into another form")
+    command.set_defaults(run=run_convert)
+    command.add_argument("source", help="a model directory, an OpenAI .pt file or hf-hub:org/name")
+    command.add_argument("destination", type=Path, help="the directory to make")
+    command.add_argument(
+        "--to",
+        choices=("twotower", "transformers", "open_clip"),
+        default="twotower",
+        help="the form to write (twotower)",
+    )
+
+    command = commands.add_parser("verify", help="check a model against its golden vectors")
+    command.set_defaults(run=run_verify)
+    add_model_options(command, positional=True)
+
+
+def run_convert(arguments: argparse.Namespace) -> int:
+    from twotower.encode.export import convert
+    from twotower.encode.load import find_source
+
+    with status(f"Converting {arguments.source}"):
+        convert(find_source(arguments.source), arguments.destination, arguments.to)
+    print(f"{arguments.destination}: written as {arguments.to}, golden vectors reproduced")
+    return OK
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    from twotower.encode.load import load
+
+    model = load(arguments.model, engine=arguments.engine)
+    cosine = model.verify()
+    print(
+        f"{model.config.name}: golden vectors reproduced with {arguments.engine}, "
+        f"lowest cosine {cosine:.6f}"
+    )
+    return OK

@@ -1,0 +1,1 @@
+"""A person's pictures: found, indexed, searched in words. No torch."""
