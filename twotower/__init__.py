@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from twotower.encode.load import load
     from twotower.encode.stream import EncodedPicture
     from twotower.inputs.pictures import PictureError
+    from twotower.library.library import Library
     from twotower.model.config import CLIPConfig, preset
 
 __version__ = "0.1.0"
@@ -25,6 +26,7 @@ _HOME = {
     "EncodedPicture": "encode.stream",
     "Encoder": "encode.encoder",
     "Label": "encode.classify",
+    "Library": "library.library",
     "PictureError": "inputs.pictures",
     "classify": "encode.classify",
     "convert": "encode.export",
@@ -39,6 +41,7 @@ __all__ = [
     "EncodedPicture",
     "Encoder",
     "Label",
+    "Library",
     "PictureError",
     "classify",
     "convert",
