@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,15 @@ class PictureRecord:
     error: str | None = None
 
 
+class Known(NamedTuple):
+    """What tells whether a picture has changed since it was indexed."""
+
+    id: int
+    size: int
+    mtime_ns: int
+    sidecar_ns: int
+
+
 @dataclass(frozen=True)
 class ModelRecord:
     """The model of a set of vectors.
@@ -83,10 +92,11 @@ CREATE TABLE models (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL,
     source TEXT NOT NULL,
-    fingerprint TEXT NOT NULL UNIQUE,
+    fingerprint TEXT NOT NULL,
     files TEXT NOT NULL,
     embed_dim INTEGER NOT NULL,
-    vectors TEXT
+    vectors TEXT NOT NULL,  -- empty for the library's own folder
+    UNIQUE (fingerprint, vectors)
 );
 CREATE TABLE pictures (
     id INTEGER PRIMARY KEY,
@@ -134,13 +144,16 @@ class Catalog:
         if not path.exists():
             if root is None:
                 raise LibraryError(f"{location}: no library there; make one with: twotower index")
-            _create_folder(location)
+            create_folder(location)
         self._connection, self.writable = _connect(path)
         try:
             self._migrate()
             if root is not None and self.writable:
                 self.set_setting("root", _relative(root, location))
-            self.root = location / self._root()
+            self.root = (location / self._root()).resolve()
+        except sqlite3.OperationalError as error:
+            self.close()
+            raise LibraryError(f"{path}: cannot be used ({error}); check disk and rights") from None
         except sqlite3.DatabaseError as error:
             self.close()
             raise LibraryError(
@@ -152,6 +165,7 @@ class Catalog:
             raise
 
     def close(self) -> None:
+        """Let go of the file."""
         self._connection.close()
 
     def __enter__(self) -> Catalog:
@@ -168,7 +182,7 @@ class Catalog:
     # What is asked
 
     def pictures(self, ids: Iterable[int]) -> list[PictureRecord]:
-        """The records of `ids`, in that order; ids that are not (or no longer) there are left out."""
+        """The records of `ids`, in that order; ids that are not there are left out."""
         wanted = [int(one) for one in ids]
         found: dict[int, PictureRecord] = {}
         for start in range(0, len(wanted), 500):
@@ -210,10 +224,10 @@ class Catalog:
         """All pictures, readable or not."""
         return self._records("1")
 
-    def known(self) -> dict[bytes, tuple[int, int, int, int]]:
-        """path -> (id, size, mtime_ns, sidecar_ns): what a scan compares the disk with."""
+    def known(self) -> dict[bytes, Known]:
+        """By path, what a scan compares the disk with."""
         query = "SELECT path, id, size, mtime_ns, sidecar_ns FROM pictures"
-        return {path: rest for path, *rest in self._connection.execute(query)}
+        return {row[0]: Known(*row[1:]) for row in self._connection.execute(query)}
 
     def next_id(self) -> int:
         """An id that no picture has or had."""
@@ -255,6 +269,7 @@ class Catalog:
         return row[0] if row else None
 
     def set_setting(self, name: str, value: str) -> None:
+        """Keep a text of any kind with the library."""
         with self._transaction() as execute_many:
             execute_many(_SET, [(name, value)])
 
@@ -271,28 +286,30 @@ class Catalog:
         return self._models("1 ORDER BY id")
 
     def add_model(self, record: ModelRecord) -> ModelRecord:
-        """Store a model (its `id` is given here), or find it again by its fingerprint."""
-        row = astuple(record)[1:]
+        """Store a model (its `id` is given here), or find it by its fingerprint and `vectors`."""
+        row = (*astuple(record)[1:-1], record.vectors or "")
         with self._transaction() as execute_many:
             execute_many(
                 "INSERT INTO models (name, source, fingerprint, files, embed_dim, vectors) "
-                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (fingerprint) DO UPDATE SET "
+                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (fingerprint, vectors) DO UPDATE SET "
                 "name = excluded.name, source = excluded.source, files = excluded.files",
                 [row],
             )
-        return self._models("fingerprint = ?", [record.fingerprint])[0]
+        where = "fingerprint = ? AND vectors = ?"
+        return self._models(where, [record.fingerprint, record.vectors or ""])[0]
 
     def use_model(self, record: ModelRecord) -> None:
         """From now on, search the vectors of this model."""
         self.set_setting("model", str(record.id))
 
     def remove_model(self, record: ModelRecord) -> None:
+        """Forget a model that is no longer used; its vectors are the caller's to delete."""
         with self._transaction() as execute_many:
             execute_many("DELETE FROM models WHERE id = ?", [(record.id,)])
 
     def _models(self, where: str, parameters: Sequence[Any] = ()) -> list[ModelRecord]:
         query = (
-            "SELECT id, name, source, fingerprint, files, embed_dim, vectors "
+            "SELECT id, name, source, fingerprint, files, embed_dim, nullif(vectors, '') "
             f"FROM models WHERE {where}"
         )
         return [ModelRecord(*row) for row in self._connection.execute(query, parameters)]
@@ -352,7 +369,8 @@ def find_library(start: Path) -> Path | None:
 LIBRARY_FOLDER = ".twotower"
 
 
-def _create_folder(location: Path) -> None:
+def create_folder(location: Path) -> None:
+    """Make the folder of a library. Raises `LibraryError` where that cannot be."""
     try:
         location.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -364,10 +382,30 @@ def _create_folder(location: Path) -> None:
 
 def _connect(path: Path) -> tuple[sqlite3.Connection, bool]:
     """The open file, and whether it can be written."""
-    connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    return connection, True
+    writable = not path.exists() or all(os.access(one, os.W_OK) for one in (path, path.parent))
+    address = f"{path.absolute().as_uri()}?mode={'rwc' if writable else 'ro'}"
+    try:
+        connection = _open(address)
+        try:
+            if writable:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("SELECT count(*) FROM sqlite_master")
+        except sqlite3.OperationalError:
+            connection.close()
+            if writable:
+                raise
+            # Without a place for its shared memory SQLite reads only what it may take as final.
+            connection = _open(address + "&immutable=1")
+    except sqlite3.OperationalError as error:
+        raise LibraryError(f"{path}: cannot be opened ({error}); check disk and rights") from None
+    return connection, writable
+
+
+def _open(address: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        address, uri=True, timeout=30, isolation_level=None, check_same_thread=False
+    )
 
 
 def _relative(root: Path, location: Path) -> str:

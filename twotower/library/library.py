@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,33 +19,17 @@ from twotower.library.catalog import (
     Catalog,
     LibraryError,
     ModelRecord,
-    PictureRecord,
+    create_folder,
 )
 from twotower.library.vectors import Vectors, open_vectors
 
 if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
+    from twotower.library.indexing import IndexReport, Progress
 
-
-@dataclass(frozen=True)
-class IndexReport:
-    """What `Library.index` did, in pictures."""
-
-    added: int = 0
-    moved: int = 0
-    removed: int = 0
-    unchanged: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far `Library.index` is: pictures done of those to do, by now."""
-
-    done: int
-    total: int
-    failed: int
+BUNDLED_NAME = (
+    "twotower-small"  # as `encode.load` has it, which a search in vectors alone can spare
+)
 
 
 class Library:
@@ -59,6 +46,7 @@ class Library:
         model: str | Path | None = None,
         location: str | Path | None = None,
         vectors: str | None = None,
+        engine: str = "onnxruntime",
     ) -> None:
         """Open the library of `root`; nothing is written before `index`.
 
@@ -69,6 +57,7 @@ class Library:
                 is given, `root` may be None: it is known from there.
             vectors: `milvus://host:port/collection`, or a `.db` file of Milvus Lite, for the
                 vectors; by default they lie beside the catalog.
+            engine: what runs the model, as for `load`.
 
         Raises:
             LibraryError: `root` is no folder, or what is at `location` cannot be used.
@@ -79,7 +68,7 @@ class Library:
         self._root = Path(root) if root is not None else None
         if self._root is not None and not self._root.is_dir():
             raise LibraryError(f"{self._root}: no such folder; give the folder of pictures")
-        self._wanted_model, self._wanted_vectors = model, vectors
+        self._wanted_model, self._wanted_vectors, self._engine = model, vectors, engine
 
     @property
     def root(self) -> Path:
@@ -98,60 +87,132 @@ class Library:
 
     @cached_property
     def model(self) -> Encoder:
-        """The encoder that the library was indexed with; checked to be still the same."""
+        """The encoder that the library was indexed with.
+
+        Raises:
+            LibraryError: the model of that name is another one now.
+        """
         from twotower.encode.load import load
 
-        return load(self._model_in_use().source)
+        record = self._model_in_use()
+        encoder = load(record.source, engine=self._engine)
+        if file_facts(encoder) != record.files and fingerprint(encoder) != record.fingerprint:
+            raise LibraryError(
+                f"{record.source}: no longer the model that {self.location} was indexed with; "
+                "bring that one back, or index again"
+            )
+        return encoder
 
     def index(self, progress: Callable[[Progress], None] | None = None) -> IndexReport:
-        """Bring catalog and vectors up to what is on the disk now."""
-        from twotower.encode.load import load
-        from twotower.inputs.pictures import find_pictures
+        """Bring catalog and vectors up to what is on the disk now.
 
-        catalog = self.__dict__["catalog"] = Catalog(self.location, self.root)
-        model = load(self._wanted_model)
-        record = ModelRecord(
-            0,
-            model.config.name,
-            str(self._wanted_model or "twotower-small"),
-            "to come",
-            "{}",
-            model.config.embed_dim,
-            self._wanted_vectors,
-        )
-        record = catalog.add_model(record)
-        catalog.use_model(record)
-        known = catalog.known()
-        added = failed = 0
-        for encoded in model.stream(find_pictures([self.root])):
-            path = Path(str(encoded.source))
-            relative = path.relative_to(self.root).as_posix()
-            if os.fsencode(relative) in known:
-                continue
-            stat = path.stat()
-            one = PictureRecord(catalog.next_id(), relative, stat.st_size, stat.st_mtime_ns)
-            if encoded.image_embeds is None:
-                failed += 1
-                one = replace(one, error=str(encoded.error))
-            else:
-                added += 1
-                self.vectors.add(np.array([one.id]), encoded.image_embeds[None])
-            catalog.replace([], [one])
-        return IndexReport(added=added, failed=failed)
+        With another model than before, all pictures are embedded beside the vectors in use, which
+        are searched meanwhile and exchanged for the new ones at the end. Whatever stops it, it
+        goes on where it was when it is called again.
+
+        Raises:
+            LibraryError: another process is at it, or the disk is full or cannot be read.
+        """
+        from twotower.encode.load import load
+        from twotower.library.indexing import Indexing
+        from twotower.library.lock import sole_writer
+
+        self.close()
+        create_folder(self.location)
+        with sole_writer(self.location), _disk_errors(self.location):
+            catalog = self.__dict__["catalog"] = Catalog(self.location, self._root)
+            used = catalog.model
+            source = self._wanted_model or (used.source if used else BUNDLED_NAME)
+            encoder = load(source, engine=self._engine)
+            target = catalog.add_model(self._describe(encoder, str(source), used))
+            vectors = self._vectors_of(target)
+            if used and used.id != target.id and used.fingerprint == target.fingerprint:
+                _copy(self._vectors_of(used), vectors)
+            report = Indexing(catalog, vectors, encoder, progress).run()
+            catalog.use_model(target)
+            for other in catalog.models():
+                if other.id != target.id:
+                    self._vectors_of(other).drop()
+                    catalog.remove_model(other)
+        self.__dict__.update(vectors=vectors, model=encoder)
+        return report
 
     def close(self) -> None:
-        """Let go of the files."""
-        if "vectors" in self.__dict__:
-            self.vectors.close()
-        if "catalog" in self.__dict__:
-            self.catalog.close()
+        """Let go of the files; they are opened again when they are needed."""
+        for name in ("vectors", "catalog"):
+            if name in self.__dict__:
+                self.__dict__.pop(name).close()
+        self.__dict__.pop("model", None)
+
+    def _describe(self, encoder: Encoder, source: str, used: ModelRecord | None) -> ModelRecord:
+        if source != BUNDLED_NAME and Path(source).expanduser().exists():
+            source = str(Path(source).expanduser().absolute())
+        return ModelRecord(
+            id=0,
+            name=encoder.config.name,
+            source=source,
+            fingerprint=fingerprint(encoder),
+            files=file_facts(encoder),
+            embed_dim=encoder.config.embed_dim,
+            vectors=self._wanted_vectors or (used.vectors if used else None),
+        )
 
     def _model_in_use(self) -> ModelRecord:
         record = self.catalog.model
         if record is None:
-            raise LibraryError(f"{self.root}: nothing is indexed yet; run: twotower index")
+            raise LibraryError(f"{self.location}: nothing is indexed yet; run: twotower index")
         return record
 
     def _vectors_of(self, record: ModelRecord) -> Vectors:
         location = record.vectors or self.location / f"vectors-{record.id}"
         return open_vectors(location, record.embed_dim)
+
+
+def fingerprint(encoder: Encoder) -> str:
+    """A hash over all that decides the numbers: weights, architecture, preprocessing, tokenizer."""
+    config = asdict(encoder.config)
+    del config["name"], config["templates"]
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for path in _model_files(encoder):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def file_facts(encoder: Encoder) -> str:
+    """Names, sizes and times of change of a model's files: the same files have the same hash."""
+    stats = [(path.name, path.stat()) for path in _model_files(encoder)]
+    return json.dumps([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+
+
+def _model_files(encoder: Encoder) -> list[Path]:
+    """Weights and vocabulary, and the configuration."""
+    endings = (".json", ".txt", ".model")
+    named = [path for path in encoder.directory.iterdir() if path.suffix in endings]
+    return sorted([*named, encoder.directory / "model.safetensors"])
+
+
+def _copy(source: Vectors, target: Vectors) -> None:
+    """All vectors of one place to another."""
+    ids = np.setdiff1d(source.ids(), target.ids())
+    for start in range(0, len(ids), 10_000):
+        some = ids[start : start + 10_000]
+        target.add(some, source.get(some))
+
+
+@contextmanager
+def _disk_errors(location: Path) -> Iterator[None]:
+    """What a full or failing disk gives, as `LibraryError`."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        reason = str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    else:
+        return
+    raise LibraryError(
+        f"{location}: cannot be written ({reason}); what was committed is kept: make room and "
+        "index again"
+    )
