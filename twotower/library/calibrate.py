@@ -10,19 +10,32 @@ the two and the number of pictures that compete, fitted once for a model on pict
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twotower.encode.golden import GOLDEN_FILE
 
+if TYPE_CHECKING:
+    from twotower.encode.encoder import Encoder
+    from twotower.library.library import Library
+
 CALIBRATION_FILE = "calibration.json"
 SPREAD_RANK = 64  # directions in which the spread of pictures is kept; the rest counts as even
+
+# For a model that was never calibrated: about what calibrated ones have.
+TYPICAL_TEXT = (1.1, 0.7, -0.4, -5.0)
+TYPICAL_IMAGE = (0.3, 0.7, -0.1, -5.3)
+TYPICAL_CUTOFF = 0.35
+TYPICAL_DUPLICATE = 0.95
+ESTIMATED_FROM = 5000  # pictures of the library
 
 Floats = NDArray[np.float32]
 
@@ -86,21 +99,18 @@ class Calibration:
     """A model's two curves: words to pictures, and pictures to pictures.
 
     `duplicate` is the cosine from which two pictures are called copies of one another; `model`
-    the hash of the golden vectors of the model that it was made for; `fitted` is False for one
-    that was not fitted to the model (`estimate`).
+    the hash of the golden vectors of the model that it was made for.
     """
 
     text: Curve
     image: Curve
     duplicate: float
     model: str
-    fitted: bool = True
 
     def to_json(self) -> str:
         """JSON, arrays as base64 of float16 or float32."""
         tree = {
             "model": self.model,
-            "fitted": self.fitted,
             "duplicate": self.duplicate,
             "text": _curve_tree(self.text),
             "image": _curve_tree(self.image),
@@ -117,7 +127,6 @@ class Calibration:
                 _curve(tree["image"]),
                 float(tree["duplicate"]),
                 str(tree["model"]),
-                bool(tree["fitted"]),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise CalibrationError(
@@ -139,6 +148,49 @@ def read_calibration(directory: Path) -> Calibration | None:
         return None
     calibration = Calibration.from_json(text, path)
     return calibration if calibration.model == model_hash(directory) else None
+
+
+def library_calibration(library: Library) -> Calibration:
+    """The calibration of a library's model, or, with a warning, one estimated from its pictures."""
+    directory = library.model.directory
+    calibration = read_calibration(directory)
+    if calibration is not None:
+        return calibration
+    warnings.warn(
+        f"{library.model.config.name} has no calibration: probabilities and the cut-off are "
+        f"guesses; make one with: twotower calibrate {directory} PAIRS",
+        stacklevel=2,
+    )
+    path = library.location / CALIBRATION_FILE
+    with contextlib.suppress(OSError, CalibrationError):
+        calibration = Calibration.from_json(path.read_text(encoding="utf-8"), path)
+        if calibration.model == model_hash(directory):
+            return calibration
+    calibration = estimate(library.model, _some_vectors(library))
+    with contextlib.suppress(OSError):  # a library that is read-only is estimated anew each time
+        write_calibration(calibration, library.location)
+    return calibration
+
+
+def estimate(model: Encoder, image_embeds: Floats) -> Calibration:
+    """What can be said of a model without pictures with captions.
+
+    The backgrounds are those of `image_embeds`, the pictures that are searched; the weights are
+    those that other models got, which is possible because features count in deviations.
+    """
+    text = measure_background(image_embeds, model.encode_text(background_texts()))
+    image = measure_background(image_embeds, image_embeds)
+    return Calibration(
+        text=Curve(text, TYPICAL_TEXT, TYPICAL_CUTOFF),
+        image=Curve(image, TYPICAL_IMAGE, TYPICAL_CUTOFF),
+        duplicate=TYPICAL_DUPLICATE,
+        model=model_hash(model.directory),
+    )
+
+
+def _some_vectors(library: Library) -> Floats:
+    ids = library.vectors.ids()
+    return library.vectors.get(ids[:: len(ids) // ESTIMATED_FROM + 1])
 
 
 def write_calibration(calibration: Calibration, directory: Path) -> None:
