@@ -227,7 +227,8 @@ def _allowed(library: Library, query: Query) -> Ids | None:
     """Ids that pass the filters and are not themselves the question; None for all."""
     asked = [_id_of(library, term.picture) for term in query.terms if term.picture]
     own = [number for number in asked if number is not None]
-    if query.where == "1" and not own:
+    left_over = len(library.vectors) != len(library.catalog)  # by a crash: no picture, no hit
+    if query.where == "1" and not own and not left_over:
         return None
     ids = library.catalog.select(query.where, query.parameters)
     if query.near:
