@@ -241,4 +241,3 @@ def _write_sheet(answer: Answer, library: Library, arguments: argparse.Namespace
         import webbrowser
 
         webbrowser.open(file.resolve().as_uri())
-

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
 
 SIZES = (50, 150, 500, 1500, 5000)  # of the libraries that are drawn from the pictures
+SMALLEST = 30  # library that is worth a search
 WITHOUT = 1 / 3  # the share of searches for something that is not there
 SHOWN = 50  # best scores of a search that the curve is fitted on: what a person gets to see
 SEARCHES = 2000
@@ -140,7 +141,7 @@ def draw_searches(
         others = np.setdiff1d(pool, np.concatenate([matching, unknown]))
         share = len(matching) / max(len(matching) + len(others), 1)
         size = min(int(random.choice(sizes)), len(others))
-        if size < min(sizes) or (not none and not len(matching)):
+        if size < SMALLEST or (not none and not len(matching)):
             continue
         library = random.choice(others, size, replace=False)
         matches = np.zeros(size, bool)
@@ -224,7 +225,9 @@ def altered_copies(pictures: Iterable[bytes]) -> list[bytes]:
         image = open_picture(picture).convert("RGB")
         edge = min(image.size) // 40
         image = image.crop((edge, edge, image.width - edge, image.height - edge))
-        image = image.resize((3 * image.width // 4, 3 * image.height // 4), Image.Resampling.BICUBIC)
+        image = image.resize(
+            (3 * image.width // 4, 3 * image.height // 4), Image.Resampling.BICUBIC
+        )
         file = io.BytesIO()
         image.save(file, "JPEG", quality=60)
         copies.append(file.getvalue())

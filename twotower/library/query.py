@@ -1,6 +1,6 @@
 """The language of searches: words, pictures, what shall not be there, and filters.
 
-    "beach at sunset" - "people" + photo.jpg^0.5 after:2021 folder:trips
+"beach at sunset" - "people" + photo.jpg^0.5 after:2021 folder:trips
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def parse_query(text: str, find_picture: Callable[[str], Path | None] | None = N
             end_words()
             wanted, signed = token == "+", True
             continue
-        elif match := re.fullmatch(r'([+-]?)"(.*)"(\^\S*)?', token, re.DOTALL):
+        if match := re.fullmatch(r'([+-]?)"(.*)"(\^\S*)?', token, re.DOTALL):
             end_words()
             sign, quoted, weight = match.groups()
             terms.append(_term(quoted + (weight or ""), _sign(sign, wanted)))
@@ -143,7 +143,7 @@ def _tokens(text: str) -> list[str]:
     text = text.replace("“", '"').replace("”", '"').replace("„", '"')
     if text.count('"') % 2:
         start = text.rindex('"')
-        raise QueryError(f"the quote at {text[start : start + 20]!r} is not closed; add a \"")
+        raise QueryError(f'the quote at {text[start : start + 20]!r} is not closed; add a "')
     return re.findall(r'(?:[^\s"]|"[^"]*")+', text)
 
 
@@ -169,7 +169,7 @@ def _split_weight(text: str) -> tuple[str, float]:
         weight = 0.0
     if not 0 < weight <= 100:
         raise QueryError(
-            f"{mark}{number} is no weight; write a number above 0 after ^, as in \"beach\"^2"
+            f'{mark}{number} is no weight; write a number above 0 after ^, as in "beach"^2'
         )
     return words, weight
 
@@ -301,7 +301,9 @@ def _near(value: str) -> Condition:
     wide = high / shrinking
     if wide >= 180 or abs(circle.latitude) + high >= 90:
         return condition, parameters
-    condition += " AND (abs(longitude - ?) <= ? OR abs(longitude - ?) >= ?)"  # or past the date line
+    condition += (
+        " AND (abs(longitude - ?) <= ? OR abs(longitude - ?) >= ?)"  # or past the date line
+    )
     return condition, [*parameters, circle.longitude, wide, circle.longitude, 360 - wide]
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.library.calibrate import Calibration, Curve, library_calibration
+from twotower.library.calibrate import Curve, library_calibration
 from twotower.library.catalog import PictureRecord
 from twotower.library.labelled import EMPTY_WORDS
 from twotower.library.query import Query, QueryError, Term, parse_query
