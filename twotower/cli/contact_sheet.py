@@ -85,6 +85,7 @@ h1 { margin: 0; font: 500 clamp(1.5rem, 4vw, 2.6rem)/1.1 Georgia, "Times New Rom
 p { margin: 0; color: var(--quiet); }
 h2 { margin: 2.5rem 0 1rem; padding-top: 1rem; border-top: 1px dashed var(--line);
   color: var(--quiet); font-size: .85rem; font-weight: 500; letter-spacing: .04em; }
+header + h2 { margin-top: 0; padding-top: 0; border: 0; }
 main { display: flex; flex-wrap: wrap; gap: 10px; }
 main::after { content: ""; flex: 1000 0 0; }
 .hit { position: relative; flex: calc(var(--share) * 100) 1 calc(var(--share) * var(--row) * .72);

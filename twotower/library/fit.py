@@ -45,6 +45,7 @@ PICTURE_QUERIES = 400
 FEWEST = 200  # pictures, below which a fit means nothing
 COPIES = 200  # pictures that are altered, to learn how alike copies are
 COPIES_FOUND = 0.95
+TAKEN_FOR_COPIES = 0.001
 
 
 @dataclass(frozen=True)
@@ -208,14 +209,20 @@ def fit_logistic(features: NDArray[np.float64], answers: NDArray[np.bool_]) -> N
 
 
 def copies_cosine(model: Encoder, pictures: Sequence[bytes], image_embeds: Floats) -> float:
-    """The cosine that nineteen of twenty altered copies reach, and few other pictures do."""
-    some = list(pictures)[:COPIES]
-    originals = model.encode_image(some)
-    copies = model.encode_image(altered_copies(some))
-    found = float(np.quantile((originals * copies).sum(axis=1), 1 - COPIES_FOUND))
-    others = originals @ image_embeds.T
-    others[others > 0.9999] = -1  # itself
-    return max(found, float(np.quantile(others.max(axis=1), COPIES_FOUND)))
+    """The cosine from which two pictures are copies.
+
+    One that nearly all altered copies reach, but never so low that more than one in a thousand of
+    the pictures would have a copy among the others.
+    """
+    copies = model.encode_image(altered_copies(pictures))
+    found = (model.encode_image(pictures) * copies).sum(axis=1)
+    nearest = []
+    for start in range(0, len(image_embeds), 1024):
+        cosines = image_embeds[start : start + 1024] @ image_embeds.T
+        cosines[np.arange(len(cosines)), np.arange(start, start + len(cosines))] = -1  # itself
+        nearest.append(cosines.max(axis=1))
+    others = np.quantile(np.concatenate(nearest), 1 - TAKEN_FOR_COPIES)
+    return float(max(np.quantile(found, 1 - COPIES_FOUND), others))
 
 
 def altered_copies(pictures: Iterable[bytes]) -> list[bytes]:
