@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import sqlite3
@@ -209,6 +210,8 @@ def _disk_errors(location: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         reason = str(error)
     except OSError as error:
+        if error.errno not in _DISK:
+            raise
         reason = error.strerror or str(error)
     else:
         return
@@ -216,3 +219,6 @@ def _disk_errors(location: Path) -> Iterator[None]:
         f"{location}: cannot be written ({reason}); what was committed is kept: make room and "
         "index again"
     )
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
