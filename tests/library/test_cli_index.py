@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.library.tiny import picture
+from twotower.library.catalog import Catalog
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "twotower", "index"]
@@ -49,7 +50,7 @@ def test_usage_that_cannot_work(photos: Path) -> None:
     assert "no such folder" in run("missing", cwd=photos, code=1).stderr
     assert "no library there" in run("--library", "missing", cwd=photos, code=1).stderr
     assert "no model" in run(".", "--model", "missing", cwd=photos, code=1).stderr
-    assert not (photos / ".twotower" / "catalog.sqlite").exists()
+    assert not (photos / ".twotower").exists()
 
 
 def test_a_library_elsewhere(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -73,7 +74,8 @@ def test_ctrl_c_keeps_what_is_done(photos: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
     assert process.returncode == 130 and errors == "stopped\n"
-    assert " unchanged in " in run(cwd=photos).stdout  # it did not begin anew
+    with Catalog(photos / ".twotower") as catalog:
+        assert 0 < len(catalog) < 2003
 
 
 def test_watch_follows_changes(photos: Path) -> None:
@@ -94,7 +96,7 @@ def test_watch_follows_changes(photos: Path) -> None:
 
 
 def test_a_person_sees_progress(photos: Path) -> None:
-    for seed in range(1000, 1300):
+    for seed in range(1000, 1100):
         (photos / f"{seed}.png").write_bytes(picture(seed))
     ours, theirs = pty.openpty()
     process = subprocess.Popen([*COMMAND, str(photos)], env=ENVIRONMENT, stderr=theirs, stdout=-1)
@@ -108,4 +110,4 @@ def test_a_person_sees_progress(photos: Path) -> None:
     process.communicate()
     os.close(ours)
     assert process.returncode == 0
-    assert b"Indexing" in shown and b"/303" in shown and b"/s" in shown
+    assert b"Indexing" in shown and b"/103" in shown and b"/s" in shown

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from twotower.library.catalog import (
+    CATALOG_FILE,
     LIBRARY_FOLDER,
     Catalog,
     LibraryError,
@@ -119,12 +120,12 @@ class Library:
         from twotower.library.lock import sole_writer
 
         self.close()
+        source = self._wanted_model or self._source_used() or BUNDLED_NAME
+        encoder = load(source, engine=self._engine)
         create_folder(self.location)
         with sole_writer(self.location), _disk_errors(self.location):
             catalog = self.__dict__["catalog"] = Catalog(self.location, self._root)
             used = catalog.model
-            source = self._wanted_model or (used.source if used else BUNDLED_NAME)
-            encoder = load(source, engine=self._engine)
             target = catalog.add_model(self._describe(encoder, str(source), used))
             vectors = self._vectors_of(target)
             if used and used.id != target.id and used.fingerprint == target.fingerprint:
@@ -144,6 +145,14 @@ class Library:
             if name in self.__dict__:
                 self.__dict__.pop(name).close()
         self.__dict__.pop("model", None)
+
+    def _source_used(self) -> str | None:
+        """What the library was indexed with before, if it was."""
+        if self._root is not None and not (self.location / CATALOG_FILE).exists():
+            return None
+        record = self.catalog.model
+        self.close()
+        return record.source if record else None
 
     def _describe(self, encoder: Encoder, source: str, used: ModelRecord | None) -> ModelRecord:
         if source != BUNDLED_NAME and Path(source).expanduser().exists():
