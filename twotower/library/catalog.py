@@ -145,21 +145,14 @@ class Catalog:
             if root is None:
                 raise LibraryError(f"{location}: no library there; make one with: twotower index")
             create_folder(location)
-        self._connection, self.writable = _connect(path)
+        with _damage(path):
+            self._connection, self.writable = _connect(path)
         try:
-            self._migrate()
+            with _damage(path):
+                self._migrate()
             if root is not None and self.writable:
                 self.set_setting("root", _relative(root, location))
             self.root = (location / self._root()).resolve()
-        except sqlite3.OperationalError as error:
-            self.close()
-            raise LibraryError(f"{path}: cannot be used ({error}); check disk and rights") from None
-        except sqlite3.DatabaseError as error:
-            self.close()
-            raise LibraryError(
-                f"{path}: not a catalog, or a damaged one ({error}); delete the folder {location} "
-                "and index again"
-            ) from None
         except BaseException:
             self.close()
             raise
@@ -382,24 +375,41 @@ def create_folder(location: Path) -> None:
 
 def _connect(path: Path) -> tuple[sqlite3.Connection, bool]:
     """The open file, and whether it can be written."""
-    writable = not path.exists() or all(os.access(one, os.W_OK) for one in (path, path.parent))
+    writable = not path.exists() or (_may_write(path) and _may_write(path.parent))
     address = f"{path.absolute().as_uri()}?mode={'rwc' if writable else 'ro'}"
+    connection = _open(address)
     try:
-        connection = _open(address)
-        try:
-            if writable:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("SELECT count(*) FROM sqlite_master")
-        except sqlite3.OperationalError:
-            connection.close()
-            if writable:
-                raise
-            # Without a place for its shared memory SQLite reads only what it may take as final.
-            connection = _open(address + "&immutable=1")
-    except sqlite3.OperationalError as error:
-        raise LibraryError(f"{path}: cannot be opened ({error}); check disk and rights") from None
+        if writable:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.DatabaseError:
+        connection.close()
+        if writable:
+            raise
+        # Without a place for its shared memory SQLite reads only what it may take as final.
+        connection = _open(address + "&immutable=1")
     return connection, writable
+
+
+def _may_write(path: Path) -> bool:
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """What SQLite says of a file that it cannot use, as `LibraryError`."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise LibraryError(
+            f"{path}: cannot be used ({error}); look whether the disk is full, and at its rights"
+        ) from None
+    except sqlite3.DatabaseError as error:
+        raise LibraryError(
+            f"{path}: not a catalog, or a damaged one ({error}); delete the folder {path.parent} "
+            "and index again"
+        ) from None
 
 
 def _open(address: str) -> sqlite3.Connection:

@@ -199,9 +199,10 @@ class Indexing:
         rows = self._encoder.encode_pixels(np.concatenate([pixels for _, pixels in self._waiting]))
         start = 0
         for record, pixels in self._waiting:
-            frames = rows[start : start + len(pixels)]  # one, or a video's
-            start += len(frames)
-            [embeds] = normalize(frames.mean(axis=0, keepdims=True))
+            embeds = rows[start]
+            if len(pixels) > 1:  # a video is the mean of its frames
+                [embeds] = normalize(rows[start : start + len(pixels)].mean(axis=0, keepdims=True))
+            start += len(pixels)
             self._ready.append((self._named(record), embeds))
         self._added += len(self._waiting)
         self._waiting = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import sqlite3
@@ -16,6 +17,7 @@ import numpy as np
 
 from twotower.library.calibrate import CALIBRATION_FILE
 from twotower.library.catalog import (
+    CATALOG_FILE,
     LIBRARY_FOLDER,
     Catalog,
     LibraryError,
@@ -120,12 +122,12 @@ class Library:
         from twotower.library.lock import sole_writer
 
         self.close()
+        source = self._wanted_model or self._source_used() or BUNDLED_NAME
+        encoder = load(source, engine=self._engine)
         create_folder(self.location)
         with sole_writer(self.location), _disk_errors(self.location):
             catalog = self.__dict__["catalog"] = Catalog(self.location, self._root)
             used = catalog.model
-            source = self._wanted_model or (used.source if used else BUNDLED_NAME)
-            encoder = load(source, engine=self._engine)
             target = catalog.add_model(self._describe(encoder, str(source), used))
             vectors = self._vectors_of(target)
             if used and used.id != target.id and used.fingerprint == target.fingerprint:
@@ -172,6 +174,14 @@ class Library:
             if name in self.__dict__:
                 self.__dict__.pop(name).close()
         self.__dict__.pop("model", None)
+
+    def _source_used(self) -> str | None:
+        """What the library was indexed with before, if it was."""
+        if self._root is not None and not (self.location / CATALOG_FILE).exists():
+            return None
+        record = self.catalog.model
+        self.close()
+        return record.source if record else None
 
     def _describe(self, encoder: Encoder, source: str, used: ModelRecord | None) -> ModelRecord:
         if source != BUNDLED_NAME and Path(source).expanduser().exists():
@@ -242,6 +252,8 @@ def _disk_errors(location: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         reason = str(error)
     except OSError as error:
+        if error.errno not in _DISK:
+            raise
         reason = error.strerror or str(error)
     else:
         return
@@ -249,3 +261,6 @@ def _disk_errors(location: Path) -> Iterator[None]:
         f"{location}: cannot be written ({reason}); what was committed is kept: make room and "
         "index again"
     )
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)

@@ -90,12 +90,16 @@ def _sorted_out(
         if name.startswith(b"."):
             continue
         suffix = _split(name)[1].lower()
-        if suffix in _SUFFIXES and not entry.is_dir():
-            pictures.append(entry)
-        elif suffix == _SIDECAR and entry.is_file():
-            sidecars[name[: -len(_SIDECAR)]] = entry.stat().st_mtime_ns
-        elif name not in _CACHES and suffix not in _CACHE_SUFFIXES and entry.is_dir():
-            folders.append(name)
+        try:
+            is_folder = entry.is_dir()
+            if suffix in _SUFFIXES and not is_folder:
+                pictures.append(entry)
+            elif suffix == _SIDECAR and not is_folder:
+                sidecars[name[: -len(_SIDECAR)]] = entry.stat().st_mtime_ns
+            elif is_folder and name not in _CACHES and suffix not in _CACHE_SUFFIXES:
+                folders.append(name)
+        except OSError:  # a link to itself, or a file that has just gone
+            continue
     return folders, pictures, sidecars
 
 

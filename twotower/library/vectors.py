@@ -57,8 +57,9 @@ class Vectors(Protocol):
         """The `top` nearest to `query` [embed_dim], of `allowed` only if that is given.
 
         Returns:
-            ids [k] and their exact cosines [k], best first, the lower id first among equals; k is
-            less than `top` where there are no more.
+            ids [k] and their exact cosines [k], best first, the lower id first among equals (of
+            those that the end cuts off from their equals, Milvus may keep any); k is less than
+            `top` where there are no more.
         """
         ...
 
@@ -76,12 +77,24 @@ class Vectors(Protocol):
 
 
 def open_vectors(location: str | Path, embed_dim: int) -> Vectors:
-    """The vectors in a local folder, which is made at the first `add`.
+    """The vectors at `location`: `milvus://HOST:PORT/COLLECTION`, a `.db` file, or a local folder.
+
+    A folder is made at the first `add`.
 
     Raises:
-        LibraryError: what is there cannot be used.
+        LibraryError: what is there cannot be used or reached.
     """
+    if str(location).startswith("milvus://") or str(location).endswith(".db"):
+        from twotower.library.milvus import MilvusVectors
+
+        return MilvusVectors(str(location), embed_dim)
     return LocalVectors(Path(location), embed_dim)
+
+
+def best_first(ids: Ids, scores: Floats, top: int) -> tuple[Ids, Floats]:
+    """The `top` highest scores and their ids, the lower id first among equals."""
+    best = np.lexsort((ids, -scores))[:top]
+    return ids[best], scores[best]
 
 
 class LocalVectors:
@@ -160,9 +173,7 @@ class LocalVectors:
             [self._rows[slots[i : i + _CHUNK]] @ query for i in range(0, len(slots), _CHUNK)]
             or [np.zeros(0, np.float32)]
         )
-        ids = self._ids[slots]
-        best = np.lexsort((ids, -scores))[:top]
-        return ids[best], scores[best]
+        return best_first(self._ids[slots], scores, top)
 
     def scores(self, queries: Floats) -> tuple[Ids, Floats]:
         """See `Vectors.scores`."""
