@@ -139,6 +139,24 @@ def test_vectors_move_to_milvus_and_back(
         moved.close()
 
 
+def test_a_library_belongs_to_one_folder_wherever_that_goes(
+    photos: Path, tiny_directory: Path, tmp_path: Path
+) -> None:
+    library = Library(photos, location=tmp_path / "library", model=tiny_directory)
+    library.index()
+    (tmp_path / "other").mkdir()
+    with pytest.raises(LibraryError, match="is the library of"):
+        Library(tmp_path / "other", location=tmp_path / "library").index()
+    photos.rename(tmp_path / "moved")
+    moved = Library(tmp_path / "moved", location=tmp_path / "library")
+    assert moved.index().unchanged == 5
+    inside = Library(tmp_path / "moved", model=tiny_directory)
+    inside.index()
+    inside.close()
+    (tmp_path / "moved").rename(tmp_path / "again")  # together with the library inside
+    assert Library(location=tmp_path / "again" / ".twotower").root == tmp_path / "again"
+
+
 def test_before_the_first_index(tmp_path: Path) -> None:
     with pytest.raises(LibraryError, match="no such folder"):
         Library(tmp_path / "missing")

@@ -151,8 +151,8 @@ class Catalog:
             with _damage(path):
                 self._migrate()
             if root is not None and self.writable:
-                self.set_setting("root", _relative(root, location))
-            self.root = (location / self._root()).resolve()
+                self._settle(root)
+            self.root = self._root()
         except BaseException:
             self.close()
             raise
@@ -327,11 +327,21 @@ class Catalog:
                 f"BEGIN IMMEDIATE; {step}; PRAGMA user_version = {number}; COMMIT;"
             )
 
-    def _root(self) -> str:
+    def _settle(self, root: Path) -> None:
+        """Say that this is the library of `root`, or still is, wherever that has been moved."""
+        if self.get_setting("root") is not None:
+            before = self._root()
+            if before.is_dir() and not before.samefile(root):
+                raise LibraryError(
+                    f"{self.location}: is the library of {before}; keep that of {root} elsewhere"
+                )
+        self.set_setting("root", _relative(root, self.location))
+
+    def _root(self) -> Path:
         stored = self.get_setting("root")
         if stored is None:
             raise LibraryError(f"{self.location}: names no folder of pictures; index again")
-        return os.fsdecode(json.loads(stored).encode("latin-1"))
+        return (self.location / os.fsdecode(json.loads(stored).encode("latin-1"))).resolve()
 
     @contextmanager
     def _transaction(self) -> Iterator[Callable[[str, Iterable[Any]], Any]]:
