@@ -7,7 +7,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from twotower.cli.output import FAILED, OK, add_model_options
 
@@ -75,11 +75,11 @@ def where(folder: Path | None, location: Path | None) -> tuple[Path | None, Path
     return folder, location
 
 
-def index_once(library: Library) -> int:
-    """Index with a progress bar, and say what was done."""
+def index_once(library: Library, out: TextIO | None = None) -> int:
+    """Index with a progress bar, and say what was done, on stdout or elsewhere."""
     with index_progress() as show:
         report = library.index(show)
-    print(summary(report))
+    print(summary(report), file=out)
     for path, reason in report.unreadable.items():
         print(f"twotower: {library.root / path}: {reason}; its pictures stay", file=sys.stderr)
     if report.failed:

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from twotower.library.calibrate import CALIBRATION_FILE
 from twotower.library.catalog import (
     CATALOG_FILE,
     LIBRARY_FOLDER,
@@ -28,6 +29,7 @@ from twotower.library.vectors import Vectors, open_vectors
 if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
     from twotower.library.indexing import IndexReport, Progress
+    from twotower.library.search import Answer, Hit
 
 BUNDLED_NAME = (
     "twotower-small"  # as `encode.load` has it, which a search in vectors alone can spare
@@ -139,6 +141,33 @@ class Library:
         self.__dict__.update(vectors=vectors, model=encoder)
         return report
 
+    def search(
+        self,
+        query: str,
+        *,
+        top: int = 20,
+        offset: int = 0,
+        all: bool = False,
+        sort: Literal["relevance", "date"] = "relevance",
+        group: bool = True,
+    ) -> Answer:
+        """Find pictures by words, pictures and filters; see `twotower.library.search.search`."""
+        from twotower.library.search import search
+
+        return search(self, query, top=top, offset=offset, all=all, sort=sort, group=group)
+
+    def similar(self, picture: str | Path, *, top: int = 20, all: bool = False) -> Answer:
+        """Pictures that look like one; see `twotower.library.search.similar`."""
+        from twotower.library.search import similar
+
+        return similar(self, picture, top=top, all=all)
+
+    def duplicates(self) -> list[list[Hit]]:
+        """Groups of copies; see `twotower.library.search.duplicates`."""
+        from twotower.library.search import duplicates
+
+        return duplicates(self)
+
     def close(self) -> None:
         """Let go of the files; they are opened again when they are needed."""
         for name in ("vectors", "catalog"):
@@ -199,7 +228,11 @@ def file_facts(encoder: Encoder) -> str:
 def _model_files(encoder: Encoder) -> list[Path]:
     """Weights and vocabulary, and the configuration."""
     endings = (".json", ".txt", ".model")
-    named = [path for path in encoder.directory.iterdir() if path.suffix in endings]
+    named = [
+        path
+        for path in encoder.directory.iterdir()
+        if path.suffix in endings and path.name != CALIBRATION_FILE  # decides no vector
+    ]
     return sorted([*named, encoder.directory / "model.safetensors"])
 
 
