@@ -151,7 +151,9 @@ class LocalVectors:
     def get(self, ids: Ids) -> Floats:
         """See `Vectors.get`."""
         self._read()
-        order = np.argsort(self._ids, kind="stable")
+        if self._order is None:
+            self._order = np.argsort(self._ids, kind="stable")
+        order = self._order
         places = np.searchsorted(self._ids, ids, sorter=order)
         if (places == len(order)).any() or (self._ids[slots := order[places]] != ids).any():
             raise KeyError("an id without a vector")
@@ -228,6 +230,7 @@ class LocalVectors:
             self._map()
 
     def _map(self) -> None:
+        self._order: Slots | None = None  # of the ids, once it is asked for
         self._rows: Floats = self._mapped("rows.f32", np.float32, self.embed_dim)
         self._codes: NDArray[np.int8] = self._mapped("codes.i8", np.int8, self.embed_dim)
         self._scales: Floats = self._mapped("scales.f32", np.float32, 2)
