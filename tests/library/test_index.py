@@ -13,6 +13,7 @@ import twotower
 from tests.library.tiny import TinyEncoder, hash_of, index, opened, picture, rows_of, vector_of
 from twotower.encode.load import BUNDLED
 from twotower.inputs.preprocess import Preprocess, PreprocessConfig
+from twotower.library import catalog as catalog_module
 from twotower.library import indexing
 from twotower.library.catalog import LibraryError
 from twotower.library.intake import Intake
@@ -132,11 +133,46 @@ def test_vectors_move_to_milvus_and_back(
     ids = np.sort(library.vectors.ids())
     rows = library.vectors.get(ids)
     library.close()
-    for where in (f"{tmp_path}/vectors.db", None):
+    for where, files in ((f"{tmp_path}/vectors.db", 0), (None, 0), ("local", 1)):
         moved = Library(photos, vectors=where)
         assert moved.index().added == 0
         np.testing.assert_array_equal(moved.vectors.get(ids), rows)
         moved.close()
+        assert len(list(photos.glob(".twotower/vectors-*"))) == files
+
+
+def test_models_and_libraries_do_not_meet_in_milvus(
+    photos: Path, tiny_directory: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("milvus_lite", reason="pip install 'twotower[milvus]'")
+    for location in (tmp_path / "one", tmp_path / "two"):
+        library = Library(
+            photos, location=location, model=tiny_directory, vectors=f"{tmp_path}/vectors.db"
+        )
+        assert library.index().added == 5
+        library.close()
+        other = Library(photos, location=location, model=BUNDLED)
+        assert other.index().added == 5
+        assert other.vectors.get(other.vectors.ids()).shape == (5, 512)
+        other.close()
+
+
+def test_a_library_belongs_to_one_folder_wherever_that_goes(
+    photos: Path, tiny_directory: Path, tmp_path: Path
+) -> None:
+    library = Library(photos, location=tmp_path / "library", model=tiny_directory)
+    library.index()
+    (tmp_path / "other").mkdir()
+    with pytest.raises(LibraryError, match="is the library of"):
+        Library(tmp_path / "other", location=tmp_path / "library").index()
+    photos.rename(tmp_path / "moved")
+    moved = Library(tmp_path / "moved", location=tmp_path / "library")
+    assert moved.index().unchanged == 5
+    inside = Library(tmp_path / "moved", model=tiny_directory)
+    inside.index()
+    inside.close()
+    (tmp_path / "moved").rename(tmp_path / "again")  # together with the library inside
+    assert Library(location=tmp_path / "again" / ".twotower").root == tmp_path / "again"
 
 
 def test_before_the_first_index(tmp_path: Path) -> None:
@@ -386,6 +422,28 @@ def as_png(image: PIL.Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "png")
     return file.getvalue()
+
+
+def test_migrations_are_steps_that_happen_or_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").write_bytes(picture(1))
+    index(tmp_path)
+    steps = catalog_module.MIGRATIONS
+    broken = "ALTER TABLE pictures ADD COLUMN stars INTEGER; INSERT INTO nowhere VALUES (1)"
+    monkeypatch.setattr(catalog_module, "MIGRATIONS", (*steps, broken))
+    with pytest.raises(LibraryError):
+        rows_of(tmp_path)
+    monkeypatch.setattr(catalog_module, "MIGRATIONS", steps)
+    assert list(rows_of(tmp_path)) == ["a.png"]  # still of the version before
+    second = "ALTER TABLE pictures ADD COLUMN stars INTEGER; UPDATE pictures SET stars = 3"
+    monkeypatch.setattr(catalog_module, "MIGRATIONS", (*steps, second))
+    with opened(tmp_path) as (catalog, _):
+        assert catalog.select("stars = 3").tolist() == [1]
+    assert index(tmp_path).unchanged == 1
+    monkeypatch.setattr(catalog_module, "MIGRATIONS", steps)
+    with pytest.raises(LibraryError, match="newer twotower"):
+        rows_of(tmp_path)
 
 
 def test_a_record_survives_the_catalog(tmp_path: Path) -> None:

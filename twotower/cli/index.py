@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -27,7 +28,7 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--vectors",
         metavar="WHERE",
-        help="milvus://HOST:PORT/COLLECTION, or a .db file of Milvus Lite (beside the catalog)",
+        help='milvus://HOST:PORT/COLLECTION, a .db file of Milvus Lite, or "local" (as before)',
     )
     command.add_argument("--watch", action="store_true", help="go on and follow changes")
     command.add_argument(
@@ -77,6 +78,7 @@ def where(folder: Path | None, location: Path | None) -> tuple[Path | None, Path
 
 def index_once(library: Library, out: TextIO | None = None) -> int:
     """Index with a progress bar, and say what was done, on stdout or elsewhere."""
+    warnings.filterwarnings("ignore", module="PIL")  # about single files, and not saying which
     with index_progress() as show:
         report = library.index(show)
     print(summary(report), file=out)

@@ -21,11 +21,10 @@ RAW_SUFFIXES: frozenset[str] = frozenset((
 _ORIENTATION = {3: 3, 5: 8, 6: 6}
 
 
-def open_preview(content: bytes, name: str, draft_size: int | None = None) -> Image.Image:
+def open_preview(content: bytes, name: str) -> Image.Image:
     """Open the preview inside a raw file; its EXIF orientation is the raw file's if it has none.
 
-    JPEGs are opened, not decoded; `draft_size` is as in `open_picture`. A file without a preview
-    is developed at half its size.
+    JPEGs are opened, not decoded. A file without a preview is developed at half its size.
 
     Raises:
         PictureError: rawpy is not installed, or the file cannot be read.
@@ -52,6 +51,4 @@ def open_preview(content: bytes, name: str, draft_size: int | None = None) -> Im
         raise PictureError(
             name, f"not a raw file that LibRaw reads ({error})", "convert it to DNG or JPEG"
         ) from None
-    if draft_size is not None:
-        image.draft(None, (2 * draft_size, 2 * draft_size))
     return image

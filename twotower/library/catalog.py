@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -120,7 +121,7 @@ CREATE INDEX pictures_taken ON pictures (taken);
 CREATE VIRTUAL TABLE words USING fts5 (path, keywords, tokenize = "unicode61");
 """
 
-# Each step leads from one schema version to the next: version 0 is an empty file.
+# Each step leads from one schema version to the next, all or nothing: version 0 is an empty file.
 MIGRATIONS: tuple[str, ...] = (_FIRST,)
 
 
@@ -130,6 +131,7 @@ class Catalog:
     Attributes:
         location: the folder with the catalog and, unless they are elsewhere, the vectors.
         root: the folder of pictures.
+        name: a few random letters, which no other library has.
         writable: False on a read-only disk.
     """
 
@@ -151,8 +153,9 @@ class Catalog:
             with _damage(path):
                 self._migrate()
             if root is not None and self.writable:
-                self.set_setting("root", _relative(root, location))
-            self.root = (location / self._root()).resolve()
+                self._settle(root)
+            self.root = self._root()
+            self.name = self.get_setting("name") or ""
         except BaseException:
             self.close()
             raise
@@ -322,16 +325,31 @@ class Catalog:
                 f"{self.location / CATALOG_FILE}: of an older version, and read-only here; copy "
                 "it to where it can be written"
             )
-        for number, step in enumerate(MIGRATIONS[version:], version + 1):
-            self._connection.executescript(
-                f"BEGIN IMMEDIATE; {step}; PRAGMA user_version = {number}; COMMIT;"
-            )
+        for number in range(version + 1, len(MIGRATIONS) + 1):
+            with self._transaction():
+                # another process may have been faster
+                if self._connection.execute("PRAGMA user_version").fetchone()[0] < number:
+                    for statement in MIGRATIONS[number - 1].split(";"):
+                        self._connection.execute(statement)
+                    self._connection.execute(f"PRAGMA user_version = {number}")
 
-    def _root(self) -> str:
+    def _settle(self, root: Path) -> None:
+        """Say that this is the library of `root`, or still is, wherever that has been moved."""
+        if self.get_setting("root") is None:
+            self.set_setting("name", secrets.token_hex(4))
+        else:
+            before = self._root()
+            if before.is_dir() and not before.samefile(root):
+                raise LibraryError(
+                    f"{self.location}: is the library of {before}; keep that of {root} elsewhere"
+                )
+        self.set_setting("root", _relative(root, self.location))
+
+    def _root(self) -> Path:
         stored = self.get_setting("root")
         if stored is None:
             raise LibraryError(f"{self.location}: names no folder of pictures; index again")
-        return os.fsdecode(json.loads(stored).encode("latin-1"))
+        return (self.location / os.fsdecode(json.loads(stored).encode("latin-1"))).resolve()
 
     @contextmanager
     def _transaction(self) -> Iterator[Callable[[str, Iterable[Any]], Any]]:

@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     from twotower.library.indexing import IndexReport, Progress
     from twotower.library.search import Answer, Hit
 
-BUNDLED_NAME = (
-    "twotower-small"  # as `encode.load` has it, which a search in vectors alone can spare
-)
+LOCAL = "local"  # as `vectors`: beside the catalog
 
 
 class Library:
@@ -59,8 +57,9 @@ class Library:
                 indexed with, or the bundled one.
             location: where catalog and vectors lie; by default in `root`, in ".twotower". If it
                 is given, `root` may be None: it is known from there.
-            vectors: `milvus://host:port/collection`, or a `.db` file of Milvus Lite, for the
-                vectors; by default they lie beside the catalog.
+            vectors: where to keep them, from the next `index` on: `milvus://host:port/collection`,
+                a `.db` file of Milvus Lite, or "local" for beside the catalog; by default where
+                they are, at first beside the catalog.
             engine: what runs the model, as for `load`.
 
         Raises:
@@ -72,6 +71,8 @@ class Library:
         self._root = Path(root) if root is not None else None
         if self._root is not None and not self._root.is_dir():
             raise LibraryError(f"{self._root}: no such folder; give the folder of pictures")
+        if vectors not in (None, LOCAL) and "://" not in vectors:
+            vectors = str(Path(vectors).expanduser().absolute())
         self._wanted_model, self._wanted_vectors, self._engine = model, vectors, engine
 
     @property
@@ -117,7 +118,7 @@ class Library:
         Raises:
             LibraryError: another process is at it, or the disk is full or cannot be read.
         """
-        from twotower.encode.load import load
+        from twotower.encode.load import BUNDLED_NAME, load
         from twotower.library.indexing import Indexing
         from twotower.library.lock import sole_writer
 
@@ -135,7 +136,7 @@ class Library:
             report = Indexing(catalog, vectors, encoder, progress).run()
             catalog.use_model(target)
             for other in catalog.models():
-                if other.id != target.id:
+                if other.id < target.id:  # a later one is still being built
                     self._vectors_of(other).drop()
                     catalog.remove_model(other)
         self.__dict__.update(vectors=vectors, model=encoder)
@@ -184,8 +185,13 @@ class Library:
         return record.source if record else None
 
     def _describe(self, encoder: Encoder, source: str, used: ModelRecord | None) -> ModelRecord:
+        from twotower.encode.load import BUNDLED_NAME
+
         if source != BUNDLED_NAME and Path(source).expanduser().exists():
             source = str(Path(source).expanduser().absolute())
+        vectors = self._wanted_vectors or (used.vectors if used else None)
+        if vectors == LOCAL:
+            vectors = None
         return ModelRecord(
             id=0,
             name=encoder.config.name,
@@ -193,7 +199,7 @@ class Library:
             fingerprint=fingerprint(encoder),
             files=file_facts(encoder),
             embed_dim=encoder.config.embed_dim,
-            vectors=self._wanted_vectors or (used.vectors if used else None),
+            vectors=vectors,
         )
 
     def _model_in_use(self) -> ModelRecord:
@@ -203,8 +209,9 @@ class Library:
         return record
 
     def _vectors_of(self, record: ModelRecord) -> Vectors:
+        name = f"{self.catalog.name}_{record.id}"
         location = record.vectors or self.location / f"vectors-{record.id}"
-        return open_vectors(location, record.embed_dim)
+        return open_vectors(location, record.embed_dim, name)
 
 
 def fingerprint(encoder: Encoder) -> str:
@@ -237,11 +244,12 @@ def _model_files(encoder: Encoder) -> list[Path]:
 
 
 def _copy(source: Vectors, target: Vectors) -> None:
-    """All vectors of one place to another."""
+    """All vectors of one place to another; closes the first."""
     ids = np.setdiff1d(source.ids(), target.ids())
     for start in range(0, len(ids), 10_000):
         some = ids[start : start + 10_000]
         target.add(some, source.get(some))
+    source.close()
 
 
 @contextmanager

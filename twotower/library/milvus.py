@@ -26,7 +26,7 @@ class MilvusVectors:
     Searches are exact there as well: the index is FLAT, over inner products of unit vectors.
     """
 
-    def __init__(self, address: str, embed_dim: int) -> None:
+    def __init__(self, address: str, embed_dim: int, name: str = "") -> None:
         """Connect to `milvus://[USER:PASSWORD@]HOST:PORT[/COLLECTION]`, or open a `.db` file.
 
         Raises:
@@ -39,10 +39,11 @@ class MilvusVectors:
             raise LibraryError(
                 f"{address}: Milvus needs more packages; pip install 'twotower[milvus]'"
             ) from None
-        for name in ("pymilvus", "grpc"):  # what goes wrong is raised, not logged
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+        for logger in ("pymilvus", "grpc"):  # what goes wrong is raised, not logged
+            logging.getLogger(logger).setLevel(logging.CRITICAL)
         self._address, self.embed_dim = address, embed_dim
-        uri, token, self._collection = _parts(address)
+        uri, token, collection = _parts(address)
+        self._collection = f"{collection}_{name}" if name else collection
         with self._errors():
             self._client = pymilvus.MilvusClient(uri, token=token)
             if self._client.has_collection(self._collection):

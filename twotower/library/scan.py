@@ -125,9 +125,10 @@ def _split(name: bytes) -> tuple[bytes, bytes]:
 
 def sidecar_of(picture: Path) -> Path | None:
     """The XMP file of a picture: `a.jpg.xmp`, or `a.xmp` as Lightroom names it."""
-    for path in (picture.with_name(picture.name + ".xmp"), picture.with_suffix(".xmp")):
-        if path.is_file():
-            return path
+    for stem in (picture.name, picture.stem):
+        for suffix in (".xmp", ".XMP"):
+            if (path := picture.with_name(stem + suffix)).is_file():
+                return path
     return None
 
 

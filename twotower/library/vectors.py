@@ -76,10 +76,11 @@ class Vectors(Protocol):
         ...
 
 
-def open_vectors(location: str | Path, embed_dim: int) -> Vectors:
+def open_vectors(location: str | Path, embed_dim: int, name: str = "") -> Vectors:
     """The vectors at `location`: `milvus://HOST:PORT/COLLECTION`, a `.db` file, or a local folder.
 
-    A folder is made at the first `add`.
+    A folder is made at the first `add`. In Milvus, `name` is appended to the collection's, so that
+    libraries and models do not meet there.
 
     Raises:
         LibraryError: what is there cannot be used or reached.
@@ -87,7 +88,7 @@ def open_vectors(location: str | Path, embed_dim: int) -> Vectors:
     if str(location).startswith("milvus://") or str(location).endswith(".db"):
         from twotower.library.milvus import MilvusVectors
 
-        return MilvusVectors(str(location), embed_dim)
+        return MilvusVectors(str(location), embed_dim, name)
     return LocalVectors(Path(location), embed_dim)
 
 
@@ -114,6 +115,7 @@ class LocalVectors:
         self.folder, self.embed_dim = folder, embed_dim
         self._widths = {"rows.f32": 4 * embed_dim, "codes.i8": embed_dim, "scales.f32": 8}
         self._version: tuple[int, int] | None = None
+        self._order: Slots | None = None  # sorts the ids, once that is asked for
         self._read()
 
     def __len__(self) -> int:
@@ -151,7 +153,9 @@ class LocalVectors:
     def get(self, ids: Ids) -> Floats:
         """See `Vectors.get`."""
         self._read()
-        order = np.argsort(self._ids, kind="stable")
+        if self._order is None:
+            self._order = np.argsort(self._ids, kind="stable")
+        order = self._order
         places = np.searchsorted(self._ids, ids, sorter=order)
         if (places == len(order)).any() or (self._ids[slots := order[places]] != ids).any():
             raise KeyError("an id without a vector")
@@ -228,6 +232,7 @@ class LocalVectors:
             self._map()
 
     def _map(self) -> None:
+        self._order = None
         self._rows: Floats = self._mapped("rows.f32", np.float32, self.embed_dim)
         self._codes: NDArray[np.int8] = self._mapped("codes.i8", np.int8, self.embed_dim)
         self._scales: Floats = self._mapped("scales.f32", np.float32, 2)
