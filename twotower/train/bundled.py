@@ -138,13 +138,13 @@ def bundled(
 # --- what there is to learn from -----------------------------------------------------------------
 
 
-def look_at_pictures(folder: Path, say: Say) -> Pictures:
+def look_at_pictures(folder: Path, say: Say, only: str = "*.tar") -> Pictures:
     """All pictures of a folder of tars, with the teacher's features, which are kept."""
     preprocess = Preprocess(preset(TEACHER).preprocess)
     kept = cache_of("openai-vit-b-16", "image-features", np.float16)
     teacher: list[nn.Module] = []
     squares, features, captions, described = [], [], [], []
-    for tar in sorted(folder.glob("*.tar")):
+    for tar in sorted(folder.glob(only)):
         pairs = read_pairs(tar)
         own = np.stack([np.asarray(preprocess.square(pair.picture)) for pair in pairs])
 
