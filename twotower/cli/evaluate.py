@@ -35,6 +35,41 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("data", help="a folder of pictures with captions beside, tars or a table")
     _add_shared_options(command)
 
+    command = tasks.add_parser("probe", help="linear probe, few shots and Tip-Adapter")
+    command.set_defaults(run=run_probe)
+    command.add_argument("data", help=f"{LABELLED}; or a folder with train, test and perhaps val")
+    command.add_argument("--test", help="a set to test on (a fifth of the first, held out)")
+    command.add_argument("--val", help="a set to choose settings by (a fifth, likewise)")
+    command.add_argument(
+        "--shots", type=_positives, default=[1, 2, 4, 8, 16], help="of each class (1,2,4,8,16)"
+    )
+    _add_labelled_options(command)
+    _add_shared_options(command)
+
+    command = tasks.add_parser("robustness", help="accuracy on other sets and corrupted pictures")
+    command.set_defaults(run=run_robustness)
+    command.add_argument("data", help=LABELLED)
+    command.add_argument("others", nargs="*", help="sets of other pictures that share its classes")
+    command.add_argument(
+        "--corruptions",
+        help='kinds or families, such as "noise,jpeg"; "all" or "none" '
+        "(all, or none where other sets are given)",
+    )
+    command.add_argument(
+        "--severities", type=_severities, default=[1, 2, 3, 4, 5], help="of 1 to 5 (1,2,3,4,5)"
+    )
+    _add_labelled_options(command)
+    _add_shared_options(command)
+
+    command = tasks.add_parser("compare", help="two results of --json on the same pictures")
+    command.set_defaults(run=run_compare)
+    command.add_argument("first", type=Path)
+    command.add_argument("second", type=Path)
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    command = tasks.add_parser("sets", help="known sets, and where to obtain them")
+    command.set_defaults(run=run_sets)
+
 
 def _add_labelled_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
@@ -84,12 +119,91 @@ def run_retrieval(arguments: argparse.Namespace) -> int:
     return _finish(arguments, result)
 
 
+def run_probe(arguments: argparse.Namespace) -> int:
+    from twotower.evaluate.models import open_model
+    from twotower.evaluate.probe import Split, evaluate_probe, open_split
+
+    options = _set_options(arguments)
+    split = open_split(arguments.data, arguments.test, arguments.val, **options)
+    if arguments.limit:
+        parts = (split.train, split.validation, split.test)
+        split = Split(*(one.sample(arguments.limit) for one in parts))
+    model = open_model(arguments.model, arguments.engine)
+    templates = _templates(arguments, model)
+    return _finish(arguments, evaluate_probe(model, split, arguments.shots, templates, progress))
+
+
+def run_robustness(arguments: argparse.Namespace) -> int:
+    from twotower.evaluate.corruptions import choose_kinds
+    from twotower.evaluate.models import open_model
+    from twotower.evaluate.robustness import evaluate_robustness
+
+    words = arguments.corruptions or ("none" if arguments.others else "all")
+    kinds = choose_kinds([] if words == "none" else [word.strip() for word in words.split(",")])
+    labelled = _open_labelled(arguments, arguments.data)
+    others = [_open_labelled(arguments, other) for other in arguments.others]
+    model = open_model(arguments.model, arguments.engine)
+    result = evaluate_robustness(
+        model,
+        labelled,
+        others,
+        kinds,
+        arguments.severities,
+        _templates(arguments, model),
+        progress,
+    )
+    return _finish(arguments, result)
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    from twotower.evaluate.compare import compare, read_result
+    from twotower.evaluate.numbers import measure_title, set_line
+
+    result = compare(read_result(arguments.first), read_result(arguments.second))
+    if arguments.json:
+        print(to_json(result))
+        return OK
+    print(set_line(result))
+    print(f"{result['models'][0]} less {result['models'][1]}")
+    for row in result["differences"]:
+        low, high = row["ci95"]
+        print(
+            f"  {measure_title(row['measure'])}: {row['first']:.1%} - {row['second']:.1%} = "
+            f"{100 * row['difference']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}), "
+            f"p = {row['p']:.2g}"
+        )
+    return OK
+
+
+def run_sets(arguments: argparse.Namespace) -> int:
+    from twotower.evaluate.registry import known_sets
+
+    for key, known in known_sets().items():
+        print(f"{key:16} {known.pictures:6} {known.title}: {known.obtain}")
+    return OK
+
+
+def _positives(text: str) -> list[int]:
+    return [positive(part) for part in text.split(",")]
+
+
+def _severities(text: str) -> list[int]:
+    chosen = _positives(text)
+    if max(chosen) > 5:
+        raise argparse.ArgumentTypeError(f"{max(chosen)} is more than 5")
+    return chosen
+
+
 def _open_labelled(arguments: argparse.Namespace, location: str) -> Any:
     from twotower.evaluate.sets import open_set
 
-    classes = read_labels(arguments.classes) if arguments.classes else None
-    labelled = open_set(location, classes, arguments.known, arguments.root)
+    labelled = open_set(location, **_set_options(arguments))
     return labelled.sample(arguments.limit) if arguments.limit else labelled
+
+
+def _set_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    classes = read_labels(arguments.classes) if arguments.classes else None
+    return {"classes": classes, "known": arguments.known, "root": arguments.root}
 
 
 def _templates(arguments: argparse.Namespace, model: Any) -> tuple[str, ...] | None:

@@ -36,10 +36,15 @@ class Number:
     @property
     def title(self) -> str:
         """For people: "text to image R@1"."""
-        return " ".join(TITLES.get(key, key.replace("_", " ")) for key in self.measure.split("."))
+        return measure_title(self.measure)
 
     def __str__(self) -> str:
         return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%})".replace("%", " %")
+
+
+def measure_title(measure: str) -> str:
+    """What people call it."""
+    return " ".join(TITLES.get(key, key.replace("_", " ")) for key in measure.split("."))
 
 
 def numbers(result: Mapping[str, Any], prefix: str = "") -> Iterator[Number]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +72,7 @@ class Answers:
 
     Attributes:
         ranks: [n] (`class_ranks`). predicted: [n], the nearest class. confidence: [n], its
-            probability. scores: [n, classes] cosines, kept only for sets with several labels.
+            probability. scores: [n, classes], kept only for sets with several labels.
     """
 
     ranks: NDArray[np.int64]
@@ -81,17 +82,21 @@ class Answers:
 
 
 def answer(
+    score: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     image_embeds: NDArray[np.float32],
-    classifier: NDArray[np.float32],
     labels: NDArray[Any],
-    logit_scale: float,
+    logit_scale: float = 1.0,
     logit_bias: float | None = None,
 ) -> Answers:
-    """The classifier's answers, block by block, so that no [n, classes] array is ever made."""
+    """A classifier's answers, block by block, so that memory does not hold every score.
+
+    Args:
+        score: image_embeds [n, embed_dim] -> [n, classes], logits but for the scale and bias.
+    """
     ranks, predicted, confidence, scores = [], [], [], []
     for start in range(0, len(image_embeds), BLOCK):
         rows = slice(start, start + BLOCK)
-        block = image_embeds[rows] @ classifier.T
+        block = score(image_embeds[rows])
         ranks.append(class_ranks(block, labels[rows]))
         predicted.append(block.argmax(axis=1))
         confidence.append(top_probability(block, logit_scale, logit_bias))
@@ -131,13 +136,16 @@ def evaluate_zero_shot(
     Returns:
         The result as JSON has it (docs/evaluation.md); shares of 1, intervals under `ci95`.
     """
-    templates = templates or (labelled.known.templates if labelled.known else ())
-    templates = templates or model.templates
+    templates = choose_templates(model, labelled, templates)
     classifier = make_classifier(model, labelled.classes, templates, watch)
     embedded = embed_pictures(model, labelled, len(labelled.keys), watch)
     seen = labelled.take(embedded.numbers)
     answers = answer(
-        embedded.image_embeds, classifier, seen.labels, model.logit_scale, model.logit_bias
+        lambda image_embeds: image_embeds @ classifier.T,
+        embedded.image_embeds,
+        seen.labels,
+        model.logit_scale,
+        model.logit_bias,
     )
     result = {"task": "zero-shot", "set": describe_set(seen), **measure(answers, seen)}
     return result | {
@@ -147,6 +155,13 @@ def evaluate_zero_shot(
         "outcomes": {"ranks": encode_ranks(answers.ranks)},
         "configuration": configuration(model, templates=list(templates)),
     }
+
+
+def choose_templates(
+    model: Model, labelled: LabelledSet, given: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    """What was asked for, else what is published for the set, else the model's own."""
+    return given or (labelled.known.templates if labelled.known else ()) or model.templates
 
 
 def measure(answers: Answers, seen: LabelledSet) -> Result:
