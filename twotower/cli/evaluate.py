@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,8 @@ from twotower.cli.output import FAILED, OK, add_model_options, positive, print_b
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
+    from twotower.evaluate.sets import LabelledSet
+    from twotower.inputs.pictures import Picture
 
 LABELLED = (
     "a folder of class folders, tars with .json or .cls, a .csv, .parquet or .npz file "
@@ -104,7 +108,7 @@ def run_zero_shot(arguments: argparse.Namespace) -> int:
     labelled = _open_labelled(arguments, arguments.data)
     model = open_model(arguments.model, arguments.engine)
     result = evaluate_zero_shot(model, labelled, _templates(arguments, model), progress)
-    return _finish(arguments, result)
+    return _finish(arguments, result, _labelled_pictures(labelled))
 
 
 def run_retrieval(arguments: argparse.Namespace) -> int:
@@ -116,7 +120,8 @@ def run_retrieval(arguments: argparse.Namespace) -> int:
     source = open_captions(arguments.data)
     model = open_model(arguments.model, arguments.engine)
     result = evaluate_retrieval(model, source, known, arguments.limit, progress)
-    return _finish(arguments, result)
+    number = {source.key(place): place for place in range(len(source))}
+    return _finish(arguments, result, lambda key: source[number[key]].picture)
 
 
 def run_probe(arguments: argparse.Namespace) -> int:
@@ -130,7 +135,8 @@ def run_probe(arguments: argparse.Namespace) -> int:
         split = Split(*(one.sample(arguments.limit) for one in parts))
     model = open_model(arguments.model, arguments.engine)
     templates = _templates(arguments, model)
-    return _finish(arguments, evaluate_probe(model, split, arguments.shots, templates, progress))
+    result = evaluate_probe(model, split, arguments.shots, templates, progress)
+    return _finish(arguments, result, _labelled_pictures(split.test))
 
 
 def run_robustness(arguments: argparse.Namespace) -> int:
@@ -152,12 +158,12 @@ def run_robustness(arguments: argparse.Namespace) -> int:
         _templates(arguments, model),
         progress,
     )
-    return _finish(arguments, result)
+    return _finish(arguments, result, _labelled_pictures(labelled))
 
 
 def run_compare(arguments: argparse.Namespace) -> int:
     from twotower.evaluate.compare import compare, read_result
-    from twotower.evaluate.numbers import measure_title, set_line
+    from twotower.evaluate.numbers import set_line, title
 
     result = compare(read_result(arguments.first), read_result(arguments.second))
     if arguments.json:
@@ -168,7 +174,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     for row in result["differences"]:
         low, high = row["ci95"]
         print(
-            f"  {measure_title(row['measure'])}: {row['first']:.1%} - {row['second']:.1%} = "
+            f"  {title(row['measure'].split('.'))}: {row['first']:.1%} - {row['second']:.1%} = "
             f"{100 * row['difference']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}), "
             f"p = {row['p']:.2g}"
         )
@@ -194,7 +200,7 @@ def _severities(text: str) -> list[int]:
     return chosen
 
 
-def _open_labelled(arguments: argparse.Namespace, location: str) -> Any:
+def _open_labelled(arguments: argparse.Namespace, location: str) -> LabelledSet:
     from twotower.evaluate.sets import open_set
 
     labelled = open_set(location, **_set_options(arguments))
@@ -215,10 +221,22 @@ def _templates(arguments: argparse.Namespace, model: Any) -> tuple[str, ...] | N
 # --- what is shown -------------------------------------------------------------------------------
 
 
-def _finish(arguments: argparse.Namespace, result: dict[str, Any]) -> int:
+def _labelled_pictures(labelled: LabelledSet) -> Callable[[str], Picture]:
+    number = {key: place for place, key in enumerate(labelled.keys)}
+    return lambda key: labelled.pictures[number[key]]
+
+
+def _finish(
+    arguments: argparse.Namespace, result: dict[str, Any], find: Callable[[str], Picture]
+) -> int:
     print_broken(result["unreadable"])
     if arguments.csv:
         _add_to_table(arguments.csv, result)
+    if arguments.report:
+        from twotower.evaluate.report import write_report
+
+        page = write_report(result, arguments.report, find)
+        print(f"{page}: written", file=sys.stderr)
     print(to_json(result) if arguments.json else "\n".join(to_lines(result)))
     return FAILED if result["unreadable"] else OK
 
@@ -245,13 +263,14 @@ def _plain(value: Any) -> Any:
 
 def to_lines(result: dict[str, Any]) -> list[str]:
     """A result for people."""
-    from twotower.evaluate.numbers import numbers, set_line
+    from twotower.evaluate.numbers import not_the_whole, numbers, set_line
 
     model = result["configuration"]["model"]
-    fingerprint = model.get("fingerprint") or "no fingerprint"
     rows = [(number.title, str(number)) for number in numbers(result)]
     width = max(len(title) for title, _ in rows)
-    lines = [set_line(result), f"{model['name']} ({fingerprint[:12]})"]
+    lines = [set_line(result), f"{model['name']} {(model.get('fingerprint') or '')[:12]}"]
+    if note := not_the_whole(result):
+        lines.append(f"  ({note})")
     lines += [f"  {title:{width}}  {value}" for title, value in rows]
     for one in result["published"]:
         note = "" if one["whole_set"] else ", which is on the whole set: not comparable"

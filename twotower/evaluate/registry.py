@@ -96,6 +96,11 @@ def recognise(names: Iterable[str], pictures: int) -> KnownSet | None:
     return min(alike, key=lambda one: one.pictures != pictures, default=None)
 
 
+def set_title(name: str, known: KnownSet | None) -> str:
+    """What a set is called: as it was published, or as its file or folder is."""
+    return known.title if known else Path(name).resolve().name
+
+
 @cache
 def _spellings(key: str) -> tuple[set[str], set[str]]:
     known = known_sets()[key]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from twotower.evaluate.intervals import bootstrap_shares
 from twotower.evaluate.models import Model
 from twotower.evaluate.published import published
-from twotower.evaluate.registry import KnownSet, find_set, known_sets
+from twotower.evaluate.registry import KnownSet, find_set, known_sets, set_title
 from twotower.evaluate.run import (
     Result,
     Watch,
@@ -26,7 +26,7 @@ from twotower.inputs.pictures import Picture
 from twotower.pairs.sources import BrokenPairError, PairsError, Source, open_source
 
 BLOCK = 2048  # pictures and captions of a block of scores: 16 MB, whatever the size of the set
-MISTAKES = 24  # captions, of those that are furthest from their picture, that are named
+MISTAKES = 24  # of the captions furthest from their picture, that are named
 TIE = 1e-6  # scores nearer than this are equal: float32 products differ by less in another order
 
 
@@ -145,7 +145,7 @@ def evaluate_retrieval(
         "set": {
             "name": source.name,
             "known_as": known.key if known else None,
-            "title": known.title if known else source.name,
+            "title": set_title(source.name, known),
             "pictures": len(keys),
             "of": whole,
             "subset": len(keys) < whole,

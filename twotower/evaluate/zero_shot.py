@@ -13,6 +13,7 @@ from twotower.evaluate.calibration import calibration
 from twotower.evaluate.intervals import bootstrap, bootstrap_shares, wilson
 from twotower.evaluate.models import Model
 from twotower.evaluate.published import published
+from twotower.evaluate.registry import set_title
 from twotower.evaluate.run import (
     Result,
     Watch,
@@ -25,7 +26,7 @@ from twotower.evaluate.run import (
 from twotower.evaluate.sets import LabelledSet
 
 BLOCK = 4096  # pictures whose scores are in memory together
-MISTAKES = 48  # of the surest wrong answers, that are named
+MISTAKES = 24  # of the surest wrong answers, that are named
 
 
 def top_k_accuracy(
@@ -295,7 +296,7 @@ def describe_set(seen: LabelledSet) -> Result:
     return {
         "name": seen.name,
         "known_as": known.key if known else None,
-        "title": known.title if known else seen.name,
+        "title": set_title(seen.name, known),
         "pictures": n,
         "of": seen.whole,
         "subset": n < seen.whole,
