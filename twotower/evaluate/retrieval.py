@@ -73,7 +73,8 @@ def retrieval_ranks(
     for rows in _blocks(len(text_embeds), block):
         own[rows] = (text_embeds[rows] * image_embeds[owners[rows]]).sum(axis=1)
     best = np.full(len(image_embeds), -np.inf, np.float32)
-    np.maximum.at(best, owners, own)
+    with np.errstate(invalid="ignore"):  # NaN is dealt with below
+        np.maximum.at(best, owners, own)
 
     text_ranks = np.zeros(len(text_embeds), np.int64)
     image_ranks = np.zeros(len(image_embeds), np.int64)
