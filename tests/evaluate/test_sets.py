@@ -139,6 +139,32 @@ def test_class_names_by_order_by_spelling_and_as_a_vocabulary(folders: Path) -> 
     assert len(more.classes) == 5 and more.classnames[more.labels[0]] == "blue"
 
 
+def test_shards_of_one_numbering_keep_their_pictures_apart(tmp_path: Path) -> None:
+    for shard, colour in enumerate(("red", "blue")):
+        label = json.dumps({"label": colour}).encode()
+        write_tar(tmp_path / f"{shard}.tar", [("0.png", png(colour, 0)), ("0.json", label)])
+    labelled = open_set(tmp_path)
+    assert len(set(labelled.keys)) == 2
+    check(labelled)
+
+
+def test_a_wordnet_number_is_taken_before_a_name(tmp_path: Path) -> None:
+    """Two classes of ImageNet are called "crane"."""
+    birds = json.dumps({"label": "crane", "wnid": "n02012849"}).encode()
+    lifts = json.dumps({"label": "crane", "wnid": "n03126707"}).encode()
+    members = [
+        ("0.png", png("red", 0)),
+        ("0.json", birds),
+        ("1.png", png("red", 1)),
+        ("1.json", lifts),
+    ]
+    labelled = open_set(write_tar(tmp_path / "x.tar", members), known="imagenet")
+    assert [labelled.classnames[label] for label in labelled.labels] == [
+        "crane bird",
+        "construction crane",
+    ]
+
+
 def test_several_labels(tmp_path: Path, folders: Path) -> None:
     (tmp_path / "set.csv").write_text(
         "path,labels\nsquares/red/0.png,red|warm\nsquares/blue/0.png,blue\n"

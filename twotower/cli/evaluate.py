@@ -22,6 +22,7 @@ LABELLED = (
     "a folder of class folders, tars with .json or .cls, a .csv, .parquet or .npz file "
     "(docs/evaluation.md)"
 )
+COLUMNS = ("set", "measure", "n", "value", "low", "high", "model", "fingerprint", "templates")
 
 
 def add_commands(commands: Commands) -> None:
@@ -105,6 +106,7 @@ def run_zero_shot(arguments: argparse.Namespace) -> int:
     from twotower.evaluate.models import open_model
     from twotower.evaluate.zero_shot import evaluate_zero_shot
 
+    _make_room(arguments)
     labelled = _open_labelled(arguments, arguments.data)
     model = open_model(arguments.model, arguments.engine)
     result = evaluate_zero_shot(model, labelled, _templates(arguments, model), progress)
@@ -114,13 +116,14 @@ def run_zero_shot(arguments: argparse.Namespace) -> int:
 def run_retrieval(arguments: argparse.Namespace) -> int:
     from twotower.evaluate.models import open_model
     from twotower.evaluate.registry import find_set
-    from twotower.evaluate.retrieval import evaluate_retrieval, open_captions
+    from twotower.evaluate.retrieval import evaluate_retrieval, open_captions, source_keys
 
+    _make_room(arguments)
     known = find_set(arguments.known) if arguments.known else None
     source = open_captions(arguments.data)
     model = open_model(arguments.model, arguments.engine)
     result = evaluate_retrieval(model, source, known, arguments.limit, progress)
-    number = {source.key(place): place for place in range(len(source))}
+    number = {key: place for place, key in enumerate(source_keys(source))}
     return _finish(arguments, result, lambda key: source[number[key]].picture)
 
 
@@ -128,6 +131,7 @@ def run_probe(arguments: argparse.Namespace) -> int:
     from twotower.evaluate.models import open_model
     from twotower.evaluate.probe import Split, evaluate_probe, open_split
 
+    _make_room(arguments)
     options = _set_options(arguments)
     split = open_split(arguments.data, arguments.test, arguments.val, **options)
     if arguments.limit:
@@ -144,6 +148,7 @@ def run_robustness(arguments: argparse.Namespace) -> int:
     from twotower.evaluate.models import open_model
     from twotower.evaluate.robustness import evaluate_robustness
 
+    _make_room(arguments)
     words = arguments.corruptions or ("none" if arguments.others else "all")
     kinds = choose_kinds([] if words == "none" else [word.strip() for word in words.split(",")])
     labelled = _open_labelled(arguments, arguments.data)
@@ -205,6 +210,14 @@ def _open_labelled(arguments: argparse.Namespace, location: str) -> LabelledSet:
 
     labelled = open_set(location, **_set_options(arguments))
     return labelled.sample(arguments.limit) if arguments.limit else labelled
+
+
+def _make_room(arguments: argparse.Namespace) -> None:
+    """Fail now, and not after an hour of work, where the results cannot be written."""
+    if arguments.report:
+        arguments.report.mkdir(parents=True, exist_ok=True)
+    if arguments.csv:
+        arguments.csv.open("a").close()
 
 
 def _set_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -286,12 +299,14 @@ def _add_to_table(path: Path, result: dict[str, Any]) -> None:
     from twotower.evaluate.numbers import numbers
 
     model = result["configuration"]["model"]
+    templates = result["configuration"].get("templates", [])
+    prompts = templates[0] if len(templates) == 1 else f"{len(templates)}" if templates else ""
     new = not path.exists() or path.stat().st_size == 0
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         if new:
-            writer.writerow(("set", "measure", "n", "value", "low", "high", "model", "fingerprint"))
+            writer.writerow(COLUMNS)
         for one in numbers(result):
             figures = (f"{value:.4f}" for value in (one.value, one.low, one.high))
-            about = (model["name"], (model.get("fingerprint") or "")[:12])
+            about = (model["name"], (model.get("fingerprint") or "")[:12], prompts)
             writer.writerow((result["set"]["title"], one.measure, one.n, *figures, *about))

@@ -21,7 +21,7 @@ from twotower.evaluate.run import (
     encode_ranks,
     unwatched,
 )
-from twotower.evaluate.sets import SetError
+from twotower.evaluate.sets import SetError, distinct
 from twotower.inputs.pictures import Picture
 from twotower.pairs.sources import BrokenPairError, PairsError, Source, open_source
 
@@ -112,6 +112,11 @@ def open_captions(location: str) -> Source:
         raise
 
 
+def source_keys(source: Source) -> list[str]:
+    """The name of each pair in a result."""
+    return distinct([source.key(number) for number in range(len(source))])
+
+
 def evaluate_retrieval(
     model: Model,
     source: Source,
@@ -183,6 +188,7 @@ class _Reading:
 
     def __init__(self, source: Source, numbers: NDArray[np.int64]) -> None:
         self.source, self.numbers = source, numbers
+        self.names = source_keys(source)
         self.keys: list[str] = []
         self.captions: list[tuple[str, ...]] = []
         self.broken: list[str] = []
@@ -194,7 +200,7 @@ class _Reading:
             except BrokenPairError as error:
                 self.broken.append(str(error))
                 continue
-            self.keys.append(pair.key)
+            self.keys.append(self.names[number])
             self.captions.append(pair.captions)
             yield pair.picture
 

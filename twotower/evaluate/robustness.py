@@ -21,7 +21,7 @@ from twotower.evaluate.run import (
     make_classifier,
     unwatched,
 )
-from twotower.evaluate.sets import LabelledSet, SetError
+from twotower.evaluate.sets import LabelledSet, SetError, distinct
 from twotower.evaluate.zero_shot import (
     answer,
     choose_templates,
@@ -72,10 +72,10 @@ def evaluate_robustness(
     }
     if others:
         result["shift"] = {}
-    for other in others:
-        shifted = embed_pictures(model, other, len(other.keys), watch, other.name)
+    for name, other in zip(distinct([one.name for one in others]), others, strict=True):
+        shifted = embed_pictures(model, other, len(other.keys), watch, name)
         unreadable += shifted.unreadable(other.keys)
-        result["shift"][other.name] = _shift(
+        result["shift"][name] = _shift(
             (embedded.image_embeds, seen),
             (shifted.image_embeds, other.take(shifted.numbers)),
             classifier,

@@ -106,6 +106,13 @@ class _Some:
         return self.pictures[int(self.numbers[number])]
 
 
+def distinct(keys: list[str]) -> list[str]:
+    """The keys, or each with its number where two are alike, as in shards of one numbering."""
+    if len(set(keys)) == len(keys):
+        return keys
+    return [f"{key} (number {number})" for number, key in enumerate(keys)]
+
+
 def open_set(
     location: str | Path,
     classes: Sequence[str] | None = None,
@@ -415,7 +422,7 @@ def _read_tars(tars: list[Path]) -> _Raw:
     beside = tars[0].parent / CLASS_FILE
     names = beside.read_text(encoding="utf-8").splitlines() if beside.is_file() else None
     name = tars[0].stem if len(tars) == 1 else str(tars[0].parent)
-    return _Raw(name, _TarPictures(tars, places), keys, labels, names)
+    return _Raw(name, _TarPictures(tars, places), distinct(keys), labels, names)
 
 
 def _samples(path: Path) -> list[tuple[str, dict[str, tuple[int, int]]]]:
@@ -442,7 +449,9 @@ def _tar_label(path: Path, members: dict[str, tuple[int, int]], where: str) -> L
         tree = json.loads(_read_at(path, members["json"]))
     except ValueError:
         raise SetError(f"{where}: its json cannot be read") from None
-    return _label(tree.get("label") if isinstance(tree, dict) else None, where)
+    tree = tree if isinstance(tree, dict) else {}
+    # the names of ImageNet's classes are not distinct ("crane"), their WordNet numbers are
+    return _label(tree.get("wnid", tree.get("label")), where)
 
 
 def _read_at(path: Path, place: tuple[int, int]) -> bytes:
