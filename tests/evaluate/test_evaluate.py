@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -351,3 +352,14 @@ def test_the_dev_set(run: Run) -> None:
     assert result["set"]["known_as"] == "cifar10" and result["set"]["subset"]
     assert result["set"]["of"] == 10_000 and len(result["configuration"]["templates"]) == 18
     assert 0 <= result["ci95"]["top1"][0] <= result["top1"] <= result["ci95"]["top1"][1] <= 1
+
+
+def test_our_own_models_are_evaluated_without_torch(tiny_directory: Path, folders: Path) -> None:
+    code = (
+        "import sys\n"
+        "from twotower.cli.main import main\n"
+        f"arguments = ['zero-shot', {str(folders)!r}, '--model', {str(tiny_directory)!r}]\n"
+        "assert main(['evaluate', *arguments]) == 0\n"
+        "assert not {'torch', 'scipy', 'sklearn'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)

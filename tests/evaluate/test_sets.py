@@ -239,7 +239,7 @@ def test_an_array_larger_than_memory_is_refused_before_it_is_read(
 
 def test_the_papers_sets_are_all_there() -> None:
     labelled = [one for one in known_sets().values() if one.classes]
-    assert len(labelled) == 27 + 4  # and four variants of ImageNet
+    assert len(labelled) == 27 + 5  # and five variants of ImageNet
     for known in labelled:
         names = [plain(each[0]) for each in known.classes]
         assert len(known.classes) >= 2, known.key
@@ -247,7 +247,13 @@ def test_the_papers_sets_are_all_there() -> None:
         assert known.templates and known.pictures > 0 and known.obtain.startswith("http")
         assert all(names), known.key
     counts = {"food101": 101, "sun397": 397, "birdsnap": 500, "kinetics700": 700, "imagenet": 1000}
-    counts |= {"imagenet-a": 200, "imagenet-r": 200, "fer2013": 7, "country211": 211}
+    counts |= {
+        "imagenet-a": 200,
+        "imagenet-r": 200,
+        "objectnet": 113,
+        "fer2013": 7,
+        "country211": 211,
+    }
     for key, count in counts.items():
         assert len(known_sets()[key].classes) == count
     assert known_sets()["imagenet"].templates == TEMPLATES["imagenet"]

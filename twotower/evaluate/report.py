@@ -174,7 +174,7 @@ def _class_table(rows: Sequence[Mapping[str, Any]], measure: str) -> str:
     lines = []
     for one in rows:
         value = one[measure]
-        low, high = one.get("ci95", (value, value))
+        low, high = one["ci95"]
         lines.append(
             f'<tr><td>{escape(one["class"])}</td><td class="num">{value:.1%}</td>'
             f'<td class="num">{count(one["n"])}</td><td>{_track(value, low, high)}</td></tr>'

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -120,11 +121,14 @@ def encode_ranks(ranks: NDArray[np.int64]) -> str:
 
 def configuration(model: Model, **more: Any) -> Result:
     """What a number depends on: the model, `more`, and the versions of what computed it."""
+    about = model.describe()
     versions = {
         "twotower": twotower.__version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "pillow": PIL.__version__,
     }
+    if "engine" in about:
+        versions[about["engine"]] = version(about["engine"])
     made = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"model": model.describe(), **more, "versions": versions, "made": made}
+    return {"model": about, **more, "versions": versions, "made": made}

@@ -173,19 +173,9 @@ def measure(answers: Answers, seen: LabelledSet) -> Result:
     result: Result = {"top1": hits[:, 0].mean(), "top5": hits[:, 1].mean()}
     if seen.multi_label:
         assert answers.scores is not None  # kept for these sets
-        orders = precision_orders(answers.scores, seen.labels)
-        precisions = average_precisions(seen.labels, orders)
-        result |= {"mean_per_class": None, "map": _mean(precisions)}
-        [ci95["map"]] = bootstrap(
-            lambda weights: np.array([_mean(average_precisions(seen.labels, orders, weights))]), n
-        ).tolist()
-        per_class = [
-            {"class": name, "n": int(count), "average_precision": float(precision)}
-            for name, count, precision in zip(
-                seen.classnames, seen.labels.sum(axis=0), precisions, strict=True
-            )
-            if count
-        ]
+        per_class, ci95["map"] = _precisions(answers.scores, seen)
+        result |= {"mean_per_class": None}
+        result["map"] = _mean(np.array([one["average_precision"] for one in per_class]))
         confusion = []
     else:
         per_class, ci95["mean_per_class"] = _per_class(answers, seen)
@@ -227,6 +217,26 @@ def _per_class(answers: Answers, seen: LabelledSet) -> tuple[list[Result], list[
         row = {"class": seen.classnames[number], "n": int(counts[number]), "accuracy": share}
         rows.append(row | {"ci95": interval})
     return rows, intervals[-1].tolist()
+
+
+def _precisions(scores: NDArray[np.float32], seen: LabelledSet) -> tuple[list[Result], list[float]]:
+    """Average precision of each class that occurs, and the interval of their mean."""
+    orders = precision_orders(scores, seen.labels)
+
+    def precisions(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        each = average_precisions(seen.labels, orders, weights)
+        return np.append(each, _mean(each))
+
+    n = len(seen.labels)
+    *each, _ = precisions(np.ones(n))
+    intervals = bootstrap(precisions, n).tolist()
+    counts = seen.labels.sum(axis=0).tolist()
+    rows = [
+        {"class": name, "n": counts[i], "average_precision": each[i], "ci95": intervals[i]}
+        for i, name in enumerate(seen.classnames)
+        if counts[i]
+    ]
+    return rows, intervals[-1]
 
 
 def precision_orders(scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> NDArray[np.int64]:
