@@ -16,6 +16,7 @@ import pytest
 from tests.evaluate.conftest import ColourEncoder
 from twotower.evaluate.compare import CompareError, compare
 from twotower.evaluate.models import ModelError, ObjectModel, open_model
+from twotower.evaluate.onnx_pair import OnnxPairError, find_graphs
 from twotower.evaluate.published import published
 from twotower.evaluate.registry import known_sets
 from twotower.evaluate.sets import open_set
@@ -283,6 +284,13 @@ def test_an_onnx_pair_gives_the_numbers_of_the_model_itself(
         theirs, own = ([one.image_embeds for one in m.stream(labelled)] for m in (pair, ours))
         assert np.allclose(theirs, own, atol=1e-5)
         assert pair.describe()["fingerprint"]
+    (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
+    with pytest.raises(OnnxPairError, match="model_type is 'siglip'"):
+        open_model(str(tmp_path))  # its pictures are squashed and its texts padded in another way
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    about = open_model(str(tmp_path)).describe()
+    assert about["preprocess"]["crop_offset"] == "floor"
+    assert find_graphs(str(tiny_directory)) is None
 
 
 def test_our_directory_is_described_by_its_fingerprint(tiny_directory: Path) -> None:

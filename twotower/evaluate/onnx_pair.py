@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from twotower.encode.export import is_ours
 from twotower.inputs.preprocess import Preprocess, PreprocessConfig
-from twotower.inputs.tokenizer import OPENAI_TOKENIZER, load_tokenizer
+from twotower.inputs.tokenizer import OPENAI_TOKENIZER, TokenizerConfig, load_tokenizer
 from twotower.model.config import read_config
 
 # How others name a pair, relative to its folder: Xenova's and transformers.js', Immich's, plain.
@@ -24,6 +25,14 @@ NAMES = (
     ("onnx/vision_model.onnx", "onnx/text_model.onnx"),
     ("visual/model.onnx", "textual/model.onnx"),
     ("visual.onnx", "textual.onnx"),
+)
+PLAIN = ("a photo of a {}.",)
+
+WEIGHTS = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
 )
 
 
@@ -37,8 +46,7 @@ def find_graphs(model: str) -> tuple[Path, Path] | None:
     if len(halves) == 2 and all(half.strip().endswith(".onnx") for half in halves):
         return Path(halves[0].strip()), Path(halves[1].strip())
     folder = Path(model)
-    # our own directory has graphs too, and is opened as what it is: checked by its golden vectors
-    if not folder.is_dir() or (is_ours(folder) and (folder / "golden.safetensors").exists()):
+    if any((folder / name).exists() for name in WEIGHTS):  # `load` knows more about such a folder
         return None
     for vision, text in NAMES:
         if (folder / vision).is_file() and (folder / text).is_file():
@@ -49,28 +57,27 @@ def find_graphs(model: str) -> tuple[Path, Path] | None:
 class OnnxPair:
     """`encode_image` and `encode_text` over two graphs.
 
-    Pictures and texts become inputs as a `config.json` of ours beside the graphs says; without one,
-    as OpenAI's CLIP does it, in the sizes that the graphs ask for.
+    Pictures and texts become inputs as a `config.json` of ours beside the graphs says; with one of
+    transformers' CLIP, as that does it; without one, as OpenAI's CLIP does, in the sizes that the
+    graphs ask for.
 
     Raises:
-        OnnxPairError: a graph is missing or damaged, or asks for something else.
+        OnnxPairError: a graph is missing or damaged, asks for something else, or is of a model
+            whose inputs are made in another way.
     """
 
     def __init__(self, vision: Path, text: Path) -> None:
         self.paths = vision, text
         self._vision, self._text = _session(vision), _session(text)
-        ours = next((one for one in (vision.parent, vision.parent.parent) if is_ours(one)), None)
-        config = read_config(ours) if ours else None
-        self.templates = config.templates if config else ("a photo of a {}.",)
         size = self._fixed(self._vision, vision, 4, "pictures [n, 3, height, width]")[3]
         length = self._fixed(self._text, text, 2, "ids [n, context_length]")[1]
-        self.preprocess_config = (
-            config.preprocess if config else PreprocessConfig(image_size=size or 224)
-        )
-        tokenizer = config.tokenizer if config else OPENAI_TOKENIZER
+        folders = (vision.parent, vision.parent.parent)
+        beside = next((one for one in folders if (one / "config.json").is_file()), None)
+        preprocess, tokenizer, self.templates = _settings(beside)
+        self.preprocess_config = replace(preprocess, image_size=size or preprocess.image_size)
         tokenizer = replace(tokenizer, context_length=length or tokenizer.context_length)
         self._preprocess = Preprocess(self.preprocess_config)
-        self._tokenizer = load_tokenizer(tokenizer, ours)
+        self._tokenizer = load_tokenizer(tokenizer, beside)
 
     def encode_image(self, pictures: list[PIL.Image.Image]) -> NDArray[np.float32]:
         """image_features [n, embed_dim]."""
@@ -123,6 +130,27 @@ class OnnxPair:
         if len(shape) != rank:
             raise OnnxPairError(f"{path}: its first input has the shape {shape}; needed are {what}")
         return [one if isinstance(one, int) else None for one in shape]
+
+
+def _settings(beside: Path | None) -> tuple[PreprocessConfig, TokenizerConfig, tuple[str, ...]]:
+    """How inputs are made, by the `config.json` in a folder; and templates."""
+    if beside is None:
+        return PreprocessConfig(), OPENAI_TOKENIZER, PLAIN
+    if is_ours(beside):
+        config = read_config(beside)
+        return config.preprocess, config.tokenizer, config.templates
+    try:
+        kind = json.loads((beside / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (ValueError, KeyError, TypeError):
+        kind = None
+    if kind != "clip":
+        raise OnnxPairError(
+            f"{beside / 'config.json'}: model_type is {kind!r}, and how its pictures and texts "
+            "become inputs is known for 'clip' alone; put a config.json of ours beside the graphs, "
+            "or give the folder with its weights"
+        )
+    preprocess = PreprocessConfig(rgb="before_resize", crop_offset="floor")
+    return preprocess, replace(OPENAI_TOKENIZER, cleaning="huggingface", pad_id=49407), PLAIN
 
 
 def _session(path: Path) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.evaluate.calibration import calibration
-from twotower.evaluate.intervals import bootstrap, bootstrap_shares, wilson
+from twotower.evaluate.intervals import RESAMPLES, bootstrap, bootstrap_shares, wilson
 from twotower.evaluate.models import Model
 from twotower.evaluate.published import published
 from twotower.evaluate.registry import set_title
@@ -229,7 +229,8 @@ def _precisions(scores: NDArray[np.float32], seen: LabelledSet) -> tuple[list[Re
 
     n = len(seen.labels)
     *each, _ = precisions(np.ones(n))
-    intervals = bootstrap(precisions, n).tolist()
+    resamples = max(100, min(RESAMPLES, 10**9 // scores.size))  # else hours on the largest sets
+    intervals = bootstrap(precisions, n, resamples).tolist()
     counts = seen.labels.sum(axis=0).tolist()
     rows = [
         {"class": name, "n": counts[i], "average_precision": each[i], "ci95": intervals[i]}
