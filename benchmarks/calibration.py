@@ -7,7 +7,7 @@ those of flickr8k-train): words and phrases of their captions, a third of them a
 match was taken out; and absent.txt, words for what none of them shows. The peer is what others do:
 one threshold on the cosine, here the best that flickr8k-train gives, and a logistic curve over it.
 
-Writes results/calibration.csv and docs/reliability.webp.
+Writes results/calibration.csv, the table in docs/search.md and docs/reliability.webp.
 """
 
 from __future__ import annotations
@@ -40,9 +40,16 @@ from twotower.pairs.sources import open_source
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "calibration.csv"
 PICTURE = HERE.parent / "docs" / "reliability.webp"
+PAGE = HERE.parent / "docs" / "search.md"
+MARKS = "<!-- written by benchmarks/calibration.py -->", "<!-- until here -->"
 SIZES = (50, 500, 5000)
 SEARCHES_HERE = 1000
 BINS = 10
+
+COLUMNS = (
+    *("searches in", "method", "n", "ECE", "precision", "recall"),
+    *("rightly nothing", "rightly something"),
+)
 
 Numbers = NDArray[np.float64]
 Truths = NDArray[np.bool_]
@@ -76,19 +83,17 @@ def main() -> None:
     train = embed(model, data / "flickr8k-train")
     val = embed(model, data / "flickr8k-val")
     methods = [calibrated(calibration.text), *cosine_thresholds(model, train)]
-    shown = {}
+    shown, rows = {}, [COLUMNS]
+    for name, asked in all_searches(model, train, val):
+        for method in methods:
+            judged = [judge(method, *one) for one in asked]
+            rows.append((name, method.name, str(len(judged)), *summarise(judged, method.cutoff)))
+            print(*rows[-1], flush=True)
+            if name == "500 pictures":
+                shown[method.name] = judged
     with RESULTS.open("w", newline="") as file:
-        writer = csv.writer(file)
-        columns = "method searches n ece precision recall rightly_nothing rightly_something"
-        writer.writerow(columns.split())
-        for name, asked in all_searches(model, train, val):
-            for method in methods:
-                judged = [judge(method, *one) for one in asked]
-                row = (method.name, name, len(judged), *summarise(judged, method.cutoff))
-                writer.writerow(row)
-                print(*row)
-                if name == "500 pictures":
-                    shown[method.name] = judged
+        csv.writer(file).writerows(rows)
+    write_table(rows, model.config.name)
     draw_reliability(shown, model.config.name)
 
 
@@ -244,6 +249,16 @@ def bins(probabilities: Numbers, truths: Truths) -> Iterator[tuple[float, float,
         inside = places == place
         if inside.any():
             yield inside.mean(), probabilities[inside].mean(), truths[inside].mean()
+
+
+def write_table(rows: Sequence[tuple[str, ...]], model: str) -> None:
+    """Put the figures into the page."""
+    before, rest = PAGE.read_text(encoding="utf-8").split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    lines = [f"Model {model}:", "", *(f"| {' | '.join(row)} |" for row in rows)]
+    lines.insert(3, "|---" * len(COLUMNS) + "|")
+    table = "\n".join(["", "", *lines, "", ""])
+    PAGE.write_text(before + MARKS[0] + table + MARKS[1] + after, encoding="utf-8")
 
 
 def draw_reliability(shown: dict[str, list[Judged]], model: str) -> None:
