@@ -45,6 +45,18 @@ def test_the_first_search_indexes(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "indexed" not in capsys.readouterr().err
 
 
+def test_a_folder_within_is_searched_alone(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["search", "a cat", str(folder / "within"), "--all"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["search", "a cat", str(folder), "--all"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    library = ["--library", str(folder / ".twotower")]
+    assert main(["search", "a cat", str(tmp_path), *library]) == 1
+    assert "no folder in" in capsys.readouterr().err
+
+
 def test_json_has_the_promised_shape(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", "a big city at night", "--json", "--all"]) == 0
     tree = json.loads(capsys.readouterr().out)

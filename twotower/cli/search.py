@@ -19,7 +19,8 @@ from twotower.cli.output import OK, positive
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
     from twotower.library.library import Library
-    from twotower.library.search import Answer, Hit
+    from twotower.library.query import Query
+    from twotower.library.search import Answer, Hit, Sort
 
 
 def add_commands(commands: Commands) -> None:
@@ -74,36 +75,26 @@ def _add_output(command: argparse.ArgumentParser) -> None:
 
 def run_search(arguments: argparse.Namespace) -> int:
     from twotower.library.query import parse_query
+    from twotower.library.search import find_picture
 
     parse_query(arguments.query, lambda name: Path(name))  # before anything is indexed
     library = open_library(arguments.folder, arguments.library)
-    answer = library.search(
-        arguments.query,
-        top=arguments.top,
-        offset=arguments.top * (arguments.page - 1),
-        all=arguments.all,
-        sort=arguments.sort,
-    )
-    return give(answer, library, arguments)
+    query = parse_query(arguments.query, lambda name: find_picture(library, name))
+    return give(query, library, arguments, arguments.sort)
 
 
 def run_similar(arguments: argparse.Namespace) -> int:
-    from twotower.library.search import similar
+    from twotower.library.search import like
 
     library = open_library(arguments.folder, arguments.library)
-    answer = similar(
-        library,
-        arguments.picture,
-        top=arguments.top,
-        offset=arguments.top * (arguments.page - 1),
-        all=arguments.all,
-    )
-    return give(answer, library, arguments)
+    return give(like(library, arguments.picture), library, arguments, "relevance")
 
 
 def run_duplicates(arguments: argparse.Namespace) -> int:
+    from twotower.library.search import duplicates
+
     library = open_library(arguments.folder, arguments.library)
-    groups = library.duplicates()
+    groups = duplicates(library, arguments.folder)
     if arguments.json:
         print(_to_json([[_hit_tree(hit) for hit in group] for group in groups]))
         return OK
@@ -134,8 +125,17 @@ def open_library(folder: Path | None, location: Path | None) -> Library:
     return library
 
 
-def give(answer: Answer, library: Library, arguments: argparse.Namespace) -> int:
-    """Print, show, write and copy an answer, as the options say."""
+def give(query: Query, library: Library, arguments: argparse.Namespace, sort: Sort) -> int:
+    """Answer a query; print, show, write and copy the hits, as the options say."""
+    from twotower.library.search import answer as answer_query
+    from twotower.library.search import within
+
+    if arguments.folder:
+        query = within(library, query, arguments.folder)
+    offset = arguments.top * (arguments.page - 1)
+    answer = answer_query(
+        library, query, top=arguments.top, offset=offset, all=arguments.all, sort=sort
+    )
     if arguments.html or arguments.open:
         _write_sheet(answer, library, arguments)
     if arguments.copy_to:
@@ -144,7 +144,7 @@ def give(answer: Answer, library: Library, arguments: argparse.Namespace) -> int
     if arguments.json:
         print(_to_json(answer_tree(answer)))
     else:
-        print_answer(answer, arguments.top * (arguments.page - 1), arguments.all)
+        print_answer(answer, offset, arguments.all)
     return OK
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.library.calibrate import Curve, library_calibration
-from twotower.library.catalog import PictureRecord
+from twotower.library.catalog import LibraryError, PictureRecord
 from twotower.library.labelled import EMPTY_WORDS
 from twotower.library.query import Query, QueryError, Term, parse_query
 
@@ -26,6 +26,7 @@ Floats = NDArray[np.float32]
 Numbers = NDArray[np.float64]
 
 CANDIDATES = 1000  # looked at first for each term; more where half of them match
+NEARBY = 200  # places in the ranking within which copies are looked for
 FUSION = 60  # of reciprocal rank fusion (Cormack, Clarke and Büttcher 2009)
 
 
@@ -85,13 +86,17 @@ class Answer(Sequence[Hit]):
 
 @dataclass(frozen=True)
 class _Found:
-    """Candidates: ids [n], image_embeds [n, embed_dim], and what is thought of each."""
+    """Candidates: ids [n], image_embeds [n, embed_dim], and what is thought of each.
+
+    `fewest` is how many match the wanted term that the least match.
+    """
 
     ids: Ids
     image_embeds: Floats
     scores: Numbers
     log_probabilities: Numbers
     matches: NDArray[np.bool_]
+    fewest: int
 
 
 def search(
@@ -137,20 +142,28 @@ def similar(
         QueryError: there is no such file.
         PictureError: it cannot be read.
     """
-    path = find_picture(library, os.fspath(picture))
-    if path is None:
-        raise QueryError(f"{picture}: there is no such picture; check the path")
-    query = Query(os.fspath(picture), (Term(picture=path),))
+    query = like(library, picture)
     return answer(library, query, top=top, offset=offset, all=all, group=group)
 
 
-def duplicates(library: Library) -> list[list[Hit]]:
-    """Groups of pictures that are copies of one another, the largest file of each first.
+def like(library: Library, picture: str | Path) -> Query:
+    """The query for pictures that look like one. Raises `QueryError`: there is no such file."""
+    path = find_picture(library, os.fspath(picture))
+    if path is None:
+        raise QueryError(f"{picture}: there is no such picture; check the path")
+    return Query(os.fspath(picture), (Term(picture=path),))
+
+
+def duplicates(library: Library, folder: Path | None = None) -> list[list[Hit]]:
+    """Groups of pictures (in `folder`) that are copies of one another, the largest file first.
 
     A copy is a picture whose cosine to another of its group reaches `Calibration.duplicate`.
     """
     least = library_calibration(library).duplicate
-    ids = library.catalog.select()
+    query = Query("", ())
+    if folder is not None:
+        query = within(library, query, folder)
+    ids = library.catalog.select(query.where, query.parameters)
     embeds = library.vectors.get(ids)
     groups = []
     for members in _connected(embeds, least):
@@ -185,7 +198,8 @@ def answer(
     curves = [calibration.image if term.picture else calibration.text for term in query.terms]
     embeds = _embed(library, query.terms)
     named_ids = _named(library, query, allowed)
-    found = _candidates(library, query, curves, embeds, allowed, named_ids)
+    count = max(CANDIDATES, 2 * (offset + top))
+    found = _candidates(library, query, curves, embeds, allowed, named_ids, count)
     named = np.isin(found.ids, named_ids)
     order = _ranked(found, named_ids)
     matches = found.matches | named
@@ -198,6 +212,7 @@ def answer(
     shown = groups[offset : offset + top]
     wanted = found.ids[[one for members in shown for one in members]]
     records = {one.id: one for one in library.catalog.pictures(wanted)}
+    shown = [[one for one in members if int(found.ids[one]) in records] for members in shown]
 
     def hit(members: list[int]) -> Hit:
         first, *copies = members
@@ -212,7 +227,9 @@ def answer(
             copies=tuple(library.root / records[int(found.ids[one])].path for one in copies),
         )
 
-    return Answer(query.text, _cutoff(query, curves), int(matches.sum()), [hit(g) for g in shown])
+    return Answer(
+        query.text, _cutoff(query, curves), int(matches.sum()), [hit(g) for g in shown if g]
+    )
 
 
 def find_picture(library: Library, name: str) -> Path | None:
@@ -221,6 +238,23 @@ def find_picture(library: Library, name: str) -> Path | None:
         if path.is_file():
             return path
     return None
+
+
+def within(library: Library, query: Query, folder: Path) -> Query:
+    """The query, for a folder inside the library and what is below it.
+
+    Raises:
+        LibraryError: the folder is not in the library.
+    """
+    root = library.root.resolve()
+    if not folder.is_dir() or not folder.resolve().is_relative_to(root):
+        raise LibraryError(f"{folder}: no folder in {root}; give one that is, or another library")
+    relative = folder.resolve().relative_to(root)
+    if relative == Path():
+        return query
+    condition, parameters = library.catalog.in_folder(relative.as_posix())
+    where = f"({query.where}) AND {condition}"
+    return replace(query, where=where, parameters=(*query.parameters, *parameters))
 
 
 def _allowed(library: Library, query: Query) -> Ids | None:
@@ -296,16 +330,16 @@ def _candidates(
     embeds: Floats,
     allowed: Ids | None,
     named_ids: Ids,
+    count: int,
 ) -> _Found:
-    """The best of each wanted term, so many that every match is among them."""
+    """The best `count` of each wanted term, or so many more that every match is among them."""
     size = len(library.vectors) if allowed is None else len(allowed)
     wanted = [i for i, term in enumerate(query.terms) if term.wanted]
-    count = CANDIDATES
     while True:
         lists = [library.vectors.search(embeds[i], count, allowed)[0] for i in wanted]
         ids = np.unique(np.concatenate([*lists, named_ids]))
         found = _judge(library, query.terms, curves, embeds, ids, size)
-        if count >= size or 2 * found.matches.sum() < count:
+        if count >= size or 2 * found.fewest < count:
             return found
         count *= 8
 
@@ -325,7 +359,7 @@ def _judge(
     """
     image_embeds = library.vectors.get(ids)
     scores, log_probabilities = np.zeros(len(ids)), np.zeros(len(ids))
-    matches = np.ones(len(ids), bool)
+    matches, fewest = np.ones(len(ids), bool), len(ids)
     for term, curve, embed in zip(terms, curves, embeds, strict=True):
         logits = curve.logits(embed, image_embeds, size)
         above = logits >= np.log(curve.cutoff / (1 - curve.cutoff))
@@ -333,8 +367,9 @@ def _judge(
         scores += sign * term.weight * (image_embeds @ embed)
         log_probabilities -= term.weight * np.logaddexp(0, -sign * logits)
         matches &= above if term.wanted else ~above
+        fewest = min(fewest, int(above.sum())) if term.wanted else fewest
     scores /= sum(term.weight for term in terms)
-    return _Found(ids, image_embeds, scores, log_probabilities, matches)
+    return _Found(ids, image_embeds, scores, log_probabilities, matches, fewest)
 
 
 def _cutoff(query: Query, curves: Sequence[Curve]) -> float:
@@ -405,13 +440,17 @@ def _grouped(
         return [[one] for one in listed.tolist()[:most]]
     groups: list[list[int]] = []
     firsts = np.zeros((0, image_embeds.shape[1]), np.float32)
-    for one in listed.tolist():
+    end = NEARBY
+    for place, one in enumerate(listed.tolist()):
         cosines = firsts @ image_embeds[one]
         if len(groups) and cosines.max() >= least:
             groups[int(cosines.argmax())].append(one)
         elif len(groups) < most:
             groups.append([one])
             firsts = np.vstack([firsts, image_embeds[one][None]])
+            end = place + NEARBY
+        elif place > end:
+            break
     return groups
 
 
