@@ -24,6 +24,7 @@ Sort = Literal["relevance", "date"]
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.float64]
+Truths = NDArray[np.bool_]
 
 CANDIDATES = 1000  # looked at first for each term; more where half of them match
 NEARBY = 200  # places in the ranking within which copies are looked for
@@ -95,7 +96,7 @@ class _Found:
     image_embeds: Floats
     scores: Numbers
     log_probabilities: Numbers
-    matches: NDArray[np.bool_]
+    matches: Truths
     fewest: int
 
 
@@ -167,14 +168,14 @@ def duplicates(library: Library, folder: Path | None = None) -> list[list[Hit]]:
     embeds = library.vectors.get(ids)
     groups = []
     for members in _connected(embeds, least):
-        records = library.catalog.pictures(ids[members])
-        order = sorted(range(len(records)), key=lambda i: (-records[i].size, records[i].path))
-        first = embeds[members[order[0]]]
+        records = sorted(
+            library.catalog.pictures(ids[members]), key=lambda one: (-one.size, one.path)
+        )
+        own = library.vectors.get(np.array([one.id for one in records]))
         groups.append(
             [
-                Hit(library.root / records[i].path, score, 1.0, True, taken=records[i].taken)
-                for i in order
-                for score in [float(embeds[members[i]] @ first)]
+                Hit(library.root / record.path, float(cosine), 1.0, True, taken=record.taken)
+                for record, cosine in zip(records, own @ own[0], strict=True)
             ]
         )
     return sorted(groups, key=lambda group: (-len(group), group[0].path))
@@ -204,32 +205,37 @@ def answer(
     order = _ranked(found, named_ids)
     matches = found.matches | named
     listed = np.concatenate([order[matches[order]], order[~matches[order]] if all else order[:0]])
-    records = {}
     if sort == "date":
-        records = {one.id: one for one in library.catalog.pictures(found.ids[listed])}
-        listed = _newest_first(listed, found.ids, matches, records)
+        listed = _newest_first(library, listed, found.ids, matches)
     groups = _grouped(listed, found.image_embeds, calibration.duplicate, offset + top, group)
-    shown = groups[offset : offset + top]
-    wanted = found.ids[[one for members in shown for one in members]]
-    records = {one.id: one for one in library.catalog.pictures(wanted)}
-    shown = [[one for one in members if int(found.ids[one]) in records] for members in shown]
+    hits = _hits(library, groups[offset : offset + top], found, matches, named)
+    return Answer(query.text, _cutoff(query, curves), int(matches.sum()), hits)
 
-    def hit(members: list[int]) -> Hit:
-        first, *copies = members
-        record = records[int(found.ids[first])]
-        return Hit(
-            path=library.root / record.path,
+
+def _hits(
+    library: Library,
+    groups: list[list[int]],
+    found: _Found,
+    matches: Truths,
+    named: Truths,
+) -> list[Hit]:
+    """A hit for each group of candidates, without those that have left the catalog meanwhile."""
+    ids = found.ids.tolist()
+    records = library.catalog.pictures(ids[one] for group in groups for one in group)
+    known = {record.id: record for record in records}
+    present = [[one for one in group if ids[one] in known] for group in groups]
+    return [
+        Hit(
+            path=library.root / known[ids[first]].path,
             score=float(found.scores[first]),
             probability=float(np.exp(found.log_probabilities[first])),
             match=bool(matches[first]),
             named=bool(named[first]),
-            taken=record.taken,
-            copies=tuple(library.root / records[int(found.ids[one])].path for one in copies),
+            taken=known[ids[first]].taken,
+            copies=tuple(library.root / known[ids[one]].path for one in copies),
         )
-
-    return Answer(
-        query.text, _cutoff(query, curves), int(matches.sum()), [hit(g) for g in shown if g]
-    )
+        for first, *copies in filter(None, present)
+    ]
 
 
 def find_picture(library: Library, name: str) -> Path | None:
@@ -418,17 +424,12 @@ def _ranked(found: _Found, named_ids: Ids) -> NDArray[np.intp]:
 
 
 def _newest_first(
-    listed: NDArray[np.intp],
-    ids: Ids,
-    matches: NDArray[np.bool_],
-    records: dict[int, PictureRecord],
+    library: Library, listed: NDArray[np.intp], ids: Ids, matches: Truths
 ) -> NDArray[np.intp]:
     """The matches by date, what has none last; after them the rest, as it was."""
-
-    def taken(place: int) -> str:
-        return records[int(ids[place])].taken or ""
-
-    dated = sorted((one for one in listed.tolist() if matches[one]), key=taken, reverse=True)
+    dates = {one.id: one.taken or "" for one in library.catalog.pictures(ids[listed])}
+    dated = [one for one in listed.tolist() if matches[one]]
+    dated.sort(key=lambda one: dates.get(int(ids[one]), ""), reverse=True)
     return np.array(dated + [one for one in listed.tolist() if not matches[one]], np.intp)
 
 
