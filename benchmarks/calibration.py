@@ -83,7 +83,8 @@ def main() -> None:
     train = embed(model, data / "flickr8k-train")
     val = embed(model, data / "flickr8k-val")
     methods = [calibrated(calibration.text), *cosine_thresholds(model, train)]
-    shown, rows = {}, [COLUMNS]
+    shown: dict[str, list[Judged]] = {}
+    rows: list[tuple[str, ...]] = [COLUMNS]
     for name, asked in all_searches(model, train, val):
         for method in methods:
             judged = [judge(method, *one) for one in asked]
