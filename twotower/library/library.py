@@ -130,6 +130,8 @@ class Library:
             catalog = self.__dict__["catalog"] = Catalog(self.location, self._root)
             used = catalog.model
             target = catalog.add_model(self._describe(encoder, str(source), used))
+            if used is None:
+                catalog.use_model(target)  # what is there can be searched from the start
             vectors = self._vectors_of(target)
             if used and used.id != target.id and used.fingerprint == target.fingerprint:
                 _copy(self._vectors_of(used), vectors)
