@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from twotower.encode.stream import EncodedPicture
     from twotower.inputs.pictures import PictureError
     from twotower.library.library import Library
+    from twotower.library.search import Hit
     from twotower.model.config import CLIPConfig, preset
 
 __version__ = "0.1.0"
@@ -25,6 +26,7 @@ _HOME = {
     "Classified": "encode.classify",
     "EncodedPicture": "encode.stream",
     "Encoder": "encode.encoder",
+    "Hit": "library.search",
     "Label": "encode.classify",
     "Library": "library.library",
     "PictureError": "inputs.pictures",
@@ -40,6 +42,7 @@ __all__ = [
     "Classified",
     "EncodedPicture",
     "Encoder",
+    "Hit",
     "Label",
     "Library",
     "PictureError",

@@ -19,7 +19,7 @@ from twotower.inputs.pictures import Picture, open_picture
 
 WINDOWS = (1 / 2, 1 / 3, 1 / 4)  # sides, of the picture's shorter side
 CELLS = 48  # along the shorter side of the heat map
-LONGEST_STRIP = 6  # of a longer picture's two ends nothing is looked at
+LONGEST_STRIP = 3  # times its shorter side; what lies beyond, at both ends, is not looked at
 
 Floats = NDArray[np.float32]
 
@@ -43,7 +43,8 @@ class Explanation:
     def peak(self) -> tuple[float, float]:
         """The hottest place: (x, y), each from 0 to 1."""
         row, column = np.unravel_index(int(self.heat.argmax()), self.heat.shape)
-        return (column + 0.5) / self.heat.shape[1], (row + 0.5) / self.heat.shape[0]
+        rows, columns = self.heat.shape
+        return (int(column) + 0.5) / columns, (int(row) + 0.5) / rows
 
 
 def explain(model: Encoder, picture: Picture, text: str) -> Explanation:

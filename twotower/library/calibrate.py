@@ -224,7 +224,7 @@ def measure_background(image_embeds: Floats, queries: Floats) -> Background:
     residuals = image_embeds @ (queries - mean).T  # [n, m]
     return Background(
         pictures=pictures.astype(np.float32),
-        spread=spread.astype(np.float16).astype(np.float32),
+        spread=spread.astype(np.float16, order="C").astype(np.float32),
         rest=max(float(lengths[kept:].mean()), 1e-9),
         queries=mean.astype(np.float32),
         query_sd=max(float(residuals.std()), 1e-6),

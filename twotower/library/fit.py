@@ -135,11 +135,10 @@ def draw_searches(
         kind = absent if absent and none and random.random() < 0.3 else by_kind[number % 2]
         kind = kind or by_kind[0] or by_kind[1]
         query = int(random.choice(kind))
-        matching, unknown = (
-            ids[ids < len(inside)][inside[ids[ids < len(inside)]]]
-            for ids in (queries[query].matching, queries[query].unknown)
-        )
-        others = np.setdiff1d(pool, np.concatenate([matching, unknown]))
+        matching = _inside(queries[query].matching, inside)
+        possible = inside.copy()
+        possible[matching] = possible[_inside(queries[query].unknown, inside)] = False
+        others = np.flatnonzero(possible)
         share = len(matching) / max(len(matching) + len(others), 1)
         size = min(int(random.choice(sizes)), len(others))
         if size < SMALLEST or (not none and not len(matching)):
@@ -152,6 +151,11 @@ def draw_searches(
             library = np.concatenate([some, library[: max(size - len(some), 1)]])
             matches = np.arange(len(library)) < len(some)
         yield Search(query, library, matches)
+
+
+def _inside(ids: Ids, inside: NDArray[np.bool_]) -> Ids:
+    ids = ids[ids < len(inside)]
+    return ids[inside[ids]]
 
 
 def fit_curve(

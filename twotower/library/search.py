@@ -350,7 +350,8 @@ def _named(library: Library, query: Query, allowed: Ids | None) -> Ids:
 
     Only where nothing but words is looked for: a name does not say what is not in a picture.
     """
-    wanted = set(_name_words(query.words)) - EMPTY_WORDS
+    words = set(_name_words(query.words))
+    wanted = words - EMPTY_WORDS or words
     if not wanted or any(term.picture or not term.wanted for term in query.terms):
         return np.zeros(0, np.int64)
     ids = library.catalog.match_words(" ".join(sorted(wanted)))
