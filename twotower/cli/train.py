@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twotower.cli.output import OK, positive, size_in_bytes
+from twotower.cli.output import OK, positive, print_broken, size_in_bytes
 from twotower.cli.pairs import SOURCE
 
 if TYPE_CHECKING:
@@ -27,6 +28,26 @@ def add_commands(commands: Commands) -> None:
     _add_settings(command)
     command.add_argument("--resume", metavar="CHECKPOINT", help='a checkpoint, or "latest"')
     command.add_argument("--dry-run", action="store_true", help="say what would be done, and end")
+
+    command = recipes.add_parser("folder", help="fine-tune a model on your own pictures")
+    command.set_defaults(run=run_train_folder)
+    command.add_argument("pairs", help=f"{SOURCE}, or in folders called what they show")
+    command.add_argument("--run", type=Path, required=True, dest="folder", help="the run's folder")
+    command.add_argument("--model", help="what to start from (the bundled model)")
+    command.add_argument(
+        "--method",
+        choices=("probe", "full", "lora"),
+        default="full",
+        help="what learns: the last linear maps, then all weights, or low-rank updates (full)",
+    )
+    command.add_argument("--outside", metavar="DATA", help="pairs it should not get worse at")
+    command.add_argument(
+        "--may-lose", type=float, default=1.0, metavar="POINTS", help="of the outside score (1)"
+    )
+    command.add_argument(
+        "--minutes", type=float, default=10.0, help="that tuning the towers may take (10)"
+    )
+    _add_settings(command)
 
     command = recipes.add_parser("emoji", help="a first training, in under five minutes")
     command.set_defaults(run=run_train_emoji)
@@ -77,6 +98,33 @@ def run_train_pretrain(arguments: argparse.Namespace) -> int:
     print(f"{directory}: a model; try it with --model {directory}")
     for line in explain(arguments.folder):
         print(line)
+    return OK
+
+
+def run_train_folder(arguments: argparse.Namespace) -> int:
+    from twotower.train.finetune import fit
+    from twotower.train.show import line
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    card = fit(
+        arguments.pairs,
+        arguments.folder,
+        model=arguments.model,
+        method=arguments.method,
+        outside=arguments.outside,
+        may_lose=arguments.may_lose / 100,
+        minutes=arguments.minutes,
+        settings=arguments.settings,
+        say=say,
+        report=lambda told: say(line(told)),
+    )
+    print_broken(card.broken)
+    print("\n".join(card.lines()))
+    print()
+    model = arguments.folder / "model"
+    print(f"{model}: the model; try it with --model {model}")
     return OK
 
 

@@ -68,7 +68,7 @@ def open_source(location: str | Path) -> Source:
     Args:
         location: a tar; several as a pattern (`data-*.tar`, `s3://bucket/{000..031}.tar`); a folder
             of tars; a table (`.csv`, `.tsv`, `.parquet`); or a folder of pictures with captions
-            beside them (`x.jpg` and `x.txt` or `x.json`).
+            beside them (`x.jpg` and `x.txt` or `x.json`), or in folders called what they show.
 
     Raises:
         PairsError: nothing is there, or it is of none of these kinds.
@@ -263,7 +263,10 @@ class TablePairs:
 
 
 class FolderPairs:
-    """Pictures with `NAME.txt` (a caption on each line) or `NAME.json` beside them."""
+    """Pictures with `NAME.txt` (a caption on each line) or `NAME.json` beside them.
+
+    Where no picture has either and all lie in folders of their own, a folder's name is the caption.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.name = str(folder)
@@ -271,11 +274,13 @@ class FolderPairs:
         self._pictures = [one for one in find_pictures([folder]) if one != folder]
         if not self._pictures:
             raise PairsError(f"{folder}: holds no pictures")
-        if not any(
+        self._named_by_folder = not any(
             one.with_suffix(s).exists() for one in self._pictures for s in (".txt", ".json")
-        ):
+        )
+        if self._named_by_folder and any(one.parent == folder for one in self._pictures):
             raise PairsError(
-                f"{folder}: no picture has a caption beside it; write x.txt or x.json for x.jpg"
+                f"{folder}: no picture has a caption beside it; write x.txt or x.json for x.jpg, "
+                "or put the pictures into folders that are called what they show"
             )
 
     def __len__(self) -> int:
@@ -288,11 +293,37 @@ class FolderPairs:
     def __getitem__(self, number: int) -> Pair:
         """Read one. Raises `BrokenPairError`."""
         picture = self._pictures[number]
+        if self._named_by_folder:
+            name = re.sub(r"[\s_-]+", " ", picture.parent.name).strip()
+            return Pair(self.key(number), _read_file(picture), (name,))
         text, tree = (
             _read_file(beside) if (beside := picture.with_suffix(suffix)).exists() else None
             for suffix in (".txt", ".json")
         )
         return Pair(self.key(number), _read_file(picture), _captions(str(picture), text, tree))
+
+
+class PartOfPairs:
+    """Some pairs of a source; with `templates`, each caption is put into all of these sentences."""
+
+    def __init__(
+        self, source: Source, numbers: Sequence[int], templates: Sequence[str] = ("{}",)
+    ) -> None:
+        self.name, self.source = source.name, source
+        self.numbers, self.templates = list(numbers), tuple(templates)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def key(self, number: int) -> str:
+        """The name that the pair has in its source."""
+        return self.source.key(self.numbers[number])
+
+    def __getitem__(self, number: int) -> Pair:
+        """Read one. Raises `BrokenPairError`."""
+        pair = self.source[self.numbers[number]]
+        captions = (t.replace("{}", one) for one in pair.captions for t in self.templates)
+        return Pair(pair.key, pair.picture, tuple(captions))
 
 
 def _captions(what: str, text: bytes | None, tree: bytes | None) -> tuple[str, ...]:

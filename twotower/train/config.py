@@ -40,6 +40,8 @@ class TrainConfig:
     max_grad_norm: float | None = 1.0
     layer_decay: float = 1.0
     locked: tuple[Literal["vision", "text"], ...] = ()  # towers that do not learn (LiT)
+    lora: int | None = None  # rank of the updates that learn in place of the towers' own weights
+    frozen_statistics: bool = False  # batch norms keep what they have seen (fine-tuning)
     ema: float | None = None  # share of the old average that each step keeps
     # the memory and the speed
     precision: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -13,7 +13,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,14 @@ from twotower.encode.export import write_directory
 from twotower.inputs.tokenizer import load_tokenizer
 from twotower.model.clip import CLIP
 from twotower.model.weights import load_model
-from twotower.pairs.sources import open_source
+from twotower.pairs.sources import Source, open_source
 from twotower.train.accumulate import Loss, Towers, backward_batch, largest_chunk
 from twotower.train.batches import Batch, Batches, normalize_pixels
 from twotower.train.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from twotower.train.config import TrainConfig, TrainError
 from twotower.train.distributed import rank, world_size
 from twotower.train.held_out import retrieval, zero_shot
+from twotower.train.lora import add_lora, merge_lora
 from twotower.train.loss import tiled_clip_loss, tiled_siglip_loss
 from twotower.train.optimizer import build_optimizers, schedule, set_learning_rate
 
@@ -44,7 +45,11 @@ Report = Callable[[dict[str, Any]], None]
 
 
 def train(
-    config: TrainConfig, run: Path, resume: str | Path | None = None, report: Report | None = None
+    config: TrainConfig,
+    run: Path,
+    resume: str | Path | None = None,
+    report: Report | None = None,
+    sources: Sequence[Source] | None = None,
 ) -> Path:
     """Train, and write `RUN/model`: a model directory that `load` opens.
 
@@ -52,13 +57,14 @@ def train(
         run: a new folder for log, checkpoints and model; with `resume`, that of the run.
         resume: a checkpoint, or "latest".
         report: is told what each logged step gave.
+        sources: are read in place of those that `config` names.
 
     Raises:
         TrainError: the run cannot start or go on. PairsError: its pairs cannot be read.
     """
     keep_freed_memory()
     with _process_group():
-        trainer = Trainer(config, run)
+        trainer = Trainer(config, run, sources)
         first = trainer.resume(resume) if resume else trainer.begin()
         for batch in trainer.batches(first, config.steps):
             told = trainer.step(batch)
@@ -70,7 +76,10 @@ def train(
 class Trainer:
     """A run: its model, optimizers and pairs, and what one step does."""
 
-    def __init__(self, config: TrainConfig, run: Path) -> None:
+    def __init__(
+        self, config: TrainConfig, run: Path, sources: Sequence[Source] | None = None
+    ) -> None:
+        """`sources` are read in place of those that `config` names."""
         if config.wrapper == "fsdp" and (config.retrieval or config.zero_shot):
             raise TrainError("scores while training need --set wrapper=ddp, or no held-out pairs")
         torch.manual_seed(config.seed)
@@ -84,7 +93,7 @@ class Trainer:
         self.ema = _copy_of(self.model) if config.ema is not None else None
         files = Path(config.tokenizer_files) if config.tokenizer_files else None
         self.batches = Batches(
-            [open_source(one) for one in config.sources],
+            sources or [open_source(one) for one in config.sources],
             config.model,
             load_tokenizer(config.model.tokenizer, files),
             batch_size=config.batch_size,
@@ -161,7 +170,7 @@ class Trainer:
         if destination.exists():  # of a run that had ended before it was resumed
             return destination
         tensors = self.ema or self.model.state_dict()
-        whole = {name: _whole(one).cpu() for name, one in tensors.items()}
+        whole = merge_lora({name: _whole(one).cpu() for name, one in tensors.items()})
         if rank() == 0:
             tokenizer = self.config.model.tokenizer
             folder = Path(self.config.tokenizer_files or ".")
@@ -278,6 +287,8 @@ def prepare_model(config: TrainConfig) -> CLIP:
     for name in config.locked:
         getattr(model, name).requires_grad_(False)
     for tower in (model.vision, model.text):
+        if config.lora and any(one.requires_grad for one in tower.parameters()):
+            add_lora(tower, config.lora)
         if hasattr(tower, "checkpointing"):
             tower.checkpointing = config.checkpointing
     make_ready(model, config)
@@ -285,10 +296,14 @@ def prepare_model(config: TrainConfig) -> CLIP:
 
 
 def make_ready(model: CLIP, config: TrainConfig) -> None:
-    """Training mode, but for locked towers: their batch norms stay as they are."""
+    """Training mode, but for batch norms that stay as they are: those of locked towers, or all."""
     model.train()
     for name in config.locked:
         getattr(model, name).eval()
+    if config.frozen_statistics:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
 
 
 def wrap(model: CLIP, config: TrainConfig) -> nn.Module:
