@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twotower.cli.output import OK, positive, print_broken, size_in_bytes
 from twotower.cli.pairs import SOURCE
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
+    from twotower.train.config import TrainConfig
 
 
 def add_commands(commands: Commands) -> None:
@@ -19,15 +20,12 @@ def add_commands(commands: Commands) -> None:
     recipes = command.add_subparsers(required=True, metavar="RECIPE")
     command = recipes.add_parser("pretrain", help="train on image-text pairs")
     command.set_defaults(run=run_train_pretrain)
-    command.add_argument("pairs", nargs="+", help=f"{SOURCE} (several: several sources)")
-    command.add_argument("--run", type=Path, required=True, dest="folder", help="the run's folder")
-    command.add_argument("--model", default="ViT-B-32", help="a preset, or a model to start from")
-    command.add_argument("--batch-size", type=positive, default=1024, help="of all ranks (1024)")
-    command.add_argument("--steps", type=positive, help="(32 epochs)")
-    command.add_argument("--memory", type=size_in_bytes, help="what a rank may take, such as 8GB")
-    _add_settings(command)
-    command.add_argument("--resume", metavar="CHECKPOINT", help='a checkpoint, or "latest"')
-    command.add_argument("--dry-run", action="store_true", help="say what would be done, and end")
+    _add_pretraining(command)
+
+    command = recipes.add_parser("distill", help="train on pairs and on what a larger model says")
+    command.set_defaults(run=run_train_distill)
+    command.add_argument("--teacher", required=True, help="a model; is asked once about each pair")
+    _add_pretraining(command)
 
     command = recipes.add_parser("folder", help="fine-tune a model on your own pictures")
     command.set_defaults(run=run_train_folder)
@@ -65,6 +63,18 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("destination", type=Path, help="the model directory to make")
 
 
+def _add_pretraining(command: argparse.ArgumentParser) -> None:
+    command.add_argument("pairs", nargs="+", help=f"{SOURCE} (several: several sources)")
+    command.add_argument("--run", type=Path, required=True, dest="folder", help="the run's folder")
+    command.add_argument("--model", default="ViT-B-32", help="a preset, or a model to start from")
+    command.add_argument("--batch-size", type=positive, default=1024, help="of all ranks (1024)")
+    command.add_argument("--steps", type=positive, help="(32 epochs)")
+    command.add_argument("--memory", type=size_in_bytes, help="what a rank may take, such as 8GB")
+    _add_settings(command)
+    command.add_argument("--resume", metavar="CHECKPOINT", help='a checkpoint, or "latest"')
+    command.add_argument("--dry-run", action="store_true", help="say what would be done, and end")
+
+
 def _add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--set",
@@ -78,21 +88,31 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
 
 def run_train_pretrain(arguments: argparse.Namespace) -> int:
     from twotower.train.recipes import pretrain
+
+    return _train(pretrain(arguments.pairs, arguments.model, **_pretraining(arguments)), arguments)
+
+
+def run_train_distill(arguments: argparse.Namespace) -> int:
+    from twotower.encode.load import find_model
+    from twotower.train.recipes import distill
+
+    teacher = find_model(arguments.teacher)
+    options = _pretraining(arguments)
+    return _train(distill(arguments.pairs, arguments.model, teacher, **options), arguments)
+
+
+def _pretraining(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("batch_size", "steps", "memory", "settings")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def _train(config: TrainConfig, arguments: argparse.Namespace) -> int:
+    from twotower.train.loop import train
     from twotower.train.show import describe, explain, watch
 
-    config = pretrain(
-        arguments.pairs,
-        arguments.model,
-        batch_size=arguments.batch_size,
-        steps=arguments.steps,
-        memory=arguments.memory,
-        settings=arguments.settings,
-    )
     if arguments.dry_run:
         print("\n".join(describe(config)))
         return OK
-    from twotower.train.loop import train
-
     with watch(config) as report:
         directory = train(config, arguments.folder, arguments.resume, report)
     print(f"{directory}: a model; try it with --model {directory}")

@@ -16,6 +16,7 @@ import os
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,10 +34,10 @@ Compute = Callable[[list[int]], NDArray[np.float32]]
 class EmbedCache:
     """The vectors of one model for one kind of sample, by key."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, dtype: type[np.floating[Any]] = np.float32) -> None:
+        self.folder, self.dtype = folder, dtype
         self._rows: dict[bytes, tuple[int, int]] = {}  # key -> (part, row in it)
-        self._parts: list[NDArray[np.float32]] = []
+        self._parts: list[NDArray[Any]] = []
         for path in sorted(folder.glob("*.keys.npy")):
             self._open(path)
 
@@ -79,7 +80,7 @@ class EmbedCache:
         path = self.folder / f"{name}.keys.npy"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _save(self.folder / f"{name}.vectors.npy", vectors)
+            _save(self.folder / f"{name}.vectors.npy", vectors.astype(self.dtype))
             _save(path, table)
         except OSError as error:
             raise TrainError(
@@ -95,7 +96,7 @@ class EmbedCache:
         self._parts.append(np.load(vectors, mmap_mode="r"))
 
 
-def _save(path: Path, array: NDArray[np.generic]) -> None:
+def _save(path: Path, array: NDArray[Any]) -> None:
     """Write under another name, flush, rename."""
     writing = path.with_name(f".writing-{path.name}")
     try:
@@ -125,7 +126,7 @@ def model_key(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def cache_of(model: str, what: str) -> EmbedCache:
+def cache_of(model: str, what: str, dtype: type[np.floating[Any]] = np.float32) -> EmbedCache:
     """The vectors of a model (`model_key`) for `what`, in twotower's cache."""
     cache = Path(os.environ.get("TWOTOWER_CACHE", "~/.cache/twotower")).expanduser()
-    return EmbedCache(cache / "embeds" / f"{model}-{what}")
+    return EmbedCache(cache / "embeds" / f"{model}-{what}", dtype)

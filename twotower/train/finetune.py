@@ -39,7 +39,7 @@ from twotower.train.config import TrainConfig, TrainError, with_settings
 from twotower.train.embed_cache import EmbedCache, cache_of, model_key, sample_key
 from twotower.train.exam import Exam, are_names, difference_interval, drawn_things, exam_of
 from twotower.train.heads import head_of, image_features, text_features, without_heads
-from twotower.train.loop import train
+from twotower.train.loop import run_steps
 from twotower.train.loss import clip_loss, siglip_loss
 
 Method = Literal["probe", "full", "lora"]
@@ -513,8 +513,8 @@ def tune(
     resume = "latest" if any(tuned.glob("checkpoints/[0-9]*/state.json")) else None
     if not resume:
         shutil.rmtree(tuned, ignore_errors=True)
-    model = load_model(train(config, tuned, resume, report, [domain.to_learn(learn)]))
-    after = {name: one.clone() for name, one in model.state_dict().items()}
+    after = run_steps(config, tuned, resume, report, [domain.to_learn(learn)]).weights()
+    model = load_model(start.directory)
     found = []
     for mix in TUNE_MIXES:
         model.load_state_dict(_between(before, after, mix))

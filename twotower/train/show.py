@@ -72,12 +72,14 @@ def watch(config: TrainConfig) -> Iterator[Callable[[dict[str, Any]], None]]:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("starting", total=config.steps)
         yield lambda told: progress.update(
-            task, completed=told["step"] + 1, description=line(told), refresh=True
+            task, completed=told.get("step", -1) + 1, description=line(told), refresh=True
         )
 
 
 def line(told: dict[str, Any]) -> str:
-    """One logged step in one line."""
+    """One logged step, or how far the teacher has been asked, in one line."""
+    if "asked" in told:
+        return f"the teacher has seen {told['asked']:,} of {told['pairs']:,} pairs"
     waited = told["waited_for_data"]
     text = (
         f"step {told['step']}  loss {told['loss']:.3f}  scale {told['logit_scale']:.1f}  "
