@@ -155,65 +155,80 @@ DYING = """
 import os, signal, sys
 from pathlib import Path
 from twotower.train.config import TrainConfig
+from twotower.train import heartbeat
 from twotower.train.loop import train
 config = TrainConfig.from_json(Path(sys.argv[1]).read_text(), "config")
-if os.environ["RANK"] == "1":
+how = sys.argv[3] if os.environ["RANK"] == "1" else "never"
+heartbeat.SILENT = 6.0
+if how != "never":
     from twotower.train import loop
     step = loop.Trainer.step
     def dying(self, batch):
         if batch.step == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
+            if how == "raise":
+                raise ValueError("out of ideas")
+            os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGSTOP)
         return step(self, batch)
     loop.Trainer.step = dying
 train(config, Path(sys.argv[2]))
 """
 
 
-def test_the_others_stop_within_a_minute_and_say_which(tmp_path: Path) -> None:
-    pack(Numbers(32), tmp_path / "shards")
-    config = TrainConfig(
-        model=tiny_config(), sources=(str(tmp_path / "shards"),), steps=50, batch_size=8
-    )
-    (tmp_path / "config.json").write_text(config.to_json())
-    (tmp_path / "dying.py").write_text(DYING)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    done = subprocess.run(
-        [*torchrun, tmp_path / "dying.py", tmp_path / "config.json", tmp_path / "run"],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode != 0
-    # torchrun names the dead rank, unless the other noticed the broken connection before it did
-    named = "rank      : 1 (local_rank: 1)" in done.stderr and "SIGKILL" in done.stderr
-    assert named or "Connection closed by peer" in done.stderr
-
-
-def test_torchrun_gives_the_losses_of_one_process(tmp_path: Path) -> None:
+def torchrun(tmp_path: Path, how: str, **changes: object) -> subprocess.Popen[str]:
+    """Two ranks, of which the second does `how` at step 3."""
     pack(Numbers(32), tmp_path / "shards")
     config = TrainConfig(
         model=tiny_config(),
         sources=(str(tmp_path / "shards"),),
-        steps=6,
         batch_size=8,
         warmup_steps=2,
         log_every=1,
+        **{"steps": 50} | changes,
     )
-    train(config, tmp_path / "alone")
     (tmp_path / "config.json").write_text(config.to_json())
-    (tmp_path / "plain.py").write_text(DYING.replace('"1":', '"never":'))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    subprocess.run(
-        [*torchrun, tmp_path / "plain.py", tmp_path / "config.json", tmp_path / "run"],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        check=True,
-        capture_output=True,
+    (tmp_path / "ranks.py").write_text(DYING)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    return subprocess.Popen(
+        [*command, tmp_path / "ranks.py", tmp_path / "config.json", tmp_path / "run", how],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+
+
+@pytest.mark.parametrize(
+    ("how", "named"),
+    [
+        # torchrun's own report, if it looks before the other rank has ended; else that rank says it
+        ("kill", "(local_rank: 1)|rank 1 (process"),
+        ("stop", "rank 1 (process"),
+        ("raise", "rank 1 stopped: ValueError: out of ideas"),
+    ],
+)
+def test_the_others_stop_within_a_minute_and_say_which(
+    tmp_path: Path, how: str, named: str
+) -> None:
+    process = torchrun(tmp_path, how)
+    try:
+        _, told = process.communicate(timeout=120)  # with starting; ours on a busy machine
+    finally:
+        process.kill()
+    assert process.returncode != 0
+    assert any(one in told for one in named.split("|")), told[-3000:]
+    if how == "stop":
+        assert "died or hangs: silent for 6.0 s" in told
+
+
+def test_torchrun_gives_the_losses_of_one_process(tmp_path: Path) -> None:
+    process = torchrun(tmp_path, "never", steps=6)
+    _, told = process.communicate()
+    assert process.returncode == 0, told[-3000:]
+    config = TrainConfig.from_json((tmp_path / "config.json").read_text(), "config")
+    train(config, tmp_path / "alone")
     together, alone = (
         [json.loads(line)["loss"] for line in (tmp_path / run / "log.jsonl").open()]
         for run in ("run", "alone")
     )
-    assert together == pytest.approx(alone, rel=1e-4)
+    assert len(alone) == 6 and together == pytest.approx(alone, rel=1e-4)

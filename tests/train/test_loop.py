@@ -154,6 +154,20 @@ def test_kill_9_at_any_step(shards: Path, tmp_path: Path) -> None:
     assert_same_weights(tmp_path / "killed" / "model", tmp_path / "whole" / "model")
 
 
+def test_tensorboard_shows_what_is_logged(shards: Path, tmp_path: Path) -> None:
+    """A run that went on from an earlier checkpoint shows each step once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = config_of(shards, steps=6, tensorboard=True)
+    train(config, tmp_path / "run")
+    (tmp_path / "run" / "model").rename(tmp_path / "first")
+    train(config, tmp_path / "run", resume=tmp_path / "run" / "checkpoints" / "000000002")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    found = [(one.step, one.value) for one in events.Scalars("loss")]
+    assert found == [(step, pytest.approx(loss)) for step, loss, _ in losses(tmp_path / "run")]
+    assert {"logit_scale", "learning_rate", "pairs_per_second"} <= set(events.Tags()["scalars"])
+
+
 # --- faults --------------------------------------------------------------------------------------
 
 
