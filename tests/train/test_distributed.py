@@ -203,8 +203,9 @@ def torchrun(tmp_path: Path, how: str, **changes: object) -> subprocess.Popen[st
     [
         # torchrun's own report, if it looks before the other rank has ended; else that rank says it
         ("kill", "(local_rank: 1)|rank 1 (process"),
-        ("stop", "rank 1 (process"),
-        ("raise", "rank 1 stopped: ValueError: out of ideas"),
+        # half a minute of it is torchrun's patience with a process that does not end
+        pytest.param("stop", "rank 1 (process", marks=pytest.mark.slow),
+        ("raise", "[rank1]: ValueError: out of ideas"),
     ],
 )
 def test_the_others_stop_within_a_minute_and_say_which(

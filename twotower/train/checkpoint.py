@@ -219,5 +219,6 @@ def _load_optimizer(
         for key, value in found.items():
             if isinstance(parameter, DTensor) and value.shape == parameter.to_local().shape:
                 value = DTensor.from_local(value, parameter.device_mesh, parameter.placements)
-            device = "cpu" if key == "step" else parameter.device
+            counter = key == "step" and not optimizer.defaults.get("fused")
+            device = "cpu" if counter else parameter.device
             optimizer.state[parameter][key] = value.to(device)

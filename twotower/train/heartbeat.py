@@ -29,7 +29,7 @@ class Heartbeat(threading.Thread):
     def __init__(self, rank: int, world_size: int) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self.rank, self.watched = rank, (rank + 1) % world_size
-        self._stop, self._dead = threading.Event(), threading.Event()
+        self._over, self._dead = threading.Event(), threading.Event()
         self._why = ""
         # a connection of its own: the process group's may be busy waiting
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -42,7 +42,7 @@ class Heartbeat(threading.Thread):
     def run(self) -> None:
         """Beat and watch."""
         last, since, count = "", time.monotonic(), 0
-        while not self._stop.wait(BEAT):
+        while not self._over.wait(BEAT):
             try:
                 count += 1
                 self._store.set(f"beat-{self.rank}", str(count))
@@ -57,7 +57,7 @@ class Heartbeat(threading.Thread):
                 self._why = f"torchrun's store cannot be reached ({error})"
             if self._why:
                 self._dead.set()
-                if not self._stop.wait(GRACE):
+                if not self._over.wait(GRACE):
                     print(f"twotower: rank {self.rank} ends: {self._why}", file=sys.stderr)  # noqa: T201
                     sys.stderr.flush()
                     os._exit(1)  # the main thread waits in a collective that cannot end
@@ -75,7 +75,7 @@ class Heartbeat(threading.Thread):
 
     def stop(self) -> None:
         """End."""
-        self._stop.set()
+        self._over.set()
         self.join()
 
     def leave(self) -> None:

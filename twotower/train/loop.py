@@ -265,6 +265,7 @@ class Trainer:
         side, length = self.config.model.vision.image_size, self.config.model.text.context_length
         pixel_values = torch.zeros(2, 3, side, side, device=self.device)
         input_ids = torch.ones(2, length, dtype=torch.long, device=self.device)
+        input_ids[:, -1] = getattr(self.config.model.text, "eos_id", None) or 1
         return largest_chunk(self.towers, pixel_values, input_ids, memory)
 
     def _set_patch_dropout(self, step: int) -> None:
