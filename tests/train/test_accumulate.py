@@ -104,7 +104,7 @@ def test_texts_of_like_length_go_together(make: object, monkeypatch: pytest.Monk
     _, found = Towers(model)(pixel_values, input_ids)
     grouped = sum(computed)
     torch.testing.assert_close(found, model.encode_text(input_ids))
-    assert grouped < 0.8 * 40 * 64 or config.logit_bias and grouped == 40 * 64
+    assert grouped < 0.8 * 40 * 64 or (config.logit_bias and grouped == 40 * 64)
 
 
 def test_gradients_add_to_what_is_there() -> None:

@@ -2,15 +2,18 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -147,6 +150,46 @@ def test_gradients_equal_one_process(
         for name, grad in alone.items():
             size = grad.abs().max()
             torch.testing.assert_close(found[name] / size, grad / size, rtol=0, atol=1e-9)
+
+
+# --- sharded checkpoints -------------------------------------------------------------------------
+
+
+def run_fsdp(rank: int, world: int, folder: Path, config: TrainConfig) -> None:
+    train(config, folder / "whole")
+    if rank == 0:
+        shutil.copytree(folder / "whole", folder / "parts")
+        shutil.rmtree(folder / "parts" / "model")
+    dist.barrier()
+    train(config, folder / "parts", resume=folder / "parts" / "checkpoints" / "000000002")
+
+
+def test_sharded_checkpoints_resume_and_equal_one_process(tmp_path: Path) -> None:
+    pack(Numbers(32), tmp_path / "shards")
+    config = TrainConfig(
+        model=tiny_config(),
+        sources=(str(tmp_path / "shards"),),
+        steps=4,
+        batch_size=8,
+        warmup_steps=2,
+        log_every=1,
+        save_every=2,
+        wrapper="fsdp",
+        optimizer="adamw",
+    )
+    in_ranks(2, run_fsdp, tmp_path, config)
+    files = {one.name for one in (tmp_path / "whole" / "checkpoints" / "000000002").iterdir()}
+    assert {"model-0-of-2.safetensors", "optimizer-1-of-2.safetensors", "state.json"} <= files
+    train(replace(config, wrapper="ddp"), tmp_path / "alone")
+    whole, parts, alone = (
+        [json.loads(line)["loss"] for line in (tmp_path / run / "log.jsonl").open()]
+        for run in ("whole", "parts", "alone")
+    )
+    assert parts == whole and whole == pytest.approx(alone, rel=1e-4)
+    ours, theirs = (
+        load_file(tmp_path / run / "model/model.safetensors") for run in ("parts", "whole")
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 # --- a rank that dies ----------------------------------------------------------------------------

@@ -14,10 +14,10 @@ import os
 import re
 import tarfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from twotower.inputs.pictures import find_pictures
 PICTURES = ("jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff")
 PICTURE_COLUMNS = ("filepath", "path", "image", "file", "filename", "image_path")
 CAPTION_COLUMNS = ("caption", "captions", "text", "title")
+Found = TypeVar("Found")
 ATTEMPTS = 4  # of reaching a remote file, a second, two and four apart
 
 
@@ -178,11 +179,15 @@ def _find_tars(text: str) -> list[str]:
         if "://" not in pattern:
             folder = Path(pattern).parent
             return sorted(map(str, folder.glob(Path(pattern).name))) if folder.is_dir() else []
-        import fsspec
-
-        files, _, paths = fsspec.get_fs_token_paths(pattern)
-        return sorted(files.unstrip_protocol(path) for path in paths)
+        return _reach(pattern, _list_remote)
     return names
+
+
+def _list_remote(pattern: str) -> list[str]:
+    import fsspec
+
+    files, _, paths = fsspec.get_fs_token_paths(pattern)
+    return sorted(files.unstrip_protocol(path) for path in paths)
 
 
 def _expand_braces(text: str) -> Iterator[str]:
@@ -202,14 +207,21 @@ def _local(location: str) -> Path:
         if not Path(location).is_file():
             raise PairsError(f"{location}: no such file")
         return Path(location)
+    return _reach(location, _copy_of_remote)
+
+
+def _copy_of_remote(location: str) -> Path:
     import fsspec
 
     cache = str(Path(os.environ.get("TWOTOWER_CACHE", "~/.cache/twotower")).expanduser() / "pairs")
+    return Path(fsspec.open_local(f"filecache::{location}", filecache={"cache_storage": cache}))
+
+
+def _reach(location: str, get: Callable[[str], Found]) -> Found:
+    """What `get` finds at a URL, tried again while the network fails. Raises `PairsError`."""
     for attempt in range(ATTEMPTS):
         try:
-            return Path(
-                fsspec.open_local(f"filecache::{location}", filecache={"cache_storage": cache})
-            )
+            return get(location)
         except ImportError as error:
             raise PairsError(f"{location}: {error}") from None
         except Exception as error:  # each protocol has exceptions of its own

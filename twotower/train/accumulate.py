@@ -42,8 +42,9 @@ class Towers(nn.Module):
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures and texts -> image_embeds and text_embeds [B, embed_dim], unit length."""
-        half = self.precision != torch.float32
-        with torch.autocast(pixel_values.device.type, self.precision, enabled=half):
+        full = self.precision == torch.float32
+        device = pixel_values.device.type
+        with contextlib.nullcontext() if full else torch.autocast(device, self.precision):
             image_features, text_features = self.vision(pixel_values), self._read(input_ids)
         return (
             F.normalize(at_least_float32(image_features), dim=-1),
@@ -157,22 +158,27 @@ def largest_chunk(towers: nn.Module, pixel_values: Tensor, input_ids: Tensor, me
         At least 1, even where not one pair fits.
     """
     fixed = 4 * sum(one.nbytes for one in towers.parameters())
-    one, two = (_saved_bytes(towers, pixel_values[:n], input_ids[:n]) for n in (1, 2))
+    one, two = (saved_bytes(towers, pixel_values[:n], input_ids[:n]) for n in (1, 2))
     spare = memory - fixed - (2 * one - two)
     return max(1, int(spare // max(1, two - one)))
 
 
-def _saved_bytes(towers: nn.Module, pixel_values: Tensor, input_ids: Tensor) -> int:
-    weights = {one.untyped_storage().data_ptr() for one in towers.parameters()}
-    seen: dict[int, int] = {}
+def saved_bytes(towers: nn.Module, pixel_values: Tensor, input_ids: Tensor) -> int:
+    """What the graph of these pairs keeps for the backward pass, weights not counted."""
+    weights = {_storage(one) for one in towers.parameters()}
+    seen: dict[int, tuple[int, Tensor]] = {}  # tensors are held, or a storage's place is used anew
 
     def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            seen[storage.data_ptr()] = storage.nbytes()
+        if _storage(tensor) not in weights:
+            seen[_storage(tensor)] = tensor.untyped_storage().nbytes(), tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         outputs = towers(pixel_values, input_ids)
     del outputs
-    return sum(seen.values())
+    return sum(size for size, _ in seen.values())
+
+
+def _storage(tensor: Tensor) -> int:
+    """What tells storages apart, on "meta" too, where all lie at address 0."""
+    return int(tensor.untyped_storage()._cdata)

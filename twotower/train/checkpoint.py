@@ -218,7 +218,13 @@ def _load_optimizer(
         found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         for key, value in found.items():
             if isinstance(parameter, DTensor) and value.shape == parameter.to_local().shape:
-                value = DTensor.from_local(value, parameter.device_mesh, parameter.placements)
+                value = DTensor.from_local(
+                    value,
+                    parameter.device_mesh,
+                    parameter.placements,
+                    shape=parameter.shape,  # rows need not divide by the ranks
+                    stride=parameter.stride(),
+                )
             counter = key == "step" and not optimizer.defaults.get("fused")
             device = "cpu" if counter else parameter.device
             optimizer.state[parameter][key] = value.to(device)
