@@ -58,14 +58,15 @@ class Exam:
     ) -> NDArray[np.float64]:
         """How well each picture does, from 0 to 1: [n].
 
-        With names, whether the right one is among the `best` nearest. With captions, the mean of
-        both ways: whether the nearest text is one of its own, and how many of its captions find it.
+        With names, whether the right one is among the `best` nearest, ties counting against it.
+        With captions, the mean of both ways: whether the nearest text is one of its own, and how
+        many of its captions find it.
         Only scores of the same exam may be compared.
         """
         scores = image_embeds @ text_embeds.T  # [n, T]
         if self.names:
             right = scores[np.arange(len(scores)), self.owners]
-            return np.asarray((scores > right[:, None]).sum(axis=1) < self.best, np.float64)
+            return np.asarray((scores >= right[:, None]).sum(axis=1) <= self.best, np.float64)
         finds_text = self.owners[scores.argmax(axis=1)] == np.arange(len(scores))
         found = scores.argmax(axis=0) == self.owners  # [T]
         count = np.bincount(self.owners, minlength=len(scores))

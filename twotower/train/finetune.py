@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -74,7 +75,7 @@ class Candidate:
 
     stage: Literal["start", "probe", "tune"]
     mix: float  # 0 is the start, 1 the end of the stage
-    tensors: dict[str, Tensor]  # those that changed
+    tensors: Callable[[], Mapping[str, Tensor]]  # makes those that changed
     domain: float
     outside: float
 
@@ -112,7 +113,7 @@ def fit(
         say: is told what happens, a line at a time. report: is told each logged step.
 
     Raises:
-        TrainError: too few pairs, or the folder holds another run.
+        TrainError: too few pairs, a setting that is none, or the folder holds another run.
         PairsError, ModelNotFoundError: the pairs or the model cannot be read.
     """
     started, run = time.monotonic(), Path(run)
@@ -130,8 +131,9 @@ def fit(
     }
     _claim(run, asked)
     start = Start(directory)
+    with_settings(TrainConfig(start.config, (), 1), list(settings))  # a mistake shows now
     say(f"reading {len(source)} pairs and what {start.config.name} sees in them")
-    samples, broken = start.read(source, say)
+    samples, broken = start.read(source, range(len(source)), say)
     if len(samples) < FEWEST:
         raise TrainError(
             f"{source.name}: {len(samples)} readable pairs; fine-tuning takes {FEWEST} or more, "
@@ -141,7 +143,7 @@ def fit(
     domain = Questions(source, start.config, samples)
     choice, verdict = domain.exam("domain", choose), domain.exam("domain", final)
     outside_exam = (
-        Questions.of_outside(outside, start.config)
+        Questions.of_outside(outside, start, say)
         if outside
         else drawn_things(start.config.templates[0])
     )
@@ -258,16 +260,12 @@ class Questions:
         return PartOfPairs(self.source, [one.number for one in samples], self.templates)
 
     @staticmethod
-    def of_outside(location: str | Path, config: CLIPConfig) -> Exam:
+    def of_outside(location: str | Path, start: Start, say: Say) -> Exam:
         """The exam that the user's outside set makes, from up to `MOST_OUTSIDE` of its pairs."""
         source = open_source(location)
-        samples = []
         step = max(1, len(source) // MOST_OUTSIDE)
-        for number in range(0, step * min(MOST_OUTSIDE, len(source)), step):
-            sample = _read(source, number)
-            if isinstance(sample, Sample):
-                samples.append(sample)
-        return Questions(source, config, samples).exam(source.name, samples)
+        samples, _ = start.read(source, range(0, len(source), step)[:MOST_OUTSIDE], say)
+        return Questions(source, start.config, samples).exam(source.name, samples)
 
 
 def _read(source: Source, number: int) -> Sample | str:
@@ -295,11 +293,15 @@ class Start:
         self.seen: EmbedCache = cache_of(key, "image-features")
         self.heard: EmbedCache = cache_of(key, "text-features")
 
-    def read(self, source: Source, say: Say) -> tuple[list[Sample], list[str]]:
-        """All pairs that can be used, and why the others cannot."""
-        found = [_read(source, number) for number in range(len(source))]
+    def read(
+        self, source: Source, numbers: Sequence[int], say: Say
+    ) -> tuple[list[Sample], list[str]]:
+        """The pairs of `numbers` that can be used, and why the others cannot."""
+        found = [_read(source, number) for number in numbers]
         samples = [one for one in found if isinstance(one, Sample)]
         broken = [one for one in found if isinstance(one, str)]
+        if not samples:
+            return [], broken
         features = self.image_features(Pictures(source, samples), [one.key for one in samples], say)
         good = np.isfinite(features[:, 0])
         broken += [
@@ -371,16 +373,17 @@ class Looks:
             image_embeds = normalize(_through_head(images, "vision", heads))
             text_embeds = normalize(_through_head(texts, "text", heads))
             scores.append(float(exam.hits(image_embeds, text_embeds).mean()))
-        return Candidate("probe" if mix else "start", mix, dict(heads), *scores)
+        return Candidate("probe" if mix else "start", mix, lambda: heads, *scores)
 
-    def at_weights(self, mix: float, model: CLIP) -> Candidate:
-        """Other weights altogether."""
+    def at_weights(
+        self, mix: float, model: CLIP, tensors: Callable[[], Mapping[str, Tensor]]
+    ) -> Candidate:
+        """`model`, which holds what `tensors` makes."""
         scores = []
         for exam in self.exams:
             image_embeds = normalize(image_features(model, exam.pictures))
             text_embeds = normalize(text_features(model, exam.texts, self.start.tokenizer))
             scores.append(float(exam.hits(image_embeds, text_embeds).mean()))
-        tensors = {name: one.clone() for name, one in model.state_dict().items()}
         return Candidate("tune", mix, tensors, *scores)
 
 
@@ -517,8 +520,9 @@ def tune(
     model = load_model(start.directory)
     found = []
     for mix in TUNE_MIXES:
-        model.load_state_dict(_between(before, after, mix))
-        found.append(looks.at_weights(mix, model))
+        tensors = partial(_between, before, after, mix)
+        model.load_state_dict(tensors())
+        found.append(looks.at_weights(mix, model, tensors))
     return found
 
 
@@ -532,7 +536,7 @@ def choose_candidate(candidates: Sequence[Candidate], may_lose: float) -> Candid
 
 def write_mix(start: Start, chosen: Candidate, destination: Path) -> Path:
     """The model directory of a candidate, in the precision of the start."""
-    tensors = start.model.state_dict() | chosen.tensors
+    tensors = start.model.state_dict() | dict(chosen.tensors())
     file = start.config.tokenizer.file
     files = [start.directory / file] if file else []
     shutil.rmtree(destination, ignore_errors=True)  # of a run that was stopped after it
