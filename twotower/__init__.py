@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from twotower.encode.stream import EncodedPicture
     from twotower.inputs.pictures import PictureError
     from twotower.model.config import CLIPConfig, preset
+    from twotower.train.finetune import fit
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ _HOME = {
     "PictureError": "inputs.pictures",
     "classify": "encode.classify",
     "convert": "encode.export",
+    "fit": "train.finetune",
     "load": "encode.load",
     "preset": "model.config",
     "zero_shot_classifier": "encode.classify",
@@ -42,6 +44,7 @@ __all__ = [
     "PictureError",
     "classify",
     "convert",
+    "fit",
     "load",
     "preset",
     "zero_shot_classifier",
