@@ -222,9 +222,10 @@ def fingerprint(encoder: Encoder) -> str:
     del config["name"], config["templates"]
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for path in _model_files(encoder):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        if path.name != "config.json":  # what counts of it is in `config`
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
