@@ -1,12 +1,13 @@
 """Seconds of a training step, ours and open_clip's: same model, batch, captions and machine.
 
-    python benchmarks/train_step.py ../shared/data PEER_PYTHON [BATCH]
+    python benchmarks/train_step.py ../shared/data PEER_PYTHON [BATCH [MODEL ...]]
 
 PEER_PYTHON is an interpreter with torch 2.13.0 and open_clip_torch 3.3.0 (tests/golden/
 make_open_clip.py says how to install that beside a CPU torch). Each run is a process of its own,
 the two in turn; the first step of a process is not counted. A step is forward, loss, backward and
-AdamW with fresh weights, on noise for pictures and Flickr8k's captions for texts. Writes
-results/train_step.csv.
+AdamW with fresh weights, float32, on noise for pictures and Flickr8k's captions for texts; each
+side as its own trainer does it (open_clip pads captions to 77 positions and takes torch's AdamW as
+it comes). Writes results/train_step.csv.
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ MODELS = {  # width, layers, heads, patch of the picture tower; width, layers, h
 def main() -> None:
     data, peer = Path(sys.argv[1]), sys.argv[2]
     batch = int(sys.argv[3]) if len(sys.argv) > 3 else 64
+    models = sys.argv[4:] or list(MODELS)
     files = sorted((data / "flickr8k-val").glob("*.json"))[:batch]
     captions = [json.loads(file.read_text())["captions"][0] for file in files]
     interpreters = {"open_clip": peer, "twotower": sys.executable}
     with RESULTS.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("model", "batch", "open_clip_seconds", "twotower_seconds", "times"))
-        for model in MODELS:
+        for model in models:
             seconds: dict[str, list[float]] = {name: [] for name in interpreters}
             for _ in range(ROUNDS):
                 for name, interpreter in interpreters.items():
@@ -119,8 +121,10 @@ def twotower_step(model: str, captions: list[str]) -> Callable[[], None]:
     from twotower.model.clip import CLIP
     from twotower.model.config import TextTransformerConfig, ViTConfig
     from twotower.train.accumulate import Towers, backward_batch
+    from twotower.train.config import TrainConfig
     from twotower.train.loop import keep_freed_memory
     from twotower.train.loss import tiled_clip_loss
+    from twotower.train.optimizer import build_optimizers
 
     keep_freed_memory()  # as `train` does
     width, layers, heads, patch, text_width, text_layers, text_heads = MODELS[model]
@@ -133,7 +137,8 @@ def twotower_step(model: str, captions: list[str]) -> Callable[[], None]:
     )
     net = CLIP(config).train()
     towers = Towers(net)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=5e-4)
+    run = TrainConfig(config, sources=(), steps=1)
+    [optimizer] = build_optimizers(net, run)
     tokens = load_tokenizer(config.tokenizer)(captions)
     texts = torch.from_numpy(tokens.input_ids[:, : tokens.attention_mask.sum(axis=1).max()].copy())
     pixel_values = torch.randn(len(captions), 3, 224, 224)

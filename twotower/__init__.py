@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from twotower.library.library import Library
     from twotower.library.search import Hit
     from twotower.model.config import CLIPConfig, preset
+    from twotower.train.finetune import fit
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ _HOME = {
     "PictureError": "inputs.pictures",
     "classify": "encode.classify",
     "convert": "encode.export",
+    "fit": "train.finetune",
     "load": "encode.load",
     "preset": "model.config",
     "zero_shot_classifier": "encode.classify",
@@ -48,6 +50,7 @@ __all__ = [
     "PictureError",
     "classify",
     "convert",
+    "fit",
     "load",
     "preset",
     "zero_shot_classifier",

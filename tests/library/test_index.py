@@ -109,6 +109,23 @@ def test_another_model_takes_over_when_it_is_complete(photos: Path, tiny_directo
     np.testing.assert_allclose(embeds, changed.model.encode_image(path)[0], atol=1e-5)
 
 
+def test_what_is_indexed_can_be_searched_before_the_rest(
+    photos: Path, tiny_directory: Path
+) -> None:
+    def stop(progress: indexing.Progress) -> None:
+        if progress.done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Library(photos, model=tiny_directory).index(stop)
+    half = Library(photos)
+    assert 0 < len(half.vectors) == len(half.catalog) < 5
+    shutil.rmtree(photos / ".twotower" / "vectors-1")
+    with pytest.raises(LibraryError, match="vectors of some pictures are missing"):
+        Library(photos).vectors.get(half.catalog.select())
+    assert Library(photos).index().added == 5
+
+
 def test_a_model_that_was_changed_is_refused(
     photos: Path, tiny_directory: Path, tmp_path: Path
 ) -> None:

@@ -4,13 +4,15 @@ import csv
 import json
 import multiprocessing
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.pairs.conftest import Write, picture, sample
 from twotower.pairs import sources
-from twotower.pairs.sources import BrokenPairError, PairsError, Source, open_source
+from twotower.pairs.sources import BrokenPairError, PairsError, PartOfPairs, Source, open_source
 
 
 def keys(source: Source) -> list[str]:
@@ -163,6 +165,28 @@ def test_folders(pictures: Path) -> None:
         source[1]
 
 
+def test_folders_called_what_they_show(tmp_path: Path) -> None:
+    for name in ("red_car/1.jpg", "red_car/2.jpg", "dog/old/3.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(picture())
+    source = open_source(tmp_path)
+    found = {source[i].key: source[i].captions for i in range(len(source))}
+    assert found == {"dog/old/3.jpg": ("old",), "red_car/1.jpg": ("red car",)} | {
+        "red_car/2.jpg": ("red car",)
+    }
+    (tmp_path / "red_car" / "1.txt").write_text("one caption")  # then captions are meant
+    with pytest.raises(BrokenPairError, match="has no caption"):
+        open_source(tmp_path)[0]
+
+
+def test_a_part_of_a_source(pictures: Path) -> None:
+    for name in ("a", "b"):
+        (pictures / f"{name}.txt").write_text(f"{name} dog")
+    part = PartOfPairs(open_source(pictures), [1], ["a photo of {}.", "{}"])
+    assert (len(part), part.key(0), part[0].key) == (1, "b.jpg", "b.jpg")
+    assert part[0].captions == ("a photo of b dog.", "b dog")
+
+
 def test_a_folder_without_captions(pictures: Path) -> None:
     with pytest.raises(PairsError, match="no picture has a caption beside it"):
         open_source(pictures)
@@ -190,24 +214,65 @@ def test_any_fsspec_url(write_tar: Write, tmp_path: Path, monkeypatch: pytest.Mo
         open_source("memory://bucket/s-1.tar")
 
 
-def test_a_remote_that_fails_is_tried_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    import fsspec
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[Any, list[float]]]:
+    """A file system that fails as often as its `failures` says, and the waits in between."""
+    from fsspec import register_implementation
+    from fsspec.implementations.memory import MemoryFileSystem
 
+    class Bucket(MemoryFileSystem):
+        protocol = "bucket"
+        cachable = False
+        failures = 0
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return super()._strip_protocol(path.replace("bucket://", "memory://"))
+
+        def fail(self) -> None:
+            if Bucket.failures:
+                Bucket.failures -= 1
+                raise ConnectionError("refused")
+
+        def get_file(self, *arguments: Any, **options: Any) -> None:
+            self.fail()
+            super().get_file(*arguments, **options)
+
+        def glob(self, *arguments: Any, **options: Any) -> Any:
+            self.fail()
+            return super().glob(*arguments, **options)
+
+    register_implementation("bucket", Bucket, clobber=True)
+    monkeypatch.setenv("TWOTOWER_CACHE", str(tmp_path / "cache"))
     waits: list[float] = []
     monkeypatch.setattr(sources.time, "sleep", waits.append)
-    answers = [ConnectionError("reset"), ConnectionError("reset"), str(tmp_path)]
+    yield Bucket, waits
+    Bucket.store.clear()
 
-    def fail_twice(*_: object, **__: object) -> str:
-        answer = answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
 
-    monkeypatch.setattr(fsspec, "open_local", fail_twice)
-    assert sources._local("s3://bucket/x.tar") == tmp_path
+@pytest.mark.parametrize("location", ["bucket://far/s-0.tar", "bucket://far/s-*.tar"])
+def test_a_remote_that_fails_is_tried_again(
+    write_tar: Write, bucket: tuple[Any, list[float]], location: str
+) -> None:
+    files, waits = bucket
+    files().pipe("/far/s-0.tar", write_tar("x.tar", sample("far")).read_bytes())
+    files.failures = 2
+    assert keys(open_source(location)) == ["far"]
     assert waits == [1, 2]
-    answers[:] = [ConnectionError("refused")] * 4
-    with pytest.raises(PairsError, match=r"s3://bucket/x\.tar: cannot be reached .*refused"):
-        sources._local("s3://bucket/x.tar")
+
+
+@pytest.mark.parametrize("location", ["bucket://far/s-0.tar", "bucket://far/s-*.tar"])
+def test_a_bucket_that_cannot_be_reached(
+    write_tar: Write, bucket: tuple[Any, list[float]], location: str
+) -> None:
+    files, waits = bucket
+    files().pipe("/far/s-0.tar", write_tar("x.tar", sample("far")).read_bytes())
+    files.failures = 99
+    with pytest.raises(PairsError, match=r"bucket://far/s-.*cannot be reached .*refused.*network"):
+        open_source(location)
+    assert waits == [1, 2, 4]
+
+
+def test_a_protocol_whose_package_is_missing() -> None:
+    with pytest.raises(PairsError, match=r"gcs://bucket/y\.tar: .*gcsfs"):
+        open_source("gcs://bucket/y.tar")

@@ -82,6 +82,31 @@ def test_the_whole_equals_plain_backward(make: object) -> None:
         torch.testing.assert_close(found[name], one.grad, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("make", [tiny_config, siglip_config, sentence_config])
+def test_texts_of_like_length_go_together(make: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing changes but how many positions are computed."""
+    config = make()
+    pixel_values, input_ids = batch(config, 40)
+    lengths = torch.randint(3, 60, (40,), generator=torch.Generator().manual_seed(0))
+    after = torch.arange(64) >= lengths[:, None]
+    if config.text.kind == "sentence_encoder":
+        input_ids[after] = config.text.pad_id
+    elif config.text.causal:
+        input_ids[:, 9] = 5
+        input_ids[after] = 0
+        input_ids[torch.arange(40), lengths - 1] = config.text.eos_id
+    model = model_of(config, 0.0)
+    computed = []
+    forward = model.text.forward
+    monkeypatch.setattr(
+        model.text, "forward", lambda ids: [computed.append(ids.numel()), forward(ids)][1]
+    )
+    _, found = Towers(model)(pixel_values, input_ids)
+    grouped = sum(computed)
+    torch.testing.assert_close(found, model.encode_text(input_ids))
+    assert grouped < 0.8 * 40 * 64 or (config.logit_bias and grouped == 40 * 64)
+
+
 def test_gradients_add_to_what_is_there() -> None:
     model = model_of(tiny_config(), 0.0)
     for _ in range(2):
@@ -95,6 +120,7 @@ def test_gradients_add_to_what_is_there() -> None:
 def test_memory_chooses_the_chunk() -> None:
     towers = Towers(CLIP(tiny_config()))
     pixel_values, input_ids = torch.randn(2, 3, 64, 64), torch.ones(2, 77, dtype=torch.long)
+    input_ids[:, -1] = tiny_config().text.eos_id
     fixed = 4 * sum(one.nbytes for one in towers.parameters())
     small, large = (
         largest_chunk(towers, pixel_values, input_ids, fixed + room) for room in (10**7, 10**8)

@@ -207,19 +207,22 @@ def test_texts_are_cut_to_the_longest_unless_all_positions_count() -> None:
     assert next(siglip(0, 1)).input_ids.shape == (3, 64)
 
 
-def test_memory_stays_flat_over_epochs() -> None:
-    """Objects that a worker touches must not be copied page by page."""
+@pytest.mark.parametrize("workers", [0, 1])
+def test_memory_stays_flat_over_epochs(shards: Path, workers: int) -> None:
+    """Of this process or its worker: objects that it touches must not be copied page by page."""
+    from twotower.pairs.sources import open_source
+
     process = psutil.Process()
 
     def memory() -> int:
         gc.collect()
-        return process.memory_info().rss
+        processes = process.children(recursive=True) if workers else [process]
+        return sum(one.memory_info().rss for one in processes)
 
-    many = batches(Numbers(200), batch_size=20)
-    list(many(0, 20))
-    before = memory()
-    list(many(20, 120))
-    assert memory() - before < 20 * 2**20
+    many = Batches([open_source(shards)], CONFIG, TOKENIZER, batch_size=20, workers=workers)
+    sizes = [memory() for batch in many(0, 160) if batch.step in (40, 150)]
+    assert len(sizes) == 2 and sizes[0] > 0
+    assert sizes[1] - sizes[0] < 8 * 2**20
 
 
 @pytest.fixture

@@ -2,15 +2,18 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -149,71 +152,127 @@ def test_gradients_equal_one_process(
             torch.testing.assert_close(found[name] / size, grad / size, rtol=0, atol=1e-9)
 
 
+# --- sharded checkpoints -------------------------------------------------------------------------
+
+
+def run_fsdp(rank: int, world: int, folder: Path, config: TrainConfig) -> None:
+    train(config, folder / "whole")
+    if rank == 0:
+        shutil.copytree(folder / "whole", folder / "parts")
+        shutil.rmtree(folder / "parts" / "model")
+    dist.barrier()
+    train(config, folder / "parts", resume=folder / "parts" / "checkpoints" / "000000002")
+
+
+def test_sharded_checkpoints_resume_and_equal_one_process(tmp_path: Path) -> None:
+    pack(Numbers(32), tmp_path / "shards")
+    config = TrainConfig(
+        model=tiny_config(),
+        sources=(str(tmp_path / "shards"),),
+        steps=4,
+        batch_size=8,
+        warmup_steps=2,
+        log_every=1,
+        save_every=2,
+        wrapper="fsdp",
+        optimizer="adamw",
+    )
+    in_ranks(2, run_fsdp, tmp_path, config)
+    files = {one.name for one in (tmp_path / "whole" / "checkpoints" / "000000002").iterdir()}
+    assert {"model-0-of-2.safetensors", "optimizer-1-of-2.safetensors", "state.json"} <= files
+    train(replace(config, wrapper="ddp"), tmp_path / "alone")
+    whole, parts, alone = (
+        [json.loads(line)["loss"] for line in (tmp_path / run / "log.jsonl").open()]
+        for run in ("whole", "parts", "alone")
+    )
+    assert parts == whole and whole == pytest.approx(alone, rel=1e-4)
+    ours, theirs = (
+        load_file(tmp_path / run / "model/model.safetensors") for run in ("parts", "whole")
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 # --- a rank that dies ----------------------------------------------------------------------------
 
 DYING = """
 import os, signal, sys
 from pathlib import Path
 from twotower.train.config import TrainConfig
+from twotower.train import heartbeat
 from twotower.train.loop import train
 config = TrainConfig.from_json(Path(sys.argv[1]).read_text(), "config")
-if os.environ["RANK"] == "1":
+how = sys.argv[3] if os.environ["RANK"] == "1" else "never"
+heartbeat.SILENT = 6.0
+if how != "never":
     from twotower.train import loop
     step = loop.Trainer.step
     def dying(self, batch):
         if batch.step == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
+            if how == "raise":
+                raise ValueError("out of ideas")
+            os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGSTOP)
         return step(self, batch)
     loop.Trainer.step = dying
 train(config, Path(sys.argv[2]))
 """
 
 
-def test_the_others_stop_within_a_minute_and_say_which(tmp_path: Path) -> None:
-    pack(Numbers(32), tmp_path / "shards")
-    config = TrainConfig(
-        model=tiny_config(), sources=(str(tmp_path / "shards"),), steps=50, batch_size=8
-    )
-    (tmp_path / "config.json").write_text(config.to_json())
-    (tmp_path / "dying.py").write_text(DYING)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    done = subprocess.run(
-        [*torchrun, tmp_path / "dying.py", tmp_path / "config.json", tmp_path / "run"],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode != 0
-    # torchrun names the dead rank, unless the other noticed the broken connection before it did
-    named = "rank      : 1 (local_rank: 1)" in done.stderr and "SIGKILL" in done.stderr
-    assert named or "Connection closed by peer" in done.stderr
-
-
-def test_torchrun_gives_the_losses_of_one_process(tmp_path: Path) -> None:
+def torchrun(tmp_path: Path, how: str, **changes: object) -> subprocess.Popen[str]:
+    """Two ranks, of which the second does `how` at step 3."""
     pack(Numbers(32), tmp_path / "shards")
     config = TrainConfig(
         model=tiny_config(),
         sources=(str(tmp_path / "shards"),),
-        steps=6,
         batch_size=8,
         warmup_steps=2,
         log_every=1,
+        **{"steps": 50} | changes,
     )
-    train(config, tmp_path / "alone")
     (tmp_path / "config.json").write_text(config.to_json())
-    (tmp_path / "plain.py").write_text(DYING.replace('"1":', '"never":'))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    subprocess.run(
-        [*torchrun, tmp_path / "plain.py", tmp_path / "config.json", tmp_path / "run"],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        check=True,
-        capture_output=True,
+    (tmp_path / "ranks.py").write_text(DYING)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    return subprocess.Popen(
+        [*command, tmp_path / "ranks.py", tmp_path / "config.json", tmp_path / "run", how],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+
+
+@pytest.mark.parametrize(
+    ("how", "named"),
+    [
+        # torchrun's own report, if it looks before the other rank has ended; else that rank says it
+        ("kill", "(local_rank: 1)|rank 1 (process"),
+        # half a minute of it is torchrun's patience with a process that does not end
+        pytest.param("stop", "rank 1 (process", marks=pytest.mark.slow),
+        ("raise", "[rank1]: ValueError: out of ideas"),
+    ],
+)
+def test_the_others_stop_within_a_minute_and_say_which(
+    tmp_path: Path, how: str, named: str
+) -> None:
+    process = torchrun(tmp_path, how)
+    try:
+        _, told = process.communicate(timeout=120)  # with starting; ours on a busy machine
+    finally:
+        process.kill()
+    assert process.returncode != 0
+    assert any(one in told for one in named.split("|")), told[-3000:]
+    if how == "stop":
+        assert "died or hangs: silent for 6.0 s" in told
+
+
+def test_torchrun_gives_the_losses_of_one_process(tmp_path: Path) -> None:
+    process = torchrun(tmp_path, "never", steps=6)
+    _, told = process.communicate()
+    assert process.returncode == 0, told[-3000:]
+    config = TrainConfig.from_json((tmp_path / "config.json").read_text(), "config")
+    train(config, tmp_path / "alone")
     together, alone = (
         [json.loads(line)["loss"] for line in (tmp_path / run / "log.jsonl").open()]
         for run in ("run", "alone")
     )
-    assert together == pytest.approx(alone, rel=1e-4)
+    assert len(alone) == 6 and together == pytest.approx(alone, rel=1e-4)

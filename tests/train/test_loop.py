@@ -92,8 +92,9 @@ def test_it_learns_and_leaves_a_model(tmp_path: Path) -> None:
         {"patch_dropout": 0.5, "chunk_size": 3, "unmasked_steps": 4, "checkpointing": True},
         {"locked": ("vision",), "layer_decay": 0.8, "multi_positive": True},
         {"precision": "bfloat16"},
+        {"lora": 4, "frozen_statistics": True, "precision": "float16"},
     ],
-    ids=["plain", "muon", "masked", "locked", "bfloat16"],
+    ids=["plain", "muon", "masked", "locked", "bfloat16", "lora"],
 )
 def test_resuming_changes_nothing(shards: Path, tmp_path: Path, changes: dict[str, object]) -> None:
     config = config_of(shards, steps=8, **changes)
@@ -152,6 +153,95 @@ def test_kill_9_at_any_step(shards: Path, tmp_path: Path) -> None:
     assert killed >= 1 and process.returncode == 0 and whole.wait() == 0
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     assert_same_weights(tmp_path / "killed" / "model", tmp_path / "whole" / "model")
+
+
+def test_locked_towers_stay_and_the_others_learn(shards: Path, tmp_path: Path) -> None:
+    trainer = Trainer(config_of(shards, locked=("vision",)), tmp_path / "run")
+    before = {name: one.clone() for name, one in trainer.model.state_dict().items()}
+    for batch in trainer.batches(0, 2):
+        trainer.step(batch)
+    after = trainer.model.state_dict()
+    changed = {name for name, one in before.items() if not torch.equal(one, after[name])}
+    assert changed and all(name.startswith(("text.", "logit_scale")) for name in changed)
+
+
+def test_only_low_rank_updates_learn(shards: Path, tmp_path: Path) -> None:
+    trainer = Trainer(config_of(shards, lora=4), tmp_path / "run")
+    learning = [name for name, one in trainer.model.named_parameters() if one.requires_grad]
+    assert learning and all(name.endswith((".up", ".down", "logit_scale")) for name in learning)
+    directory = train(config_of(shards, lora=4, steps=2), tmp_path / "run")
+    assert load(directory).verify() > 0.9999  # merged, and read as any other
+
+
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_the_scale_is_clamped_but_for_siglip(shards: Path, tmp_path: Path, sigmoid: bool) -> None:
+    model = replace(tiny_config(), logit_bias=sigmoid)
+    trainer = Trainer(config_of(shards, model=model), tmp_path / "run")
+    with torch.no_grad():
+        trainer.model.logit_scale.fill_(5.0)
+    trainer.step(next(iter(trainer.batches(0, 1))))
+    scale = float(trainer.model.logit_scale)
+    assert scale > 4.9 if sigmoid else scale == pytest.approx(math.log(100))
+
+
+def test_patches_are_dropped_until_the_last_steps(shards: Path, tmp_path: Path) -> None:
+    trainer = Trainer(
+        config_of(shards, steps=4, patch_dropout=0.5, unmasked_steps=1), tmp_path / "run"
+    )
+    shares = []
+    for batch in trainer.batches(0, 4):
+        trainer.step(batch)
+        shares.append(trainer.model.vision.patch_dropout)
+    assert shares == [0.5, 0.5, 0.5, 0.0]
+
+
+def test_the_average_of_weights(shards: Path, tmp_path: Path) -> None:
+    """After two steps: .9 * (.9 * start + .1 * first) + .1 * second."""
+    trainer = Trainer(config_of(shards, ema=0.9), tmp_path / "run")
+    seen = [trainer.model.text.proj.weight.detach().clone()]
+    for batch in trainer.batches(0, 2):
+        trainer.step(batch)
+        seen.append(trainer.model.text.proj.weight.detach().clone())
+    expected = 0.81 * seen[0] + 0.09 * seen[1] + 0.1 * seen[2]
+    torch.testing.assert_close(trainer.weights()["text.proj.weight"], expected)
+
+
+def test_gradients_are_clipped(shards: Path, tmp_path: Path) -> None:
+    trainer = Trainer(config_of(shards, max_grad_norm=0.01), tmp_path / "run")
+    norms: list[float] = []
+    step = trainer.optimizers[0].step
+
+    def look(*arguments: object, **options: object) -> object:
+        norms.append(float(torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm()))
+        return step(*arguments, **options)
+
+    trainer.optimizers[0].step = look  # type: ignore[method-assign]
+    told = trainer.step(next(iter(trainer.batches(0, 1))))
+    assert norms[0] == pytest.approx(0.01, rel=1e-3) and told["gradient_norm"] > 0.1
+
+
+@pytest.mark.slow
+def test_compiled_towers_learn_the_same(shards: Path, tmp_path: Path) -> None:
+    train(config_of(shards, steps=3), tmp_path / "plain")
+    train(config_of(shards, steps=3, compile=True), tmp_path / "compiled")
+    plain, compiled = (
+        [loss for _, loss, _ in losses(tmp_path / run)] for run in ("plain", "compiled")
+    )
+    assert compiled == pytest.approx(plain, rel=1e-4)
+
+
+def test_tensorboard_shows_what_is_logged(shards: Path, tmp_path: Path) -> None:
+    """A run that went on from an earlier checkpoint shows each step once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = config_of(shards, steps=6, tensorboard=True)
+    train(config, tmp_path / "run")
+    (tmp_path / "run" / "model").rename(tmp_path / "first")
+    train(config, tmp_path / "run", resume=tmp_path / "run" / "checkpoints" / "000000002")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    found = [(one.step, one.value) for one in events.Scalars("loss")]
+    assert found == [(step, pytest.approx(loss)) for step, loss, _ in losses(tmp_path / "run")]
+    assert {"logit_scale", "learning_rate", "pairs_per_second"} <= set(events.Tags()["scalars"])
 
 
 # --- faults --------------------------------------------------------------------------------------

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
+import torch
 
 from tests.conftest import tiny_config
+from twotower.model.clip import CLIP
 from twotower.model.config import preset
+from twotower.train.accumulate import Towers, saved_bytes
 from twotower.train.config import TrainConfig, TrainError
-from twotower.train.show import describe, explain, line, plot
+from twotower.train.show import activation_bytes, describe, explain, line, plot, watch
 
 CONFIG = TrainConfig(model=tiny_config(), sources=("x",), steps=100, batch_size=64)
 
@@ -41,6 +44,10 @@ def test_the_plan_counts_what_is_published() -> None:
     text = "\n".join(describe(config))
     assert "87,849,216 vision, 63,428,096 text; 151,277,313 learn" in text
     assert "memory      2.42 GB" in text
+    [activations] = [one for one in text.splitlines() if "activations of 1 pairs" in one]
+    assert (
+        30 < float(activations.split("(")[1].split()[0]) < 120
+    )  # MB: 50 and 77 positions, 24 blocks
     [step] = [one for one in text.splitlines() if one.startswith("arithmetic")]
     assert float(step.split()[1]) == pytest.approx(3 * 2 * (4.4e9 + 2.9e9) / 1e12, abs=0.01)
 
@@ -60,6 +67,35 @@ def test_a_stuck_loss_is_explained(tmp_path: Path) -> None:
     assert "stays at ln(64) = 4.16" in next(explain(stuck))
     fine = write_run(tmp_path / "fine", [4.2 - 0.1 * i for i in range(20)])
     assert list(explain(fine)) == []
+
+
+def test_the_plan_with_memory_names_what_a_pair_takes() -> None:
+    text = "\n".join(describe(replace(CONFIG, memory=8 * 10**9)))
+    assert "the rest of 8.0 GB for" in text
+
+
+def test_activations_on_meta_are_those_in_memory() -> None:
+    config = replace(CONFIG, batch_size=1)
+    with torch.device("meta"):
+        expected = activation_bytes(CLIP(config.model), config)
+    pixel_values, input_ids = torch.zeros(2, 3, 64, 64), torch.ones(2, 77, dtype=torch.long)
+    input_ids[:, -1] = 49407
+    towers = Towers(CLIP(config.model))
+    found = [saved_bytes(towers, pixel_values[:n], input_ids[:n]) for n in (1, 2)]
+    assert found[1] - found[0] == pytest.approx(expected, rel=0.2)  # "meta" takes another attention
+
+
+def test_a_stuck_loss_is_spoken_of_once_while_training(capsys: pytest.CaptureFixture[str]) -> None:
+    with watch(CONFIG) as report:
+        for step in range(100):
+            report(told(step, math.log(64)))
+    assert capsys.readouterr().err.count("stays at ln(64) = 4.16") == 1
+    with watch(CONFIG) as report:
+        report({"asked": 512, "pairs": 6497})
+        for step in range(100):
+            report(told(step, 4.2 - 0.01 * step))
+    err = capsys.readouterr().err
+    assert "stays at" not in err and "the teacher has seen 512 of 6,497 pairs" in err
 
 
 def test_curves_are_drawn(tmp_path: Path) -> None:

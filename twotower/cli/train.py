@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from twotower.cli.output import OK, positive, size_in_bytes
+from twotower.cli.output import OK, positive, print_broken, size_in_bytes
 from twotower.cli.pairs import SOURCE
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
+    from twotower.train.config import TrainConfig
 
 
 def add_commands(commands: Commands) -> None:
@@ -18,15 +20,32 @@ def add_commands(commands: Commands) -> None:
     recipes = command.add_subparsers(required=True, metavar="RECIPE")
     command = recipes.add_parser("pretrain", help="train on image-text pairs")
     command.set_defaults(run=run_train_pretrain)
-    command.add_argument("pairs", nargs="+", help=f"{SOURCE} (several: several sources)")
+    _add_pretraining(command)
+
+    command = recipes.add_parser("distill", help="train on pairs and on what a larger model says")
+    command.set_defaults(run=run_train_distill)
+    command.add_argument("--teacher", required=True, help="a model; is asked once about each pair")
+    _add_pretraining(command)
+
+    command = recipes.add_parser("folder", help="fine-tune a model on your own pictures")
+    command.set_defaults(run=run_train_folder)
+    command.add_argument("pairs", help=f"{SOURCE}, or in folders called what they show")
     command.add_argument("--run", type=Path, required=True, dest="folder", help="the run's folder")
-    command.add_argument("--model", default="ViT-B-32", help="a preset, or a model to start from")
-    command.add_argument("--batch-size", type=positive, default=1024, help="of all ranks (1024)")
-    command.add_argument("--steps", type=positive, help="(32 epochs)")
-    command.add_argument("--memory", type=size_in_bytes, help="what a rank may take, such as 8GB")
+    command.add_argument("--model", help="what to start from (the bundled model)")
+    command.add_argument(
+        "--method",
+        choices=("probe", "full", "lora"),
+        default="full",
+        help="what learns: the last linear maps, then all weights, or low-rank updates (full)",
+    )
+    command.add_argument("--outside", metavar="DATA", help="pairs it should not get worse at")
+    command.add_argument(
+        "--may-lose", type=float, default=1.0, metavar="POINTS", help="of the outside score (1)"
+    )
+    command.add_argument(
+        "--minutes", type=float, default=10.0, help="that tuning the towers may take (10)"
+    )
     _add_settings(command)
-    command.add_argument("--resume", metavar="CHECKPOINT", help='a checkpoint, or "latest"')
-    command.add_argument("--dry-run", action="store_true", help="say what would be done, and end")
 
     command = recipes.add_parser("emoji", help="a first training, in under five minutes")
     command.set_defaults(run=run_train_emoji)
@@ -47,6 +66,18 @@ def add_commands(commands: Commands) -> None:
     )
 
 
+def _add_pretraining(command: argparse.ArgumentParser) -> None:
+    command.add_argument("pairs", nargs="+", help=f"{SOURCE} (several: several sources)")
+    command.add_argument("--run", type=Path, required=True, dest="folder", help="the run's folder")
+    command.add_argument("--model", default="ViT-B-32", help="a preset, or a model to start from")
+    command.add_argument("--batch-size", type=positive, default=1024, help="of all ranks (1024)")
+    command.add_argument("--steps", type=positive, help="(32 epochs)")
+    command.add_argument("--memory", type=size_in_bytes, help="what a rank may take, such as 8GB")
+    _add_settings(command)
+    command.add_argument("--resume", metavar="CHECKPOINT", help='a checkpoint, or "latest"')
+    command.add_argument("--dry-run", action="store_true", help="say what would be done, and end")
+
+
 def _add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--set",
@@ -60,26 +91,63 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
 
 def run_train_pretrain(arguments: argparse.Namespace) -> int:
     from twotower.train.recipes import pretrain
+
+    return _train(pretrain(arguments.pairs, arguments.model, **_pretraining(arguments)), arguments)
+
+
+def run_train_distill(arguments: argparse.Namespace) -> int:
+    from twotower.encode.load import find_model
+    from twotower.train.recipes import distill
+
+    teacher = find_model(arguments.teacher)
+    options = _pretraining(arguments)
+    return _train(distill(arguments.pairs, arguments.model, teacher, **options), arguments)
+
+
+def _pretraining(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("batch_size", "steps", "memory", "settings")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def _train(config: TrainConfig, arguments: argparse.Namespace) -> int:
+    from twotower.train.loop import train
     from twotower.train.show import describe, explain, watch
 
-    config = pretrain(
-        arguments.pairs,
-        arguments.model,
-        batch_size=arguments.batch_size,
-        steps=arguments.steps,
-        memory=arguments.memory,
-        settings=arguments.settings,
-    )
     if arguments.dry_run:
         print("\n".join(describe(config)))
         return OK
-    from twotower.train.loop import train
-
     with watch(config) as report:
         directory = train(config, arguments.folder, arguments.resume, report)
     print(f"{directory}: a model; try it with --model {directory}")
     for line in explain(arguments.folder):
         print(line)
+    return OK
+
+
+def run_train_folder(arguments: argparse.Namespace) -> int:
+    from twotower.train.finetune import fit
+    from twotower.train.show import line
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    card = fit(
+        arguments.pairs,
+        arguments.folder,
+        model=arguments.model,
+        method=arguments.method,
+        outside=arguments.outside,
+        may_lose=arguments.may_lose / 100,
+        minutes=arguments.minutes,
+        settings=arguments.settings,
+        say=say,
+        report=lambda told: say(line(told)),
+    )
+    print_broken(card.broken)
+    print("\n".join(card.lines()))
+    print()
+    model = arguments.folder / "model"
+    print(f"{model}: the model; try it with --model {model}")
     return OK
 
 

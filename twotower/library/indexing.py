@@ -76,10 +76,10 @@ class Indexing:
         self._report_progress = progress or (lambda progress: None)
         self._intake = Intake(catalog.root, encoder.preprocess)
         self._old: dict[str, PictureRecord] = {}  # by path, rows that something may take over
-        self._waiting: list[
-            tuple[PictureRecord, NDArray[np.float32]]
-        ] = []  # read, and not embedded yet
-        self._ready: list[tuple[PictureRecord, NDArray[np.float32] | None]] = []  # to be committed
+        # Read, and not embedded yet: pixel_values [frames, 3, S, S].
+        self._waiting: list[tuple[PictureRecord, NDArray[np.float32]]] = []
+        # Not committed yet: embeds [embed_dim] for what was embedded now.
+        self._ready: list[tuple[PictureRecord, NDArray[np.float32] | None]] = []
         self._replaced: list[int] = []  # ids whose path one of these has taken
         self._committed_at = time.monotonic()
         self._next_id = 0

@@ -130,6 +130,8 @@ class Library:
             catalog = self.__dict__["catalog"] = Catalog(self.location, self._root)
             used = catalog.model
             target = catalog.add_model(self._describe(encoder, str(source), used))
+            if used is None:
+                catalog.use_model(target)  # what is there can be searched from the start
             vectors = self._vectors_of(target)
             if used and used.id != target.id and used.fingerprint == target.fingerprint:
                 _copy(self._vectors_of(used), vectors)
@@ -220,9 +222,10 @@ def fingerprint(encoder: Encoder) -> str:
     del config["name"], config["templates"]
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for path in _model_files(encoder):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        if path.name != "config.json":  # what counts of it is in `config`
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from twotower.library.catalog import LibraryError
-from twotower.library.vectors import Floats, Ids, best_first
+from twotower.library.vectors import Floats, Ids, best_first, missing
 
 SCHEME = "milvus://"
 COLLECTION = "twotower"  # where the address names none
@@ -83,6 +83,8 @@ class MilvusVectors:
             with self._errors():
                 rows = self._client.get(self._collection, some, output_fields=["id", "embeds"])
             found.update((row["id"], row["embeds"]) for row in rows)
+        if len(found) < len(set(ids.tolist())):
+            raise missing(self._address)
         rows = [found[one] for one in ids.tolist()]
         return np.array(rows, np.float32).reshape(len(rows), self.embed_dim)
 

@@ -50,7 +50,7 @@ class Vectors(Protocol):
         ...
 
     def get(self, ids: Ids) -> Floats:
-        """Embeds [n, embed_dim] in the order of `ids`. Raises `KeyError` if one is missing."""
+        """Embeds [n, embed_dim] in the order of `ids`. Raises `LibraryError` if one is missing."""
         ...
 
     def search(self, query: Floats, top: int, allowed: Ids | None = None) -> tuple[Ids, Floats]:
@@ -90,6 +90,11 @@ def open_vectors(location: str | Path, embed_dim: int, name: str = "") -> Vector
 
         return MilvusVectors(str(location), embed_dim, name)
     return LocalVectors(Path(location), embed_dim)
+
+
+def missing(where: str | Path) -> LibraryError:
+    """The error for ids without a vector."""
+    return LibraryError(f"{where}: vectors of some pictures are missing; run: twotower index")
 
 
 def best_first(ids: Ids, scores: Floats, top: int) -> tuple[Ids, Floats]:
@@ -158,7 +163,7 @@ class LocalVectors:
         order = self._order
         places = np.searchsorted(self._ids, ids, sorter=order)
         if (places == len(order)).any() or (self._ids[slots := order[places]] != ids).any():
-            raise KeyError("an id without a vector")
+            raise missing(self.folder)
         return np.asarray(self._rows[slots])
 
     def search(self, query: Floats, top: int, allowed: Ids | None = None) -> tuple[Ids, Floats]:

@@ -14,10 +14,10 @@ import os
 import re
 import tarfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from twotower.inputs.pictures import find_pictures
 PICTURES = ("jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff")
 PICTURE_COLUMNS = ("filepath", "path", "image", "file", "filename", "image_path")
 CAPTION_COLUMNS = ("caption", "captions", "text", "title")
+Found = TypeVar("Found")
 ATTEMPTS = 4  # of reaching a remote file, a second, two and four apart
 
 
@@ -68,7 +69,7 @@ def open_source(location: str | Path) -> Source:
     Args:
         location: a tar; several as a pattern (`data-*.tar`, `s3://bucket/{000..031}.tar`); a folder
             of tars; a table (`.csv`, `.tsv`, `.parquet`); or a folder of pictures with captions
-            beside them (`x.jpg` and `x.txt` or `x.json`).
+            beside them (`x.jpg` and `x.txt` or `x.json`), or in folders called what they show.
 
     Raises:
         PairsError: nothing is there, or it is of none of these kinds.
@@ -179,11 +180,15 @@ def find_tars(text: str) -> list[str]:
         if "://" not in pattern:
             folder = Path(pattern).parent
             return sorted(map(str, folder.glob(Path(pattern).name))) if folder.is_dir() else []
-        import fsspec
-
-        files, _, paths = fsspec.get_fs_token_paths(pattern)
-        return sorted(files.unstrip_protocol(path) for path in paths)
+        return _reach(pattern, _list_remote)
     return names
+
+
+def _list_remote(pattern: str) -> list[str]:
+    import fsspec
+
+    files, _, paths = fsspec.get_fs_token_paths(pattern)
+    return sorted(files.unstrip_protocol(path) for path in paths)
 
 
 def _expand_braces(text: str) -> Iterator[str]:
@@ -203,14 +208,21 @@ def _local(location: str) -> Path:
         if not Path(location).is_file():
             raise PairsError(f"{location}: no such file")
         return Path(location)
+    return _reach(location, _copy_of_remote)
+
+
+def _copy_of_remote(location: str) -> Path:
     import fsspec
 
     cache = str(Path(os.environ.get("TWOTOWER_CACHE", "~/.cache/twotower")).expanduser() / "pairs")
+    return Path(fsspec.open_local(f"filecache::{location}", filecache={"cache_storage": cache}))
+
+
+def _reach(location: str, get: Callable[[str], Found]) -> Found:
+    """What `get` finds at a URL, tried again while the network fails. Raises `PairsError`."""
     for attempt in range(ATTEMPTS):
         try:
-            return Path(
-                fsspec.open_local(f"filecache::{location}", filecache={"cache_storage": cache})
-            )
+            return get(location)
         except ImportError as error:
             raise PairsError(f"{location}: {error}") from None
         except Exception as error:  # each protocol has exceptions of its own
@@ -264,7 +276,10 @@ class TablePairs:
 
 
 class FolderPairs:
-    """Pictures with `NAME.txt` (a caption on each line) or `NAME.json` beside them."""
+    """Pictures with `NAME.txt` (a caption on each line) or `NAME.json` beside them.
+
+    Where no picture has either and all lie in folders of their own, a folder's name is the caption.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.name = str(folder)
@@ -272,11 +287,13 @@ class FolderPairs:
         self._pictures = [one for one in find_pictures([folder]) if one != folder]
         if not self._pictures:
             raise PairsError(f"{folder}: holds no pictures")
-        if not any(
+        self._named_by_folder = not any(
             one.with_suffix(s).exists() for one in self._pictures for s in (".txt", ".json")
-        ):
+        )
+        if self._named_by_folder and any(one.parent == folder for one in self._pictures):
             raise PairsError(
-                f"{folder}: no picture has a caption beside it; write x.txt or x.json for x.jpg"
+                f"{folder}: no picture has a caption beside it; write x.txt or x.json for x.jpg, "
+                "or put the pictures into folders that are called what they show"
             )
 
     def __len__(self) -> int:
@@ -289,11 +306,37 @@ class FolderPairs:
     def __getitem__(self, number: int) -> Pair:
         """Read one. Raises `BrokenPairError`."""
         picture = self._pictures[number]
+        if self._named_by_folder:
+            name = re.sub(r"[\s_-]+", " ", picture.parent.name).strip()
+            return Pair(self.key(number), _read_file(picture), (name,))
         text, tree = (
             _read_file(beside) if (beside := picture.with_suffix(suffix)).exists() else None
             for suffix in (".txt", ".json")
         )
         return Pair(self.key(number), _read_file(picture), _captions(str(picture), text, tree))
+
+
+class PartOfPairs:
+    """Some pairs of a source; with `templates`, each caption is put into all of these sentences."""
+
+    def __init__(
+        self, source: Source, numbers: Sequence[int], templates: Sequence[str] = ("{}",)
+    ) -> None:
+        self.name, self.source = source.name, source
+        self.numbers, self.templates = list(numbers), tuple(templates)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def key(self, number: int) -> str:
+        """The name that the pair has in its source."""
+        return self.source.key(self.numbers[number])
+
+    def __getitem__(self, number: int) -> Pair:
+        """Read one. Raises `BrokenPairError`."""
+        pair = self.source[self.numbers[number]]
+        captions = (t.replace("{}", one) for one in pair.captions for t in self.templates)
+        return Pair(pair.key, pair.picture, tuple(captions))
 
 
 def _captions(what: str, text: bytes | None, tree: bytes | None) -> tuple[str, ...]:

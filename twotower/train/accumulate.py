@@ -19,8 +19,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from twotower.model.clip import CLIP
+from twotower.model.text import SentenceEncoder, TextTransformer
 from twotower.train.distributed import sum_over_ranks, world_size
 from twotower.train.loss import at_least_float32
+
+LENGTH_GROUP, LENGTH_GROUPS = 8, 4  # at least so many texts in a group, at most so many groups
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -39,13 +42,37 @@ class Towers(nn.Module):
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures and texts -> image_embeds and text_embeds [B, embed_dim], unit length."""
-        half = self.precision != torch.float32
-        with torch.autocast(pixel_values.device.type, self.precision, enabled=half):
-            image_features, text_features = self.vision(pixel_values), self.text(input_ids)
+        full = self.precision == torch.float32
+        device = pixel_values.device.type
+        with contextlib.nullcontext() if full else torch.autocast(device, self.precision):
+            image_features, text_features = self.vision(pixel_values), self._read(input_ids)
         return (
             F.normalize(at_least_float32(image_features), dim=-1),
             F.normalize(at_least_float32(text_features), dim=-1),
         )
+
+    def _read(self, input_ids: Tensor) -> Tensor:
+        """The text tower; on a CPU texts of like length go together, cut to their longest.
+
+        Captions are half as long as the longest of their batch, and the rest is padding that no
+        result depends on.
+        """
+        lengths = text_lengths(self.text, input_ids)
+        if lengths is None or input_ids.device.type != "cpu" or torch.compiler.is_compiling():
+            return self.text(input_ids)
+        order = lengths.argsort(stable=True)
+        groups = order.split(max(LENGTH_GROUP, -(-len(order) // LENGTH_GROUPS)))
+        rows = [self.text(input_ids[one, : int(lengths[one[-1]])]) for one in groups]
+        return torch.cat(rows)[order.argsort()]
+
+
+def text_lengths(text: nn.Module, input_ids: Tensor) -> Tensor | None:
+    """How many positions of each text [B] its features depend on; None where it is all of them."""
+    if isinstance(text, SentenceEncoder):
+        return (input_ids != text.pad_id).sum(dim=1).clamp(min=1)
+    if isinstance(text, TextTransformer) and text.eos_id is not None:
+        return (input_ids == text.eos_id).int().argmax(dim=1) + 1
+    return None
 
 
 def backward_batch(
@@ -131,22 +158,27 @@ def largest_chunk(towers: nn.Module, pixel_values: Tensor, input_ids: Tensor, me
         At least 1, even where not one pair fits.
     """
     fixed = 4 * sum(one.nbytes for one in towers.parameters())
-    one, two = (_saved_bytes(towers, pixel_values[:n], input_ids[:n]) for n in (1, 2))
+    one, two = (saved_bytes(towers, pixel_values[:n], input_ids[:n]) for n in (1, 2))
     spare = memory - fixed - (2 * one - two)
     return max(1, int(spare // max(1, two - one)))
 
 
-def _saved_bytes(towers: nn.Module, pixel_values: Tensor, input_ids: Tensor) -> int:
-    weights = {one.untyped_storage().data_ptr() for one in towers.parameters()}
-    seen: dict[int, int] = {}
+def saved_bytes(towers: nn.Module, pixel_values: Tensor, input_ids: Tensor) -> int:
+    """What the graph of these pairs keeps for the backward pass, weights not counted."""
+    weights = {_storage(one) for one in towers.parameters()}
+    seen: dict[int, tuple[int, Tensor]] = {}  # tensors are held, or a storage's place is used anew
 
     def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            seen[storage.data_ptr()] = storage.nbytes()
+        if _storage(tensor) not in weights:
+            seen[_storage(tensor)] = tensor.untyped_storage().nbytes(), tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         outputs = towers(pixel_values, input_ids)
     del outputs
-    return sum(seen.values())
+    return sum(size for size, _ in seen.values())
+
+
+def _storage(tensor: Tensor) -> int:
+    """What tells storages apart, on "meta" too, where all lie at address 0."""
+    return int(tensor.untyped_storage()._cdata)

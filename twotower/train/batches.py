@@ -22,6 +22,7 @@ from twotower.inputs.preprocess import Preprocess, PreprocessConfig
 from twotower.inputs.tokenizer import Tokenizer
 from twotower.model.config import CLIPConfig
 from twotower.pairs.sources import BrokenPairError, PairsError, Source
+from twotower.train.embed_cache import sample_key
 
 SUBSTITUTES = 50  # other pairs that are tried where one is broken
 
@@ -36,6 +37,8 @@ class Batch:
     image_ids: Tensor  # int64 [b]: equal for the same picture
     text_ids: Tensor  # int64 [b]: equal for the same caption
     keys: list[str]
+    captions: list[str]
+    picture_keys: list[bytes]  # of the stored pictures' content (`sample_key`)
     broken: list[str]  # why a pair could not be used; another took its place
 
 
@@ -169,6 +172,7 @@ class _Sample:
     caption: str
     image_id: int
     key: str
+    picture_key: bytes
     broken: tuple[str, ...]
 
 
@@ -213,7 +217,8 @@ class _Samples(Dataset[_Sample]):
         place, zoom = (random.random(), random.random()), random.uniform(1.0, self.zoom)
         square = self.preprocess.square(pair.picture, place, zoom)
         image_id = self.starts[source] + number
-        return _Sample(np.asarray(square), caption, image_id, pair.key, tuple(broken))
+        picture_key = sample_key(pair.picture)
+        return _Sample(np.asarray(square), caption, image_id, pair.key, picture_key, tuple(broken))
 
     def collate(self, samples: list[_Sample]) -> Batch:
         """Stack samples into a batch whose step is not known here."""
@@ -228,6 +233,8 @@ class _Samples(Dataset[_Sample]):
             image_ids=torch.tensor([one.image_id for one in samples]),
             text_ids=torch.tensor([_text_id(one.caption) for one in samples]),
             keys=[one.key for one in samples],
+            captions=[one.caption for one in samples],
+            picture_keys=[one.picture_key for one in samples],
             broken=[line for one in samples for line in one.broken],
         )
 

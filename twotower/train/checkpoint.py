@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from twotower.train.config import TrainConfig, TrainError
-from twotower.train.distributed import rank, world_size
+from twotower.train.distributed import rank, wait_for_all, world_size
 
 FOLDER, STATE = "checkpoints", "state.json"
 
@@ -54,7 +53,7 @@ def save_checkpoint(
         for what, named in tensors.items():
             if _sharded(model) or rank() == 0:
                 _save(named, writing / _file(what, _sharded(model)))
-        _wait_for_all()
+        wait_for_all()
         if rank() == 0:
             state = {"step": step, "ranks": world_size() if _sharded(model) else 1}
             text = json.dumps(state | {"config": json.loads(config.to_json())}, indent=2)
@@ -65,7 +64,7 @@ def save_checkpoint(
             _flush(final.parent)
             for old in sorted(_complete(run))[: -config.keep]:
                 shutil.rmtree(old)
-        _wait_for_all()
+        wait_for_all()
     except (OSError, SafetensorError) as error:
         if rank() == 0:
             shutil.rmtree(writing, ignore_errors=True)
@@ -178,11 +177,6 @@ def _flush(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _wait_for_all() -> None:
-    if world_size() > 1:
-        dist.barrier()
-
-
 def _copy_into(ours: dict[str, Tensor], theirs: dict[str, Tensor], path: Path) -> None:
     different = ours.keys() ^ theirs.keys()
     if different:
@@ -224,6 +218,13 @@ def _load_optimizer(
         found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         for key, value in found.items():
             if isinstance(parameter, DTensor) and value.shape == parameter.to_local().shape:
-                value = DTensor.from_local(value, parameter.device_mesh, parameter.placements)
-            device = "cpu" if key == "step" else parameter.device
+                value = DTensor.from_local(
+                    value,
+                    parameter.device_mesh,
+                    parameter.placements,
+                    shape=parameter.shape,  # rows need not divide by the ranks
+                    stride=parameter.stride(),
+                )
+            counter = key == "step" and not optimizer.defaults.get("fused")
+            device = "cpu" if counter else parameter.device
             optimizer.state[parameter][key] = value.to(device)

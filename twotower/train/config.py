@@ -40,7 +40,14 @@ class TrainConfig:
     max_grad_norm: float | None = 1.0
     layer_decay: float = 1.0
     locked: tuple[Literal["vision", "text"], ...] = ()  # towers that do not learn (LiT)
+    lora: int | None = None  # rank of the updates that learn in place of the towers' own weights
+    frozen_statistics: bool = False  # batch norms keep what they have seen (fine-tuning)
     ema: float | None = None  # share of the old average that each step keeps
+    # a teacher whose embeds the student's shall match
+    teacher: str | None = None  # a model directory
+    contrastive_weight: float = 1.0
+    feature_weight: float = 0.0
+    affinity_weight: float = 0.0
     # the memory and the speed
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     chunk_size: int | None = None  # pairs of a rank in a graph at a time; all by default
@@ -56,6 +63,7 @@ class TrainConfig:
     buffer: int = 100_000
     # what is written, in steps
     log_every: int = 10
+    tensorboard: bool = False  # a TensorBoard log beside log.jsonl
     save_every: int = 500
     keep: int = 3  # checkpoints
     evaluate_every: int = 500

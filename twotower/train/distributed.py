@@ -6,6 +6,8 @@ a share, the shares add up to the loss of the whole batch, and so do the gradien
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -21,6 +23,12 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def wait_for_all() -> None:
+    """Go on when every rank has come here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
 def all_gather(local: Tensor) -> Tensor:
     """[b, ...] of every rank -> [world_size * b, ...], in the order of ranks; no gradient."""
     if world_size() == 1:
@@ -28,6 +36,24 @@ def all_gather(local: Tensor) -> Tensor:
     parts = [torch.empty_like(local) for _ in range(world_size())]
     dist.all_gather(parts, local.contiguous())
     return torch.cat(parts)
+
+
+def gather_with_gradient(local: Tensor) -> Tensor:
+    """As `all_gather`; backward, each rank's part gets what all ranks' losses give it."""
+    if world_size() == 1:
+        return local
+    apply: Any = _Gather.apply
+    return apply(local)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        return all_gather(local)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return own_rows_of_sum(grads[0].contiguous())
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +28,32 @@ from twotower.encode.export import write_directory
 from twotower.inputs.tokenizer import load_tokenizer
 from twotower.model.clip import CLIP
 from twotower.model.weights import load_model
-from twotower.pairs.sources import open_source
+from twotower.pairs.sources import Source, open_source
 from twotower.train.accumulate import Loss, Towers, backward_batch, largest_chunk
 from twotower.train.batches import Batch, Batches, normalize_pixels
 from twotower.train.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from twotower.train.config import TrainConfig, TrainError
-from twotower.train.distributed import rank, world_size
+from twotower.train.distill import Teacher, affinity_loss, feature_loss
+from twotower.train.distributed import rank, wait_for_all, world_size
+from twotower.train.heartbeat import Heartbeat
 from twotower.train.held_out import retrieval, zero_shot
+from twotower.train.lora import add_lora, merge_lora
 from twotower.train.loss import tiled_clip_loss, tiled_siglip_loss
 from twotower.train.optimizer import build_optimizers, schedule, set_learning_rate
 
 LOG, CONFIG = "log.jsonl", "config.json"
+LONGEST_WAIT = timedelta(days=1)  # for a rank that works on something; dead ones are found sooner
 MAX_LOGIT_SCALE = math.log(100)  # Radford et al. 2021, section 2.5
 
 Report = Callable[[dict[str, Any]], None]
 
 
 def train(
-    config: TrainConfig, run: Path, resume: str | Path | None = None, report: Report | None = None
+    config: TrainConfig,
+    run: Path,
+    resume: str | Path | None = None,
+    report: Report | None = None,
+    sources: Sequence[Source] | None = None,
 ) -> Path:
     """Train, and write `RUN/model`: a model directory that `load` opens.
 
@@ -52,25 +61,41 @@ def train(
         run: a new folder for log, checkpoints and model; with `resume`, that of the run.
         resume: a checkpoint, or "latest".
         report: is told what each logged step gave.
+        sources: are read in place of those that `config` names.
 
     Raises:
         TrainError: the run cannot start or go on. PairsError: its pairs cannot be read.
     """
-    keep_freed_memory()
     with _process_group():
-        trainer = Trainer(config, run)
-        first = trainer.resume(resume) if resume else trainer.begin()
-        for batch in trainer.batches(first, config.steps):
-            told = trainer.step(batch)
-            if told and report and rank() == 0:
-                report(told)
-        return trainer.finish()
+        return run_steps(config, run, resume, report, sources).finish()
+
+
+def run_steps(
+    config: TrainConfig,
+    run: Path,
+    resume: str | Path | None = None,
+    report: Report | None = None,
+    sources: Sequence[Source] | None = None,
+) -> Trainer:
+    """All steps that a run has left; everything as for `train`."""
+    keep_freed_memory()
+    trainer = Trainer(config, run, sources)
+    first = trainer.resume(resume) if resume else trainer.begin()
+    trainer.ask_teacher(report)
+    for batch in trainer.batches(first, config.steps):
+        told = trainer.step(batch)
+        if told and report and rank() == 0:
+            report(told)
+    return trainer
 
 
 class Trainer:
     """A run: its model, optimizers and pairs, and what one step does."""
 
-    def __init__(self, config: TrainConfig, run: Path) -> None:
+    def __init__(
+        self, config: TrainConfig, run: Path, sources: Sequence[Source] | None = None
+    ) -> None:
+        """`sources` are read in place of those that `config` names."""
         if config.wrapper == "fsdp" and (config.retrieval or config.zero_shot):
             raise TrainError("scores while training need --set wrapper=ddp, or no held-out pairs")
         torch.manual_seed(config.seed)
@@ -83,8 +108,9 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.ema = _copy_of(self.model) if config.ema is not None else None
         files = Path(config.tokenizer_files) if config.tokenizer_files else None
+        self.sources = list(sources or map(open_source, config.sources))
         self.batches = Batches(
-            [open_source(one) for one in config.sources],
+            self.sources,
             config.model,
             load_tokenizer(config.model.tokenizer, files),
             batch_size=config.batch_size,
@@ -99,6 +125,10 @@ class Trainer:
         self.chunk_size = config.chunk_size or config.batch_size
         if config.memory:
             self.chunk_size = self._chunk_that_fits(config.memory)
+        self.teacher = None
+        if config.teacher:
+            self.teacher = Teacher(Path(config.teacher), config.model.embed_dim)
+        self.board: Any = None
         self.waited_since = self.started = time.perf_counter()
         self.waited, self.steps, self.broken = 0.0, 0, 0
 
@@ -122,6 +152,20 @@ class Trainer:
             kept = [line for line in lines if json.loads(line)["step"] < step]
             log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         return step
+
+    def ask_teacher(self, report: Report | None) -> None:
+        """Have the teacher's answers to all pairs, each rank asking about a share of them."""
+        if not self.teacher:
+            return
+
+        def advance(done: int, total: int) -> None:
+            if report and rank() == 0:
+                report({"asked": done, "pairs": total})
+
+        self.teacher.prepare(self.sources, rank(), world_size(), advance)
+        wait_for_all()
+        self.teacher.open()
+        self.waited_since = self.started = time.perf_counter()
 
     def step(self, batch: Batch) -> dict[str, Any] | None:
         """One update of the weights. Returns what was logged, on steps that are."""
@@ -160,14 +204,18 @@ class Trainer:
         destination = self.run / "model"
         if destination.exists():  # of a run that had ended before it was resumed
             return destination
-        tensors = self.ema or self.model.state_dict()
-        whole = {name: _whole(one).cpu() for name, one in tensors.items()}
+        whole = self.weights()
         if rank() == 0:
             tokenizer = self.config.model.tokenizer
             folder = Path(self.config.tokenizer_files or ".")
             files = [folder / tokenizer.file] if tokenizer.file else []
             write_directory(self.config.model, whole, files, destination)
         return destination
+
+    def weights(self) -> dict[str, Tensor]:
+        """What was learned (the average, with EMA), under the names of a plain model."""
+        tensors = self.ema or self.model.state_dict()
+        return merge_lora({name: _whole(one).cpu() for name, one in tensors.items()})
 
     def _backward(self, pixels: Tensor, batch: Batch) -> float:
         """Gradients of the whole batch's loss, on every rank; its value."""
@@ -177,7 +225,7 @@ class Trainer:
         if config.multi_positive:
             ids = batch.image_ids.to(self.device), batch.text_ids.to(self.device)
         scale = self.scaler.get_scale()
-        contrast = contrastive_loss(self.model, ids)
+        loss_of = self._loss_of(batch, ids)
         scalars = [self.model.logit_scale]
         if self.model.logit_bias is not None:
             scalars.append(self.model.logit_bias)
@@ -186,16 +234,38 @@ class Trainer:
             scalars,
             pixels,
             input_ids,
-            lambda images, texts: contrast(images, texts) * scale,
+            lambda images, texts: loss_of(images, texts) * scale,
             self.chunk_size,
         )
         return float(loss) / scale
+
+    def _loss_of(self, batch: Batch, ids: tuple[Tensor, Tensor] | None) -> Loss:
+        """Contrastive, and with a teacher the two that follow it."""
+        contrast = contrastive_loss(self.model, ids)
+        if not self.teacher:
+            return contrast
+        config, teacher_scale = self.config, self.teacher.logit_scale
+        images, texts = (one.to(self.device) for one in self.teacher.answers(batch))
+
+        def loss(image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
+            feature = feature_loss(image_embeds, images) + feature_loss(text_embeds, texts)
+            affinity = affinity_loss(
+                image_embeds, text_embeds, self.model.logit_scale, images, texts, teacher_scale
+            )
+            return (
+                config.contrastive_weight * contrast(image_embeds, text_embeds)
+                + config.feature_weight * feature
+                + config.affinity_weight * affinity
+            )
+
+        return loss
 
     def _chunk_that_fits(self, memory: int) -> int:
         """Measured on two pairs of full length, so that it does not depend on the first batch."""
         side, length = self.config.model.vision.image_size, self.config.model.text.context_length
         pixel_values = torch.zeros(2, 3, side, side, device=self.device)
         input_ids = torch.ones(2, length, dtype=torch.long, device=self.device)
+        input_ids[:, -1] = getattr(self.config.model.text, "eos_id", None) or 1
         return largest_chunk(self.towers, pixel_values, input_ids, memory)
 
     def _set_patch_dropout(self, step: int) -> None:
@@ -266,7 +336,17 @@ class Trainer:
         if rank() == 0:
             with (self.run / LOG).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(told) + "\n")
+            if self.config.tensorboard:
+                self._log_for_tensorboard(told)
         return told
+
+    def _log_for_tensorboard(self, told: dict[str, Any]) -> None:
+        if self.board is None:  # what a killed run logged beyond its checkpoint is not shown
+            self.board = tensorboard_writer(self.run, told["step"])
+        for name, value in told.items():
+            if isinstance(value, int | float) and name != "step":
+                self.board.add_scalar(name, value, told["step"])
+        self.board.flush()
 
     def _save(self, step: int) -> None:
         save_checkpoint(self.run, step, self.config, self.model, self.optimizers, self.ema)
@@ -278,6 +358,8 @@ def prepare_model(config: TrainConfig) -> CLIP:
     for name in config.locked:
         getattr(model, name).requires_grad_(False)
     for tower in (model.vision, model.text):
+        if config.lora and any(one.requires_grad for one in tower.parameters()):
+            add_lora(tower, config.lora)
         if hasattr(tower, "checkpointing"):
             tower.checkpointing = config.checkpointing
     make_ready(model, config)
@@ -285,10 +367,14 @@ def prepare_model(config: TrainConfig) -> CLIP:
 
 
 def make_ready(model: CLIP, config: TrainConfig) -> None:
-    """Training mode, but for locked towers: their batch norms stay as they are."""
+    """Training mode, but for batch norms that stay as they are: those of locked towers, or all."""
     model.train()
     for name in config.locked:
         getattr(model, name).eval()
+    if config.frozen_statistics:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
 
 
 def wrap(model: CLIP, config: TrainConfig) -> nn.Module:
@@ -331,15 +417,40 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def _process_group() -> Iterator[None]:
-    """Join the other ranks where torchrun has started several."""
+    """Join the other ranks where torchrun has started several.
+
+    Raises:
+        TrainError: another rank died; it is named.
+    """
     if dist.is_initialized() or not dist.is_torchelastic_launched():
         yield
         return
-    dist.init_process_group()
+    dist.init_process_group(timeout=LONGEST_WAIT)
+    heartbeat = Heartbeat(rank(), world_size())
     try:
         yield
-    finally:
-        dist.destroy_process_group()
+    except RuntimeError as error:  # what a broken connection gives
+        why = heartbeat.why()
+        heartbeat.stop()
+        if not why:
+            raise
+        raise TrainError(f"rank {rank()} stops: {why}") from error
+    except BaseException as error:
+        heartbeat.tell(f"rank {rank()} stopped: {type(error).__name__}: {error}")
+        heartbeat.stop()
+        raise
+    heartbeat.leave()
+    dist.destroy_process_group()
+
+
+def tensorboard_writer(run: Path, first_step: int) -> Any:
+    """TensorBoard's own, in `RUN/tensorboard`. Raises `TrainError` where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError:
+        raise TrainError("a TensorBoard log needs pip install tensorboard") from None
+    make: Any = SummaryWriter
+    return make(str(run / "tensorboard"), purge_step=first_step)
 
 
 def _copy_of(model: nn.Module) -> dict[str, Tensor]:

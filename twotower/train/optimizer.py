@@ -41,7 +41,11 @@ def _adamw(
     named: list[tuple[str, nn.Parameter]], model: nn.Module, config: TrainConfig
 ) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
-        _groups(named, model, config), lr=config.learning_rate, betas=config.betas, eps=config.eps
+        _groups(named, model, config),
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.eps,
+        fused=config.wrapper != "fsdp",  # one pass over memory in place of a dozen
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from twotower.model.config import ResNetConfig, TextTransformerConfig, preset, read_config
 from twotower.pairs.sources import open_source
-from twotower.train.config import TrainConfig, with_settings
+from twotower.train.config import TrainConfig, TrainError, with_settings
 
 
 def pretrain(
@@ -54,6 +54,41 @@ def pretrain(
         eps=1e-8 if resnet else 1e-6,
         warmup_steps=min(2000, steps // 10),
         workers=max(1, (os.cpu_count() or 1) - 1),
+    )
+    return with_settings(run, list(settings))
+
+
+def distill(
+    sources: Sequence[str],
+    model: str,
+    teacher: Path,
+    *,
+    batch_size: int = 1024,
+    steps: int | None = None,
+    memory: int | None = None,
+    settings: Sequence[str] = (),
+) -> TrainConfig:
+    """`pretrain` with a teacher whose space the student shares (Wu et al. 2023).
+
+    Args:
+        model: a preset, which gets the teacher's `embed_dim`, or a model directory that has it.
+        teacher: a model directory.
+
+    Raises:
+        ConfigError, TrainError: as for `pretrain`, or the preset's space has a width of its own.
+    """
+    run = pretrain(sources, model, batch_size=batch_size, steps=steps, memory=memory)
+    embed_dim = read_config(teacher).embed_dim
+    student = run.model
+    if not run.start_from and student.embed_dim != embed_dim:
+        if getattr(student.vision, "pool", None) == "map":
+            raise TrainError(
+                f"{model}: its space is as wide as its tower, {student.embed_dim}, and the "
+                f"teacher's has {embed_dim} numbers; choose another student"
+            )
+        student = replace(student, embed_dim=embed_dim)
+    run = replace(
+        run, model=student, teacher=str(teacher), feature_weight=20.0, affinity_weight=1.0
     )
     return with_settings(run, list(settings))
 

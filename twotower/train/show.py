@@ -23,10 +23,12 @@ from twotower.encode.classify import zero_shot_classifier
 from twotower.encode.load import load
 from twotower.model.clip import CLIP
 from twotower.pairs.sources import open_source
+from twotower.train.accumulate import Towers, saved_bytes
 from twotower.train.config import TrainConfig, TrainError
 from twotower.train.loop import LOG, prepare_model
 
 DECODE_BOUND = 0.2  # share of the time that the loop waits for pairs
+PATIENCE = 40  # logged steps before a stuck loss is spoken of
 STUCK = 0.05  # nats around ln(batch) within which nothing is being learned
 
 
@@ -43,10 +45,31 @@ def describe(config: TrainConfig) -> Iterator[str]:
     yield f"parameters  {counts['vision']:,} vision, {counts['text']:,} text; {learning:,} learn"
     fixed = 4 * 4 * learning + 4 * (sum(counts.values()) - learning)
     yield f"memory      {fixed / 1e9:.2f} GB for weights, gradients and moments"
+    pair = activation_bytes(model, config)
+    if config.memory:
+        yield f"            the rest of {config.memory / 1e9:.1f} GB for {pair / 1e6:.0f} MB a pair"
+    else:
+        size = config.chunk_size or config.batch_size
+        yield (
+            f"            {size * pair / 1e9:.2f} GB for activations of {size:,} pairs "
+            f"({pair / 1e6:.0f} MB each), shared by the ranks; less with --memory"
+        )
     flops = 3 * forward_flops(model) * config.batch_size
     yield f"arithmetic  {flops / 1e12:.2f} TFLOP a step (texts at full length)"
     total = flops * config.steps
     yield f"in all      {config.steps:,} steps, {total / 1e18:.3g} EFLOP"
+
+
+def activation_bytes(model: CLIP, config: TrainConfig) -> int:
+    """What the graph of one more pair of full length keeps for backward; `model` is on "meta"."""
+    side, length = config.model.vision.image_size, config.model.tokenizer.context_length
+    with torch.device("meta"):
+        pixel_values = torch.empty(2, 3, side, side)
+        input_ids = torch.ones(2, length, dtype=torch.long)
+    one, two = (
+        saved_bytes(Towers(model), pixel_values[:count], input_ids[:count]) for count in (1, 2)
+    )
+    return two - one
 
 
 def forward_flops(model: CLIP) -> int:
@@ -61,9 +84,24 @@ def forward_flops(model: CLIP) -> int:
 
 @contextlib.contextmanager
 def watch(config: TrainConfig) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that shows each logged step: a bar on a terminal, else lines on stderr."""
+    """A function that shows each logged step: a bar on a terminal, else lines on stderr.
+
+    Where the loss says that nothing is being learned, it says so, once.
+    """
+    losses: list[float] = []
+
+    def advice(told: dict[str, Any]) -> str | None:
+        losses.append(told.get("loss", math.nan))
+        return why_stuck(losses, config) if len(losses) == PATIENCE else None
+
     if not sys.stderr.isatty():
-        yield lambda told: print(line(told), file=sys.stderr)  # noqa: T201
+
+        def print_lines(told: dict[str, Any]) -> None:
+            print(line(told), file=sys.stderr)  # noqa: T201
+            if text := advice(told):
+                print(text, file=sys.stderr)  # noqa: T201
+
+        yield print_lines
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -71,13 +109,20 @@ def watch(config: TrainConfig) -> Iterator[Callable[[dict[str, Any]], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("starting", total=config.steps)
-        yield lambda told: progress.update(
-            task, completed=told["step"] + 1, description=line(told), refresh=True
-        )
+
+        def move_bar(told: dict[str, Any]) -> None:
+            done = told.get("step", -1) + 1
+            progress.update(task, completed=done, description=line(told), refresh=True)
+            if text := advice(told):
+                progress.console.print(text)
+
+        yield move_bar
 
 
 def line(told: dict[str, Any]) -> str:
-    """One logged step in one line."""
+    """One logged step, or how far the teacher has been asked, in one line."""
+    if "asked" in told:
+        return f"the teacher has seen {told['asked']:,} of {told['pairs']:,} pairs"
     waited = told["waited_for_data"]
     text = (
         f"step {told['step']}  loss {told['loss']:.3f}  scale {told['logit_scale']:.1f}  "
@@ -99,18 +144,26 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 
 def explain(run: Path) -> Iterator[str]:
-    """Advice where the loss says that nothing was learned."""
+    """Advice where the loss of a run says that nothing was learned."""
     told = read_log(run)
     config = TrainConfig.from_json((run / "config.json").read_text(encoding="utf-8"), run)
+    text = why_stuck([one["loss"] for one in told], config)
+    if text:
+        yield text
+
+
+def why_stuck(losses: list[float], config: TrainConfig) -> str | None:
+    """Advice where the second half of `losses` lies at chance; SigLIP's loss has no such level."""
     chance = math.log(config.batch_size)
-    late = [one["loss"] for one in told[len(told) // 2 :]]
-    if not config.model.logit_bias and abs(sum(late) / len(late) - chance) < STUCK:
-        yield (
-            f"The loss stays at ln({config.batch_size}) = {chance:.2f}, which is chance: all "
-            "embeds have become one. Try a smaller learning rate (--set lr=1e-4) and a longer "
-            "warm-up (--set warmup_steps=...), and look whether captions belong to their pictures "
-            "(twotower pairs stats)."
-        )
+    late = losses[len(losses) // 2 :]
+    if config.model.logit_bias or config.teacher or abs(sum(late) / len(late) - chance) > STUCK:
+        return None
+    return (
+        f"The loss stays at ln({config.batch_size}) = {chance:.2f}, which is chance: all embeds "
+        "have become one. Try a smaller learning rate (--set lr=1e-4) and a longer warm-up (--set "
+        "warmup_steps=...), and look whether captions belong to their pictures (twotower pairs "
+        "stats)."
+    )
 
 
 def plot(run: Path) -> Path:

@@ -1,0 +1,66 @@
+"""AdamW and Muon on the same small ViT, pairs and steps: the loss at the end, and seconds a step.
+
+    python benchmarks/optimizers.py [STEPS]
+
+From scratch on Noto's emoji, scored on Twemoji's; each optimizer at two learning rates and the
+same schedule, batches and seed. Muon takes the matrices of the blocks, AdamW the rest. Writes
+results/optimizers.csv.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from twotower.model.config import TextTransformerConfig, ViTConfig
+from twotower.train.config import TrainConfig
+from twotower.train.loop import run_steps
+from twotower.train.recipes import emoji
+from twotower.train.show import read_log
+
+RATES = (1e-3, 3e-3)
+RESULTS = Path(__file__).parent / "results" / "optimizers.csv"
+
+
+def small_vit(steps: int) -> TrainConfig:
+    """The emoji run with a transformer in place of its ResNet, which has no blocks for Muon."""
+    run = emoji(steps, batch_size=128)
+    model = replace(
+        run.model,
+        vision=ViTConfig(64, 16, 128, 4, 2, 512, "quick_gelu"),
+        text=TextTransformerConfig(24, 49408, 128, 4, 2, 512, "quick_gelu"),
+    )
+    return replace(run, model=model, evaluate_every=steps, retrieval=None, save_every=10 * steps)
+
+
+def main() -> None:
+    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 100
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ("optimizer", "learning_rate", "steps", "last_loss", "zero_shot_top1", "seconds_a_step")
+        )
+        for rate in RATES:
+            for optimizer in ("adamw", "muon"):
+                config = replace(small_vit(steps), optimizer=optimizer, learning_rate=rate)
+                with tempfile.TemporaryDirectory() as folder:
+                    start = time.perf_counter()
+                    run_steps(config, Path(folder) / "run")
+                    seconds = (time.perf_counter() - start) / steps
+                    told = read_log(Path(folder) / "run")
+                late = [one["loss"] for one in told[-3:]]
+                row = (
+                    *(optimizer, f"{rate:g}", steps, f"{sum(late) / len(late):.3f}"),
+                    *(f"{told[-1]['zero_shot_top1']:.4f}", f"{seconds:.3f}"),
+                )
+                writer.writerow(row)
+                file.flush()
+                print(*row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Kept vectors are found by content, survive a kill and a full disk, and are never mixed up."""
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from twotower.train import embed_cache
+from twotower.train.config import TrainError
+from twotower.train.embed_cache import EmbedCache, model_key, sample_key
+
+
+def vector(content: bytes) -> NDArray[np.float32]:
+    return np.frombuffer(sample_key(content) * 2, np.uint8).astype(np.float32)
+
+
+def fill(cache: EmbedCache, contents: list[bytes]) -> list[int]:
+    """Have all vectors; returns which were computed."""
+    asked: list[int] = []
+
+    def compute(chosen: list[int]) -> NDArray[np.float32]:
+        asked.extend(chosen)
+        return np.stack([vector(contents[i]) for i in chosen])
+
+    cache.fill([sample_key(one) for one in contents], compute)
+    return asked
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.lists(st.binary(max_size=2), max_size=30), min_size=1, max_size=4))
+def test_every_content_gets_its_own_vector(
+    tmp_path_factory: pytest.TempPathFactory, rounds: list[list[bytes]]
+) -> None:
+    folder, known = tmp_path_factory.mktemp("cache"), set[bytes]()
+    for contents in rounds:
+        cache = EmbedCache(folder)  # opened anew, as another run would
+        asked = fill(cache, contents)
+        assert sorted(contents[i] for i in asked) == sorted(set(contents) - known)
+        known |= set(contents)
+        assert len(cache) == len(known)
+        if contents:
+            found = cache[[sample_key(one) for one in contents]]
+            np.testing.assert_array_equal(found, np.stack([vector(one) for one in contents]))
+
+
+def test_a_run_that_is_stopped_keeps_what_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed_cache, "PART", 4)
+    contents = [bytes([one]) for one in range(10)]
+    done: list[int] = []
+
+    def compute(chosen: list[int]) -> NDArray[np.float32]:
+        if len(done) == 8:
+            raise KeyboardInterrupt
+        done.extend(chosen)
+        return np.stack([vector(contents[i]) for i in chosen])
+
+    with pytest.raises(KeyboardInterrupt):
+        EmbedCache(tmp_path).fill([sample_key(one) for one in contents], compute)
+    (tmp_path / "000009-dead.vectors.npy").write_bytes(b"without its keys")  # killed in between
+    assert fill(EmbedCache(tmp_path), contents) == [8, 9]
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = EmbedCache(tmp_path)
+    fill(cache, [b"a", b"b"])
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(embed_cache.np, "save", full)
+    with pytest.raises(TrainError, match=r"cannot be written \(No space left on device\)"):
+        fill(cache, [b"c"])
+    monkeypatch.undo()
+    assert not list(tmp_path.glob(".writing*"))
+    assert fill(EmbedCache(tmp_path), [b"a", b"b", b"c"]) == [2]
+
+
+def test_half_precision_where_asked(tmp_path: Path) -> None:
+    cache = EmbedCache(tmp_path, np.float16)
+    cache.fill([sample_key(b"x")], lambda chosen: np.full((1, 3), 1 / 3, np.float32))
+    found = cache[[sample_key(b"x")]]
+    assert found.dtype == np.float32 and found == pytest.approx(1 / 3, abs=1e-3)
+    assert np.load(next(tmp_path.glob("*.vectors.npy"))).dtype == np.float16
+
+
+def test_a_model_is_known_by_all_that_decides_its_numbers(tmp_path: Path) -> None:
+    keys = set()
+    for config, weights in (("a", "1"), ("b", "1"), ("a", "2"), ("a1", "")):
+        (tmp_path / "config.json").write_text(config)
+        (tmp_path / "model.safetensors").write_text(weights)
+        keys.add(model_key(tmp_path))
+    (tmp_path / "vocab.txt").write_text("words")
+    keys.add(model_key(tmp_path))
+    assert len(keys) == 5
+    (tmp_path / "card.md").write_text("changes nothing")
+    assert model_key(tmp_path) in keys
