@@ -135,7 +135,7 @@ def test_filters_narrow(photos: Library) -> None:
     assert all(hit.path.parent.name == "trips" for hit in everything)
     some = photos.search("an animal folder:trips", top=100, all=True, group=False)
     assert {hit.path for hit in some} == {hit.path for hit in everything}
-    assert photos.search("after:2021-06-02")[0].path == NAMES["dog"]
+    assert photos.search("after:2021-06-02 before:2021-06-03")[0].path == NAMES["dog"]
     assert photos.search("type:avif")[0].path == NAMES["desert"]
     assert photos.search("an animal type:heic").matches == 0
 
