@@ -343,7 +343,8 @@ def _candidates(
     wanted = [i for i, term in enumerate(query.terms) if term.wanted]
     while True:
         lists = [library.vectors.search(embeds[i], count, allowed)[0] for i in wanted]
-        ids = np.unique(np.concatenate([*lists, named_ids]))
+        # a set, because np.unique imports masked arrays, which takes longer than all of this
+        ids = np.array(sorted(set(np.concatenate([*lists, named_ids]).tolist())), np.int64)
         found = _judge(library, query.terms, curves, embeds, ids, size)
         if count >= size or 2 * found.fewest < count:
             return found
