@@ -9,6 +9,8 @@ from typing import Any
 
 from PIL import ExifTags, Image, ImageFile, IptcImagePlugin
 
+# What Pillow calls otherwise than people do; an MPO is a JPEG with more pictures behind it.
+_KINDS = {"heif": "heic", "mpo": "jpeg", "dib": "bmp"}
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _DATE = re.compile(r"(\d{4}):(\d\d):(\d\d)[ T](\d\d):(\d\d):(\d\d)")
 _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
@@ -32,7 +34,8 @@ class Metadata:
 
 def read_metadata(image: Image.Image) -> Metadata:
     """The facts in the header of an opened picture; what is missing or damaged is left out."""
-    facts = Metadata((image.format or "unknown").lower(), image.width, image.height)
+    kind = (image.format or "unknown").lower()
+    facts = Metadata(_KINDS.get(kind, kind), image.width, image.height)
     keywords = list(dict.fromkeys([*_iptc_keywords(image), *xmp_keywords(_xmp(image))]))
     facts = replace(facts, keywords=tuple(keywords))
     try:
