@@ -447,8 +447,8 @@ def probe(
             found = [looks.at_heads(mix, _between(before, now, mix)) for mix in PROBE_MIXES]
             candidates += found
             ends.append((found[-1].domain, now))
-    best, _ = max(ends, key=lambda end: end[0])
-    return next(heads for score, heads in ends if score == best), candidates
+    _, end = max(ends, key=lambda one: one[0])
+    return end, candidates
 
 
 def _head_loss(
