@@ -155,8 +155,14 @@ def test_kill_9_at_any_step(shards: Path, tmp_path: Path) -> None:
     assert_same_weights(tmp_path / "killed" / "model", tmp_path / "whole" / "model")
 
 
+def begun(config: TrainConfig, tmp_path: Path) -> Trainer:
+    trainer = Trainer(config, tmp_path / "run")
+    trainer.begin()
+    return trainer
+
+
 def test_locked_towers_stay_and_the_others_learn(shards: Path, tmp_path: Path) -> None:
-    trainer = Trainer(config_of(shards, locked=("vision",)), tmp_path / "run")
+    trainer = begun(config_of(shards, locked=("vision",)), tmp_path)
     before = {name: one.clone() for name, one in trainer.model.state_dict().items()}
     for batch in trainer.batches(0, 2):
         trainer.step(batch)
@@ -166,28 +172,26 @@ def test_locked_towers_stay_and_the_others_learn(shards: Path, tmp_path: Path) -
 
 
 def test_only_low_rank_updates_learn(shards: Path, tmp_path: Path) -> None:
-    trainer = Trainer(config_of(shards, lora=4), tmp_path / "run")
+    trainer = begun(config_of(shards, lora=4), tmp_path)
     learning = [name for name, one in trainer.model.named_parameters() if one.requires_grad]
     assert learning and all(name.endswith((".up", ".down", "logit_scale")) for name in learning)
-    directory = train(config_of(shards, lora=4, steps=2), tmp_path / "run")
+    directory = train(config_of(shards, lora=4, steps=2), tmp_path / "again")
     assert load(directory).verify() > 0.9999  # merged, and read as any other
 
 
 @pytest.mark.parametrize("sigmoid", [False, True])
 def test_the_scale_is_clamped_but_for_siglip(shards: Path, tmp_path: Path, sigmoid: bool) -> None:
     model = replace(tiny_config(), logit_bias=sigmoid)
-    trainer = Trainer(config_of(shards, model=model), tmp_path / "run")
+    trainer = begun(config_of(shards, model=model), tmp_path)
     with torch.no_grad():
         trainer.model.logit_scale.fill_(5.0)
     trainer.step(next(iter(trainer.batches(0, 1))))
-    scale = float(trainer.model.logit_scale)
+    scale = trainer.model.logit_scale.item()
     assert scale > 4.9 if sigmoid else scale == pytest.approx(math.log(100))
 
 
 def test_patches_are_dropped_until_the_last_steps(shards: Path, tmp_path: Path) -> None:
-    trainer = Trainer(
-        config_of(shards, steps=4, patch_dropout=0.5, unmasked_steps=1), tmp_path / "run"
-    )
+    trainer = begun(config_of(shards, steps=4, patch_dropout=0.5, unmasked_steps=1), tmp_path)
     shares = []
     for batch in trainer.batches(0, 4):
         trainer.step(batch)
@@ -197,7 +201,7 @@ def test_patches_are_dropped_until_the_last_steps(shards: Path, tmp_path: Path) 
 
 def test_the_average_of_weights(shards: Path, tmp_path: Path) -> None:
     """After two steps: .9 * (.9 * start + .1 * first) + .1 * second."""
-    trainer = Trainer(config_of(shards, ema=0.9), tmp_path / "run")
+    trainer = begun(config_of(shards, ema=0.9), tmp_path)
     seen = [trainer.model.text.proj.weight.detach().clone()]
     for batch in trainer.batches(0, 2):
         trainer.step(batch)
@@ -207,7 +211,7 @@ def test_the_average_of_weights(shards: Path, tmp_path: Path) -> None:
 
 
 def test_gradients_are_clipped(shards: Path, tmp_path: Path) -> None:
-    trainer = Trainer(config_of(shards, max_grad_norm=0.01), tmp_path / "run")
+    trainer = begun(config_of(shards, max_grad_norm=0.01), tmp_path)
     norms: list[float] = []
     step = trainer.optimizers[0].step
 
