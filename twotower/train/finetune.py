@@ -560,5 +560,7 @@ def measure(exam: Exam, before: Path, after: Path) -> Change:
 def _answer(exam: Exam, encoder: Encoder) -> NDArray[np.float64]:
     none = np.zeros(encoder.config.embed_dim, np.float32)  # a picture that cannot be read
     found = encoder.stream(exam.pictures)
-    image_embeds = np.stack([none if one.error else one.image_embeds for one in found])
+    image_embeds = np.stack(
+        [none if one.image_embeds is None else one.image_embeds for one in found]
+    )
     return exam.hits(image_embeds, encoder.encode_text(exam.texts))

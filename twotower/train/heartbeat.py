@@ -15,7 +15,7 @@ import threading
 import time
 from datetime import timedelta
 
-from torch.distributed.distributed_c10d import PrefixStore, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 BEAT = 1.0  # seconds
 SILENT = 30.0  # seconds without a beat, after which a rank counts as dead
