@@ -7,6 +7,10 @@ BIN := .venv/bin
 demo: .venv/.light
 	$(BIN)/twotower classify examples/photos --labels examples/labels.txt --top 3
 	@echo
+	$(BIN)/twotower index examples/photos --library build/demo-library
+	$(BIN)/twotower search "a big city at night" --library build/demo-library
+	$(BIN)/twotower search "a brain scan" --library build/demo-library
+	@echo
 	@echo "Next, try:"
 	@echo "  $(BIN)/twotower classify YOUR_PICTURES --labels \"cat, dog, birthday party\" --none"
 	@echo "  $(BIN)/twotower classify examples/photos --labels \"indoors, outdoors\" --json"

@@ -13,7 +13,7 @@ ROOMS = {
     "model": {"inputs"},
     "pairs": {"inputs"},
     "encode": {"inputs", "model"},
-    "evaluate": {"encode"},
+    "evaluate": {"inputs", "model", "pairs", "encode"},
     "train": {"inputs", "model", "pairs", "encode", "evaluate"},
     "library": {"inputs", "encode"},
     "cli": {"inputs", "model", "pairs", "encode", "evaluate", "train", "library"},

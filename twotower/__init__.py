@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from twotower.encode.load import load
     from twotower.encode.stream import EncodedPicture
     from twotower.inputs.pictures import PictureError
+    from twotower.library.library import Library
+    from twotower.library.search import Hit
     from twotower.model.config import CLIPConfig, preset
     from twotower.train.finetune import fit
 
@@ -25,7 +27,9 @@ _HOME = {
     "Classified": "encode.classify",
     "EncodedPicture": "encode.stream",
     "Encoder": "encode.encoder",
+    "Hit": "library.search",
     "Label": "encode.classify",
+    "Library": "library.library",
     "PictureError": "inputs.pictures",
     "classify": "encode.classify",
     "convert": "encode.export",
@@ -40,7 +44,9 @@ __all__ = [
     "Classified",
     "EncodedPicture",
     "Encoder",
+    "Hit",
     "Label",
+    "Library",
     "PictureError",
     "classify",
     "convert",

@@ -1,10 +1,22 @@
-"""Scores worked by hand, and against scikit-learn-free counting."""
+"""Scores worked by hand, and against the same counted the slow way."""
+
+import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
 
-from twotower.evaluate.retrieval import recall_at_k
-from twotower.evaluate.zero_shot import top_k_accuracy
+from twotower.evaluate.calibration import calibration
+from twotower.evaluate.retrieval import recall_at_k, retrieval_ranks
+from twotower.evaluate.zero_shot import (
+    average_precisions,
+    class_ranks,
+    precision_orders,
+    top_k_accuracy,
+    top_probability,
+)
 
 AXES = np.eye(3, dtype=np.float32)
 
@@ -19,10 +31,66 @@ def test_recall_by_hand() -> None:
     assert recall_at_k(images, texts, owners, 2) == (1.0, 1.0)
 
 
-def test_recall_of_everything_is_one() -> None:
+def test_ranks_by_hand() -> None:
+    images = AXES
+    texts = np.array([[0.5, 0.6, 0.7], [0.5, 0.4, 0.3], [0.1, 0.9, 0.2], [0.9, 0, 0.8]], np.float32)
+    texts_ranks, image_ranks = retrieval_ranks(images, texts, np.array([0, 0, 1, 2]))
+    assert texts_ranks.tolist() == [2, 0, 0, 1]
+    # picture 0: caption 3 (.9) before its best (.5); 1: none before .9; 2: none before .8
+    assert image_ranks.tolist() == [1, 0, 0]
+
+
+def test_ties_count_against() -> None:
+    """A model that says the same of everything finds nothing, whatever the order."""
+    same = np.full((4, 3), 1 / np.sqrt(3), np.float32)
+    assert recall_at_k(same, same, np.arange(4), 3) == (0.0, 0.0)
+    assert recall_at_k(same, same, np.arange(4), 4) == (1.0, 1.0)
+    assert top_k_accuracy(same, same, np.arange(4)) == 0.0
+
+
+def test_own_captions_do_not_stand_in_the_way() -> None:
+    images = AXES[:2]
+    texts = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0]], np.float32)
+    _, image_ranks = retrieval_ranks(images, texts, np.array([0, 0, 0, 1]))
+    assert image_ranks.tolist() == [0, 0]
+
+
+def test_nan_is_never_found() -> None:
+    broken = np.full((3, 3), np.nan, np.float32)
+    assert recall_at_k(AXES, broken, np.arange(3), 2) == (0.0, 0.0)
+    assert top_k_accuracy(broken, AXES, np.arange(3), 2) == 0.0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 7), st.integers(1, 9))
+def test_blocks_change_nothing(seed: int, block: int, captions: int) -> None:
+    """Against the whole matrix at once, with many equal scores."""
+    random = np.random.default_rng(seed)
+    images = random.integers(-1, 2, (6, 4)).astype(np.float32)
+    owners = random.integers(0, 6, captions)
+    texts = random.integers(-1, 2, (captions, 4)).astype(np.float32)
+    scores = texts @ images.T
+    own = scores[np.arange(captions), owners]
+    text_ranks = [
+        sum(scores[t, i] >= own[t] for i in range(6) if i != owners[t]) for t in range(captions)
+    ]
+    image_ranks = []
+    for i in range(6):
+        best = max((scores[t, i] for t in range(captions) if owners[t] == i), default=-np.inf)
+        image_ranks.append(sum(scores[t, i] >= best for t in range(captions) if owners[t] != i))
+    found = retrieval_ranks(images, texts, owners, block)
+    assert found[0].tolist() == text_ranks and found[1].tolist() == image_ranks
+
+
+def test_memory_of_retrieval_is_a_block_not_the_matrix() -> None:
     random = np.random.default_rng(0)
-    images, texts = random.normal(size=(5, 4)), random.normal(size=(15, 4))
-    assert recall_at_k(images, texts, np.repeat(np.arange(5), 3), 15) == (1.0, 1.0)
+    images = random.normal(size=(3000, 8)).astype(np.float32)
+    texts = random.normal(size=(4000, 8)).astype(np.float32)
+    tracemalloc.start()
+    retrieval_ranks(images, texts, random.integers(0, 3000, 4000), block=250)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3e6  # the whole matrix has 48e6 bytes, a block 0.25e6
 
 
 def test_recall_by_chance() -> None:
@@ -37,3 +105,46 @@ def test_top_k() -> None:
     labels = np.array([0, 2, 0])
     assert top_k_accuracy(images, AXES, labels, 1) == pytest.approx(1 / 3)
     assert top_k_accuracy(images, AXES, labels, 2) == 1.0
+
+
+def test_where_several_are_right_the_best_counts() -> None:
+    scores = np.array([[0.9, 0.8, 0.1], [0.9, 0.8, 0.1]])
+    labels = np.array([[False, True, True], [True, False, True]])
+    assert class_ranks(scores, labels).tolist() == [1, 0]
+
+
+def test_probabilities_are_softmax_or_sigmoid() -> None:
+    scores = np.array([[0.3, 0.1]], np.float32)
+    assert top_probability(scores, 10.0, None)[0] == pytest.approx(1 / (1 + np.exp(-2)))
+    assert top_probability(scores, 10.0, -2.0)[0] == pytest.approx(1 / (1 + np.exp(-1)))
+
+
+def test_average_precision_is_scikit_learns() -> None:
+    random = np.random.default_rng(0)
+    scores = random.normal(size=(200, 4)).astype(np.float32)
+    labels = random.random((200, 4)) < 0.2
+    weights = random.integers(0, 3, 200).astype(float)
+    orders = precision_orders(scores, labels)
+    ours = average_precisions(labels, orders)
+    theirs = [average_precision_score(labels[:, c], scores[:, c]) for c in range(4)]
+    assert ours == pytest.approx(theirs)
+    ours = average_precisions(labels, orders, weights)
+    theirs = [
+        average_precision_score(labels[:, c], scores[:, c], sample_weight=weights) for c in range(4)
+    ]
+    assert ours == pytest.approx(theirs)
+
+
+def test_average_precision_of_ties_is_the_worst() -> None:
+    labels = np.array([[True], [False], [False]])
+    orders = precision_orders(np.zeros((3, 1), np.float32), labels)
+    assert average_precisions(labels, orders) == pytest.approx([1 / 3])
+
+
+def test_calibration_by_hand() -> None:
+    confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
+    right = np.array([True, True, True, False, True, False])
+    result = calibration(confidence, right, bins=10)
+    assert result.ece == pytest.approx(4 / 6 * abs(0.95 - 0.75) + 2 / 6 * abs(0.55 - 0.5))
+    assert result.bins[9]["n"] == 4 and result.bins[9]["accuracy"] == 0.75
+    assert result.bins[0]["accuracy"] is None

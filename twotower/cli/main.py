@@ -10,7 +10,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from twotower import __version__
-from twotower.cli import classify, pairs, train, weights
+from twotower.cli import (
+    calibrate,
+    classify,
+    evaluate,
+    explain,
+    index,
+    pairs,
+    search,
+    train,
+    weights,
+)
 from twotower.cli.output import FAILED, INTERRUPTED, OK
 
 
@@ -47,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"twotower {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for family in (classify, weights, pairs, train):
+    for family in (classify, index, search, explain, weights, calibrate, evaluate, pairs, train):
         family.add_commands(commands)
     return parser
 

@@ -61,6 +61,9 @@ def add_commands(commands: Commands) -> None:
     command.set_defaults(run=run_train_bundled)
     command.add_argument("data", type=Path, help="the folder with the data (docs/model-card.md)")
     command.add_argument("destination", type=Path, help="the model directory to make")
+    command.add_argument(
+        "--held-out", type=Path, help="a list of names whose genuine vectors are not learned from"
+    )
 
 
 def _add_pretraining(command: argparse.ArgumentParser) -> None:
@@ -174,7 +177,10 @@ def run_train_plot(arguments: argparse.Namespace) -> int:
 
 
 def run_train_bundled(arguments: argparse.Namespace) -> int:
-    from twotower.train.recipes import bundled
+    from twotower.train.bundled import Plan, bundled
 
-    bundled(arguments.data, arguments.destination, say=print)
+    names: list[str] = []
+    if arguments.held_out:
+        names = arguments.held_out.read_text(encoding="utf-8").splitlines()
+    bundled(arguments.data, arguments.destination, Plan(held_out=frozenset(names)), say=print)
     return OK

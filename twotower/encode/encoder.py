@@ -75,9 +75,11 @@ class Encoder:
 
         A picture that cannot be read is answered by its error, in its place.
         """
-        return encode_stream(
-            pictures, self.preprocess, lambda batch: normalize(self._vision(batch)), batch_size
-        )
+        return encode_stream(pictures, self.preprocess, self.encode_pixels, batch_size)
+
+    def encode_pixels(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embed what `preprocess` gave: [n, 3, S, S] -> image_embeds [n, embed_dim]."""
+        return normalize(self._vision(pixel_values))
 
     def encode(
         self,

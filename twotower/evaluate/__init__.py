@@ -1,1 +1,1 @@
-"""Numbers about a model, as pure functions of arrays. No torch."""
+"""Numbers about any encoder, with intervals. No torch of its own."""

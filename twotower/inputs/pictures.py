@@ -138,11 +138,10 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _decode_file(
-    file: IO[bytes], name: str, draft_size: int | None, max_pixels: int
-) -> Image.Image:
+def open_header(file: IO[bytes], name: str) -> Image.Image:
+    """Open a picture without decoding it; `name` is for messages. Raises `PictureError`."""
     try:
-        image = _identify(file, name)
+        return _identify(file, name)
     except PictureError:
         raise
     except Image.DecompressionBombError as error:
@@ -155,6 +154,12 @@ def _decode_file(
         ) from error
     except Exception as error:  # Pillow's readers raise nearly anything on a damaged header
         raise _damaged(name, error) from error
+
+
+def _decode_file(
+    file: IO[bytes], name: str, draft_size: int | None, max_pixels: int
+) -> Image.Image:
+    image = open_header(file, name)
     if draft_size is not None:
         image.draft(None, (2 * draft_size, 2 * draft_size))
     return _decode(image, name, max_pixels)

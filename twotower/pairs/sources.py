@@ -77,7 +77,7 @@ def open_source(location: str | Path) -> Source:
     text = str(location)
     if text.endswith((".csv", ".tsv", ".parquet")):
         return TablePairs(_local(text))
-    tars = _find_tars(text)
+    tars = find_tars(text)
     if tars:
         return TarPairs(tars)
     if Path(text).is_dir():
@@ -140,7 +140,7 @@ class TarPairs:
         keys: list[bytes] = []
         members: list[list[tuple[int, int]]] = []
         try:
-            for key, extension, offset, size in _tar_members(path):
+            for key, extension, offset, size in tar_members(path):
                 if not keys or keys[-1] != key:
                     keys.append(key)
                     members.append([(0, -1)] * 3)
@@ -157,7 +157,7 @@ class TarPairs:
         return np.array(keys, np.bytes_), np.array(members, np.int64).reshape(-1, 3, 2)
 
 
-def _tar_members(path: Path) -> Iterator[tuple[bytes, str, int, int]]:
+def tar_members(path: Path) -> Iterator[tuple[bytes, str, int, int]]:
     """(key, extension, offset of the content, its size) of every file of a tar."""
     size = path.stat().st_size
     with tarfile.open(path, "r:") as tar:
@@ -172,7 +172,8 @@ def _tar_members(path: Path) -> Iterator[tuple[bytes, str, int, int]]:
                 raise tarfile.ReadError("unexpected end of data")
 
 
-def _find_tars(text: str) -> list[str]:
+def find_tars(text: str) -> list[str]:
+    """The tars that a path or URL stands for: itself, those of a pattern, those in a folder."""
     names = list(_expand_braces(text))
     if any("*" in name for name in names) or (len(names) == 1 and not text.endswith(".tar")):
         pattern = text if "*" in text else f"{text.rstrip('/')}/*.tar"
@@ -246,7 +247,7 @@ class TablePairs:
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         self.folder = path.parent
-        rows = _read_table(path)
+        rows = read_table(path)
         columns = list(rows[0]) if rows else []
         self._picture = _choose(columns, PICTURE_COLUMNS, path, "pictures")
         self._caption = _choose(columns, CAPTION_COLUMNS, path, "captions")
@@ -373,7 +374,8 @@ def _read_file(path: Path) -> bytes:
         raise BrokenPairError(f"{path}: {error.strerror}") from None
 
 
-def _read_table(path: Path) -> list[dict[str, Any]]:
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of a CSV, TSV or Parquet file."""
     if path.suffix == ".parquet":
         try:
             import pyarrow.parquet

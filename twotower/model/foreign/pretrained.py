@@ -1,14 +1,17 @@
-"""Single towers from elsewhere that a model can start from: EfficientNet-Lite and BERT's family."""
+"""Single towers from elsewhere: EfficientNet-Lite, BERT's family, CLIP's in an int8 ONNX graph."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from twotower.model.config import CLIPConfig
 from twotower.model.foreign.rename import Table, foreign_names
+from twotower.model.foreign.transformers import CLIP_TABLE
 from twotower.model.weights import expected_shapes
 
 # As lukemelas' EfficientNet-PyTorch calls them, on which the Lite checkpoints are built.
@@ -41,7 +44,7 @@ BERT_TABLE = (
 
 def efficientnet_tensors(config: CLIPConfig, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The image tower of an EfficientNet checkpoint, without its classifier, by our names."""
-    return _tower(config, "vision.", EFFICIENTNET_TABLE, theirs)
+    return _tower(config, "vision.", EFFICIENTNET_TABLE, theirs, without="vision.proj.weight")
 
 
 def bert_tensors(config: CLIPConfig, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -49,22 +52,52 @@ def bert_tensors(config: CLIPConfig, theirs: Mapping[str, Tensor]) -> dict[str, 
 
     The embedding of token type 0, the same at every position, becomes part of `pos_embed`.
     """
-    tensors = _tower(config, "text.", BERT_TABLE, theirs)
+    tensors = _tower(config, "text.", BERT_TABLE, theirs, without="text.proj.weight")
     tensors["text.pos_embed"] = (
         tensors["text.pos_embed"] + theirs["embeddings.token_type_embeddings.weight"][0]
     )
     return tensors
 
 
+def quantized_clip_tensors(config: CLIPConfig, path: Path) -> dict[str, Tensor]:
+    """The image tower of a CLIP whose ONNX graph has int8 weights, in float32, by our names.
+
+    onnxruntime's dynamic quantisation keeps the names of transformers' modules in its nodes: each
+    `MatMulInteger` stands for a Linear, with a zero point and a scale for every output.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(path).graph
+    arrays = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    theirs = {
+        name: torch.from_numpy(np.array(array))
+        for name, array in arrays.items()
+        if name.startswith("vision_model.")
+    }
+    for node in graph.node:
+        if node.op_type == "MatMulInteger":
+            stem = node.input[1].removesuffix("_quantized")
+            integers = arrays[node.input[1]].astype(np.float32)  # [in, out]
+            weight = (integers - arrays[node.input[3]]) * arrays[f"{stem}_scale"]
+            module = node.name.removesuffix("/MatMul_quant").strip("/").replace("/", ".")
+            theirs[f"{module}.weight"] = torch.from_numpy(weight.T.copy())
+    return _tower(config, "vision.", CLIP_TABLE, theirs)
+
+
 def _tower(
-    config: CLIPConfig, prefix: str, table: Table, theirs: Mapping[str, Tensor]
+    config: CLIPConfig,
+    prefix: str,
+    table: Table,
+    theirs: Mapping[str, Tensor],
+    without: str | None = None,
 ) -> dict[str, Tensor]:
-    """All tensors of one tower but for the projection, which is ours to train."""
+    """All tensors of one tower, but for a projection that is ours to train."""
     return {
         name: torch.cat([theirs[one] for one in names]).reshape(shape)
         if shape
         else theirs[names[0]]
         for name, shape in expected_shapes(config).items()
-        if name.startswith(prefix) and name != f"{prefix}proj.weight"
+        if name.startswith(prefix) and name != without
         for names in [foreign_names(name, table)[0]]
     }

@@ -1,0 +1,294 @@
+"""Every form of a labelled set gives its pictures and labels; what does not fit is an error."""
+
+import csv
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from tests.evaluate.conftest import COLOURS, square
+from twotower.encode.prompts import TEMPLATES
+from twotower.evaluate.registry import (
+    UnknownSetError,
+    find_set,
+    known_sets,
+    plain,
+    recognise,
+)
+from twotower.evaluate.sets import LabelledSet, SetError, open_set
+from twotower.inputs.pictures import open_picture
+
+NAMES = list(COLOURS)
+SAMPLES = [(colour, number) for number in range(3) for colour in NAMES]
+
+
+def png(colour: str, seed: int) -> bytes:
+    file = io.BytesIO()
+    square(colour, seed).save(file, "png")
+    return file.getvalue()
+
+
+def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def colours(labelled: LabelledSet) -> list[str]:
+    """What the pictures really show, by their brightest channel."""
+    means = [np.asarray(open_picture(one).convert("RGB")).mean(axis=(0, 1)) for one in labelled]
+    return [NAMES[int(mean.argmax())] for mean in means]
+
+
+def check(labelled: LabelledSet) -> None:
+    assert len(labelled.keys) == len(labelled.labels) == len(labelled.pictures)
+    assert [labelled.classnames[label] for label in labelled.labels] == colours(labelled)
+
+
+def write_parquet(path: Path, names: list[str] | None) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    labels = [NAMES.index(c) if names else c for c, _ in SAMPLES]
+    images = [{"bytes": png(c, n), "path": None} for c, n in SAMPLES]
+    table = pa.table({"image": images, "label": labels})
+    if names:
+        features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    pyarrow.parquet.write_table(table, path, row_group_size=4)
+    return path
+
+
+@pytest.fixture
+def forms(tmp_path: Path, folders: Path) -> dict[str, Any]:
+    members = [(f"{i:03}.png", png(*one)) for i, one in enumerate(SAMPLES)]
+    number = [str(NAMES.index(colour)).encode() for colour, _ in SAMPLES]
+    by_cls = [m for i, one in enumerate(members) for m in (one, (f"{i:03}.cls", number[i]))]
+    trees = [json.dumps({"label": colour}).encode() for colour, _ in SAMPLES]
+    by_json = [m for i, one in enumerate(members) for m in (one, (f"{i:03}.json", trees[i]))]
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "classnames.txt").write_text("\n".join(NAMES))
+    write_tar(tmp_path / "shards" / "0.tar", by_cls[:8])
+    write_tar(tmp_path / "shards" / "1.tar", by_cls[8:])
+    with (tmp_path / "set.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("file", "label"))
+        writer.writerows((f"squares/{c}/{n}.png", c) for c, n in SAMPLES)
+    arrays = np.stack([np.asarray(square(*one)) for one in SAMPLES])
+    labels = np.array([NAMES.index(colour) for colour, _ in SAMPLES])
+    np.savez(tmp_path / "set.npz", images=arrays, labels=labels, class_names=NAMES)
+    return {
+        "folders": folders,
+        "json": write_tar(tmp_path / "set.tar", by_json),
+        "cls": tmp_path / "shards",
+        "csv": tmp_path / "set.csv",
+        "npz": tmp_path / "set.npz",
+        "parquet": write_parquet(tmp_path / "words.parquet", None),
+        "hugging face": write_parquet(tmp_path / "numbers.parquet", NAMES),
+    }
+
+
+FORMS = ("folders", "json", "cls", "csv", "npz", "parquet", "hugging face")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_its_labels(form: str, forms: dict[str, Any]) -> None:
+    labelled = open_set(forms[form])
+    assert len(labelled.keys) == (12 if form == "folders" else 9)
+    assert sorted(labelled.classnames) == sorted(NAMES)
+    assert not labelled.multi_label and labelled.known is None
+    check(labelled)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_sample_keeps_pictures_and_labels_together(form: str, forms: dict[str, Any]) -> None:
+    labelled = open_set(forms[form])
+    sample = labelled.sample(5)
+    assert len(sample.keys) == 5 and sample.whole == len(labelled.keys)
+    assert sample.fingerprint() != labelled.fingerprint()
+    check(sample)
+    assert sample.keys == labelled.sample(5).keys
+
+
+def test_numbered_folders_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(f"class {number}" for number in range(11)))
+    for number in range(11):
+        (tmp_path / "set" / str(number)).mkdir(parents=True)
+        square("red", number).save(tmp_path / "set" / str(number) / "x.png")
+    labelled = open_set(tmp_path / "set", names.read_text().splitlines())
+    for key, label in zip(labelled.keys, labelled.labels, strict=True):
+        assert labelled.classnames[label] == f"class {key.split('/')[0]}"
+
+
+def test_class_names_by_order_by_spelling_and_as_a_vocabulary(folders: Path) -> None:
+    by_order = open_set(folders, ["azure", "grass", "blood"])  # folders: blue, green, red
+    assert by_order.classnames[by_order.labels[0]] == "azure"
+    by_spelling = open_set(folders, ["Red", "Green", "Blue"])
+    assert by_spelling.classnames[by_spelling.labels[0]] == "Blue"
+    more = open_set(folders, ["cyan", "red", "green", "mauve", "blue"])
+    assert len(more.classes) == 5 and more.classnames[more.labels[0]] == "blue"
+
+
+def test_shards_of_one_numbering_keep_their_pictures_apart(tmp_path: Path) -> None:
+    for shard, colour in enumerate(("red", "blue")):
+        label = json.dumps({"label": colour}).encode()
+        write_tar(tmp_path / f"{shard}.tar", [("0.png", png(colour, 0)), ("0.json", label)])
+    labelled = open_set(tmp_path)
+    assert len(set(labelled.keys)) == 2
+    check(labelled)
+
+
+def test_a_wordnet_number_is_taken_before_a_name(tmp_path: Path) -> None:
+    """Two classes of ImageNet are called "crane"."""
+    birds = json.dumps({"label": "crane", "wnid": "n02012849"}).encode()
+    lifts = json.dumps({"label": "crane", "wnid": "n03126707"}).encode()
+    members = [
+        ("0.png", png("red", 0)),
+        ("0.json", birds),
+        ("1.png", png("red", 1)),
+        ("1.json", lifts),
+    ]
+    labelled = open_set(write_tar(tmp_path / "x.tar", members), known="imagenet")
+    assert [labelled.classnames[label] for label in labelled.labels] == [
+        "crane bird",
+        "construction crane",
+    ]
+
+
+def test_several_labels(tmp_path: Path, folders: Path) -> None:
+    (tmp_path / "set.csv").write_text(
+        "path,labels\nsquares/red/0.png,red|warm\nsquares/blue/0.png,blue\n"
+    )
+    labelled = open_set(tmp_path / "set.csv")
+    assert labelled.multi_label and labelled.classnames == ["blue", "red", "warm"]
+    assert labelled.labels.tolist() == [[False, True, True], [True, False, False]]
+    elsewhere = tmp_path / "tables"
+    elsewhere.mkdir()
+    (tmp_path / "set.csv").rename(elsewhere / "set.csv")
+    check_open = open_set(elsewhere / "set.csv", root=tmp_path)
+    assert colours(check_open) == ["red", "blue"]
+
+
+def errors(tmp_path: Path) -> Iterator[tuple[str, Any, dict[str, Any], str]]:
+    empty = tmp_path / "holes"
+    for name in ("a", "b"):
+        (empty / name).mkdir(parents=True)
+    square("red", 0).save(empty / "a" / "x.png")
+    yield "class folder without pictures", empty, {}, "holes/b: a class folder without pictures"
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    yield "empty folder", nothing, {}, "holds no class folders"
+    yield "no such", tmp_path / "none", {}, "no such set"
+    yield "known name", "food101", {}, "get it from https://"
+    yield "more classes", tmp_path / "squares", {"classes": list("abcd")}, "4 classes are given for"
+    yield "fewer classes", tmp_path / "squares", {"classes": ["a"]}, "1 classes are given for 3"
+    yield "other set", tmp_path / "squares", {"known": "cifar10"}, "'blue' is no class of cifar10"
+    arrays = np.zeros((3, 4, 4, 3), np.uint8)
+    np.savez(tmp_path / "short.npz", images=arrays, labels=np.array([0, 1]))
+    yield "npz lengths", tmp_path / "short.npz", {}, "3 images but 2 labels"
+    np.savez(tmp_path / "bare.npz", images=arrays, labels=np.array([0, 1, 2]))
+    yield "no names", tmp_path / "bare.npz", {}, "its labels are numbers; name them with --classes"
+    yield "npz classes", tmp_path / "bare.npz", {"classes": ["a", "b"]}, "2 classes are given but"
+    np.savez(tmp_path / "field.npz", pictures=arrays)
+    yield "npz field", tmp_path / "field.npz", {}, "needed are images and labels"
+    (tmp_path / "bad.npz").write_bytes(b"PK nothing")
+    yield "no npz", tmp_path / "bad.npz", {}, "cannot be read"
+    unlabelled = write_tar(tmp_path / "unlabelled.tar", [("a.png", png("red", 0))])
+    yield "no label", unlabelled, {}, "a has neither .json nor .cls"
+    empty_json = write_tar(tmp_path / "e.tar", [("a.png", png("red", 0)), ("a.json", b"{}")])
+    yield "empty json", empty_json, {}, "a has no label"
+    unpictured = write_tar(tmp_path / "u.tar", [("a.cls", b"0")])
+    yield "no picture", unpictured, {}, "a has no picture"
+    (tmp_path / "torn.tar").write_bytes(unlabelled.read_bytes()[:700])
+    yield "torn", tmp_path / "torn.tar", {}, "damaged or cut short"
+    (tmp_path / "c.csv").write_text("file,colour\na.png,red\n")
+    yield "no column", tmp_path / "c.csv", {}, "no column of labels"
+
+
+def test_what_does_not_fit_is_one_line_that_names_it(tmp_path: Path, folders: Path) -> None:
+    for what, location, options, message in errors(tmp_path):
+        with pytest.raises(SetError) as error:
+            open_set(location, **options)
+        assert message in str(error.value), what
+        assert "\n" not in str(error.value), what
+
+
+def test_an_array_larger_than_memory_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez_compressed(
+        tmp_path / "big.npz", images=np.zeros((100, 64, 64, 3), np.uint8), labels=np.zeros(100)
+    )
+    monkeypatch.setattr("twotower.evaluate.sets._memory", lambda: 10**6)
+    with pytest.raises(SetError, match="more than this machine's memory"):
+        open_set(tmp_path / "big.npz")
+
+
+# --- known sets ----------------------------------------------------------------------------------
+
+
+def test_the_papers_sets_are_all_there() -> None:
+    labelled = [one for one in known_sets().values() if one.classes]
+    assert len(labelled) == 27 + 5  # and five variants of ImageNet
+    for known in labelled:
+        names = [plain(each[0]) for each in known.classes]
+        assert len(known.classes) >= 2, known.key
+        assert all(template.count("{}") == 1 for template in known.templates), known.key
+        assert known.templates and known.pictures > 0 and known.obtain.startswith("http")
+        assert all(names), known.key
+    counts = {"food101": 101, "sun397": 397, "birdsnap": 500, "kinetics700": 700, "imagenet": 1000}
+    counts |= {
+        "imagenet-a": 200,
+        "imagenet-r": 200,
+        "objectnet": 113,
+        "fer2013": 7,
+        "country211": 211,
+    }
+    for key, count in counts.items():
+        assert len(known_sets()[key].classes) == count
+    assert known_sets()["imagenet"].templates == TEMPLATES["imagenet"]
+    assert len(TEMPLATES["imagenet"]) == 80
+    assert known_sets()["fer2013"].classes[3] == ("happy", "smiling")
+
+
+def test_variants_of_imagenet_have_its_names() -> None:
+    imagenet, variant = known_sets()["imagenet"], known_sets()["imagenet-r"]
+    name = dict(zip(imagenet.folders, imagenet.classes, strict=True))
+    assert name["n01440764"] == ("tench",)
+    assert [name[folder] for folder in variant.folders] == list(variant.classes)
+
+
+def test_a_set_is_known_by_its_classes_and_its_size() -> None:
+    imagenet = known_sets()["imagenet"]
+    assert recognise(imagenet.folders, 50_000) is imagenet
+    assert recognise(imagenet.folders, 50_889) is known_sets()["imagenet-sketch"]
+    names = [names[0].replace(" ", "_").upper() for names in known_sets()["food101"].classes]
+    found = recognise(names, 99)
+    assert found is known_sets()["food101"]
+    assert recognise(names[1:], 99) is None
+    assert recognise(["red", "green"], 3) is None
+
+
+def test_folders_of_imagenet_get_its_names(tmp_path: Path) -> None:
+    known = known_sets()["imagenet-a"]
+    for folder in known.folders:
+        (tmp_path / folder).mkdir()
+        PIL.Image.new("RGB", (4, 4)).save(tmp_path / folder / "x.png")
+    labelled = open_set(tmp_path)
+    assert labelled.known is known and labelled.whole == 7500
+    assert labelled.classnames[0] == "stingray"
+
+
+def test_an_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(UnknownSetError, match="did you mean 'cifar10'"):
+        find_set("cifar-10")

@@ -1,0 +1,113 @@
+"""`twotower index` as a user runs it."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.library.tiny import picture
+from twotower.library.catalog import Catalog
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "twotower", "index"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def run(*arguments: str | Path, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*COMMAND, *map(str, arguments)], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name in ("a.png", "trip/b.png", "trip/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(picture(len(name) + ord(name[-5])))
+    return tmp_path
+
+
+def test_index_again_from_inside_and_list_errors(photos: Path) -> None:
+    (photos / "bad\nname.jpg").write_bytes(b"nothing")
+    done = run(photos, cwd=ROOT, code=1)
+    assert done.stdout.startswith("3 added in ") and "1 could not be read" in done.stderr
+    done = run(cwd=photos / "trip")  # finds its library as git does
+    assert done.stdout.startswith("4 unchanged in ")
+    [line] = run("--errors", cwd=photos).stdout.splitlines()
+    assert "bad name.jpg: this is not a picture" in line
+
+
+def test_usage_that_cannot_work(photos: Path) -> None:
+    assert "no library here" in run(cwd=photos, code=1).stderr
+    assert "no such folder" in run("missing", cwd=photos, code=1).stderr
+    assert "no library there" in run("--library", "missing", cwd=photos, code=1).stderr
+    assert "no model" in run(".", "--model", "missing", cwd=photos, code=1).stderr
+    assert not (photos / ".twotower").exists()
+
+
+def test_a_library_elsewhere(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("libraries") / "mine"
+    run("photos", "--library", elsewhere, cwd=photos, code=1)  # no such folder
+    run(".", "--library", elsewhere, cwd=photos)
+    assert not (photos / ".twotower").exists()
+    assert "3 unchanged" in run("--library", elsewhere, cwd=ROOT).stdout
+
+
+def test_ctrl_c_keeps_what_is_done(photos: Path) -> None:
+    for seed in range(1000, 3000):
+        (photos / f"{seed}.png").write_bytes(picture(seed))
+    command = [*COMMAND, str(photos)]
+    with subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not list(photos.glob(".twotower/vectors-1/ids")):
+            time.sleep(0.02)
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode == 130 and errors == "stopped\n"
+    with Catalog(photos / ".twotower") as catalog:
+        assert 0 < len(catalog) < 2003
+
+
+def test_watch_follows_changes(photos: Path) -> None:
+    pytest.importorskip("watchfiles", reason="pip install 'twotower[watch]'")
+    command = [*COMMAND, str(photos), "--watch"]
+    with subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline().startswith("3 added")
+        assert process.stderr.readline().startswith("watching ")
+        time.sleep(0.5)
+        (photos / "new.png").write_bytes(picture(77))
+        assert process.stdout.readline().startswith("1 added")
+        (photos / "new.png").rename(photos / "trip" / "new.png")
+        assert process.stdout.readline().startswith("1 moved")
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+
+
+def test_a_person_sees_progress(photos: Path) -> None:
+    for seed in range(1000, 1100):
+        (photos / f"{seed}.png").write_bytes(picture(seed))
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen([*COMMAND, str(photos)], env=ENVIRONMENT, stderr=theirs, stdout=-1)
+    os.close(theirs)
+    shown = b""
+    try:
+        while part := os.read(ours, 4096):
+            shown += part
+    except OSError:  # the other end has been closed
+        pass
+    process.communicate()
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"Indexing" in shown and b"/103" in shown and b"/s" in shown

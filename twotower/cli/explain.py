@@ -1,0 +1,39 @@
+"""`twotower explain`: show where a picture matches words."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twotower.cli.output import OK, add_model_options, status
+
+if TYPE_CHECKING:
+    from twotower.cli.output import Commands
+
+
+def add_commands(commands: Commands) -> None:
+    command = commands.add_parser("explain", help="show where a picture matches words")
+    command.set_defaults(run=run_explain)
+    command.add_argument("picture", help="a picture")
+    command.add_argument("words", help="what to look for in it")
+    command.add_argument(
+        "--out", type=Path, default=Path("heat.png"), help="the heat map to write (heat.png)"
+    )
+    add_model_options(command)
+
+
+def run_explain(arguments: argparse.Namespace) -> int:
+    from twotower.encode.explain import draw, explain
+    from twotower.encode.load import load
+
+    model = load(arguments.model, engine=arguments.engine)
+    with status("Looking"):
+        explanation = explain(model, arguments.picture, arguments.words)
+    draw(explanation).save(arguments.out)
+    x, y = explanation.peak
+    print(
+        f"{arguments.out}: hottest at {x:.0%} from the left and {y:.0%} from the top "
+        f"(the whole picture's cosine is {explanation.score:.3f})"
+    )
+    return OK

@@ -1,0 +1,164 @@
+"""`twotower index`: make a folder of pictures searchable, and keep it so."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from twotower.cli.output import FAILED, OK, add_model_options
+
+if TYPE_CHECKING:
+    from twotower.cli.output import Commands
+    from twotower.library.indexing import IndexReport, Progress
+    from twotower.library.library import Library
+
+
+def add_commands(commands: Commands) -> None:
+    command = commands.add_parser("index", help="make a folder of pictures searchable")
+    command.set_defaults(run=run_index)
+    command.add_argument(
+        "folder", nargs="?", type=Path, help="the pictures (those of the library you are in)"
+    )
+    add_library_option(command)
+    command.add_argument(
+        "--vectors",
+        metavar="WHERE",
+        help='milvus://HOST:PORT/COLLECTION, a .db file of Milvus Lite, or "local" (as before)',
+    )
+    command.add_argument("--watch", action="store_true", help="go on and follow changes")
+    command.add_argument(
+        "--errors", action="store_true", help="only list the pictures that could not be read"
+    )
+    add_model_options(command)
+
+
+def add_library_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--library",
+        type=Path,
+        metavar="FOLDER",
+        help="where catalog and vectors lie (.twotower in the folder of pictures)",
+    )
+
+
+def run_index(arguments: argparse.Namespace) -> int:
+    from twotower.library.library import Library
+
+    folder, location = where(arguments.folder, arguments.library)
+    library = Library(
+        folder,
+        location=location,
+        model=arguments.model,
+        vectors=arguments.vectors,
+        engine=arguments.engine,
+    )
+    if arguments.errors:
+        return print_errors(library)
+    code = index_once(library)
+    if arguments.watch:
+        watch(library)
+    return code
+
+
+def where(folder: Path | None, location: Path | None) -> tuple[Path | None, Path | None]:
+    """Root and location for `Library`: those given, else of the library around us."""
+    from twotower.library.catalog import LibraryError, find_library
+
+    if folder is None and location is None:
+        location = find_library(Path.cwd())
+        if location is None:
+            raise LibraryError("no library here or above; run: twotower index FOLDER")
+    return folder, location
+
+
+def index_once(library: Library, out: TextIO | None = None) -> int:
+    """Index with a progress bar, and say what was done, on stdout or elsewhere."""
+    warnings.filterwarnings("ignore", module="PIL")  # about single files, and not saying which
+    with index_progress() as show:
+        report = library.index(show)
+    print(summary(report), file=out)
+    for path, reason in report.unreadable.items():
+        print(f"twotower: {library.root / path}: {reason}; its pictures stay", file=sys.stderr)
+    if report.failed:
+        print(f"twotower: {report.failed} could not be read: index --errors", file=sys.stderr)
+    return FAILED if report.failed or report.unreadable else OK
+
+
+def summary(report: IndexReport) -> str:
+    """Such as "50 added, 3 unchanged in 2.1 s (24 a second)"."""
+    counts = ("added", "moved", "removed", "unchanged")
+    parts = [f"{count} {name}" for name in counts if (count := getattr(report, name))]
+    rate = f" ({report.added / report.seconds:.0f} a second)" if report.added else ""
+    return f"{', '.join(parts) or 'no pictures'} in {report.seconds:.1f} s{rate}"
+
+
+def print_errors(library: Library) -> int:
+    """One line for each picture that could not be read."""
+    errors = library.catalog.errors()
+    for record in errors:
+        print(" ".join(f"{library.root / record.path}: {record.error}".splitlines()))
+    return OK
+
+
+def watch(library: Library) -> None:
+    """Index again whenever something in the folder has changed, until Ctrl-C."""
+    from twotower.library.catalog import LibraryError
+
+    try:
+        import watchfiles
+    except ImportError:
+        raise LibraryError(
+            "--watch needs one more package; pip install 'twotower[watch]'"
+        ) from None
+    location = library.location.resolve()
+    print(f"watching {library.root} (Ctrl-C ends)", file=sys.stderr)
+    changes = watchfiles.watch(
+        library.root,
+        watch_filter=lambda change, path: not Path(path).is_relative_to(location),
+        debounce=2000,
+        raise_interrupt=True,
+    )
+    for _ in changes:
+        index_once(library)
+
+
+@contextlib.contextmanager
+def index_progress() -> Iterator[Callable[[Progress], None] | None]:
+    """What shows `Library.index` as a bar with rate and time left, where a person is looking."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("Indexing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("", total=None, rate="")
+
+        def show(progress: Progress) -> None:
+            speed = bars.tasks[0].speed
+            bars.update(
+                task,
+                completed=progress.done,
+                total=progress.total,
+                rate=f"{speed:.0f}/s" if speed else "",
+            )
+
+        yield show

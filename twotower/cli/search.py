@@ -1,0 +1,243 @@
+"""`twotower search`, `similar` and `duplicates`: find pictures by what they show."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twotower.cli.index import add_library_option, index_once
+from twotower.cli.output import OK, positive
+
+if TYPE_CHECKING:
+    from twotower.cli.output import Commands
+    from twotower.library.library import Library
+    from twotower.library.query import Query
+    from twotower.library.search import Answer, Hit, Sort
+
+
+def add_commands(commands: Commands) -> None:
+    command = commands.add_parser("search", help="find pictures by what they show")
+    command.set_defaults(run=run_search)
+    command.add_argument(
+        "query", help='words, pictures and filters: \'"beach" - "people" + photo.jpg after:2021\''
+    )
+    _add_folder(command)
+    command.add_argument(
+        "--sort", choices=("relevance", "date"), default="relevance", help="(relevance)"
+    )
+    _add_paging(command)
+    _add_output(command)
+
+    command = commands.add_parser("similar", help="find pictures that look like one")
+    command.set_defaults(run=run_similar)
+    command.add_argument("picture", help="a picture, of the library or not")
+    _add_folder(command)
+    _add_paging(command)
+    _add_output(command)
+
+    command = commands.add_parser("duplicates", help="list pictures that are copies of one another")
+    command.set_defaults(run=run_duplicates)
+    _add_folder(command)
+    command.add_argument("--json", action="store_true", help="print one JSON array of groups")
+
+
+def _add_folder(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "folder", nargs="?", type=Path, help="the pictures (those of the library you are in)"
+    )
+    add_library_option(command)
+
+
+def _add_paging(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--top", type=positive, default=20, help="hits on a page (20)")
+    command.add_argument("--page", type=positive, default=1, help="which page (1)")
+    command.add_argument(
+        "--all", action="store_true", help="also list what is below the cut-off, nearest first"
+    )
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    command.add_argument("--open", action="store_true", help="show the hits in the browser")
+    command.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a contact sheet, whole in one file"
+    )
+    command.add_argument("--copy-to", type=Path, metavar="FOLDER", help="copy the hits there")
+
+
+def run_search(arguments: argparse.Namespace) -> int:
+    from twotower.library.query import parse_query
+    from twotower.library.search import find_picture
+
+    parse_query(arguments.query, lambda name: Path(name))  # before anything is indexed
+    library = open_library(arguments.folder, arguments.library)
+    query = parse_query(arguments.query, lambda name: find_picture(library, name))
+    return give(query, library, arguments, arguments.sort)
+
+
+def run_similar(arguments: argparse.Namespace) -> int:
+    from twotower.library.search import like
+
+    library = open_library(arguments.folder, arguments.library)
+    return give(like(library, arguments.picture), library, arguments, "relevance")
+
+
+def run_duplicates(arguments: argparse.Namespace) -> int:
+    from twotower.library.search import duplicates
+
+    library = open_library(arguments.folder, arguments.library)
+    groups = duplicates(library, arguments.folder)
+    if arguments.json:
+        print(_to_json([[_hit_tree(hit) for hit in group] for group in groups]))
+        return OK
+    for group in groups:
+        for hit in group:
+            print(f"{hit.score:.3f}  {_shown(hit.path)}")
+        print()
+    print(f"{len(groups)} groups of copies" if groups else "no copies here")
+    return OK
+
+
+def open_library(folder: Path | None, location: Path | None) -> Library:
+    """The library that is meant, indexed now if it never was."""
+    from twotower.library.catalog import CATALOG_FILE, LIBRARY_FOLDER, find_library
+    from twotower.library.library import Library
+
+    location = location or find_library(folder or Path.cwd())
+    if location is not None and (location / CATALOG_FILE).exists():
+        return Library(location=location)
+    folder = folder or Path.cwd()
+    library = Library(folder, location=location)
+    print(
+        f"twotower: {folder} is not indexed yet; it is now, once, into "
+        f"{location or folder / LIBRARY_FOLDER} (Ctrl-C loses nothing)",
+        file=sys.stderr,
+    )
+    index_once(library, sys.stderr)
+    return library
+
+
+def give(query: Query, library: Library, arguments: argparse.Namespace, sort: Sort) -> int:
+    """Answer a query; print, show, write and copy the hits, as the options say."""
+    from twotower.library.search import answer as answer_query
+    from twotower.library.search import within
+
+    if arguments.folder:
+        query = within(library, query, arguments.folder)
+    offset = arguments.top * (arguments.page - 1)
+    answer = answer_query(
+        library, query, top=arguments.top, offset=offset, all=arguments.all, sort=sort
+    )
+    if arguments.html or arguments.open:
+        _write_sheet(answer, library, arguments)
+    if arguments.copy_to:
+        copies = copy_hits(answer, arguments.copy_to)
+        print(f"{arguments.copy_to}: {copies} pictures copied", file=sys.stderr)
+    if arguments.json:
+        print(_to_json(answer_tree(answer)))
+    else:
+        print_answer(answer, offset, arguments.all)
+    return OK
+
+
+def print_answer(answer: Answer, offset: int, all: bool) -> None:
+    """A line for each hit, with a thumbnail in terminals that can show one."""
+    from twotower.cli.thumbnails import thumbnail_printer
+
+    print_thumbnail = thumbnail_printer(sys.stdout)
+    for hit in answer:
+        if print_thumbnail:
+            print_thumbnail(hit.path)
+        notes = [f"{len(hit.copies)} copies"] if hit.copies else []
+        notes += ["by its name"] if hit.named else []
+        notes += [] if hit.match else ["below the cut-off"]
+        note = f"  ({', '.join(notes)})" if notes else ""
+        print(f"{hit.probability:4.0%}  {_shown(hit.path)}{note}")
+    if not answer.matches:
+        hint = "" if all else "; --all lists what comes nearest"
+        print(f"nothing here matches {answer.query!r}{hint}", file=sys.stderr)
+        return
+    listed = offset + sum(1 + len(hit.copies) for hit in answer)
+    if not all and listed < answer.matches:
+        print(f"{answer.matches} match; --page or --top for more", file=sys.stderr)
+
+
+def answer_tree(answer: Answer) -> dict[str, Any]:
+    """An answer as it goes into JSON."""
+    return {
+        "query": answer.query,
+        "cutoff": answer.cutoff,
+        "matches": answer.matches,
+        "hits": [_hit_tree(hit) for hit in answer],
+    }
+
+
+def _hit_tree(hit: Hit) -> dict[str, Any]:
+    return {
+        "path": _shown(hit.path),
+        "score": round(hit.score, 6),
+        "probability": round(hit.probability, 6),
+        "match": hit.match,
+        "named": hit.named,
+        "taken": hit.taken,
+        "copies": [_shown(path) for path in hit.copies],
+    }
+
+
+def _to_json(tree: Any) -> str:
+    text = json.dumps(tree, ensure_ascii=False, indent=1)
+    # the name of a file may be bytes that are no text; escaped, they come back in os.fsencode
+    return json.dumps(tree, indent=1) if re.search("[\udc80-\udcff]", text) else text
+
+
+def _shown(path: Path) -> str:
+    """A path as one writes it from here: relative, unless it lies outside."""
+    relative = os.path.relpath(path)
+    return str(path.resolve()) if relative.startswith("..") else relative
+
+
+def copy_hits(hits: Iterable[Hit], folder: Path) -> int:
+    """Copy pictures into a folder; nothing there is overwritten, none is left half written.
+
+    Returns:
+        How many.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for hit in hits:
+        for path in (hit.path, *hit.copies):
+            with tempfile.TemporaryDirectory(prefix=".copying-", dir=folder) as scratch:
+                copy = Path(scratch) / "picture"
+                shutil.copy2(path, copy)
+                copy.rename(_free_name(folder, path))
+            count += 1
+    return count
+
+
+def _free_name(folder: Path, path: Path) -> Path:
+    """`photo.jpg`, or `photo-2.jpg` and so on where that is taken."""
+    name, number = folder / path.name, 1
+    while name.exists():
+        number += 1
+        name = folder / f"{path.stem}-{number}{path.suffix}"
+    return name
+
+
+def _write_sheet(answer: Answer, library: Library, arguments: argparse.Namespace) -> None:
+    from twotower.cli.contact_sheet import write_contact_sheet
+
+    file: Path = arguments.html or Path(tempfile.mkdtemp(prefix="twotower-")) / "hits.html"
+    write_contact_sheet(answer, len(library.catalog), file)
+    print(f"{file}: written", file=sys.stderr)
+    if arguments.open:
+        import webbrowser
+
+        webbrowser.open(file.resolve().as_uri())

@@ -1,0 +1,132 @@
+"""Where a picture matches words: a heat map, from any encoder, without training and torch.
+
+The picture is looked at through windows of a few sizes that overlap by half. A window counts by
+how much nearer it is to the words than to everyday words, and a place by the windows over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from twotower.encode.encoder import Encoder
+from twotower.encode.prompts import EVERYDAY
+from twotower.inputs.pictures import Picture, open_picture
+
+WINDOWS = (1 / 2, 1 / 3, 1 / 4)  # sides, of the picture's shorter side
+CELLS = 48  # along the shorter side of the heat map
+LONGEST_STRIP = 3  # times its shorter side; what lies beyond, at both ends, is not looked at
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where a picture matches words.
+
+    Attributes:
+        picture: as it was looked at, upright, RGB.
+        heat: [rows, columns] over the picture; how much nearer to the words than to everyday
+            words the windows are that show a place (a difference of cosines).
+        score: the cosine of the whole picture and the words.
+    """
+
+    picture: Image.Image
+    heat: Floats
+    score: float
+
+    @property
+    def peak(self) -> tuple[float, float]:
+        """The hottest place: (x, y), each from 0 to 1."""
+        row, column = np.unravel_index(int(self.heat.argmax()), self.heat.shape)
+        rows, columns = self.heat.shape
+        return (int(column) + 0.5) / columns, (int(row) + 0.5) / rows
+
+
+def explain(model: Encoder, picture: Picture, text: str) -> Explanation:
+    """Find out where `picture` matches `text`.
+
+    It takes about 80 encodings of a square picture and more for a longer one.
+
+    Raises:
+        PictureError: the picture cannot be read.
+    """
+    image = _over_white(open_picture(picture))
+    image = _middle(image)
+    boxes = list(_boxes(*image.size))
+    crops = [image.crop(box) for box in boxes]
+    embeds = model.encode_image([image, *crops])  # [1 + windows, embed_dim]
+    query = model.encode_text(text)[0]
+    everyday = model.encode_text(EVERYDAY).mean(axis=0)
+    scores = embeds @ (query - everyday)
+    return Explanation(image, _heat(image, boxes, scores[1:]), float(embeds[0] @ query))
+
+
+def draw(explanation: Explanation) -> Image.Image:
+    """The picture, grey where it does not match and glowing where it does."""
+    picture, heat = explanation.picture, explanation.heat
+    low, high = np.quantile(heat, 0.5), heat.max()
+    share = np.clip((heat - low) / max(float(high - low), 1e-6), 0, 1)
+    levels = Image.fromarray((255 * share).astype(np.uint8)).resize(
+        picture.size, Image.Resampling.BICUBIC
+    )
+    alpha = np.asarray(levels, np.float32)[:, :, None] / 255
+    colour = np.asarray(picture, np.float32)
+    grey = np.asarray(picture.convert("L").convert("RGB"), np.float32) * 0.55 + 40
+    shown = grey + (colour - grey) * np.minimum(1, 2 * alpha)
+    shown += alpha**2 * 0.45 * (np.array([255, 90, 20], np.float32) - shown)
+    return Image.fromarray(np.clip(shown, 0, 255).astype(np.uint8))
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """A long strip without its ends."""
+    most = LONGEST_STRIP * min(image.size)
+    left, top = max(0, image.width - most) // 2, max(0, image.height - most) // 2
+    return image.crop((left, top, image.width - left, image.height - top))
+
+
+def _boxes(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
+    """Windows of each size, evenly spread, half a side apart at most."""
+    for share in WINDOWS:
+        side = max(1, round(share * min(width, height)))
+        for top in _starts(height, side):
+            for left in _starts(width, side):
+                yield left, top, left + side, top + side
+
+
+def _starts(length: int, side: int) -> list[int]:
+    count = int(np.ceil(2 * (length - side) / side)) + 1
+    return [round(start) for start in np.linspace(0, length - side, count)]
+
+
+def _heat(image: Image.Image, boxes: list[tuple[int, int, int, int]], scores: Floats) -> Floats:
+    """The mean of the windows over each cell; those near whose middle it lies count for more."""
+    cell = min(image.size) / CELLS
+    columns, rows = round(image.width / cell), round(image.height / cell)
+    x = (np.arange(columns) + 0.5) * image.width / columns
+    y = (np.arange(rows) + 0.5) * image.height / rows
+    total, weight = np.zeros((rows, columns)), np.full((rows, columns), 1e-9)
+    for (left, top, right, bottom), score in zip(boxes, scores, strict=True):
+        across = _bump((x - left) / (right - left))
+        along = _bump((y - top) / (bottom - top))
+        seen = along[:, None] * across[None]
+        total += seen * score
+        weight += seen
+    return np.asarray(total / weight, np.float32)
+
+
+def _bump(place: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 in the middle of a window, 0 outside, never 0 inside."""
+    inside = (place >= 0) & (place <= 1)
+    return np.where(inside, np.cos(np.pi * (place - 0.5) * 0.95) ** 2, 0.0)

@@ -1,0 +1,54 @@
+"""Raw files of cameras, by the preview that the camera has put inside."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from twotower.inputs.pictures import PictureError
+
+# fmt: off
+RAW_SUFFIXES: frozenset[str] = frozenset((
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".iiq", ".kdc", ".mrw", ".nef", ".nrw",
+    ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw", ".x3f",
+))
+# fmt: on
+
+
+# LibRaw's `flip` -> EXIF orientation
+_ORIENTATION = {3: 3, 5: 8, 6: 6}
+
+
+def open_preview(content: bytes, name: str) -> Image.Image:
+    """Open the preview inside a raw file; its EXIF orientation is the raw file's if it has none.
+
+    JPEGs are opened, not decoded. A file without a preview is developed at half its size.
+
+    Raises:
+        PictureError: rawpy is not installed, or the file cannot be read.
+    """
+    try:
+        import rawpy
+    except ImportError:
+        raise PictureError(
+            name, "raw files need one more package", "pip install 'twotower[raw]'"
+        ) from None
+    try:
+        with rawpy.imread(io.BytesIO(content)) as raw:
+            try:
+                preview = raw.extract_thumb()
+            except (rawpy.LibRawNoThumbnailError, rawpy.LibRawUnsupportedThumbnailError):
+                return Image.fromarray(raw.postprocess(half_size=True, use_camera_wb=True))
+            if preview.format != rawpy.ThumbFormat.JPEG:
+                return Image.fromarray(np.asarray(preview.data))
+            image: Image.Image = Image.open(io.BytesIO(bytes(preview.data)), formats=("JPEG",))
+            exif = image.getexif()
+            if ExifTags.Base.Orientation not in exif:
+                exif[ExifTags.Base.Orientation] = _ORIENTATION.get(raw.sizes.flip, 1)
+    except (rawpy.LibRawError, OSError, ValueError, SyntaxError) as error:
+        raise PictureError(
+            name, f"not a raw file that LibRaw reads ({error})", "convert it to DNG or JPEG"
+        ) from None
+    return image

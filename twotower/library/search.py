@@ -1,0 +1,477 @@
+"""Words, pictures and filters to hits: ranked, with a probability, and cut off where it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twotower.library.calibrate import Curve, library_calibration
+from twotower.library.catalog import LibraryError, PictureRecord
+from twotower.library.labelled import EMPTY_WORDS
+from twotower.library.query import Query, QueryError, Term, parse_query
+
+if TYPE_CHECKING:
+    from twotower.library.library import Library
+
+Sort = Literal["relevance", "date"]
+Ids = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Numbers = NDArray[np.float64]
+Truths = NDArray[np.bool_]
+
+CANDIDATES = 1000  # looked at first for each term; more where half of them match
+NEARBY = 200  # places in the ranking within which copies are looked for
+FUSION = 60  # of reciprocal rank fusion (Cormack, Clarke and Büttcher 2009)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A picture that a search found.
+
+    Attributes:
+        path: where it lies.
+        score: the cosine; of several terms, the weighted mean (minus what shall not be there).
+        probability: that a person would call it a match, by what it shows.
+        match: whether it is above the cut-off, or is named so.
+        named: whether all the words are in its path or keywords.
+        taken: when, as the camera wrote it; ISO 8601.
+        copies: near-duplicates of it that were found too.
+    """
+
+    path: Path
+    score: float
+    probability: float
+    match: bool
+    named: bool = False
+    taken: str | None = None
+    copies: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer(Sequence[Hit]):
+    """What a search gives: a sequence of hits, the best first.
+
+    Attributes:
+        query: as it was typed.
+        cutoff: the probability from which a picture counts as a match.
+        matches: how many pictures do, on this page or not.
+        hits: those asked for.
+    """
+
+    query: str
+    cutoff: float
+    matches: int
+    hits: list[Hit]
+
+    @overload
+    def __getitem__(self, place: int) -> Hit: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Hit]: ...
+    def __getitem__(self, place: int | slice) -> Hit | list[Hit]:
+        """The hit at a place, or some."""
+        return self.hits[place]
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Candidates: ids [n], image_embeds [n, embed_dim], and what is thought of each.
+
+    `fewest` is how many match the wanted term that the least match.
+    """
+
+    ids: Ids
+    image_embeds: Floats
+    scores: Numbers
+    log_probabilities: Numbers
+    matches: Truths
+    fewest: int
+
+
+def search(
+    library: Library,
+    query: str,
+    *,
+    top: int = 20,
+    offset: int = 0,
+    all: bool = False,
+    sort: Sort = "relevance",
+    group: bool = True,
+) -> Answer:
+    """Find the pictures that match.
+
+    Args:
+        query: words, pictures and filters; the language is described in docs/search.md.
+        top: how many hits at most, of which the first `offset` are left out.
+        all: list what is below the cut-off too, after the matches.
+        sort: "relevance", or "date" for the newest first among the matches.
+        group: list near-duplicates of a hit under it (`Hit.copies`).
+
+    Raises:
+        QueryError: the query cannot be understood.
+        LibraryError: nothing is indexed.
+        PictureError: a picture in the query cannot be read.
+    """
+    parsed = parse_query(query, lambda name: find_picture(library, name))
+    return answer(library, parsed, top=top, offset=offset, all=all, sort=sort, group=group)
+
+
+def similar(
+    library: Library,
+    picture: str | Path,
+    *,
+    top: int = 20,
+    offset: int = 0,
+    all: bool = False,
+    group: bool = False,
+) -> Answer:
+    """Pictures that look like `picture`, a file of the library or any other.
+
+    Raises:
+        QueryError: there is no such file.
+        PictureError: it cannot be read.
+    """
+    query = like(library, picture)
+    return answer(library, query, top=top, offset=offset, all=all, group=group)
+
+
+def like(library: Library, picture: str | Path) -> Query:
+    """The query for pictures that look like one. Raises `QueryError`: there is no such file."""
+    path = find_picture(library, os.fspath(picture))
+    if path is None:
+        raise QueryError(f"{picture}: there is no such picture; check the path")
+    return Query(os.fspath(picture), (Term(picture=path),))
+
+
+def duplicates(library: Library, folder: Path | None = None) -> list[list[Hit]]:
+    """Groups of pictures (in `folder`) that are copies of one another, the largest file first.
+
+    A copy is a picture whose cosine to another of its group reaches `Calibration.duplicate`.
+    """
+    least = library_calibration(library).duplicate
+    query = Query("", ())
+    if folder is not None:
+        query = within(library, query, folder)
+    ids = library.catalog.select(query.where, query.parameters)
+    embeds = library.vectors.get(ids)
+    groups = []
+    for members in _connected(embeds, least):
+        records = sorted(
+            library.catalog.pictures(ids[members]), key=lambda one: (-one.size, one.path)
+        )
+        own = library.vectors.get(np.array([one.id for one in records]))
+        groups.append(
+            [
+                Hit(library.root / record.path, float(cosine), 1.0, True, taken=record.taken)
+                for record, cosine in zip(records, own @ own[0], strict=True)
+            ]
+        )
+    return sorted(groups, key=lambda group: (-len(group), group[0].path))
+
+
+def answer(
+    library: Library,
+    query: Query,
+    *,
+    top: int,
+    offset: int = 0,
+    all: bool = False,
+    sort: Sort = "relevance",
+    group: bool = True,
+) -> Answer:
+    """What `search` gives, for a query that is parsed already."""
+    allowed = _allowed(library, query)
+    if not query.terms:
+        return _by_filters_alone(library, query, allowed, top, offset)
+    calibration = library_calibration(library)
+    curves = [calibration.image if term.picture else calibration.text for term in query.terms]
+    embeds = _embed(library, query.terms)
+    named_ids = _named(library, query, allowed)
+    count = max(CANDIDATES, 2 * (offset + top))
+    found = _candidates(library, query, curves, embeds, allowed, named_ids, count)
+    named = np.isin(found.ids, named_ids)
+    order = _ranked(found, named_ids)
+    matches = found.matches | named
+    listed = np.concatenate([order[matches[order]], order[~matches[order]] if all else order[:0]])
+    if sort == "date":
+        listed = _newest_first(library, listed, found.ids, matches)
+    groups = _grouped(listed, found.image_embeds, calibration.duplicate, offset + top, group)
+    hits = _hits(library, groups[offset : offset + top], found, matches, named)
+    return Answer(query.text, _cutoff(query, curves), int(matches.sum()), hits)
+
+
+def _hits(
+    library: Library,
+    groups: list[list[int]],
+    found: _Found,
+    matches: Truths,
+    named: Truths,
+) -> list[Hit]:
+    """A hit for each group of candidates, without those that have left the catalog meanwhile."""
+    ids = found.ids.tolist()
+    records = library.catalog.pictures(ids[one] for group in groups for one in group)
+    known = {record.id: record for record in records}
+    present = [[one for one in group if ids[one] in known] for group in groups]
+    return [
+        Hit(
+            path=library.root / known[ids[first]].path,
+            score=float(found.scores[first]),
+            probability=float(np.exp(found.log_probabilities[first])),
+            match=bool(matches[first]),
+            named=bool(named[first]),
+            taken=known[ids[first]].taken,
+            copies=tuple(library.root / known[ids[one]].path for one in copies),
+        )
+        for first, *copies in filter(None, present)
+    ]
+
+
+def find_picture(library: Library, name: str) -> Path | None:
+    """The file that a name means: from the working directory, or else inside the library."""
+    for path in (Path(name).expanduser(), library.root / name):
+        if path.is_file():
+            return path
+    return None
+
+
+def within(library: Library, query: Query, folder: Path) -> Query:
+    """The query, for a folder inside the library and what is below it.
+
+    Raises:
+        LibraryError: the folder is not in the library.
+    """
+    root = library.root.resolve()
+    if not folder.is_dir() or not folder.resolve().is_relative_to(root):
+        raise LibraryError(f"{folder}: no folder in {root}; give one that is, or another library")
+    relative = folder.resolve().relative_to(root)
+    if relative == Path():
+        return query
+    condition, parameters = library.catalog.in_folder(relative.as_posix())
+    where = f"({query.where}) AND {condition}"
+    return replace(query, where=where, parameters=(*query.parameters, *parameters))
+
+
+def _allowed(library: Library, query: Query) -> Ids | None:
+    """Ids that pass the filters and are not themselves the question; None for all."""
+    asked = [_id_of(library, term.picture) for term in query.terms if term.picture]
+    own = [number for number in asked if number is not None]
+    left_over = len(library.vectors) != len(library.catalog)  # by a crash: no picture, no hit
+    if query.where == "1" and not own and not left_over:
+        return None
+    ids = library.catalog.select(query.where, query.parameters)
+    if query.near:
+        records = library.catalog.pictures(ids)
+        ids = np.array([one.id for one in records if _is_near(one, query)], np.int64)
+    return ids[~np.isin(ids, own)]
+
+
+def _is_near(record: PictureRecord, query: Query) -> bool:
+    place = record.latitude, record.longitude
+    if place[0] is None or place[1] is None:
+        return False
+    return any(near.holds(place[0], place[1]) for near in query.near)
+
+
+def _by_filters_alone(
+    library: Library, query: Query, allowed: Ids | None, top: int, offset: int
+) -> Answer:
+    """Everything that passes the filters is a match; the newest first."""
+    assert allowed is not None  # without terms there are filters
+    records = library.catalog.pictures(allowed)
+    records.sort(key=lambda one: one.path)
+    records.sort(key=lambda one: one.taken or "", reverse=True)
+    hits = [
+        Hit(library.root / one.path, 0.0, 1.0, True, taken=one.taken)
+        for one in records[offset : offset + top]
+    ]
+    return Answer(query.text, 0.0, len(records), hits)
+
+
+def _embed(library: Library, terms: Sequence[Term]) -> Floats:
+    """Embeds of the terms [t, embed_dim]; those of pictures in the library are looked up."""
+    embeds = np.zeros((len(terms), library.vectors.embed_dim), np.float32)
+    words = [i for i, term in enumerate(terms) if term.picture is None]
+    if words:
+        embeds[words] = library.model.encode_text([terms[i].text for i in words])
+    for i, term in enumerate(terms):
+        if term.picture is not None:
+            number = _id_of(library, term.picture)
+            embeds[i] = (
+                library.model.encode_image(term.picture)[0]
+                if number is None
+                else library.vectors.get(np.array([number]))[0]
+            )
+    return embeds
+
+
+def _id_of(library: Library, picture: Path) -> int | None:
+    """The id of a picture of the library that has not changed since it was indexed."""
+    path, root = picture.resolve(), library.root.resolve()
+    if not path.is_relative_to(root):
+        return None
+    relative = os.fsencode(path.relative_to(root).as_posix())
+    stat = path.stat()
+    ids = library.catalog.select(
+        "path = ? AND size = ? AND mtime_ns = ?", [relative, stat.st_size, stat.st_mtime_ns]
+    )
+    return int(ids[0]) if len(ids) else None
+
+
+def _candidates(
+    library: Library,
+    query: Query,
+    curves: Sequence[Curve],
+    embeds: Floats,
+    allowed: Ids | None,
+    named_ids: Ids,
+    count: int,
+) -> _Found:
+    """The best `count` of each wanted term, or so many more that every match is among them."""
+    size = len(library.vectors) if allowed is None else len(allowed)
+    wanted = [i for i, term in enumerate(query.terms) if term.wanted]
+    while True:
+        lists = [library.vectors.search(embeds[i], count, allowed)[0] for i in wanted]
+        # a set, because np.unique imports masked arrays, which takes longer than all of this
+        ids = np.array(sorted(set(np.concatenate([*lists, named_ids]).tolist())), np.int64)
+        found = _judge(library, query.terms, curves, embeds, ids, size)
+        if count >= size or 2 * found.fewest < count:
+            return found
+        count *= 8
+
+
+def _judge(
+    library: Library,
+    terms: Sequence[Term],
+    curves: Sequence[Curve],
+    embeds: Floats,
+    ids: Ids,
+    size: int,
+) -> _Found:
+    """What is thought of candidates: every term counts as a statement of its own.
+
+    A picture shows all that is wanted and nothing that is not with the product of the
+    probabilities; it is a match if each of them is on the right side of its cut-off.
+    """
+    image_embeds = library.vectors.get(ids)
+    scores, log_probabilities = np.zeros(len(ids)), np.zeros(len(ids))
+    matches, fewest = np.ones(len(ids), bool), len(ids)
+    for term, curve, embed in zip(terms, curves, embeds, strict=True):
+        logits = curve.logits(embed, image_embeds, size)
+        above = logits >= np.log(curve.cutoff / (1 - curve.cutoff))
+        sign = 1 if term.wanted else -1
+        scores += sign * term.weight * (image_embeds @ embed)
+        log_probabilities -= term.weight * np.logaddexp(0, -sign * logits)
+        matches &= above if term.wanted else ~above
+        fewest = min(fewest, int(above.sum())) if term.wanted else fewest
+    scores /= sum(term.weight for term in terms)
+    return _Found(ids, image_embeds, scores, log_probabilities, matches, fewest)
+
+
+def _cutoff(query: Query, curves: Sequence[Curve]) -> float:
+    """The cut-off of a term; of several, what a picture at the cut-off of each would have."""
+    cutoff = 1.0
+    for term, curve in zip(query.terms, curves, strict=True):
+        cutoff *= (curve.cutoff if term.wanted else 1 - curve.cutoff) ** term.weight
+    return cutoff
+
+
+def _named(library: Library, query: Query, allowed: Ids | None) -> Ids:
+    """Pictures that have all the words in path or keywords, the best first.
+
+    Only where nothing but words is looked for: a name does not say what is not in a picture.
+    """
+    words = set(_name_words(query.words))
+    wanted = words - EMPTY_WORDS or words
+    if not wanted or any(term.picture or not term.wanted for term in query.terms):
+        return np.zeros(0, np.int64)
+    ids = library.catalog.match_words(" ".join(sorted(wanted)))
+    if allowed is not None:
+        ids = ids[np.isin(ids, allowed)]
+    records = library.catalog.pictures(ids[:CANDIDATES])
+    named = [
+        one.id
+        for one in records
+        if one.error is None and wanted <= set(_name_words(f"{one.path} {one.keywords}"))
+    ]
+    return np.array(named, np.int64)
+
+
+def _name_words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def _ranked(found: _Found, named_ids: Ids) -> NDArray[np.intp]:
+    """Places of the candidates, best first: by probability, fused with the rank by name."""
+    order = np.lexsort((found.ids, -found.log_probabilities))
+    if not len(named_ids):
+        return order
+    fused = np.zeros(len(order))
+    fused[order] = 1 / (FUSION + np.arange(len(order)))
+    places = np.searchsorted(found.ids, named_ids)  # the ids of candidates are sorted
+    fused[places] += 1 / (FUSION + np.arange(len(named_ids)))
+    return np.lexsort((found.ids, -fused))
+
+
+def _newest_first(
+    library: Library, listed: NDArray[np.intp], ids: Ids, matches: Truths
+) -> NDArray[np.intp]:
+    """The matches by date, what has none last; after them the rest, as it was."""
+    dates = {one.id: one.taken or "" for one in library.catalog.pictures(ids[listed])}
+    dated = [one for one in listed.tolist() if matches[one]]
+    dated.sort(key=lambda one: dates.get(int(ids[one]), ""), reverse=True)
+    return np.array(dated + [one for one in listed.tolist() if not matches[one]], np.intp)
+
+
+def _grouped(
+    listed: NDArray[np.intp], image_embeds: Floats, least: float, most: int, group: bool
+) -> list[list[int]]:
+    """The first `most` of the listed, each with the near-duplicates that follow it."""
+    if not group:
+        return [[one] for one in listed.tolist()[:most]]
+    groups: list[list[int]] = []
+    firsts = np.zeros((0, image_embeds.shape[1]), np.float32)
+    end = NEARBY
+    for place, one in enumerate(listed.tolist()):
+        cosines = firsts @ image_embeds[one]
+        if len(groups) and cosines.max() >= least:
+            groups[int(cosines.argmax())].append(one)
+        elif len(groups) < most:
+            groups.append([one])
+            firsts = np.vstack([firsts, image_embeds[one][None]])
+            end = place + NEARBY
+        elif place > end:
+            break
+    return groups
+
+
+def _connected(embeds: Floats, least: float) -> list[list[int]]:
+    """Places of vectors that are linked, directly or through others, by a cosine of `least`."""
+    parent = list(range(len(embeds)))
+
+    def root(one: int) -> int:
+        while parent[one] != one:
+            parent[one] = parent[parent[one]]
+            one = parent[one]
+        return one
+
+    for start in range(0, len(embeds), 1024):
+        close = embeds[start : start + 1024] @ embeds[start:].T >= least
+        for a, b in np.argwhere(close).tolist():
+            if root(start + a) != root(start + b):
+                parent[root(start + b)] = root(start + a)
+    groups: dict[int, list[int]] = {}
+    for one in range(len(embeds)):
+        groups.setdefault(root(one), []).append(one)
+    return [members for members in groups.values() if len(members) > 1]

