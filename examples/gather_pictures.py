@@ -2,10 +2,14 @@
 
     python examples/gather_pictures.py CLONES PACKAGES DATA DESTINATION
 
+Writes DESTINATION/pictures, which the teacher looks at, and DESTINATION/named, of which only the
+names are learned.
+
 CLONES holds clones of public repositories as OWNER+NAME/repo, PACKAGES the unpacked Debian and npm
-packages, DATA the folders `flickr8k-train` and `imagenet-sample-1k`; docs/model-card.md lists all
-of them with their terms. Of each set an even share is taken, so that no kind of picture outweighs
-the others. Nothing of it is part of the project.
+packages, DATA the folders `flickr8k-train` and `imagenet-sample-1k`, and the dev sets
+`flickr8k-val` and `cifar10-dev`, whose pictures and near copies are left out; docs/model-card.md
+lists all of them with their terms. Of each set an even share is taken, so that no kind of picture
+outweighs the others. Nothing of it is part of the project.
 """
 
 from __future__ import annotations
@@ -18,35 +22,52 @@ import sys
 import tarfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
+from twotower.inputs.pictures import open_picture
+
+SAME = 8  # of 256 bits: copies in another size or compression differ in fewer
 Pictures = Iterator[tuple[bytes, list[str]]]  # what is in the file, and the names of what it shows
 
 
 def main() -> None:
     clones, packages, data, destination = map(Path, sys.argv[1:5])
-    destination.mkdir(parents=True, exist_ok=True)
-    for name, pictures in sets(clones, packages, data).items():
-        path = destination / f"{name}.tar"
-        if not path.exists():
-            print(name, write_shard(path, pictures()))
+    dev = dev_hashes(data)
+    for name, one in sets(clones, packages, data).items():
+        for folder, most in (("pictures", one.looked_at), ("named", one.named)):
+            path = destination / folder / f"{name}.tar"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if most and not path.exists():
+                print(path, *write_shard(path, one.read(most), dev))
 
 
-def sets(clones: Path, packages: Path, data: Path) -> dict[str, Callable[[], Pictures]]:
+@dataclass(frozen=True)
+class Set:
+    """A kind of pictures: `read(most)` gives them, an even share of each label."""
+
+    read: Callable[[int], Pictures]
+    looked_at: int  # by the teacher
+    named: int = 0  # learned by their names alone
+
+
+def sets(clones: Path, packages: Path, data: Path) -> dict[str, Set]:
     """Name of the set -> its pictures."""
     wordnet = synset_names(clones)
 
     def repository(
-        name: str, pattern: str, label: Callable[[re.Match[str]], list[str]], most: int
-    ) -> Callable[[], Pictures]:
-        return lambda: from_repository(clones / name / "repo", pattern, label, most)
+        name: str, pattern: str, label: Callable[[re.Match[str]], list[str]]
+    ) -> Callable[[int], Pictures]:
+        return lambda most: from_repository(clones / name / "repo", pattern, label, most)
 
     def files(
-        folder: str, pattern: str, label: Callable[[Path], list[str]], most: int
-    ) -> Callable[[], Pictures]:
-        return lambda: from_folder(packages / folder, pattern, label, most)
+        folder: str, pattern: str, label: Callable[[Path], list[str]]
+    ) -> Callable[[int], Pictures]:
+        return lambda most: from_folder(packages / folder, pattern, label, most)
 
     def synset(match: re.Match[str]) -> list[str]:
         return wordnet[match["wnid"]]
@@ -60,93 +81,123 @@ def sets(clones: Path, packages: Path, data: Path) -> dict[str, Callable[[], Pic
     def stem(path: Path) -> list[str]:
         return [words(re.sub(r"_[a-z0-9]+_\d+$", "", path.stem.lower()))]
 
+    flickr = sorted((data / "flickr8k-train").glob("*.tar"))
+    imagenet = [data / "imagenet-sample-1k" / "imagenet-sample-1k.tar"]
+    cifar = repository("cyizhuo+CIFAR-100-dataset", r"train/\w+/(?P<name>\w+?)_s_\d+\.png", named)
+    mini = repository("Deo0330+split_minidataset", r"train/(?P<wnid>n\d+)/.*\.jpg", synset)
+    tiny = repository(
+        "seshuad+IMagenet", r"tiny-imagenet-200/train/(?P<wnid>n\d+)/.*\.JPEG", synset
+    )
+    imagenette = repository("thunderInfy+imagenette", r"train/(?P<wnid>n\d+)/.*\.JPEG", synset)
+    imagen = repository("ajschumacher+imagen", r"imagen/(?P<wnid>n\d+)_.*", synset)
+    instruments = repository("aizadaaskar+dl-homework", r"train/(?P<name>[^/]+)/.*\.jpg", named)
+    sports = repository(
+        "jurjsorinliviu+Sports-Type-Classifier", r"data/(?P<name>[^/]+)/.*\.jpg", named
+    )
+    groceries = repository(
+        "marcusklasson+GroceryStoreDataset",
+        r"dataset/train/.*/(?P<name>[^/]+)/[^/]+\.jpg",
+        named,
+    )
+    clothing = repository(
+        "alexeygrigorev+clothing-dataset-small", r"train/(?P<name>[^/]+)/.*\.jpg", named
+    )
+    fashion = repository(
+        "GaneshNeupane01+Fashion-Recommendation-System",
+        r"images/.*\.jpg",
+        all_are("a product photo of something to wear"),
+    )
+    posters = repository(
+        "laxmimerit+Movies-Poster_Dataset", r"Images/.*\.jpg", all_are("a movie poster")
+    )
+    materials = repository(
+        "congduytran12+Trash-Classification-",
+        r"dataset-resized/(?P<name>[^/]+)/.*\.jpg",
+        named,
+    )
+    exercises = repository(
+        "yuhonas+free-exercise-db",
+        r"exercises/(?P<name>[^/]+)/0\.jpg",
+        all_are("a person exercising in a gym"),
+    )
+    textures = repository("pan8915+DeepTexture", r"images/(?P<name>[^/]+)/.*\.jpg", named)
+    flowers = repository(
+        "martinwestin+flower_classification", r"flowers/(?P<name>[^/]+)/.*\.jpg", named
+    )
+    photographs = repository(
+        "BIDS+BSDS500", r"BSDS500/data/images/.*\.jpg", all_are("a photograph")
+    )
+    subjects = repository("google+dreambooth", r"dataset/(?P<name>[a-z_]+?)\d*/.*\.jpg", named)
+    share = "deb/usr/share"
+    icons = files(f"{share}/icons/oxygen/base/128x128", "**/*.png", stem)
+    game_art = files(f"{share}/games/wesnoth/1.16/data/core/images", "**/*.png", stem)
+    stamps = files(f"{share}/tuxpaint/stamps", "**/*.png", stamp_names)
     return {
-        "flickr8k": lambda: from_shards(sorted((data / "flickr8k-train").glob("*.tar"))),
-        "imagenet-sample": lambda: from_shards(
-            [data / "imagenet-sample-1k" / "imagenet-sample-1k.tar"]
-        ),
-        "imagen": repository("ajschumacher+imagen", r"imagen/(?P<wnid>n\d+)_.*", synset, 1000),
-        "cifar-100": repository(
-            "cyizhuo+CIFAR-100-dataset", r"train/\w+/(?P<name>\w+?)_s_\d+\.png", named, 3000
-        ),
-        "mini-imagenet": repository(
-            "Deo0330+split_minidataset", r"train/(?P<wnid>n\d+)/.*\.jpg", synset, 2500
-        ),
-        "tiny-imagenet": repository(
-            "seshuad+IMagenet", r"tiny-imagenet-200/train/(?P<wnid>n\d+)/.*\.JPEG", synset, 2000
-        ),
-        "instruments": repository(
-            "aizadaaskar+dl-homework", r"train/(?P<name>[^/]+)/.*\.jpg", named, 600
-        ),
-        "sports": repository(
-            "jurjsorinliviu+Sports-Type-Classifier", r"data/(?P<name>[^/]+)/.*\.jpg", named, 660
-        ),
-        "groceries": repository(
-            "marcusklasson+GroceryStoreDataset",
-            r"dataset/train/.*/(?P<name>[^/]+)/[^/]+\.jpg",
-            named,
-            500,
-        ),
-        "clothing": repository(
-            "alexeygrigorev+clothing-dataset-small",
-            r"train/(?P<name>[^/]+)/.*\.jpg",
-            named,
-            300,
-        ),
-        "fashion": repository(
-            "GaneshNeupane01+Fashion-Recommendation-System",
-            r"images/.*\.jpg",
-            all_are("a product photo of something to wear"),
-            400,
-        ),
-        "posters": repository(
-            "laxmimerit+Movies-Poster_Dataset", r"Images/.*\.jpg", all_are("a movie poster"), 400
-        ),
-        "materials": repository(
-            "congduytran12+Trash-Classification-",
-            r"dataset-resized/(?P<name>[^/]+)/.*\.jpg",
-            named,
-            150,
-        ),
-        "exercises": repository(
-            "yuhonas+free-exercise-db",
-            r"exercises/(?P<name>[^/]+)/0\.jpg",
-            all_are("a person exercising in a gym"),
-            300,
-        ),
-        "textures": repository(
-            "pan8915+DeepTexture", r"images/(?P<name>[^/]+)/.*\.jpg", named, 200
-        ),
-        "flowers": repository(
-            "martinwestin+flower_classification", r"flowers/(?P<name>[^/]+)/.*\.jpg", named, 150
-        ),
-        "photographs": repository(
-            "BIDS+BSDS500", r"BSDS500/data/images/.*\.jpg", all_are("a photograph"), 500
-        ),
-        "subjects": repository(
-            "google+dreambooth", r"dataset/(?P<name>[a-z_]+?)\d*/.*\.jpg", named, 158
-        ),
-        "clip-art": files("deb/usr/share/openclipart/png", "**/*.png", stem, 1500),
-        "stamps": files("deb/usr/share/tuxpaint/stamps", "**/*.png", stamp_names, 796),
-        "icons": files("deb/usr/share/icons/oxygen/base/128x128", "**/*.png", stem, 300),
-        "game-art": files(
-            "deb/usr/share/games/wesnoth/1.16/data/core/images", "**/*.png", stem, 400
-        ),
-        "emoji": lambda: emoji(packages, 900),
+        "flickr8k": Set(lambda most: from_shards(flickr), 6497),
+        "imagenet-sample": Set(lambda most: from_shards(imagenet), 1000, 1000),
+        "imagen": Set(imagen, 1000, 1000),
+        "cifar-100": Set(cifar, 3000, 12000),
+        "mini-imagenet": Set(mini, 2500, 8000),
+        "tiny-imagenet": Set(tiny, 2000, 10000),
+        "imagenette": Set(imagenette, 0, 1500),
+        "instruments": Set(instruments, 600, 600),
+        "sports": Set(sports, 660, 660),
+        "groceries": Set(groceries, 500, 500),
+        "clothing": Set(clothing, 300, 300),
+        "fashion": Set(fashion, 400),
+        "posters": Set(posters, 400),
+        "materials": Set(materials, 150, 150),
+        "exercises": Set(exercises, 300),
+        "textures": Set(textures, 200, 200),
+        "flowers": Set(flowers, 150, 150),
+        "photographs": Set(photographs, 500),
+        "subjects": Set(subjects, 158, 158),
+        "clip-art": Set(files(f"{share}/openclipart/png", "**/*.png", stem), 1500),
+        "stamps": Set(stamps, 796, 796),
+        "icons": Set(icons, 300),
+        "game-art": Set(game_art, 400),
+        "emoji": Set(lambda most: emoji(packages, most), 900, 900),
     }
 
 
-def write_shard(path: Path, pictures: Pictures) -> int:
-    """A tar of the pictures and their names; appears under its name when it is whole."""
-    count, partial = 0, path.with_suffix(".partial")
+def write_shard(path: Path, pictures: Pictures, dev: NDArray[np.uint8]) -> tuple[int, int]:
+    """A tar of the pictures and their names; appears under its name when it is whole.
+
+    Returns:
+        How many it holds, and how many were left out because they look like one of a dev set.
+    """
+    count, left_out, partial = 0, 0, path.with_suffix(".partial")
     with tarfile.open(partial, "w") as tar:
-        for count, (content, captions) in enumerate(pictures, 1):
+        for content, captions in pictures:
+            if (bits_apart(look(content), dev) <= SAME).any():
+                left_out += 1
+                continue
+            count += 1
             add(tar, f"{count:06d}.jpg", content)
             add(tar, f"{count:06d}.txt", captions[0].encode())
             about = {"captions": captions}
             add(tar, f"{count:06d}.json", json.dumps(about, ensure_ascii=False).encode())
     partial.rename(path)
-    return count
+    return count, left_out
+
+
+def dev_hashes(data: Path) -> NDArray[np.uint8]:
+    """`look` of every picture of the dev sets [n, 32]."""
+    photographs = [look(path.read_bytes()) for path in (data / "flickr8k-val").glob("*.jpg")]
+    with np.load(data / "cifar10-dev" / "cifar10-dev.npz", allow_pickle=False) as file:
+        small = [look(Image.fromarray(pixels)) for pixels in file["images"]]
+    return np.stack([*photographs, *small])
+
+
+def look(picture: bytes | Image.Image) -> NDArray[np.uint8]:
+    """256 bits of how a picture looks: where its grey, shrunk to 17 x 16, darkens to the right."""
+    image = open_picture(picture)
+    grey = np.asarray(image.convert("L").resize((17, 16), Image.Resampling.BOX), np.int16)
+    return np.packbits(grey[:, 1:] < grey[:, :-1])
+
+
+def bits_apart(one: NDArray[np.uint8], many: NDArray[np.uint8]) -> NDArray[np.int64]:
+    return np.bitwise_count(one ^ many).sum(axis=1, dtype=np.int64)
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

