@@ -36,27 +36,31 @@ def main() -> None:
     files = sorted((data / "flickr8k-val").glob("*.json"))[:batch]
     captions = [json.loads(file.read_text())["captions"][0] for file in files]
     interpreters = {"open_clip": peer, "twotower": sys.executable}
+    for model in models:
+        seconds: dict[str, list[float]] = {name: [] for name in interpreters}
+        for _ in range(ROUNDS):
+            for name, interpreter in interpreters.items():
+                command = [interpreter, __file__, "--one", name, model]
+                answer = subprocess.run(
+                    command, input=json.dumps(captions), capture_output=True, text=True, check=True
+                )
+                seconds[name].append(float(answer.stdout.split()[-1]))
+        theirs, ours = (statistics.median(seconds[name]) for name in interpreters)
+        row = (model, str(batch), f"{theirs:.2f}", f"{ours:.2f}", f"{theirs / ours:.2f}")
+        write_row(row)
+        print(*row)
+
+
+def write_row(row: tuple[str, ...]) -> None:
+    """Put a model's row in the place of its last one."""
+    rows: list[tuple[str, ...]] = [
+        ("model", "batch", "open_clip_seconds", "twotower_seconds", "times")
+    ]
+    if RESULTS.exists():
+        with RESULTS.open(newline="") as file:
+            rows = [tuple(one) for one in csv.reader(file) if one[:2] != list(row[:2])]
     with RESULTS.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("model", "batch", "open_clip_seconds", "twotower_seconds", "times"))
-        for model in models:
-            seconds: dict[str, list[float]] = {name: [] for name in interpreters}
-            for _ in range(ROUNDS):
-                for name, interpreter in interpreters.items():
-                    command = [interpreter, __file__, "--one", name, model]
-                    answer = subprocess.run(
-                        command,
-                        input=json.dumps(captions),
-                        capture_output=True,
-                        text=True,
-                        check=True,
-                    )
-                    seconds[name].append(float(answer.stdout.split()[-1]))
-            theirs, ours = (statistics.median(seconds[name]) for name in interpreters)
-            row = (model, batch, f"{theirs:.2f}", f"{ours:.2f}", f"{theirs / ours:.2f}")
-            writer.writerow(row)
-            file.flush()
-            print(*row)
+        csv.writer(file).writerows([*rows, row])
 
 
 def run_one(name: str, model: str) -> None:

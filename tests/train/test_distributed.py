@@ -13,7 +13,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -27,7 +26,7 @@ from twotower.pairs.shards import pack
 from twotower.train.accumulate import Towers, backward_batch
 from twotower.train.config import TrainConfig
 from twotower.train.distributed import logsumexp_over_ranks
-from twotower.train.loop import train
+from twotower.train.loop import run_steps, train
 from twotower.train.loss import tiled_clip_loss, tiled_siglip_loss
 
 BATCH = 8
@@ -156,15 +155,17 @@ def test_gradients_equal_one_process(
 
 
 def run_fsdp(rank: int, world: int, folder: Path, config: TrainConfig) -> None:
-    train(config, folder / "whole")
+    whole = run_steps(config, folder / "whole").weights()
     if rank == 0:
         shutil.copytree(folder / "whole", folder / "parts")
-        shutil.rmtree(folder / "parts" / "model")
     dist.barrier()
-    train(config, folder / "parts", resume=folder / "parts" / "checkpoints" / "000000002")
+    middle = folder / "parts" / "checkpoints" / "000000002"
+    parts = run_steps(config, folder / "parts", resume=middle).weights()
+    assert all(torch.equal(parts[name], whole[name]) for name in whole)
 
 
 def test_sharded_checkpoints_resume_and_equal_one_process(tmp_path: Path) -> None:
+    """The rows of some tensors do not divide by two, such as 17 positions."""
     pack(Numbers(32), tmp_path / "shards")
     config = TrainConfig(
         model=tiny_config(),
@@ -175,21 +176,16 @@ def test_sharded_checkpoints_resume_and_equal_one_process(tmp_path: Path) -> Non
         log_every=1,
         save_every=2,
         wrapper="fsdp",
-        optimizer="adamw",
     )
     in_ranks(2, run_fsdp, tmp_path, config)
     files = {one.name for one in (tmp_path / "whole" / "checkpoints" / "000000002").iterdir()}
     assert {"model-0-of-2.safetensors", "optimizer-1-of-2.safetensors", "state.json"} <= files
-    train(replace(config, wrapper="ddp"), tmp_path / "alone")
+    run_steps(replace(config, wrapper="ddp"), tmp_path / "alone")
     whole, parts, alone = (
         [json.loads(line)["loss"] for line in (tmp_path / run / "log.jsonl").open()]
         for run in ("whole", "parts", "alone")
     )
     assert parts == whole and whole == pytest.approx(alone, rel=1e-4)
-    ours, theirs = (
-        load_file(tmp_path / run / "model/model.safetensors") for run in ("parts", "whole")
-    )
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 # --- a rank that dies ----------------------------------------------------------------------------
@@ -199,7 +195,7 @@ import os, signal, sys
 from pathlib import Path
 from twotower.train.config import TrainConfig
 from twotower.train import heartbeat
-from twotower.train.loop import train
+from twotower.train.loop import run_steps, train
 config = TrainConfig.from_json(Path(sys.argv[1]).read_text(), "config")
 how = sys.argv[3] if os.environ["RANK"] == "1" else "never"
 heartbeat.SILENT = 6.0

@@ -80,7 +80,7 @@ class Plan:
     words: int = 192  # of a step
     captions: int = 144
     image_steps: int = 1200
-    answer_steps: int = 700
+    answer_steps: int = 500
     pictures: int = 32
     low_share: float = 0.75  # of the answer steps at 160 pixels; the rest at 224
     seed: int = 0

@@ -37,6 +37,7 @@ def save_checkpoint(
     model: nn.Module,
     optimizers: list[torch.optim.Optimizer],
     ema: dict[str, Tensor] | None,
+    scaler: torch.amp.GradScaler,
 ) -> Path:
     """Write the state after `step` steps, and remove the oldest beyond `config.keep`.
 
@@ -55,8 +56,13 @@ def save_checkpoint(
                 _save(named, writing / _file(what, _sharded(model)))
         wait_for_all()
         if rank() == 0:
-            state = {"step": step, "ranks": world_size() if _sharded(model) else 1}
-            text = json.dumps(state | {"config": json.loads(config.to_json())}, indent=2)
+            state = {
+                "step": step,
+                "ranks": world_size() if _sharded(model) else 1,
+                "scaler": scaler.state_dict(),  # of float16; else empty
+                "config": json.loads(config.to_json()),
+            }
+            text = json.dumps(state, indent=2)
             _write(writing / STATE, text.encode())
             if final.exists():  # of a run that was resumed from an older one
                 shutil.rmtree(final)
@@ -81,6 +87,7 @@ def load_checkpoint(
     model: nn.Module,
     optimizers: list[torch.optim.Optimizer],
     ema: dict[str, Tensor] | None,
+    scaler: torch.amp.GradScaler,
 ) -> int:
     """Put a checkpoint's state into a fresh model and optimizers.
 
@@ -106,6 +113,8 @@ def load_checkpoint(
     if ema is not None:
         _copy_into(ema, _load(path / _file("ema", sharded)), path)
     _load_optimizer(model, optimizers, _load(path / _file("optimizer", sharded)))
+    if scaler.is_enabled():
+        scaler.load_state_dict(state["scaler"])
     return int(state["step"])
 
 

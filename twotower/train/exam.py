@@ -47,7 +47,7 @@ class Exam:
 
     name: str
     measure: str  # what `hits` counts, for people
-    pictures: list[bytes]
+    pictures: Sequence[bytes]
     texts: list[str]
     owners: NDArray[np.int64]  # captions: [T], their pictures; names: [n], the text of each picture
     names: bool  # whether the texts are all names of classes, so that a picture has one of them

@@ -447,8 +447,8 @@ def probe(
             found = [looks.at_heads(mix, _between(before, now, mix)) for mix in PROBE_MIXES]
             candidates += found
             ends.append((found[-1].domain, now))
-    best, _ = max(ends, key=lambda end: end[0])
-    return next(heads for score, heads in ends if score == best), candidates
+    _, end = max(ends, key=lambda one: one[0])
+    return end, candidates
 
 
 def _head_loss(
@@ -560,5 +560,7 @@ def measure(exam: Exam, before: Path, after: Path) -> Change:
 def _answer(exam: Exam, encoder: Encoder) -> NDArray[np.float64]:
     none = np.zeros(encoder.config.embed_dim, np.float32)  # a picture that cannot be read
     found = encoder.stream(exam.pictures)
-    image_embeds = np.stack([none if one.error else one.image_embeds for one in found])
+    image_embeds = np.stack(
+        [none if one.image_embeds is None else one.image_embeds for one in found]
+    )
     return exam.hits(image_embeds, encoder.encode_text(exam.texts))

@@ -15,10 +15,10 @@ import threading
 import time
 from datetime import timedelta
 
-import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 BEAT = 1.0  # seconds
-SILENT = 20.0  # seconds without a beat, after which a rank counts as dead
+SILENT = 30.0  # seconds without a beat, after which a rank counts as dead
 LEFT = "left"
 GRACE = 5.0  # seconds that a rank is given to notice for itself and end in order
 
@@ -33,9 +33,10 @@ class Heartbeat(threading.Thread):
         self._why = ""
         # a connection of its own: the process group's may be busy waiting
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=SILENT))
+        silent = timedelta(seconds=SILENT)
+        store = TCPStore(address, port, is_master=False, timeout=silent)
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self._store = dist.PrefixStore(f"heartbeat-{attempt}", store)
+        self._store = PrefixStore(f"heartbeat-{attempt}", store)
         self._store.set(f"place-{rank}", f"process {os.getpid()} on {socket.gethostname()}")
         self.start()
 

@@ -106,6 +106,7 @@ class Trainer:
         self.optimizers = build_optimizers(self.model, config)
         half = config.precision == "float16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
+        self.scaler.scale(torch.ones((), device=self.device))  # else it has no scale to give
         self.ema = _copy_of(self.model) if config.ema is not None else None
         files = Path(config.tokenizer_files) if config.tokenizer_files else None
         self.sources = list(sources or map(open_source, config.sources))
@@ -145,7 +146,8 @@ class Trainer:
     def resume(self, resume: str | Path) -> int:
         """Go on from a checkpoint; what was logged after it is cut off."""
         path = newest_checkpoint(self.run) if resume == "latest" else Path(resume)
-        step = load_checkpoint(path, self.config, self.model, self.optimizers, self.ema)
+        state = self.model, self.optimizers, self.ema, self.scaler
+        step = load_checkpoint(path, self.config, *state)
         log = self.run / LOG
         if rank() == 0 and log.exists():
             lines = log.read_text(encoding="utf-8").splitlines()
@@ -349,7 +351,8 @@ class Trainer:
         self.board.flush()
 
     def _save(self, step: int) -> None:
-        save_checkpoint(self.run, step, self.config, self.model, self.optimizers, self.ema)
+        state = self.model, self.optimizers, self.ema, self.scaler
+        save_checkpoint(self.run, step, self.config, *state)
 
 
 def prepare_model(config: TrainConfig) -> CLIP:
