@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def main() -> None:
         seconds: dict[str, list[float]] = {name: [] for name in models}
         for turn in range(ROUNDS + 1):
             for name, model in models.items():
-                taken = seconds_of(lambda model=model: model.encode_image(pixels))
+                taken = seconds_of(partial(model.encode_image, pixels))
                 if turn:  # the first one starts the engine
                     seconds[name].append(taken / PICTURES)
     text = statistics.median(

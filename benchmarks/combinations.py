@@ -5,7 +5,7 @@
 Words that the captions of flickr8k-val agree on, every two of which at least three pictures show
 together ("and"), or at least three show one without the other, and no less than a quarter as many
 show both ("not"). Average precision over the pictures whose captions do not leave it open, mean
-over pairs of words. Writes results/combinations.csv.
+over pairs of words. Writes results/combinations.csv and its table in docs/search.md.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from twotower.library.labelled import word_queries
 from twotower.pairs.sources import open_source
 
 RESULTS = Path(__file__).parent / "results" / "combinations.csv"
+PAGE = Path(__file__).parents[1] / "docs" / "search.md"
+MARKS = "<!-- written by benchmarks/combinations.py -->", "<!-- until here, combinations -->"
+KINDS = {"and": "both of two words", "not": "one without the other"}
 FEWEST = 3
 
 Scores = dict[str, NDArray[np.float64]]
@@ -48,6 +51,26 @@ def main() -> None:
             row = (model.config.name, kind, name, len(values), f"{np.mean(values):.3f}")
             writer.writerow(row)
             print(*row)
+    write_table()
+
+
+def write_table() -> None:
+    """Put the figures into the page."""
+    with RESULTS.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = [
+        f"| {rows[0]['model']} | product of probabilities | vectors added or subtracted | the "
+        "first word alone |",
+        "|---|---|---|---|",
+    ]
+    for kind, name in KINDS.items():
+        some = [row for row in rows if row["kind"] == kind]
+        values = " | ".join(row["mean_average_precision"] for row in some)
+        lines.append(f"| {name}, {some[0]['pairs']} pairs | {values} |")
+    before, rest = PAGE.read_text(encoding="utf-8").split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    table = "\n".join(["", *lines, ""])
+    PAGE.write_text(before + MARKS[0] + table + MARKS[1] + after, encoding="utf-8")
 
 
 def combinations(

@@ -53,7 +53,9 @@ def main() -> None:
 
 def write_row(row: tuple[str, ...]) -> None:
     """Put a model's row in the place of its last one."""
-    rows = [("model", "batch", "open_clip_seconds", "twotower_seconds", "times")]
+    rows: list[tuple[str, ...]] = [
+        ("model", "batch", "open_clip_seconds", "twotower_seconds", "times")
+    ]
     if RESULTS.exists():
         with RESULTS.open(newline="") as file:
             rows = [tuple(one) for one in csv.reader(file) if one[:2] != list(row[:2])]

@@ -31,7 +31,7 @@ from PIL import Image
 
 from twotower.inputs.pictures import open_picture
 
-SAME = 20  # of 256 bits: copies in another size or compression differ in fewer
+SAME = 8  # of 256 bits: copies in another size or compression differ in fewer
 Pictures = Iterator[tuple[bytes, list[str]]]  # what is in the file, and the names of what it shows
 
 

@@ -113,6 +113,13 @@ def test_where_several_are_right_the_best_counts() -> None:
     assert class_ranks(scores, labels).tolist() == [1, 0]
 
 
+def test_of_namesakes_the_first_is_given() -> None:
+    """Classes 0 and 2 share a name, and with it their scores."""
+    scores, namesakes = np.array([[0.9, 0.5, 0.9]] * 3), np.array([4, 7, 4])
+    assert class_ranks(scores, np.array([0, 1, 2]), namesakes).tolist() == [0, 2, 1]
+    assert class_ranks(scores, np.array([0, 1, 2])).tolist() == [1, 2, 1]
+
+
 def test_probabilities_are_softmax_or_sigmoid() -> None:
     scores = np.array([[0.3, 0.1]], np.float32)
     assert top_probability(scores, 10.0, None)[0] == pytest.approx(1 / (1 + np.exp(-2)))

@@ -279,6 +279,12 @@ def test_a_set_is_known_by_its_classes_and_its_size() -> None:
     assert recognise(["red", "green"], 3) is None
 
 
+def test_namesakes(folders: Path) -> None:
+    assert open_set(folders).namesakes is None
+    alike = open_set(folders, ["dog", "cat", "dog"]).namesakes
+    assert alike is not None and alike[0] == alike[2] != alike[1]
+
+
 def test_folders_of_imagenet_get_its_names(tmp_path: Path) -> None:
     known = known_sets()["imagenet-a"]
     for folder in known.folders:

@@ -59,7 +59,7 @@ class Model(Protocol):
         """What decides the numbers: fingerprint of the weights, preprocessing, engine."""
 
 
-def open_model(model: str | None = None, engine: str = "onnxruntime") -> Model:
+def open_model(model: str | Path | None = None, engine: str = "onnxruntime") -> Model:
     """The encoder that a name stands for.
 
     Args:
@@ -70,6 +70,7 @@ def open_model(model: str | None = None, engine: str = "onnxruntime") -> Model:
     Raises:
         ModelError: there is no such module, object or pair; and what `load` raises.
     """
+    model = None if model is None else str(model)
     if model and (graphs := find_graphs(model)):
         return ObjectModel(OnnxPair(*graphs), model)
     if model and _names_an_object(model):

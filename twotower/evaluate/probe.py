@@ -155,7 +155,7 @@ def evaluate_probe(
         probe = _probe(train, validation, classes, refit=True)
         answers = answer(probe.logits, test.image_embeds, test.labels)
         advance()
-    zero_shot = class_ranks(test.image_embeds @ classifier.T, test.labels)
+    zero_shot = class_ranks(test.image_embeds @ classifier.T, test.labels, seen.namesakes)
     result = {
         "task": "probe",
         "set": describe_set(seen) | {"learned_from": len(train.labels) + len(validation.labels)},

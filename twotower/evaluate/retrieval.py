@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,7 +99,7 @@ def _blocks(n: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
-def open_captions(location: str) -> Source:
+def open_captions(location: str | Path) -> Source:
     """Pictures with captions at a path, as for training (`twotower.pairs.sources.open_source`).
 
     Raises:
@@ -107,8 +108,8 @@ def open_captions(location: str) -> Source:
     try:
         return open_source(location)
     except PairsError:
-        if location in known_sets():
-            raise SetError(find_set(location).how_to_obtain("retrieval")) from None
+        if str(location) in known_sets():
+            raise SetError(find_set(str(location)).how_to_obtain("retrieval")) from None
         raise
 
 

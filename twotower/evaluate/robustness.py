@@ -64,7 +64,14 @@ def evaluate_robustness(
     def score(image_embeds: NDArray[np.float32]) -> NDArray[np.float32]:
         return image_embeds @ classifier.T
 
-    answers = answer(score, embedded.image_embeds, seen.labels, model.logit_scale, model.logit_bias)
+    answers = answer(
+        score,
+        embedded.image_embeds,
+        seen.labels,
+        model.logit_scale,
+        model.logit_bias,
+        seen.namesakes,
+    )
     result: Result = {
         "task": "robustness",
         "set": describe_set(seen),
@@ -141,14 +148,14 @@ def _corrupted(
     watch: Watch,
 ) -> Result:
     corruptions: dict[str, dict[str, Result]] = {}
-    total = np.zeros(len(seen.keys))
+    total, alike = np.zeros(len(seen.keys)), seen.namesakes
     for kind in kinds:
         corruptions[kind] = {}
         for severity in severities:
             pictures = _changed(seen, kind, severity)
             what = f"{kind.replace('_', ' ')} {severity}"
             embedded = embed_pictures(model, pictures, len(seen.keys), watch, what)
-            right = class_ranks(embedded.image_embeds @ classifier.T, seen.labels) < 1
+            right = class_ranks(embedded.image_embeds @ classifier.T, seen.labels, alike) < 1
             total += right
             corruptions[kind][str(severity)] = _share(right.astype(np.float64))
     return {

@@ -69,6 +69,14 @@ class LabelledSet:
         """One name for each class."""
         return [names[0] for names in self.classes]
 
+    @property
+    def namesakes(self) -> NDArray[np.int64] | None:
+        """[classes], equal where names are, as of two "sunglasses"; None where all differ."""
+        distinct, numbers = np.unique(
+            [" ".join(names) for names in self.classes], return_inverse=True
+        )
+        return numbers if len(distinct) < len(self.classes) else None
+
     def fingerprint(self) -> str:
         """Of keys and labels in their order: equal for two runs that may be compared."""
         digest = hashlib.sha256("\n".join(self.keys).encode("utf-8", "surrogateescape"))

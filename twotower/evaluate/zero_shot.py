@@ -45,7 +45,9 @@ def top_k_accuracy(
 
 
 def class_ranks(
-    scores: NDArray[np.floating[Any]], labels: NDArray[np.int64] | NDArray[np.bool_]
+    scores: NDArray[np.floating[Any]],
+    labels: NDArray[np.int64] | NDArray[np.bool_],
+    namesakes: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """How many wrong classes come before the right one, 0 being the best.
 
@@ -54,6 +56,8 @@ def class_ranks(
 
     Args:
         scores: [n, classes]. labels: [n], or bool [n, classes].
+        namesakes: [classes], equal for classes of the same name (`LabelledSet.namesakes`). Words
+            cannot tell these apart: the first of them is given, as in published figures.
 
     Returns:
         [n].
@@ -64,6 +68,9 @@ def class_ranks(
         right[np.arange(len(labels)), labels] = True
     best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
     before = ~(scores < best) & ~right  # this way round, NaN is never right
+    if namesakes is not None and labels.ndim == 1:
+        later = np.arange(len(namesakes)) > labels[:, None]
+        before &= ~(later & (namesakes == namesakes[labels][:, None]))
     return np.asarray(before.sum(axis=1), np.int64)
 
 
@@ -88,17 +95,19 @@ def answer(
     labels: NDArray[Any],
     logit_scale: float = 1.0,
     logit_bias: float | None = None,
+    namesakes: NDArray[np.int64] | None = None,
 ) -> Answers:
     """A classifier's answers, block by block, so that memory does not hold every score.
 
     Args:
         score: image_embeds [n, embed_dim] -> [n, classes], logits but for the scale and bias.
+        namesakes: as in `class_ranks`.
     """
     ranks, predicted, confidence, scores = [], [], [], []
     for start in range(0, len(image_embeds), BLOCK):
         rows = slice(start, start + BLOCK)
         block = score(image_embeds[rows])
-        ranks.append(class_ranks(block, labels[rows]))
+        ranks.append(class_ranks(block, labels[rows], namesakes))
         predicted.append(block.argmax(axis=1))
         confidence.append(top_probability(block, logit_scale, logit_bias))
         if labels.ndim == 2:
@@ -147,6 +156,7 @@ def evaluate_zero_shot(
         seen.labels,
         model.logit_scale,
         model.logit_bias,
+        seen.namesakes,
     )
     result = {"task": "zero-shot", "set": describe_set(seen), **measure(answers, seen)}
     return result | {

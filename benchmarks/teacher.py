@@ -1,0 +1,38 @@
+"""The bundled model's teacher, for `twotower evaluate`: its image tower with our text tower.
+
+PYTHONPATH=benchmarks twotower evaluate retrieval DATA/flickr8k-val --model teacher:Teacher
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+import twotower
+from twotower.inputs.preprocess import Preprocess
+from twotower.train.bundled import TEACHER, load_teacher, teacher_features
+
+
+class Teacher:
+    """OpenAI's ViT-B/16 image tower beside the bundled text tower."""
+
+    logit_scale = 100.0
+
+    def __init__(self) -> None:
+        self.bundled = twotower.load()
+        self.templates = self.bundled.config.templates
+        self.preprocess = Preprocess(twotower.preset(TEACHER).preprocess)
+        self.tower = load_teacher()
+
+    def encode_image(self, pictures: Sequence[Image.Image]) -> NDArray[Any]:
+        """image_features [n, 512]"""
+        squares = np.stack([np.asarray(self.preprocess.square(one)) for one in pictures])
+        return teacher_features(self.tower, squares)
+
+    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """text_embeds [n, 512]"""
+        return self.bundled.encode_text(texts)
