@@ -1,5 +1,8 @@
 """The probe is scikit-learn's; splits and shots lose and leak nothing; corruptions corrupt."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from twotower.evaluate.corruptions import KINDS, UnknownCorruptionError, choose_kinds, corrupt
 from twotower.evaluate.logistic import FIRST_C, LogisticError, fit_logistic, search_c
-from twotower.evaluate.probe import draw_shots, hold_out
+from twotower.evaluate.probe import draw_shots, hold_out, open_split
 from twotower.evaluate.tip_adapter import TipAdapter
 
 
@@ -70,6 +73,21 @@ def test_held_out_pictures_are_never_trained_on(labels: list[int], seed: int) ->
         assert (numbers[rest] == label).any()  # no class is lost to the test
         if labels.count(label) > 1:
             assert (numbers[held] == label).any()
+
+
+def test_the_three_sets_of_a_probe_share_no_picture(folders: Path) -> None:
+    split = open_split(str(folders))
+    parts = [part.keys for part in (split.train, split.validation, split.test)]
+    together = [key for keys in parts for key in keys]
+    assert all(parts) and len(together) == len(set(together)) == 12
+
+
+def test_a_folder_with_train_and_test_is_taken_as_that(folders: Path, tmp_path: Path) -> None:
+    for name in ("train", "test", "val"):
+        shutil.copytree(folders, tmp_path / "all" / name)
+    split = open_split(str(tmp_path / "all"))
+    for name, part in (("train", split.train), ("test", split.test), ("val", split.validation)):
+        assert len(part.keys) == 12 and part.name == str(tmp_path / "all" / name)
 
 
 @settings(max_examples=60, deadline=None)

@@ -55,6 +55,7 @@ Pixels = NDArray[np.uint8]
 TEACHER = "ViT-B-16"
 TEACHER_SCALE = 100.0  # of its logits; OpenAI's models all end at the clamp
 LOW = 160  # pixels on a side while most is learned: half the time of 224
+NAMED_TO_POLISH = 8000  # pictures with names whose features are computed at the end
 SYNONYMS = 0.9  # cosine of two names from which a picture of one may be called the other
 FROZEN_BLOCKS = 6  # of the image tower: edges and textures serve any picture
 TEMPLATES = (
@@ -81,6 +82,7 @@ class Plan:
     captions: int = 144
     image_steps: int = 1200
     answer_steps: int = 500
+    polish_steps: int = 300
     pictures: int = 32
     low_share: float = 0.75  # of the answer steps at 160 pixels; the rest at 224
     seed: int = 0
@@ -377,7 +379,10 @@ def train_vision(
     fit_projection(vision, pictures, draw, model.config.preprocess)
     see_as_the_teacher(model, vision, words, pictures, plan, draw, say, watch)
     answer_people(model, tokenizer, vision, words, pictures, named, plan, draw, say, watch)
+    polish_projection(model, tokenizer, vision, words, pictures, named, plan, draw, say)
     unfold(vision, model.vision)
+    if watch:
+        watch(plan.image_steps + plan.answer_steps, model)
 
 
 def see_as_the_teacher(
@@ -416,14 +421,9 @@ def answer_people(
 
     Names come cheap: no teacher has to look, so there are more of these pictures.
     """
-    name_embeds = F.normalize(
-        encode_texts(model, tokenizer, named.names)
-        + encode_texts(model, tokenizer, [in_template("a photo of a {}.", n) for n in named.names]),
-        dim=-1,
-    )
+    name_embeds = encode_names(model, tokenizer, named.names)
     sentences = np.flatnonzero(pictures.described)
-    captions = [caption for row in sentences for caption in pictures.captions[row]]
-    caption_embeds = encode_texts(model, tokenizer, captions).unflatten(0, (len(sentences), -1))
+    caption_embeds = encode_captions(model, tokenizer, pictures)
     optimizer = vision_optimizer(vision)
     quarter = plan.pictures // 4
     for step in steps(plan.answer_steps, optimizer):
@@ -445,6 +445,71 @@ def answer_people(
         )
         update(vision, optimizer, loss)
         _report(step, loss, model, vision, say, watch, "answering")
+
+
+def polish_projection(
+    model: CLIP,
+    tokenizer: Tokenizer,
+    vision: Any,
+    words: Words,
+    pictures: Pictures,
+    named: Named,
+    plan: Plan,
+    draw: np.random.Generator,
+    say: Say,
+) -> None:
+    """The projection alone, on features that are computed once: batches can be large then."""
+    rows_of_named = draw.permutation(len(named.pixels))[:NAMED_TO_POLISH]
+    preprocess = model.config.preprocess
+    features = pooled_features(vision, pictures.pixels, preprocess)
+    named_features = pooled_features(vision, named.pixels[rows_of_named], preprocess)
+    labels = torch.from_numpy(named.labels[rows_of_named])
+    name_embeds = encode_names(model, tokenizer, named.names)
+    caption_embeds = encode_captions(model, tokenizer, pictures)
+    sentences = np.flatnonzero(pictures.described)
+    projection = vision.proj
+    optimizer = torch.optim.AdamW(projection.parameters(), lr=5e-4, weight_decay=0.1)
+    log_scale = torch.tensor(math.log(TEACHER_SCALE / 2))
+    size = min(512, len(sentences))
+    for step in steps(plan.polish_steps, optimizer):
+        told = draw.choice(len(sentences), size, replace=False)
+        rows = draw.choice(len(features), size)
+        others = draw.choice(len(named_features), min(size, len(named_features)))
+        seen = torch.cat([features[sentences[told]], features[rows], named_features[others]])
+        embeds = F.normalize(projection(F.dropout(seen, 0.1)), dim=-1)
+        captions = caption_embeds[told, draw.integers(0, caption_embeds.shape[1], size)]
+        loss = (
+            teacher_loss(embeds[size : 2 * size], rows, words, pictures, draw)
+            + pair_loss(captions, embeds[:size], log_scale, [str(one) for one in told])
+            + named_loss(embeds[2 * size :], name_embeds, labels[others])
+        )
+        update(vision, optimizer, loss)
+        if step % 50 == 0:
+            say(f"polishing, step {step}: loss {loss:.3f}")
+
+
+@torch.no_grad()
+def pooled_features(vision: Any, pixels: Pixels, preprocess: Any) -> Tensor:
+    """What the projection is given: [n, 1280]."""
+    rows = []
+    for batch in torch.from_numpy(pixels).split(32):
+        pixel_values = normalize_pixels(batch.permute(0, 3, 1, 2), preprocess)
+        rows.append(vision.head(vision.blocks(vision.stem(pixel_values))).mean(dim=(2, 3)))
+    return torch.cat(rows)
+
+
+def encode_names(model: CLIP, tokenizer: Tokenizer, names: Sequence[str]) -> Tensor:
+    """text_embeds [n, 512] of names, bare and in a sentence together."""
+    sentences = [in_template("a photo of a {}.", name) for name in names]
+    both = encode_texts(model, tokenizer, names) + encode_texts(model, tokenizer, sentences)
+    return F.normalize(both, dim=-1)
+
+
+def encode_captions(model: CLIP, tokenizer: Tokenizer, pictures: Pictures) -> Tensor:
+    """text_embeds [described, 5, 512]"""
+    rows = np.flatnonzero(pictures.described)
+    captions = [caption for row in rows for caption in pictures.captions[row]]
+    return encode_texts(model, tokenizer, captions).unflatten(0, (len(rows), -1))
 
 
 def see(
@@ -532,13 +597,8 @@ def fit_projection(
 ) -> None:
     """Ridge regression from the pretrained tower's features to the teacher's."""
     rows = draw.permutation(len(pictures.pixels))[:most]
-    pooled = []
+    x = pooled_features(vision, pictures.pixels[rows], preprocess)
     with torch.no_grad():
-        for chunk in np.array_split(rows, math.ceil(len(rows) / 32)):
-            pixels = torch.from_numpy(pictures.pixels[chunk]).permute(0, 3, 1, 2)
-            x = vision.head(vision.blocks(vision.stem(normalize_pixels(pixels, preprocess))))
-            pooled.append(x.mean(dim=(2, 3)))
-        x = torch.cat(pooled)
         gram = x.T @ x + 1e-2 * x.square().sum() / x.shape[1] * torch.eye(x.shape[1])
         vision.proj.weight.copy_(torch.linalg.solve(gram, x.T @ pictures.features[rows]).T)
 
