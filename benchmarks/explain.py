@@ -3,7 +3,8 @@
     python benchmarks/explain.py [MODEL]
 
 Pairs of example photographs side by side, each asked for what one of them shows: the hottest place
-should lie in that half (chance: one half). Writes results/explain.csv; the time depends on what else runs, and is printed.
+should lie in that half (chance: one half). Writes results/explain.csv; the time, which depends on
+what else runs, is printed alone.
 """
 
 from __future__ import annotations
