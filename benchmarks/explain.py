@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from bundled import wilson
 from PIL import Image
 
 import twotower
 from twotower.encode.explain import explain
+from twotower.evaluate.intervals import wilson
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "explain.csv"
@@ -43,7 +43,7 @@ def main() -> None:
         explanation = explain(model, pair, f"a photo of a {expected[two[side]][0]}")
         seconds.append(time.perf_counter() - start)
         right += int(explanation.peak[0] > 0.5) == side
-    low, high = wilson(right, PAIRS)
+    low, high = wilson(right / PAIRS, PAIRS)
     with RESULTS.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("model", "pairs", "right_half", "low", "high"))

@@ -138,7 +138,7 @@ def test_the_text_tower_learns_names_and_captions() -> None:
     frozen = model.text.token_embed.weight.clone()
     said: list[str] = []
     tokenizer: Any = characters
-    plan = Plan(text_steps=40, words=6, captions=3)
+    plan = Plan(text_steps=30, words=6, captions=3)
     train_text(model, tokenizer, words, pictures, plan, said.append)
     embeds = bundled.encode_texts(model, tokenizer, names)
     assert ((embeds @ vectors.T).argmax(dim=1) == torch.arange(6)).all()
@@ -172,6 +172,7 @@ def test_the_whole_recipe(
     monkeypatch.setattr(bundled, "FROZEN_BLOCKS", 15)
     data = tmp_path / "data"
     (data / "pictures").mkdir(parents=True)
+    (data / "named").mkdir()
     (data / "clip-b16-text-vectors").mkdir()
     (data / "wordnet").symlink_to(wordnet_folder)
     with tarfile.open(data / "pictures" / "some.tar", "w") as tar:
@@ -179,11 +180,15 @@ def test_the_whole_recipe(
             captions = [f"{number} {i}" for i in range(5)] if number < 4 else ["a poodle"]
             add(tar, f"{number}.jpg", picture(number))
             add(tar, f"{number}.json", json.dumps({"captions": captions}).encode())
+    with tarfile.open(data / "named" / "some.tar", "w") as tar:
+        for number in range(4):
+            add(tar, f"{number}.jpg", picture(10 + number))
+            add(tar, f"{number}.json", json.dumps({"captions": ["red", "crimson"]}).encode())
     vectors = np.random.default_rng(0).normal(size=(4, 512)).astype(np.float16)
     names = np.array(["animal", "wine cellar", "red", "run"])
     np.savez(data / "clip-b16-text-vectors" / "all.npz", names=names, vectors=vectors)
     said: list[str] = []
-    plan = Plan(text_steps=2, words=4, captions=6, image_steps=2, pictures=4)
+    plan = Plan(text_steps=2, words=4, captions=6, image_steps=2, pictures=4, polish_steps=2)
     bundled.bundled(data, tmp_path / "model", plan, said.append)
     model = load(tmp_path / "model")
     assert model.encode_text("a poodle").shape == (1, 512)
