@@ -116,9 +116,14 @@ def backward_batch(
             if cached:
                 _set_random_state(states[index])
                 outputs[index] = towers(*chunk)
-            for embeds, grad in zip(outputs[index], part, strict=True):
-                if embeds.requires_grad:  # a locked tower has no graph
-                    embeds.backward(grad)
+            # a locked tower has no graph; compiled towers share one, which can be used only once
+            live = [
+                (embeds, grad)
+                for embeds, grad in zip(outputs[index], part, strict=True)
+                if embeds.requires_grad
+            ]
+            if live:
+                torch.autograd.backward([one for one, _ in live], [grad for _, grad in live])
     return sum_over_ranks(share.detach())
 
 
