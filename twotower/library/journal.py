@@ -16,9 +16,9 @@ import os
 import secrets
 import sqlite3
 import stat
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -29,6 +29,7 @@ from twotower.library.marks import Tag
 
 JOURNAL_FILE = "tags.sqlite"
 BATCH_SIZE = 100
+BATCH_BYTES = 2**26  # of files, before and after
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -49,6 +50,10 @@ CREATE TABLE IF NOT EXISTS changes (
 );
 CREATE INDEX IF NOT EXISTS changes_run ON changes (run);
 """
+
+
+class SidecarError(ValueError):
+    """A file that is left as it is; the message names it and says why."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +137,8 @@ class Journal:
 
         Changes are taken in batches, so their outcomes come a little later.
         """
-        run, token, waiting = 0, secrets.token_hex(4), iter(changes)
-        while batch := list(islice(waiting, BATCH_SIZE)):
+        run, token = 0, secrets.token_hex(4)
+        for batch in _batches(changes):
             if not run:
                 run = self._begin(token)
             numbers = self._note(run, batch)
@@ -215,6 +220,19 @@ class Journal:
         self._connection.execute("UPDATE runs SET finished = 1")
 
 
+def _batches(changes: Iterable[Change]) -> Iterator[list[Change]]:
+    batch: list[Change] = []
+    size = 0
+    for change in changes:
+        batch.append(change)
+        size += len(change.before or b"") + len(change.after or b"")
+        if len(batch) >= BATCH_SIZE or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
 def _way_back(
     file: Path,
     untag: Callable[[Path, Mapping[Tag, float]], Change | None],
@@ -238,7 +256,7 @@ def _way_back(
     tags = {tuple(tag): float(probability) for tag, probability in json.loads(ours)}
     try:
         change = untag(file, tags)
-    except ValueError as error:
+    except SidecarError as error:
         return "", None, str(error)
     return "untagged" if change else "unchanged", change, None
 
@@ -281,10 +299,14 @@ def _attempt(change: Change, temporary: str) -> str | None:
 
 
 def _write(path: Path, content: bytes, like: Path | None) -> None:
-    """A file that is on the disk when this returns, with the mode of `like`."""
+    """A file that is on the disk when this returns, with the owner and the mode of `like`."""
     with path.open("wb") as file:
         if like is not None:
-            path.chmod(stat.S_IMODE(like.stat().st_mode))
+            before = like.stat()
+            if sys.platform != "win32":
+                with contextlib.suppress(OSError):  # only root may
+                    os.chown(path, before.st_uid, before.st_gid)
+            path.chmod(stat.S_IMODE(before.st_mode))
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -292,7 +314,7 @@ def _write(path: Path, content: bytes, like: Path | None) -> None:
 
 def _settle(folder: Path) -> None:
     """Have the names in a folder on the disk, where the system can say so."""
-    if os.name == "nt":
+    if sys.platform == "win32":
         return
     with contextlib.suppress(OSError):
         number = os.open(folder, os.O_RDONLY)

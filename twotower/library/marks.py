@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
@@ -86,7 +86,10 @@ def clean_tag(tag: Iterable[str]) -> Tag:
 
 def read_keywords_of(packet: Packet) -> Keywords:
     """What one packet says."""
-    claims = _claims(packet)
+    return _keywords(packet, _claims(packet))
+
+
+def _keywords(packet: Packet, claims: Sequence[_Claim]) -> Keywords:
     paths: dict[tuple[str, ...], Tag] = {}
     for name, separator in _PATHS.items():
         claimed = {_key(_written(name, one.tag)) for one in claims if _covers(one, name)}
@@ -157,7 +160,8 @@ def set_tags(
         XmpError: the packet cannot be read, or not be edited.
     """
     packet = Packet(content)
-    before, known = _claims(packet), read_keywords_of(packet)
+    before = _claims(packet)
+    known = _keywords(packet, before)
     claimed = {_keys(one.tag) for one in before if one.stands}
     elsewhere = [tag for tag in person if tag and _keys(tag) not in claimed]
     theirs = list({_keys(tag): tag for tag in [*known.person, *elsewhere]}.values())
@@ -182,7 +186,9 @@ def set_tags(
             if key not in begun and (key in ours or key not in there):
                 desired[key] = text
                 lists[tag].add(name.prefix)
-        remove = [there[key] for key in ours if key in there and key not in desired]
+        # a name in a path that a person has given since is theirs too
+        kept = {key for tag in known.person for key in _keys(tag)} if name is SUBJECT else set()
+        remove = [there[key] for key in ours - kept - desired.keys() if key in there]
         add = [text for key, text in desired.items() if key not in there]
         edits[name] = Edit(remove, [*begun.values(), *add] if add else ())
     claims = [one for one in before if not one.stands and _keys(one.tag) in refused]

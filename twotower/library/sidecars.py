@@ -7,6 +7,7 @@ and a new one is `a.jpg.xmp`, which cannot be taken for that of another picture.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,10 @@ from twotower.inputs.pictures import PICTURE_SUFFIXES
 from twotower.inputs.raw import RAW_SUFFIXES
 from twotower.inputs.video import VIDEO_SUFFIXES
 from twotower.inputs.xmp import NEW_PACKET, Packet, XmpError
-from twotower.library.journal import Change, Journal, UndoReport, read
+from twotower.library.embedded import ExifTool, can_embed
+from twotower.library.journal import Change, Journal, SidecarError, UndoReport, read
 from twotower.library.keywords import read_keywords
 from twotower.library.marks import Tag, clean_tag, read_keywords_of, set_tags
-
-
-class SidecarError(ValueError):
-    """A sidecar that is left as it is; the message names it and says why."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,9 @@ def write_tags(
 
     Raises:
         LibraryError: the journal cannot be written, or another process is changing the library.
+        SidecarError: exiftool is to embed, and is not installed.
     """
+    exiftool = ExifTool() if embed else None
     errors: list[str] = []
     unchanged = 0
     picture_of: dict[Path, Path] = {}
@@ -75,7 +75,7 @@ def write_tags(
         nonlocal unchanged
         for picture, tags in wanted:
             try:
-                planned = plan(picture, tags, model)
+                planned = plan(picture, tags, model, exiftool)
             except (SidecarError, OSError) as error:
                 errors.append(_line(error))
             else:
@@ -84,18 +84,19 @@ def write_tags(
                 yield from planned
             progress()
 
-    if dry_run:
-        files = sum(1 for _ in changes())
-        return WriteReport(
-            len(set(picture_of.values())), files, unchanged, tuple(dict.fromkeys(errors))
-        )
-    written = set()
-    with Journal(location) as journal:
-        for change, error in journal.write(changes()):
-            if error is None:
-                written.add(change.path)
-            else:
-                errors.append(error)
+    with contextlib.ExitStack() as stack:
+        if exiftool is not None:
+            stack.enter_context(exiftool)
+        if dry_run:
+            written = {change.path for change in changes()}
+        else:
+            written = set()
+            journal = stack.enter_context(Journal(location))
+            for change, error in journal.write(changes()):
+                if error is None:
+                    written.add(change.path)
+                else:
+                    errors.append(error)
     return WriteReport(
         pictures=len({picture_of[path] for path in written}),
         files=len(written),
@@ -114,18 +115,28 @@ def undo(location: Path) -> UndoReport:
         return journal.undo(_untag)
 
 
-def plan(picture: Path, tags: Mapping[Tag, float], model: str = "-") -> list[Change]:
+def plan(
+    picture: Path, tags: Mapping[Tag, float], model: str = "-", exiftool: ExifTool | None = None
+) -> list[Change]:
     """What is to change on the disk so that our tags of a picture are `tags`: nothing, or files.
 
+    With exiftool it is the picture itself, and the sidecars that are there already, since programs
+    believe these rather than the picture.
+
     Raises:
-        SidecarError: a sidecar cannot be read or edited; two differ in nothing but capitals.
+        SidecarError: a file cannot be edited; two sidecars differ in nothing but capitals.
+        OSError: a file cannot be read.
     """
     paths = sidecars_to_write(picture)
-    if not tags and not any(path.exists() for path in paths):
-        return []
     known = read_keywords(picture)
     tags = {tag: p for tag, p in tags.items() if clean_tag(tag) not in known.rejected}
-    changes = (_change(path, tags, model, known.person) for path in paths)
+    changes = []
+    if exiftool is not None and can_embed(picture):
+        changes.append(exiftool.plan(picture, tags, model))
+        paths = [path for path in paths if path.exists()]
+    for path in paths:
+        if tags or path.exists():
+            changes.append(_change(path, tags, model, known.person))
     return [change for change in changes if change is not None]
 
 
@@ -183,7 +194,11 @@ def _change(
 
 
 def _untag(path: Path, tags: Mapping[Tag, float]) -> Change | None:
-    return _change(path, tags, "-", ())
+    """The change that leaves only `tags` of ours in a sidecar or in a picture."""
+    if path.suffix.lower() == ".xmp":
+        return _change(path, tags, "-", ())
+    with ExifTool() as exiftool:
+        return exiftool.plan(path, tags)
 
 
 def _line(error: Exception) -> str:
