@@ -248,11 +248,14 @@ def _way_back(
         now = read(file)
     except OSError as error:
         return "", None, f"{file}: cannot be read ({error.strerror}); check its rights"
-    if _hash(now) == before or now is None:
+    if _hash(now) == before:
         return "unchanged", None, None
     if _hash(now) == after:
-        back = None if before is None else now[:head] + middle + now[len(now) - tail :]
+        same = now or b""
+        back = None if before is None else same[:head] + middle + same[len(same) - tail :]
         return "restored", Change(file, now, back), None
+    if now is None:
+        return "unchanged", None, None
     tags = {tuple(tag): float(probability) for tag, probability in json.loads(ours)}
     try:
         change = untag(file, tags)
@@ -273,20 +276,23 @@ def _attempt(change: Change, temporary: str) -> str | None:
     """Make a change unless the file is not what it was. Returns why it could not be made."""
     path = change.path.resolve()  # of a link, what it leads to
     beside = path.with_name(temporary)
+    changed = f"{change.path}: has changed since it was read; left as it is, tag again"
     try:
+        if read(path) != change.before:
+            return changed
         if change.after is not None:
             _write(beside, change.after, path if change.before is not None else None)
-        if read(path) != change.before:
-            return f"{change.path}: has changed since it was read; left as it is, tag again"
+            if read(path) != change.before:  # this took a moment
+                return changed
         if change.after is None:
             path.unlink()
         elif change.before is None:
-            os.link(beside, path)  # fails where a file has just appeared
+            _put_new(beside, path)
         else:
             beside.replace(path)
         return None
-    except FileExistsError:
-        return f"{change.path}: has just been made by another program; left as it is, tag again"
+    except (FileExistsError, FileNotFoundError):
+        return changed
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return (
@@ -296,6 +302,19 @@ def _attempt(change: Change, temporary: str) -> str | None:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
+
+
+def _put_new(beside: Path, path: Path) -> None:
+    """Give a file its name. Raises `FileExistsError` where one has just appeared."""
+    try:
+        os.link(beside, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS or path.exists():
+            raise
+        beside.rename(path)
+
+
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)  # such as exFAT, of memory cards
 
 
 def _write(path: Path, content: bytes, like: Path | None) -> None:
