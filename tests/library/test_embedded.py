@@ -86,7 +86,7 @@ def test_sidecars_in_exiftool_and_exiv2(
         theirs = read_keywords(path).person
     before = sidecar.read_bytes() if name in SAMPLES else None
     write_tags(tmp_path / "l", [(path, TAGS)], "0123456789ab")
-    if name != "odd":  # which exiftool does not take for XMP
+    if name not in ("odd", "Latin-1"):  # which exiftool does not take for XMP, or not as it is
         found = lists(exiftool, sidecar)
         assert found["Subject"][-4:] == FLAT
         assert found["HierarchicalSubject"][-4:] == LR and found["TagsList"][-4:] == DIGIKAM
@@ -94,7 +94,7 @@ def test_sidecars_in_exiftool_and_exiv2(
         exiftool("-overwrite_original", "-XMP-xmp:Rating=3", "-XMP-dc:Subject+=theirs", sidecar)
         assert read_keywords(path) == Keywords((*theirs, ("theirs",)), TAGS)
         sidecar.write_bytes(written)
-    if name not in ("odd", "Latin-1") and "UTF-16" not in name:  # which exiv2 does not read
+    if name not in ("odd", "Latin-1") and "UTF-16" not in name:  # exiv2 is for UTF-8
         assert exiv2("-PXv", "-g", "Xmp.digiKam.TagsList", sidecar).endswith(
             ", ".join(DIGIKAM) + "\n"
         )
@@ -107,43 +107,37 @@ def test_sidecars_in_exiftool_and_exiv2(
 
 
 @pytest.mark.clients
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "avif"])
-def test_into_pictures(tmp_path: Path, suffix: str, exiftool: Callable[..., str]) -> None:
-    path = tmp_path / f"ä 日 #.{suffix}"
-    with PIL.Image.open(EXAMPLES / "cat.jpg") as image:
-        exif = PIL.Image.Exif()
-        exif[0x010F] = "Maker"
-        image.convert("RGB").save(path, exif=exif, icc_profile=image.info.get("icc_profile"))
-    path.chmod(0o640)
-    before = path.read_bytes()
-    report = write_tags(tmp_path / "l", [(path, TAGS)], "m", embed=True, dry_run=True)
-    assert report.files == 1 and path.read_bytes() == before
-    report = write_tags(tmp_path / "l", [(path, TAGS)], "m", embed=True)
-    assert (report.pictures, report.files, report.errors) == (1, 1, ())
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["l", path.name]
-    assert read_keywords(path) == FOUR and path.stat().st_mode & 0o777 == 0o640
-    assert lists(exiftool, path) == {
-        "Subject": FLAT,
-        "HierarchicalSubject": LR,
-        "TagsList": DIGIKAM,
-    }
-    with PIL.Image.open(path) as image:
-        assert image.getexif()[0x010F] == "Maker"
-        with PIL.Image.open(io.BytesIO(before)) as original:
+def test_into_pictures(tmp_path: Path, exiftool: Callable[..., str]) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x010F] = "Maker"
+    paths = [tmp_path / f"ä 日 #.{suffix}" for suffix in ("jpg", "png", "webp", "tif", "avif")]
+    for path in paths:
+        with PIL.Image.open(EXAMPLES / "cat.jpg") as image:
+            profile = image.info.get("icc_profile")
+            image.convert("RGB").resize((64, 48)).save(path, exif=exif, icc_profile=profile)
+        path.chmod(0o640)
+    before = {path: path.read_bytes() for path in paths}
+    wanted = [(path, TAGS) for path in paths]
+    report = write_tags(tmp_path / "l", wanted, "m", embed=True, dry_run=True)
+    assert report.files == 5 and all(path.read_bytes() == before[path] for path in paths)
+    report = write_tags(tmp_path / "l", wanted, "m", embed=True)
+    assert (report.pictures, report.files, report.errors) == (5, 5, ())
+    assert {one for one in tmp_path.iterdir() if one.is_file()} == set(paths)
+    for path in paths:
+        assert read_keywords(path) == FOUR and path.stat().st_mode & 0o777 == 0o640
+        with PIL.Image.open(path) as image, PIL.Image.open(io.BytesIO(before[path])) as original:
+            assert image.getexif()[0x010F] == "Maker"
             assert image.tobytes() == original.tobytes()
-    assert write_tags(tmp_path / "l", [(path, TAGS)], "m", embed=True).unchanged == 1
+    expected = {"Subject": FLAT, "HierarchicalSubject": LR, "TagsList": DIGIKAM}
+    assert lists(exiftool, paths[0]) == lists(exiftool, paths[3]) == expected
+    assert write_tags(tmp_path / "l", wanted, "m", embed=True).unchanged == 5
 
-    written = path.read_bytes()
-    exiftool("-overwrite_original", "-XMP-dc:Subject+=theirs", path)
-    assert read_keywords(path) == Keywords((("theirs",),), TAGS)
-    report_undo = undo(tmp_path / "l")
-    assert (report_undo.untagged, report_undo.errors) == (1, ())
-    assert read_keywords(path) == Keywords((("theirs",),))
-
-    path.write_bytes(before)
-    write_tags(tmp_path / "l", [(path, TAGS)], "m", embed=True)
-    assert path.read_bytes() == written
-    assert undo(tmp_path / "l").restored == 1 and path.read_bytes() == before
+    exiftool("-overwrite_original", "-XMP-dc:Subject+=theirs", paths[0])
+    assert read_keywords(paths[0]) == Keywords((("theirs",),), TAGS)
+    taken_back = undo(tmp_path / "l")
+    assert (taken_back.restored, taken_back.untagged, taken_back.errors) == (4, 1, ())
+    assert read_keywords(paths[0]) == Keywords((("theirs",),))
+    assert all(path.read_bytes() == before[path] for path in paths[1:])
 
 
 @pytest.mark.clients

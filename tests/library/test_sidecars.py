@@ -69,8 +69,8 @@ def test_writing_reading_and_taking_back(tmp_path: Path) -> None:
     assert undo(location).restored == 0 and files(tmp_path) == before
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.lists(sidecars(), min_size=1, max_size=3), TAGGINGS, TAGGINGS)
+@settings(deadline=None, max_examples=20)
+@given(st.lists(sidecars(), min_size=1, max_size=2), TAGGINGS, TAGGINGS)
 def test_any_sidecars_come_back(contents: list[bytes], tags: dict, others: dict) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -173,8 +173,7 @@ def test_a_sidecar_that_changes_meanwhile_is_left(tmp_path: Path) -> None:
         errors = [outcome.error for outcome in log.write(changes)]
     assert all(error and "tag again" in error for error in errors)
     assert files(tmp_path) == before
-    report = undo(tmp_path / ".twotower")  # a.jpg.xmp is as a person left it, without our tags
-    assert report.restored == 0 and not report.errors and files(tmp_path) == before
+    assert undo(tmp_path / ".twotower") == journal.UndoReport() and files(tmp_path) == before
 
 
 def test_undo_keeps_what_a_person_did_since(tmp_path: Path) -> None:
@@ -292,7 +291,7 @@ def test_kill_at_any_moment(tmp_path: Path) -> None:
     before = files(tmp_path)
     chance = random.Random(3)
     killed = 0
-    for turn in range(8):
+    for turn in range(6):
         for what in (f"tag{turn}", "undo"):
             process = FORK.Process(target=work, args=(tmp_path, what))
             process.start()
@@ -333,7 +332,7 @@ def test_a_full_disk_or_a_torn_write_leaves_the_old_file(
         report = write_tags(tmp_path / ".twotower", [(path, POODLE)], "m")
     assert report.files == 0 and "No space left" in report.errors[0]
     assert files(tmp_path) == before
-    assert undo(tmp_path / ".twotower").unchanged == 1
+    assert undo(tmp_path / ".twotower") == journal.UndoReport()
 
 
 def test_the_library_finds_what_people_said(tmp_path: Path) -> None:
