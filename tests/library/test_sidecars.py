@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import PIL.Image
@@ -15,11 +16,12 @@ from hypothesis import strategies as st
 from tests.library.packets import SAMPLES, TAGGINGS, sidecars
 from tests.library.tiny import index, picture, rows_of
 from twotower.inputs.xmp import Packet
-from twotower.library import journal
+from twotower.library import intake, journal
 from twotower.library.catalog import LibraryError
 from twotower.library.journal import Change, Journal
 from twotower.library.keywords import read_keywords
 from twotower.library.marks import HIERARCHY, SUBJECT, TAGS_LIST, Keywords, read_keywords_of
+from twotower.library.scan import Found
 from twotower.library.sidecars import SidecarError, plan, sidecars_to_write, undo, write_tags
 
 FORK = multiprocessing.get_context("forkserver")
@@ -348,6 +350,33 @@ def test_the_library_finds_what_people_said(tmp_path: Path) -> None:
     (tmp_path / "a.png.xmp").unlink()
     assert index(tmp_path).moved == 1 and rows_of(tmp_path)["a.png"].keywords == ""
     assert index(tmp_path).unchanged == 1
+
+
+def test_a_new_sidecar_does_not_have_the_picture_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [photo(tmp_path / f"{number}.png") for number in range(3)]
+    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "x.jpg", xmp=SAMPLES["Lightroom"])
+    index(tmp_path)
+    before = rows_of(tmp_path)
+    write_tags(tmp_path / ".twotower", [(path, POODLE) for path in paths], "m")
+    (tmp_path / "x.jpg.xmp").write_bytes(SAMPLES["exiftool"])
+    (tmp_path / "1.png").write_bytes(picture(99))  # and this one is another picture now
+
+    def hashed(self: intake.Intake, found: Found) -> intake.Taken | None:
+        assert found.path == b"1.png"
+        return taken(self, found)
+
+    taken = intake.Intake.without_pixels
+    monkeypatch.setattr(intake.Intake, "without_pixels", hashed)
+    report = index(tmp_path)
+    assert (report.moved, report.added, report.removed) == (3, 1, 0)
+    after = rows_of(tmp_path)
+    assert after["x.jpg"].keywords == "People|Grandmother\nbeach"
+    for name in ("0.png", "2.png", "x.jpg"):
+        assert after[name].sidecar_ns != 0
+        assert replace(after[name], sidecar_ns=0) == before[name]
+    assert index(tmp_path).unchanged == 4
 
 
 def test_changes_come_back_whatever_they_are(tmp_path: Path) -> None:
