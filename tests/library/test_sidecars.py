@@ -112,19 +112,19 @@ def test_which_sidecar(tmp_path: Path) -> None:
 
 
 def test_two_sidecars_are_both_kept_up(tmp_path: Path) -> None:
-    path = photo(tmp_path / "a.jpg")
+    path, tags = photo(tmp_path / "a.jpg"), {**POODLE, ("sea",): 0.5}
     (tmp_path / "a.jpg.xmp").write_bytes(SAMPLES["darktable"])
     (tmp_path / "a.xmp").write_bytes(SAMPLES["Lightroom"])
     before = files(tmp_path)
-    report = write_tags(tmp_path / ".twotower", [(path, POODLE)], "m")
+    report = write_tags(tmp_path / ".twotower", [(path, tags)], "m")
     assert (report.pictures, report.files) == (1, 2)
     for name in ("a.jpg.xmp", "a.xmp"):
-        assert read_keywords_of(Packet((tmp_path / name).read_bytes())).ours == POODLE
+        assert read_keywords_of(Packet((tmp_path / name).read_bytes())).ours == tags
     # taken out in one program, it leaves the other's file with the next run
     content = (tmp_path / "a.xmp").read_bytes()
     (tmp_path / "a.xmp").write_bytes(content.replace(b"<rdf:li>poodle</rdf:li>", b""))
     assert read_keywords(path).rejected == tuple(POODLE)
-    write_tags(tmp_path / ".twotower", [(path, POODLE)], "m")
+    write_tags(tmp_path / ".twotower", [(path, tags)], "m")
     assert read_keywords(path).rejected == tuple(POODLE)
     assert b"poodle" not in (tmp_path / "a.jpg.xmp").read_bytes()
     undo(tmp_path / ".twotower")
@@ -219,6 +219,26 @@ def test_links_modes_and_names(tmp_path: Path) -> None:
     assert read_keywords(path).ours == POODLE
     assert undo(tmp_path / ".twotower").restored == 1
     assert elsewhere.read_bytes() == SAMPLES["digiKam"] and sidecar.is_symlink()
+
+
+def test_a_library_behind_links(tmp_path: Path) -> None:
+    path = photo(tmp_path / "real" / "photos" / "a.jpg")
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "real" / "photos" / ".twotower").symlink_to(tmp_path / "far" / "away")
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "photos")
+    linked = tmp_path / "link"
+    assert write_tags(linked / ".twotower", [(linked / "a.jpg", POODLE)], "m").files == 1
+    assert read_keywords(path).ours == POODLE
+    assert undo(tmp_path / "far" / "away").restored == 1
+    assert not path.with_name("a.jpg.xmp").exists()
+
+
+def test_a_library_that_moves_with_its_pictures(tmp_path: Path) -> None:
+    path = photo(tmp_path / "here" / "a.jpg")
+    write_tags(tmp_path / "here" / ".twotower", [(path, POODLE)], "m")
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert undo(tmp_path / "there" / ".twotower").restored == 1
+    assert not (tmp_path / "there" / "a.jpg.xmp").exists()
 
 
 def as_nobody(root: Path) -> None:

@@ -99,7 +99,7 @@ class Journal:
 
     def __init__(self, location: Path) -> None:
         create_folder(location)
-        self._location = location
+        self._location = location.resolve()  # "..", from here, is not through a link
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(sole_writer(location))
@@ -384,7 +384,8 @@ def _shared(one: bytes, other: bytes) -> int:
 
 
 def _relative(path: Path, location: Path) -> str:
+    path = path.parent.resolve() / path.name
     try:
-        return os.path.relpath(path.absolute(), location.absolute())
+        return os.path.relpath(path, location)
     except ValueError:  # on another drive
-        return str(path.absolute())
+        return str(path)
