@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.library.packets import DIGIKAM, LIGHTROOM, NAMES, RDF, SAMPLES, TAGGINGS, TAGS, sidecars
+from tests.library.packets import (
+    DIGIKAM,
+    LIGHTROOM,
+    NAMES,
+    RDF,
+    SAMPLES,
+    TAGGINGS,
+    TAGS,
+    sidecars,
+    unhurried,
+)
 from twotower.inputs.xmp import NEW_PACKET, Edit, Packet, Property, XmpError
 from twotower.library.marks import (
     HIERARCHY,
@@ -111,6 +121,7 @@ def test_the_very_bytes() -> None:
     assert after == expected
 
 
+@unhurried
 @given(sidecars(), TAGGINGS, TAGGINGS, st.lists(TAGS, max_size=3))
 def test_any_sidecar_and_any_tags(
     before: bytes, tags: dict, others: dict, person: list[tuple[str, ...]]
@@ -132,6 +143,7 @@ def test_any_sidecar_and_any_tags(
         assert gone == before
 
 
+@unhurried
 @given(TAGGINGS)
 def test_ours_read_back_exactly(tags: dict) -> None:
     clean = {clean_tag(tag): probability for tag, probability in tags.items()}
@@ -274,6 +286,7 @@ def test_lists_that_are_written_oddly() -> None:
             set_tags(content, POODLE)
 
 
+@unhurried
 @given(NAMES, NAMES)
 def test_edits_of_one_list(one: str, other: str) -> None:
     name = Property("p", "urn:p", "List")

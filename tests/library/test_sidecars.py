@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.library.packets import SAMPLES, TAGGINGS, sidecars
+from tests.library.packets import SAMPLES, TAGGINGS, sidecars, unhurried
 from tests.library.tiny import index, picture, rows_of
 from twotower.inputs.xmp import Packet
 from twotower.library import intake, journal
@@ -71,7 +71,7 @@ def test_writing_reading_and_taking_back(tmp_path: Path) -> None:
     assert undo(location).restored == 0 and files(tmp_path) == before
 
 
-@settings(deadline=None, max_examples=20)
+@settings(unhurried, max_examples=20)
 @given(st.lists(sidecars(), min_size=1, max_size=2), TAGGINGS, TAGGINGS)
 def test_any_sidecars_come_back(contents: list[bytes], tags: dict, others: dict) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -245,7 +245,7 @@ def as_nobody(root: Path) -> None:
     """Tag as somebody who may not write; in a process of its own."""
     os.setgid(65534)
     os.setuid(65534)
-    wanted = [(root / "photos" / name, POODLE) for name in ("a.jpg", "b.jpg")]
+    wanted = [(root / name, POODLE) for name in ("photos/a.jpg", "photos/b.jpg", "open/c.jpg")]
     report = write_tags(root / "library", wanted, "m")
     (root / "library" / "errors").write_text("\n".join(report.errors))
 
@@ -256,14 +256,19 @@ def test_a_folder_that_cannot_be_written_is_one_line() -> None:
         root = Path(folder)
         for name in ("a.jpg", "b.jpg"):
             photo(root / "photos" / name)
+        photo(root / "open" / "c.jpg")
+        (root / "open" / "c.jpg.xmp").write_bytes(SAMPLES["digiKam"])  # in root's hands
         (root / "library").mkdir()
-        (root / "library").chmod(0o777)
+        for name in ("library", "open"):
+            (root / name).chmod(0o777)
         root.chmod(0o755)
         process = FORK.Process(target=as_nobody, args=(root,))
         process.start()
         process.join()
-        [line] = (root / "library" / "errors").read_text().splitlines()
-        assert line.startswith(f"{root / 'photos'}: cannot be written to (Permission denied)")
+        first, second = (root / "library" / "errors").read_text().splitlines()
+        assert first.startswith(f"{root / 'photos'}: cannot be written to (Permission denied)")
+        assert second == f"{root / 'open' / 'c.jpg.xmp'}: is read-only; left as it is"
+        assert (root / "open" / "c.jpg.xmp").read_bytes() == SAMPLES["digiKam"]
         assert sorted(path.name for path in (root / "photos").iterdir()) == ["a.jpg", "b.jpg"]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path, PureWindowsPath
 import pytest
 from hypothesis import given
 
-from tests.library.packets import NAMES, TAGGINGS
+from tests.library.packets import NAMES, TAGGINGS, unhurried
 from tests.library.tiny import index
 from twotower.library.tag_export import (
     ExportError,
@@ -21,6 +21,7 @@ from twotower.library.tag_export import (
 )
 
 
+@unhurried
 @given(TAGGINGS)
 def test_tables_read_back(tags: dict) -> None:
     path = Path("a,b") / 'c"d\n.jpg'
@@ -127,6 +128,7 @@ def test_a_disk_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         link_folders(tmp_path / "t", [(tmp_path / "a.jpg", {("a",): 0.5})])
 
 
+@unhurried
 @given(NAMES)
 def test_names_are_safe_everywhere(name: str) -> None:
     for given_name in (name, name * 100, f"{name}.", f"con.{name}", f"../{name}"):

@@ -236,7 +236,7 @@ class Journal:
         for path, token, number in rows:
             file = self._location / os.fsdecode(path)
             with contextlib.suppress(OSError):
-                file.with_name(f".twotower-{token}-{number}").unlink()
+                file.resolve().with_name(f".twotower-{token}-{number}").unlink()
         self._connection.execute("UPDATE runs SET finished = 1 WHERE NOT finished")
 
 
@@ -300,6 +300,8 @@ def _attempt(change: Change, temporary: str) -> str | None:
     try:
         if read(path) != change.before:
             return changed
+        if change.before is not None and not os.access(path, os.W_OK):
+            return f"{change.path}: is read-only; left as it is"
         if change.after is not None:
             _write(beside, change.after, path if change.before is not None else None)
             if read(path) != change.before:  # this took a moment
