@@ -1,0 +1,576 @@
+"""A question to what it asks for: its kind, and the statement that each answer would make of it.
+
+"What colour is the car?" is taken for a question of the kind "colour", and its answers make
+statements "a {} car", which a model of pictures and words can judge (Song et al. 2022, TAP-C). The
+rules are few, tried in order, and each is a function with the forms that it takes in its docstring.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from twotower.asking.vocabulary import NUMBERS, is_plural, singular, vocabulary, with_article
+
+AUXILIARY = "is|are|was|were|do|does|did|can|could|has|have|had|will|would|should|may|might|must|am"
+INTERROGATIVE = "what|which|who|whose|whom|where|when|why|how"
+PICTURE = "picture|photo|photograph|image|scene|pic|shot|snapshot"
+LONGEST = 500  # characters; more is no question
+
+COUNTING = "counting is weak: such models hardly tell two from four"
+RELATIONS = "relations between things are weak: such models see the things, not who is where"
+NEGATION = "asked as its contrary: such models do not understand negation"
+WHO = "it never says who somebody is, only what kind of person"
+OPEN = "taken for a question of no known type; answered from all everyday words"
+_RELATION = re.compile(
+    r"\b(left|right|behind|front of|under|above|below|beside|next to|between|on top of|"
+    r"closer|farther|bigger than|smaller than|taller than|more than|facing)\b"
+)
+
+
+class QuestionError(ValueError):
+    """A question that cannot be understood or answered; the message says what to ask instead."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a question asks for.
+
+    Attributes:
+        text: as it was typed.
+        kind: "yes/no", "choice", "count", or a type of answers, such as "colour" or "place", or
+            "open" for a question of no type, or "reason" for what no statement can answer.
+        statement: what is claimed of the picture; the place of the answer, if it has one, is {}.
+        answers: each answer with the phrase that stands for it in the statement.
+        contrary: of a yes/no question, the opposite statement, where words for it are known.
+        negated: whether a yes/no question denies: its "yes" says that the statement is wrong.
+        noun: of a count, what is counted.
+        notes: what a reader of the answer should know.
+    """
+
+    text: str
+    kind: str
+    statement: str
+    answers: tuple[tuple[str, str], ...] = ()
+    contrary: str = ""
+    negated: bool = False
+    noun: str = ""
+    notes: tuple[str, ...] = ()
+
+    def statements(self) -> list[str]:
+        """The statement of each answer."""
+        return [self.statement.replace("{}", phrase) for _, phrase in self.answers]
+
+
+def parse_question(text: str, answers: Sequence[str] = ()) -> Question:
+    """Understand a question.
+
+    Args:
+        answers: those among which to choose, whatever the question's type.
+
+    Raises:
+        QuestionError: it is no question.
+    """
+    said = plain(text)
+    question = None
+    for rule in _RULES:
+        question = rule(said)
+        if question:
+            break
+    if question is None and text.strip().endswith("?") and not answers:
+        question = _Parsed("yes/no", f"a photo of {with_article(said)}.")
+    if question is None and not answers:
+        raise QuestionError(
+            f'{text.strip()[:80]!r} is no question; ask, for example, "is there a dog?" or '
+            '"what colour is the car?"'
+        )
+    question = question or _Parsed("choice", f"{said}: {{}}.")
+    if answers:
+        question = _among(question, answers)
+    notes = question.notes + ((RELATIONS,) if _RELATION.search(said) else ())
+    return Question(
+        text=text.strip(),
+        kind=question.kind,
+        statement=question.statement,
+        answers=tuple(question.answers.items()),
+        contrary=question.contrary,
+        negated=question.negated,
+        noun=question.noun,
+        notes=notes,
+    )
+
+
+def plain(text: str) -> str:
+    """Lower case, British spelling of colour and grey, contractions written out, no frame.
+
+    The frame is what only says that a picture is meant: "in this picture", "can you tell me".
+
+    Raises:
+        QuestionError: no words, or far too many.
+    """
+    if len(text) > LONGEST:
+        raise QuestionError(f"{text[:40]!r}... is longer than {LONGEST} characters; ask one thing")
+    said = text.strip().lower().replace("’", "'")
+    said = re.sub(r"\bcolor", "colour", said)
+    said = re.sub(r"\bgray\b", "grey", said)
+    said = re.sub(rf"\b({INTERROGATIVE}|there|it|that|he|she)'s\b", r"\1 is", said)
+    said = re.sub(r"\b(they|what|you|we)'re\b", r"\1 are", said)
+    said = re.sub(r"[^\w\s',/-]", " ", said)
+    said = " ".join(said.split()).strip(" ,")
+    said = re.sub(r"^(hey|hi|hello|please|well|so|and|now|ok|okay),? ", "", said)
+    said = re.sub(
+        rf"^(can|could|would) you (please )?(tell|show) me (?=if |whether |{INTERROGATIVE})",
+        "",
+        said,
+    )
+    said = re.sub(rf"^(please )?(tell me|do you know|i wonder),? (?=if |{INTERROGATIVE})", "", said)
+    said = re.sub(rf"^in (this|the) ({PICTURE}),? ", "", said)
+    said = re.sub(
+        rf"(?<=\w) (shown |visible |seen |depicted |present )?(in|on|within) (this|the|my|that) "
+        rf"({PICTURE})$",
+        "",
+        said,
+    )
+    said = re.sub(r"(?<=\w),? (please|here)$", "", said)
+    if not re.search(r"[^\W\d_]", said):
+        raise QuestionError(
+            f'{text.strip()[:40]!r} is no question; write one, such as "is there a dog?"'
+        )
+    return said
+
+
+@dataclass
+class _Parsed:
+    """What a rule understood; fields as in `Question`."""
+
+    kind: str
+    statement: str
+    answers: dict[str, str] = None  # type: ignore[assignment]
+    contrary: str = ""
+    negated: bool = False
+    noun: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.answers = self.answers or {}
+
+
+def _typed(name: str, statement: str, *notes: str) -> _Parsed:
+    return _Parsed(name, statement, vocabulary().types[name], notes=notes)
+
+
+def _among(question: _Parsed, answers: Sequence[str]) -> _Parsed:
+    """The question with a person's own answers instead of the vocabulary's."""
+    known = vocabulary().types.get(question.kind, {})
+    phrases = {}
+    for answer in answers:
+        answer = " ".join(answer.split())
+        if not answer or answer in phrases:
+            raise QuestionError(f"{answer!r} among the answers is empty or given twice")
+        bare = any(phrase == word for word, phrase in known.items())
+        phrases[answer] = known.get(answer) or (answer if bare else with_article(answer))
+    if len(phrases) < 2:
+        raise QuestionError("a choice needs two answers at least; write --answers red,blue")
+    statement = question.statement
+    if question.kind in ("yes/no", "reason", "choice") and "{}" not in statement:
+        statement = f"{statement.rstrip('.')}, {{}}."
+    return _Parsed("choice", statement, phrases, noun=question.noun, notes=question.notes)
+
+
+# --- the rules: each takes a plain question and gives None if it is not of its forms ------------
+
+
+def _choice(said: str) -> _Parsed | None:
+    """`is it a cat or a dog`, `is the car red, blue or green`, `cat or dog`.
+
+    What the options have in common stands before the first: as many words as the last option has
+    are the first one, or from the same small word on.
+    """
+    match = re.fullmatch(rf"(?:(?:{INTERROGATIVE}) .*?[,:] ?)?(.+?),? or (.+)", said)
+    if not match or re.fullmatch(r"not|no|none", match[2]) or said.startswith("how many"):
+        return None
+    first, *middle = [one.strip() for one in match[1].split(",")]
+    last = match[2]
+    words = first.split()
+    opening = last.split()[0]
+    if opening in words and re.fullmatch(r"a|an|the|in|on|at|with|by|during", opening):
+        start = len(words) - 1 - words[::-1].index(opening)
+    elif re.fullmatch(r"a|an", opening):
+        start = max((i for i, word in enumerate(words) if word in ("a", "an")), default=-1)
+        start = start if start >= 0 else len(words) - 1
+    else:
+        start = len(words) - min(len(last.split()), max(1, len(words) - 1))
+    begin, option = " ".join(words[:start]), " ".join(words[start:])
+    options = [option, *middle, last]
+    statement = _claim(f"{begin} {{}}") if begin else "a photo of {}."
+    bare = begin and not re.search(r"\b(this|it|that|there)$", begin)
+    answers = {_shorn(one): one if bare else with_article(one) for one in options}
+    return _Parsed("choice", statement, answers) if len(answers) > 1 else None
+
+
+def _shorn(option: str) -> str:
+    return re.sub(r"^(a|an|the) ", "", option)
+
+
+def _count(said: str) -> _Parsed | None:
+    """`how many dogs are there`, `how many wheels does the car have`, `count the dogs`."""
+    match = re.fullmatch(
+        r"(?:how many|(?:what is )?the number of|what number of|count(?: the| all)*) (.+)", said
+    )
+    if not match:
+        return None
+    rest = match[1]
+    parts = re.match(rf"(.+?) (?:{AUXILIARY}) ?\b(.*)", rest)
+    noun, tail = (parts[1], parts[2]) if parts else (rest, "")
+    noun = re.sub(r"^(of )?(the|these|those) ", "", noun)
+    tail = re.sub(
+        r"^(there|you see|we see|i see|be seen|you count|be counted|visible|shown)\b ?", "", tail
+    )
+    have = re.fullmatch(r"((?:the|a|this|that|his|her|it|he|she|they)\b.*) (have|has)", tail)
+    inside = re.fullmatch(r"((?:the|a|this|that)\b.*) (\w+ing)", tail)
+    if have:
+        statement = f"{have[1]} has {{}}."
+    elif inside:
+        statement = f"{inside[1]} is {inside[2]} {{}}."
+    else:
+        statement = f"a photo of {{}} {tail}".strip() + "."
+    answers = {
+        str(number): f"{word} {singular(noun) if number == 1 else _plural(noun)}"
+        for number, word in enumerate(NUMBERS, 1)
+    }
+    return _Parsed("count", statement, answers, noun=f"{noun} {tail}".strip(), notes=(COUNTING,))
+
+
+def _plural(noun: str) -> str:
+    if is_plural(noun) or singular(noun) != noun or noun.split()[-1] in ("sheep", "fish", "deer"):
+        return noun
+    ending = "es" if re.search(r"(ch|sh|ss|x|s)$", noun) else "s"
+    return noun + ending
+
+
+def _colour(said: str) -> _Parsed | None:
+    """`what colour is the car`, `what is the colour of the car`, `what colour shirt is he wearing`."""
+    if match := re.fullmatch(
+        r"(?:what|which)(?: is| are)? (?:the )?(?:main )?colours? (?:is|are|was|were|of|has) (.+)",
+        said,
+    ):
+        return _typed("colour", _coloured(match[1]))
+    if match := re.fullmatch(r"(?:what|which) colour (the .+) is", said):
+        return _typed("colour", _coloured(match[1]))
+    if match := re.fullmatch(
+        r"(?:what|which) colours? (?:of )?(.+?) (?:is|are|does|do) (.+?) (\w+)", said
+    ):
+        noun, who, verb = match.groups()
+        verb = f"is {verb}" if verb.endswith("ing") else {"have": "has"}.get(verb, verb + "s")
+        return _typed("colour", f"{who} {verb} {with_article('{} ' + noun)}.")
+    if match := re.fullmatch(r"(?:what|which) colours? (?:does|do) (.+?) have", said):
+        return _typed("colour", _coloured(match[1]))
+    if re.fullmatch(
+        r"(?:what|which) (?:is the )?colours?(?: (?:is|are) (?:it|this|that|they))?", said
+    ):
+        return _typed("colour", "a photo of something {}.")
+    return None
+
+
+def _coloured(thing: str) -> str:
+    """`the car` -> `a {} car.`; what is longer stays a sentence."""
+    if re.fullmatch(r"it|this|that|they|these|those|the (picture|photo|image)", thing):
+        return "a photo of something {}."
+    match = re.fullmatch(r"(?:the|this|that|a|an|these|those|his|her) (\w+(?: \w+)?)", thing)
+    if match and not re.search(r"\b(of|in|on|at|is|with|that)\b", match[1]):
+        noun = match[1]
+        return f"a photo of {{}} {noun}." if is_plural(noun) else f"a photo of a {{}} {noun}."
+    return f"{thing} is {{}}."
+
+
+def _time(said: str) -> _Parsed | None:
+    """`what time of day is it`, `when was this taken`, `what season is it`, `how is the weather`."""
+    if re.search(r"\bweather\b", said) and re.match(rf"(?:{INTERROGATIVE})", said):
+        return _typed("weather", "a photo taken in {} weather.")
+    if re.search(r"\bseason\b", said) and re.match(r"what|which", said):
+        return _typed("season", "a photo taken {}.")
+    if re.match(r"(what|which) (time|part|hour)\b", said) or re.match(
+        rf"when (was|were|is|did) (this|it|the ({PICTURE})|that)", said
+    ):
+        return _typed("time of day", "a photo taken {}.")
+    return None
+
+
+def _where(said: str) -> _Parsed | None:
+    """`where is this`, `where was the photo taken`, `where is the dog`, `where are they`."""
+    match = re.fullmatch(r"where(?: (?:is|are|was|were|did|does|do|has) ?(.*))?", said)
+    if not match:
+        return None
+    thing = re.sub(r" (taken|made|shot|located|found|standing|sitting)$", "", match[1] or "this")
+    if re.fullmatch(rf"this|it|that|they|we|you|(?:this|the|my) (?:{PICTURE})", thing):
+        return _typed("place", "a photo taken {}.")
+    return _typed("place", f"{thing} {{}}.")
+
+
+def _kind_of(said: str) -> _Parsed | None:
+    """`what animal is this`, `what kind of fruit is on the table`, `what is the man's job`.
+
+    The name of a type, or the last word of a longer name, decides which answers are possible.
+    """
+    called = vocabulary().called
+    match = re.fullmatch(
+        r"(?:what|which)(?: (?:is|are) the)? (?:(?:kind|kinds|sort|type|types|breed|species)s? of )?"
+        rf"(.+?)(?: (?:{AUXILIARY})\b ?(.*)| ((?:of|in|on|at) .+))?",
+        said,
+    )
+    if not match:
+        return None
+    name = match[1] if match[1] in called else singular(match[1])
+    if re.match(r"(what|which) breed$", f"{said.split()[0]} {name}"):
+        name = "dog"
+    if name not in called:
+        return None
+    kind = called[name]
+    if kind == "dog" and not re.search(r"\b(kind|sort|type|breed|which|what) ", said):
+        return None
+    tail = match[2] or match[3] or ""
+    return _typed(kind, _of_kind(kind, tail, said))
+
+
+def _of_kind(kind: str, tail: str, said: str) -> str:
+    """The statement for a typed answer; `tail` is what follows the verb of the question."""
+    framed = {
+        "place": "a photo taken {}.",
+        "room": "a photo taken {}.",
+        "season": "a photo taken {}.",
+        "time of day": "a photo taken {}.",
+        "weather": "a photo taken in {} weather.",
+        "activity": "a photo of someone {}.",
+        "sport": "a photo of {}.",
+        "mood": "a photo of someone who looks {}.",
+        "age": "a photo of a person who is a {}.",
+        "material": "a photo of something made of {}.",
+        "picture": "{}.",
+    }
+    if kind in framed:
+        return framed[kind]
+    tail = re.sub(rf"^(this|it|that|they|these|there|shown|the ({PICTURE}))\b ?", "", tail)
+    tail = re.sub(r"^(you|we) (see|have)$|^(be )?seen$|^(does|do) .*", "", tail)
+    if match := re.fullmatch(
+        r"((?:the|a|an|he|she|they|people)\b.*?) (\w+ing)(?: with| on)?", tail
+    ):
+        return f"{match[1]} is {match[2]} {{}}."
+    return f"a photo of {{}} {tail}".strip() + "."
+
+
+def _who(said: str) -> _Parsed | None:
+    """`who is this`, `who is riding the horse`, `who wears a hat`."""
+    match = re.fullmatch(r"who (?:(?:is|are|was|were) )?(.+)", said)
+    if not match:
+        return None
+    tail = re.sub(rf"^(this|it|that|there|they|in (the|this) ({PICTURE}))\b ?", "", match[1])
+    return _typed("person", f"a photo of {{}} {tail}".strip() + ".", WHO)
+
+
+def _doing(said: str) -> _Parsed | None:
+    """`what is the man doing`, `what are they doing`, `what is happening`."""
+    if match := re.fullmatch(r"what (?:is|are|was|were) (.+?) doing\b.*", said):
+        who = "someone" if re.fullmatch(r"he|she|it|they|this|that", match[1]) else match[1]
+        return _typed("activity", f"{who} {{}}.")
+    if re.fullmatch(r"what (?:is|was) (?:happening|going on|being done)\b.*", said):
+        return _typed("activity", "a photo of someone {}.")
+    return None
+
+
+def _object_of(said: str) -> _Parsed | None:
+    """`what is the man holding`, `what does she wear`, `what is the dog playing with`."""
+    match = re.fullmatch(r"what (?:is|are|was|were) (.+?) (\w+ing)( \w+)?", said)
+    if match and match[1] != "there":
+        who, verb, particle = match.groups()
+        statement = f"{who} is {verb}{particle or ''} {{}}."
+    elif match := re.fullmatch(r"what (?:does|do|did) (.+?) (\w+)", said):
+        who, verb = match.groups()
+        if re.fullmatch(rf"(this|the|my)? ?({PICTURE})|you|we|i|it", who):
+            return None
+        statement = f"{who} {'has' if verb == 'have' else verb + 's'} {{}}."
+        stem = verb[:-1] if verb.endswith("e") else verb
+        verb = f"{stem}ing"
+    else:
+        return None
+    kind = vocabulary().verbs.get(verb)
+    return _typed(kind, statement) if kind else _open(statement)
+
+
+def _what(said: str) -> _Parsed | None:
+    """`what is this`, `what do you see`, `what is on the table`, `what does the picture show`."""
+    if re.fullmatch(
+        r"what (is|are|was) (this|that|it|these|those|there|shown|visible|they)"
+        r"( a (picture|photo|image) of)?"
+        rf"|what (does|do|did) (it|this|the ({PICTURE})|this ({PICTURE})) (show|contain|depict)"
+        r"|what (can|do|could) (you|we|i) see|what can be seen"
+        r"|what (is|are) (shown|the (subject|object|thing))"
+        r"|what objects? (is|are) (this|there|in it)",
+        said,
+    ):
+        return _open("a photo of {}.", noted=False)
+    if match := re.fullmatch(
+        r"what (?:is|are|was|were) ((?:on|in|under|near|behind|at|next) .+)", said
+    ):
+        return _open(f"a photo of {{}} {match[1]}.", noted=False)
+    if match := re.fullmatch(r"what (?:is|are) the (\w+) (?:shape|thing|object)", said):
+        kind = "shape" if said.endswith("shape") else None
+        return _typed(kind, f"a {match[1]} {{}}.") if kind else _open(f"a {match[1]} {{}}.")
+    return None
+
+
+def _yes_no(said: str) -> _Parsed | None:
+    """`is there a dog`, `is the car red`, `does the man wear a hat`, `is it not raining`."""
+    said = re.sub(r"^(if|whether) ", "is ", said)
+    asked = re.sub(r"^(\w+)n't\b", r"\1", said)  # "isn't it red?" expects yes where it is
+    asked = {"ca": "can", "wo": "will"}.get(asked.split()[0], asked.split()[0]) + asked[
+        len(asked.split()[0]) :
+    ]
+    if not re.match(rf"({AUXILIARY})\b", asked):
+        return None
+    if match := re.fullmatch(r"(.+?),? or (?:not|no)", asked):
+        asked = match[1]
+    denial = re.search(r"\b(not|no|without|never)\b|\bn't\b|\b(nobody|no one|nothing)\b", asked)
+    if denial:
+        word = denial[0]
+        into = {"nobody": "somebody", "no one": "somebody", "nothing": "something"}
+        repair = {"no": "", "without": "with", **into}.get(word, "")
+        asked = " ".join((asked[: denial.start()] + repair + asked[denial.end() :]).split())
+    statement = _claim(asked)
+    notes = (NEGATION,) if denial else ()
+    contrary = _contrary(statement)
+    return _Parsed("yes/no", statement, None, contrary, bool(denial), notes=notes)  # type: ignore[arg-type]
+
+
+def _other(said: str) -> _Parsed | None:
+    """Every other question word: reasons and manners cannot be answered, the rest is open."""
+    if re.match(r"how old\b", said):
+        return _typed("age", "a photo of a person who is a {}.")
+    if re.match(r"(why|how|whose|when|whom)\b", said):
+        return _Parsed("reason", "")
+    if match := re.fullmatch(r"(?:what|which) (.+)", said):
+        rest = re.sub(rf"\b(?:{AUXILIARY})\b ?", "", match[1]).strip()
+        return _open(f"a photo of {{}}, {rest}." if rest else "a photo of {}.")
+    return None
+
+
+def _open(statement: str, noted: bool = True) -> _Parsed:
+    notes = (OPEN,) if noted else ()
+    kind = "open" if noted else "object"
+    return _Parsed(kind, statement, vocabulary().everything(), notes=notes)
+
+
+_RULES: tuple[Callable[[str], _Parsed | None], ...] = (
+    _choice,
+    _count,
+    _colour,
+    _time,
+    _where,
+    _doing,
+    _kind_of,
+    _who,
+    _what,
+    _object_of,
+    _yes_no,
+    _other,
+)
+
+
+# --- from a yes/no question to what it claims ---------------------------------------------------
+
+_PREDICATE = re.compile(
+    r"(?:in|on|at|under|behind|near|with|by|beside|between|above|below|over|inside|outside|"
+    r"indoors|outdoors|next|to|from|through|a|an|the|very|wearing|made|taken|covered|\w+ing)$"
+)
+
+
+def _claim(asked: str) -> str:
+    """A yes/no question as a statement, as a caption would say it: `is there X` -> `a photo of X`.
+
+    A question about a thing keeps the thing before what is said of it: `is the car red` ->
+    `the car is red`, `is the dog running` -> `the dog is running`.
+    """
+    words = asked.split()
+    auxiliary, rest = words[0], " ".join(words[1:])
+    rest = re.sub(rf"\b(?:this|the|my) (?:{PICTURE})\b(?! of)", "it", rest)
+    if match := re.fullmatch(
+        r"(?:there|you see|we see|i see|it show|it contain|it have|it depict|"
+        r"this show|this contain)s? (?:any |some )?(.+)",
+        rest,
+    ):
+        return f"a photo of {_thing(match[1])}."
+    if match := re.fullmatch(r"(?:this|it|that|they|these|he|she)(?: of)? (.+)", rest):
+        return _pronoun_claim(auxiliary, match[1])
+    if match := re.fullmatch(r"(?:anyone|anybody|someone|somebody) (.+)", rest):
+        return f"a photo of someone {match[1]}."
+    if auxiliary in ("is", "are", "was", "were"):
+        return f"{_with_verb(rest, auxiliary)}."
+    if auxiliary in ("does", "do", "did", "has", "have", "had"):
+        has = re.sub(r"\bhave\b", "with", rest, count=1)
+        return f"a photo of {has}." if has != rest else f"{rest}."
+    return f"{rest}."
+
+
+def _pronoun_claim(auxiliary: str, predicate: str) -> str:
+    """`is it a dog` -> `a photo of a dog`, `is it raining` -> `it is raining`."""
+    if re.fullmatch(r"\{\}", predicate):
+        return "a photo of {}." if auxiliary in ("is", "are", "was") else "a photo with {}."
+    if match := re.fullmatch(r"(?:a |the )?(?:photo|picture|image|photograph) of (.+)", predicate):
+        return f"a photo of {_thing(match[1])}."
+    if re.match(r"(a|an|the|some|my)\b", predicate):
+        return f"a photo of {predicate}."
+    if re.match(r"(taken|made|shot) ", predicate):
+        return f"a photo {predicate}."
+    if re.match(
+        r"(in|on|at|during|by|under|near|indoors?|outdoors?|inside|outside|day|night)\b", predicate
+    ):
+        where = {"day": "in the daytime", "daytime": "in the daytime", "night": "at night"}
+        return f"a photo taken {where.get(predicate, predicate)}."
+    if auxiliary in ("does", "do", "did", "has", "have"):
+        return f"a photo with {re.sub(r'^(have|show|contain) ', '', predicate)}."
+    if is_plural(predicate):
+        return f"a photo of {predicate}."
+    return f"it is {predicate}."
+
+
+def _with_verb(rest: str, auxiliary: str) -> str:
+    """Put the verb behind its subject: before the first word that can begin what is said of it."""
+    words = rest.split()
+    if "{}" in words and words.index("{}") == len(words) - 1:
+        return f"{' '.join(words[:-1])} {auxiliary} {{}}" if len(words) > 1 else "a photo of {}"
+    for place in range(1, len(words)):
+        begins = words[place]
+        if (
+            place >= 2
+            and _PREDICATE.match(begins)
+            or (
+                place == 1
+                and words[0] not in ("the", "a", "an", "this", "that", "his", "her", "any")
+                and _PREDICATE.match(begins)
+            )
+        ):
+            break
+    else:
+        place = max(1, len(words) - 1)
+    subject = re.sub(r"^(any|some) ", "", " ".join(words[:place]))
+    return f"{subject} {auxiliary} {' '.join(words[place:])}".strip()
+
+
+def _thing(noun: str) -> str:
+    noun = re.sub(r"^(any|some) ", "", noun)
+    return with_article(noun) if len(noun.split()) == 1 else noun
+
+
+def _contrary(statement: str) -> str:
+    """The statement with its last word that has an opposite exchanged for that; "" without one."""
+    contraries = vocabulary().contraries
+    words = statement.rstrip(".").split()
+    for place in range(len(words) - 1, 0, -1):
+        if (
+            words[place] in contraries
+            and words[place - 1] not in ("a", "an", "the")
+            or (place == len(words) - 1 and words[place] in contraries)
+        ):
+            words[place] = contraries[words[place]]
+            return " ".join(words) + "."
+    return ""

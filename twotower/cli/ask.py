@@ -1,0 +1,146 @@
+"""`twotower ask`: questions about pictures, and about a library of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twotower.cli.output import FAILED, OK, add_model_options, positive, progress
+
+if TYPE_CHECKING:
+    from twotower.asking.answered import Answered
+    from twotower.cli.output import Commands
+
+
+def add_commands(commands: Commands) -> None:
+    command = commands.add_parser("ask", help="ask questions about pictures")
+    command.set_defaults(run=run_ask)
+    command.add_argument(
+        "words",
+        nargs="+",
+        metavar="PICTURE ... QUESTION ...",
+        help="pictures, then questions; - reads questions from stdin, one on each line",
+    )
+    command.add_argument("--answers", help='those to choose from ("red, blue")')
+    command.add_argument("--top", type=positive, default=3, help="answers to a question (3)")
+    command.add_argument("--json", action="store_true", help="print one JSON array")
+    add_model_options(command)
+
+
+def run_ask(arguments: argparse.Namespace) -> int:
+    from twotower.asking.ask import ask
+    from twotower.encode.load import load
+    from twotower.inputs.pictures import find_pictures
+
+    places, questions = split_words(arguments.words, sys.stdin)
+    pictures = find_pictures(places)
+    answers = arguments.answers.split(",") if arguments.answers else ()
+    model = load(arguments.model, engine=arguments.engine)
+    answered = ask(pictures, questions, model=model, answers=answers, top=arguments.top)
+    print_answers = print_json if arguments.json else print_lines
+    failed = print_answers(_counted(answered, len(pictures) * len(questions)))
+    return FAILED if failed else OK
+
+
+def split_words(words: list[str], stdin: Iterable[str]) -> tuple[list[str], list[str]]:
+    """What of the command line are pictures and what are questions.
+
+    A question has a space or a question mark in it and is no file; what follows the first question
+    is a question too.
+
+    Raises:
+        QuestionError: there is no question, or no picture.
+    """
+    from twotower.asking.questions import QuestionError
+
+    first = next((i for i, word in enumerate(words) if _is_question(word)), len(words))
+    questions = []
+    for word in words[first:]:
+        questions += [line.strip() for line in stdin if line.strip()] if word == "-" else [word]
+    if not questions:
+        raise QuestionError(
+            f'{words[-1]!r} is no question; ask, for example: twotower ask {words[0]} "is there a dog?"'
+        )
+    if first == 0:
+        raise QuestionError(f"{words[0]!r} is about no picture; write the pictures before it")
+    return words[:first], questions
+
+
+def _is_question(word: str) -> bool:
+    if word == "-":
+        return True
+    try:
+        if Path(word).exists():
+            return False
+    except OSError:  # longer than any file name
+        return True
+    return " " in word.strip() or word.endswith("?") or not word.strip()
+
+
+def print_json(answers: Iterable[Answered]) -> int:
+    """One array, an object for each picture and question; returns how many failed."""
+    failed, separator = 0, "["
+    try:
+        for answer in answers:
+            failed += answer.error is not None
+            print(separator + _to_json(answer), end="")
+            separator = ",\n "
+    finally:
+        print("[]" if separator == "[" else "]")
+    return failed
+
+
+def _to_json(answer: Answered) -> str:
+    tree: dict[str, Any] = {
+        "path": str(answer.source),
+        "question": answer.question,
+        "kind": answer.kind,
+        "answer": answer.answer,
+        "answers": [asdict(one) for one in answer.replies],
+        "sure": answer.sure,
+        "notes": list(answer.notes),
+        "error": str(answer.error) if answer.error else None,
+    }
+    text = json.dumps(tree, ensure_ascii=False)
+    # the name of a file may be bytes that are no text; escaped, they come back in os.fsencode
+    return json.dumps(tree) if re.search("[\udc80-\udcff]", text) else text
+
+
+def print_lines(answers: Iterable[Answered]) -> int:
+    """A line for each picture and question, each error and note once; returns how many failed."""
+    failed, said = 0, set()
+
+    def say(text: str) -> None:
+        if text not in said:
+            print(f"twotower: {text}", file=sys.stderr)
+            said.add(text)
+
+    for answer in answers:
+        if answer.error:
+            failed += 1
+            say(str(answer.error))
+            continue
+        replies = "  ".join(
+            one.answer if one.probability is None else f"{one.answer} {one.probability:.0%}"
+            for one in answer.replies
+        )
+        doubt = "" if answer.sure else "not sure: "
+        print(
+            f"{answer.source!s}  {answer.question}  [{answer.kind}]  {doubt}{replies}", flush=True
+        )
+        for note in answer.notes:
+            say(f"{answer.question} {note}")
+    return failed
+
+
+def _counted(answers: Iterator[Answered], total: int) -> Iterator[Answered]:
+    with progress("Asking", total) as advance:
+        for answer in answers:
+            yield answer
+            advance()
