@@ -8,15 +8,34 @@ rules are few, tried in order, and each is a function with the forms that it tak
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from twotower.asking.vocabulary import NUMBERS, is_plural, singular, vocabulary, with_article
+from twotower.asking.claims import AUXILIARY, PICTURE, claim, contrary_of
+from twotower.asking.vocabulary import (
+    NUMBERS,
+    is_plural,
+    plural,
+    singular,
+    vocabulary,
+    with_article,
+)
 
-AUXILIARY = "is|are|was|were|do|does|did|can|could|has|have|had|will|would|should|may|might|must|am"
 INTERROGATIVE = "what|which|who|whose|whom|where|when|why|how"
-PICTURE = "picture|photo|photograph|image|scene|pic|shot|snapshot"
 LONGEST = 500  # characters; more is no question
+
+PRONOUN = "this|it|that|they|these|those|there|he|she|you|we"
+SMALL_WORDS = frozenset("a an the in on at with by during near under".split())
+# Answers about how a picture was taken, which stand in a statement as phrases.
+TAKEN = {
+    "day": "in the daytime",
+    "indoors": "indoors",
+    "outdoors": "outdoors",
+    "inside": "indoors",
+    "outside": "outdoors",
+    **vocabulary().types["time of day"],
+    **vocabulary().types["season"],
+}
 
 COUNTING = "counting is weak: such models hardly tell two from four"
 RELATIONS = "relations between things are weak: such models see the things, not who is where"
@@ -28,6 +47,9 @@ _RELATION = re.compile(
     r"closer|farther|bigger than|smaller than|taller than|more than|facing)\b"
 )
 
+# What a question begins with that is no part of its options.
+_BEGIN = re.compile(rf"(?:(?:{AUXILIARY})\b ?)?(?:(?:{PRONOUN})\b ?)?(?:(?:show|contain)s? ?)?")
+
 
 class QuestionError(ValueError):
     """A question that cannot be understood or answered; the message says what to ask instead."""
@@ -38,7 +60,6 @@ class Question:
     """What a question asks for.
 
     Attributes:
-        text: as it was typed.
         kind: "yes/no", "choice", "count", or a type of answers, such as "colour" or "place", or
             "open" for a question of no type, or "reason" for what no statement can answer.
         statement: what is claimed of the picture; the place of the answer, if it has one, is {}.
@@ -47,20 +68,21 @@ class Question:
         negated: whether a yes/no question denies: its "yes" says that the statement is wrong.
         noun: of a count, what is counted.
         notes: what a reader of the answer should know.
+        text: as it was typed.
     """
 
-    text: str
     kind: str
     statement: str
-    answers: tuple[tuple[str, str], ...] = ()
+    answers: Mapping[str, str] = field(default_factory=dict)
     contrary: str = ""
     negated: bool = False
     noun: str = ""
     notes: tuple[str, ...] = ()
+    text: str = ""
 
     def statements(self) -> list[str]:
         """The statement of each answer."""
-        return [self.statement.replace("{}", phrase) for _, phrase in self.answers]
+        return [self.statement.replace("{}", phrase) for phrase in self.answers.values()]
 
 
 def parse_question(text: str, answers: Sequence[str] = ()) -> Question:
@@ -79,26 +101,18 @@ def parse_question(text: str, answers: Sequence[str] = ()) -> Question:
         if question:
             break
     if question is None and text.strip().endswith("?") and not answers:
-        question = _Parsed("yes/no", f"a photo of {with_article(said)}.")
+        question = Question("yes/no", f"a photo of {with_article(said)}.")
     if question is None and not answers:
         raise QuestionError(
             f'{text.strip()[:80]!r} is no question; ask, for example, "is there a dog?" or '
             '"what colour is the car?"'
         )
-    question = question or _Parsed("choice", f"{said}: {{}}.")
+    question = question or Question("choice", f"{said}: {{}}.")
     if answers:
         question = _among(question, answers)
-    notes = question.notes + ((RELATIONS,) if _RELATION.search(said) else ())
-    return Question(
-        text=text.strip(),
-        kind=question.kind,
-        statement=question.statement,
-        answers=tuple(question.answers.items()),
-        contrary=question.contrary,
-        negated=question.negated,
-        noun=question.noun,
-        notes=notes,
-    )
+    if _RELATION.search(said):
+        question = replace(question, notes=(*question.notes, RELATIONS))
+    return replace(question, text=text.strip())
 
 
 def plain(text: str) -> str:
@@ -140,27 +154,11 @@ def plain(text: str) -> str:
     return said
 
 
-@dataclass
-class _Parsed:
-    """What a rule understood; fields as in `Question`."""
-
-    kind: str
-    statement: str
-    answers: dict[str, str] = None  # type: ignore[assignment]
-    contrary: str = ""
-    negated: bool = False
-    noun: str = ""
-    notes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        self.answers = self.answers or {}
+def _typed(name: str, statement: str, *notes: str) -> Question:
+    return Question(name, statement, vocabulary().types[name], notes=notes)
 
 
-def _typed(name: str, statement: str, *notes: str) -> _Parsed:
-    return _Parsed(name, statement, vocabulary().types[name], notes=notes)
-
-
-def _among(question: _Parsed, answers: Sequence[str]) -> _Parsed:
+def _among(question: Question, answers: Sequence[str]) -> Question:
     """The question with a person's own answers instead of the vocabulary's."""
     known = vocabulary().types.get(question.kind, {})
     phrases = {}
@@ -175,45 +173,60 @@ def _among(question: _Parsed, answers: Sequence[str]) -> _Parsed:
     statement = question.statement
     if question.kind in ("yes/no", "reason", "choice") and "{}" not in statement:
         statement = f"{statement.rstrip('.')}, {{}}."
-    return _Parsed("choice", statement, phrases, noun=question.noun, notes=question.notes)
+    return Question("choice", statement, phrases, noun=question.noun, notes=question.notes)
 
 
 # --- the rules: each takes a plain question and gives None if it is not of its forms ------------
 
 
-def _choice(said: str) -> _Parsed | None:
+def _choice(said: str) -> Question | None:
     """`is it a cat or a dog`, `is the car red, blue or green`, `cat or dog`.
 
-    What the options have in common stands before the first: as many words as the last option has
-    are the first one, or from the same small word on.
+    What the options have in common stands before the first one, which begins with the same small
+    word as the last, or else has as many words, but is not the verb or a pronoun.
     """
     match = re.fullmatch(rf"(?:(?:{INTERROGATIVE}) .*?[,:] ?)?(.+?),? or (.+)", said)
     if not match or re.fullmatch(r"not|no|none", match[2]) or said.startswith("how many"):
         return None
     first, *middle = [one.strip() for one in match[1].split(",")]
     last = match[2]
-    words = first.split()
-    opening = last.split()[0]
-    if opening in words and re.fullmatch(r"a|an|the|in|on|at|with|by|during", opening):
-        start = len(words) - 1 - words[::-1].index(opening)
-    elif re.fullmatch(r"a|an", opening):
-        start = max((i for i, word in enumerate(words) if word in ("a", "an")), default=-1)
-        start = start if start >= 0 else len(words) - 1
+    words, small = first.split(), last.split()[0]
+    least = len(_BEGIN.match(first)[0].split())  # type: ignore[index]
+    if small in words[least:] and small in SMALL_WORDS:
+        start = len(words) - 1 - words[::-1].index(small)
+    elif small in ("a", "an") and {"a", "an"} & set(words[least:]):
+        start = max(i for i, word in enumerate(words) if word in ("a", "an"))
     else:
-        start = len(words) - min(len(last.split()), max(1, len(words) - 1))
-    begin, option = " ".join(words[:start]), " ".join(words[start:])
-    options = [option, *middle, last]
-    statement = _claim(f"{begin} {{}}") if begin else "a photo of {}."
-    bare = begin and not re.search(r"\b(this|it|that|there)$", begin)
-    answers = {_shorn(one): one if bare else with_article(one) for one in options}
-    return _Parsed("choice", statement, answers) if len(answers) > 1 else None
+        start = max(len(words) - len(last.split()), min(least, len(words) - 1))
+    begin = " ".join(words[:start])
+    options = [" ".join(words[start:]), *middle, last]
+    if _BEGIN.fullmatch(begin):
+        return _choose_among(options)
+    answers = {_shorn(one): one for one in options}
+    return Question("choice", claim(f"{begin} {{}}"), answers) if len(answers) > 1 else None
+
+
+def _choose_among(options: Sequence[str]) -> Question | None:
+    """Options that are of the picture itself, put as the type to which they all belong is put."""
+    names = [_shorn(one) for one in options]
+    if len(set(names)) < 2:
+        return None
+    if all(name in TAKEN for name in names):
+        return Question("choice", "a photo taken {}.", {name: TAKEN[name] for name in names})
+    for kind, known in vocabulary().types.items():
+        if all(name in known for name in names):
+            return Question("choice", _of_kind(kind, ""), {name: known[name] for name in names})
+    if all(name.split()[0].endswith("ing") for name in names):
+        return Question("choice", "a photo of someone {}.", {name: name for name in names})
+    phrases = {name: with_article(one) for name, one in zip(names, options, strict=True)}
+    return Question("choice", "a photo of {}.", phrases)
 
 
 def _shorn(option: str) -> str:
     return re.sub(r"^(a|an|the) ", "", option)
 
 
-def _count(said: str) -> _Parsed | None:
+def _count(said: str) -> Question | None:
     """`how many dogs are there`, `how many wheels does the car have`, `count the dogs`."""
     match = re.fullmatch(
         r"(?:how many|(?:what is )?the number of|what number of|count(?: the| all)*) (.+)", said
@@ -236,21 +249,14 @@ def _count(said: str) -> _Parsed | None:
     else:
         statement = f"a photo of {{}} {tail}".strip() + "."
     answers = {
-        str(number): f"{word} {singular(noun) if number == 1 else _plural(noun)}"
+        str(number): f"{word} {singular(noun) if number == 1 else plural(noun)}"
         for number, word in enumerate(NUMBERS, 1)
     }
-    return _Parsed("count", statement, answers, noun=f"{noun} {tail}".strip(), notes=(COUNTING,))
+    return Question("count", statement, answers, noun=f"{noun} {tail}".strip(), notes=(COUNTING,))
 
 
-def _plural(noun: str) -> str:
-    if is_plural(noun) or singular(noun) != noun or noun.split()[-1] in ("sheep", "fish", "deer"):
-        return noun
-    ending = "es" if re.search(r"(ch|sh|ss|x|s)$", noun) else "s"
-    return noun + ending
-
-
-def _colour(said: str) -> _Parsed | None:
-    """`what colour is the car`, `what is the colour of the car`, `what colour shirt is he wearing`."""
+def _colour(said: str) -> Question | None:
+    """`what colour is the car`, `what is the colour of it`, `what colour shirt is he wearing`."""
     if match := re.fullmatch(
         r"(?:what|which)(?: is| are)? (?:the )?(?:main )?colours? (?:is|are|was|were|of|has) (.+)",
         said,
@@ -284,8 +290,8 @@ def _coloured(thing: str) -> str:
     return f"{thing} is {{}}."
 
 
-def _time(said: str) -> _Parsed | None:
-    """`what time of day is it`, `when was this taken`, `what season is it`, `how is the weather`."""
+def _time(said: str) -> Question | None:
+    """`what time of day is it`, `when was this taken`, `what season is it`, `how is the weather`"""
     if re.search(r"\bweather\b", said) and re.match(rf"(?:{INTERROGATIVE})", said):
         return _typed("weather", "a photo taken in {} weather.")
     if re.search(r"\bseason\b", said) and re.match(r"what|which", said):
@@ -297,7 +303,7 @@ def _time(said: str) -> _Parsed | None:
     return None
 
 
-def _where(said: str) -> _Parsed | None:
+def _where(said: str) -> Question | None:
     """`where is this`, `where was the photo taken`, `where is the dog`, `where are they`."""
     match = re.fullmatch(r"where(?: (?:is|are|was|were|did|does|do|has) ?(.*))?", said)
     if not match:
@@ -308,14 +314,14 @@ def _where(said: str) -> _Parsed | None:
     return _typed("place", f"{thing} {{}}.")
 
 
-def _kind_of(said: str) -> _Parsed | None:
+def _kind_of(said: str) -> Question | None:
     """`what animal is this`, `what kind of fruit is on the table`, `what is the man's job`.
 
     The name of a type, or the last word of a longer name, decides which answers are possible.
     """
     called = vocabulary().called
     match = re.fullmatch(
-        r"(?:what|which)(?: (?:is|are) the)? (?:(?:kind|kinds|sort|type|types|breed|species)s? of )?"
+        r"(?:what|which)(?: (?:is|are) the)? (?:(?:kind|sort|type|breed|species)s? of )?"
         rf"(.+?)(?: (?:{AUXILIARY})\b ?(.*)| ((?:of|in|on|at) .+))?",
         said,
     )
@@ -330,10 +336,10 @@ def _kind_of(said: str) -> _Parsed | None:
     if kind == "dog" and not re.search(r"\b(kind|sort|type|breed|which|what) ", said):
         return None
     tail = match[2] or match[3] or ""
-    return _typed(kind, _of_kind(kind, tail, said))
+    return _typed(kind, _of_kind(kind, tail))
 
 
-def _of_kind(kind: str, tail: str, said: str) -> str:
+def _of_kind(kind: str, tail: str) -> str:
     """The statement for a typed answer; `tail` is what follows the verb of the question."""
     framed = {
         "place": "a photo taken {}.",
@@ -341,6 +347,7 @@ def _of_kind(kind: str, tail: str, said: str) -> str:
         "season": "a photo taken {}.",
         "time of day": "a photo taken {}.",
         "weather": "a photo taken in {} weather.",
+        "colour": "a photo of something {}.",
         "activity": "a photo of someone {}.",
         "sport": "a photo of {}.",
         "mood": "a photo of someone who looks {}.",
@@ -350,8 +357,10 @@ def _of_kind(kind: str, tail: str, said: str) -> str:
     }
     if kind in framed:
         return framed[kind]
-    tail = re.sub(rf"^(this|it|that|they|these|there|shown|the ({PICTURE}))\b ?", "", tail)
-    tail = re.sub(r"^(you|we) (see|have)$|^(be )?seen$|^(does|do) .*", "", tail)
+    tail = re.sub(rf"^({PRONOUN}|shown|(the|this) ({PICTURE}))\b ?", "", tail)
+    tail = re.sub(r"^((you|we) )?(see|have|show|contain|be seen|seen)$", "", tail)
+    if re.fullmatch(r"(the|this|that|these|those) \w+", tail):
+        return f"{tail} is {{}}."
     if match := re.fullmatch(
         r"((?:the|a|an|he|she|they|people)\b.*?) (\w+ing)(?: with| on)?", tail
     ):
@@ -359,7 +368,7 @@ def _of_kind(kind: str, tail: str, said: str) -> str:
     return f"a photo of {{}} {tail}".strip() + "."
 
 
-def _who(said: str) -> _Parsed | None:
+def _who(said: str) -> Question | None:
     """`who is this`, `who is riding the horse`, `who wears a hat`."""
     match = re.fullmatch(r"who (?:(?:is|are|was|were) )?(.+)", said)
     if not match:
@@ -368,7 +377,7 @@ def _who(said: str) -> _Parsed | None:
     return _typed("person", f"a photo of {{}} {tail}".strip() + ".", WHO)
 
 
-def _doing(said: str) -> _Parsed | None:
+def _doing(said: str) -> Question | None:
     """`what is the man doing`, `what are they doing`, `what is happening`."""
     if match := re.fullmatch(r"what (?:is|are|was|were) (.+?) doing\b.*", said):
         who = "someone" if re.fullmatch(r"he|she|it|they|this|that", match[1]) else match[1]
@@ -378,7 +387,7 @@ def _doing(said: str) -> _Parsed | None:
     return None
 
 
-def _object_of(said: str) -> _Parsed | None:
+def _object_of(said: str) -> Question | None:
     """`what is the man holding`, `what does she wear`, `what is the dog playing with`."""
     match = re.fullmatch(r"what (?:is|are|was|were) (.+?) (\w+ing)( \w+)?", said)
     if match and match[1] != "there":
@@ -397,7 +406,7 @@ def _object_of(said: str) -> _Parsed | None:
     return _typed(kind, statement) if kind else _open(statement)
 
 
-def _what(said: str) -> _Parsed | None:
+def _what(said: str) -> Question | None:
     """`what is this`, `what do you see`, `what is on the table`, `what does the picture show`."""
     if re.fullmatch(
         r"what (is|are|was) (this|that|it|these|those|there|shown|visible|they)"
@@ -419,48 +428,50 @@ def _what(said: str) -> _Parsed | None:
     return None
 
 
-def _yes_no(said: str) -> _Parsed | None:
-    """`is there a dog`, `is the car red`, `does the man wear a hat`, `is it not raining`."""
-    said = re.sub(r"^(if|whether) ", "is ", said)
-    asked = re.sub(r"^(\w+)n't\b", r"\1", said)  # "isn't it red?" expects yes where it is
-    asked = {"ca": "can", "wo": "will"}.get(asked.split()[0], asked.split()[0]) + asked[
-        len(asked.split()[0]) :
-    ]
-    if not re.match(rf"({AUXILIARY})\b", asked):
+def _yes_no(said: str) -> Question | None:
+    """`is there a dog`, `is the car red`, `does the man wear a hat`, `is it not raining`.
+
+    "Isn't it red?" expects a yes where it is red, so only a "not" by itself is a denial.
+    """
+    asked = re.sub(r"^(if|whether) ", "is ", said)
+    asked = re.sub(r"^(\w+)n't\b", _without_not, asked)
+    asked = re.sub(r",? or (not|no)$", "", asked)
+    if not re.match(rf"({AUXILIARY})\b ?\w", asked):
         return None
-    if match := re.fullmatch(r"(.+?),? or (?:not|no)", asked):
-        asked = match[1]
-    denial = re.search(r"\b(not|no|without|never)\b|\bn't\b|\b(nobody|no one|nothing)\b", asked)
+    denial = re.search(r"\b(not|never|no one|nobody|nothing|no|without)\b", asked)
     if denial:
-        word = denial[0]
-        into = {"nobody": "somebody", "no one": "somebody", "nothing": "something"}
-        repair = {"no": "", "without": "with", **into}.get(word, "")
-        asked = " ".join((asked[: denial.start()] + repair + asked[denial.end() :]).split())
-    statement = _claim(asked)
+        instead = {"without": "with", "nobody": "somebody", "no one": "somebody"}
+        instead["nothing"] = "something"
+        asked = asked[: denial.start()] + instead.get(denial[0], "") + asked[denial.end() :]
+        asked = " ".join(asked.split())
+    statement = claim(asked)
     notes = (NEGATION,) if denial else ()
-    contrary = _contrary(statement)
-    return _Parsed("yes/no", statement, None, contrary, bool(denial), notes=notes)  # type: ignore[arg-type]
+    return Question("yes/no", statement, {}, contrary_of(statement), bool(denial), notes=notes)
 
 
-def _other(said: str) -> _Parsed | None:
+def _without_not(match: re.Match[str]) -> str:
+    return {"can't": "can", "won't": "will"}.get(match[0], match[0].removesuffix("n't"))
+
+
+def _other(said: str) -> Question | None:
     """Every other question word: reasons and manners cannot be answered, the rest is open."""
     if re.match(r"how old\b", said):
         return _typed("age", "a photo of a person who is a {}.")
     if re.match(r"(why|how|whose|when|whom)\b", said):
-        return _Parsed("reason", "")
+        return Question("reason", "")
     if match := re.fullmatch(r"(?:what|which) (.+)", said):
         rest = re.sub(rf"\b(?:{AUXILIARY})\b ?", "", match[1]).strip()
         return _open(f"a photo of {{}}, {rest}." if rest else "a photo of {}.")
     return None
 
 
-def _open(statement: str, noted: bool = True) -> _Parsed:
+def _open(statement: str, noted: bool = True) -> Question:
     notes = (OPEN,) if noted else ()
     kind = "open" if noted else "object"
-    return _Parsed(kind, statement, vocabulary().everything(), notes=notes)
+    return Question(kind, statement, vocabulary().everything(), notes=notes)
 
 
-_RULES: tuple[Callable[[str], _Parsed | None], ...] = (
+_RULES: tuple[Callable[[str], Question | None], ...] = (
     _choice,
     _count,
     _colour,
@@ -474,103 +485,3 @@ _RULES: tuple[Callable[[str], _Parsed | None], ...] = (
     _yes_no,
     _other,
 )
-
-
-# --- from a yes/no question to what it claims ---------------------------------------------------
-
-_PREDICATE = re.compile(
-    r"(?:in|on|at|under|behind|near|with|by|beside|between|above|below|over|inside|outside|"
-    r"indoors|outdoors|next|to|from|through|a|an|the|very|wearing|made|taken|covered|\w+ing)$"
-)
-
-
-def _claim(asked: str) -> str:
-    """A yes/no question as a statement, as a caption would say it: `is there X` -> `a photo of X`.
-
-    A question about a thing keeps the thing before what is said of it: `is the car red` ->
-    `the car is red`, `is the dog running` -> `the dog is running`.
-    """
-    words = asked.split()
-    auxiliary, rest = words[0], " ".join(words[1:])
-    rest = re.sub(rf"\b(?:this|the|my) (?:{PICTURE})\b(?! of)", "it", rest)
-    if match := re.fullmatch(
-        r"(?:there|you see|we see|i see|it show|it contain|it have|it depict|"
-        r"this show|this contain)s? (?:any |some )?(.+)",
-        rest,
-    ):
-        return f"a photo of {_thing(match[1])}."
-    if match := re.fullmatch(r"(?:this|it|that|they|these|he|she)(?: of)? (.+)", rest):
-        return _pronoun_claim(auxiliary, match[1])
-    if match := re.fullmatch(r"(?:anyone|anybody|someone|somebody) (.+)", rest):
-        return f"a photo of someone {match[1]}."
-    if auxiliary in ("is", "are", "was", "were"):
-        return f"{_with_verb(rest, auxiliary)}."
-    if auxiliary in ("does", "do", "did", "has", "have", "had"):
-        has = re.sub(r"\bhave\b", "with", rest, count=1)
-        return f"a photo of {has}." if has != rest else f"{rest}."
-    return f"{rest}."
-
-
-def _pronoun_claim(auxiliary: str, predicate: str) -> str:
-    """`is it a dog` -> `a photo of a dog`, `is it raining` -> `it is raining`."""
-    if re.fullmatch(r"\{\}", predicate):
-        return "a photo of {}." if auxiliary in ("is", "are", "was") else "a photo with {}."
-    if match := re.fullmatch(r"(?:a |the )?(?:photo|picture|image|photograph) of (.+)", predicate):
-        return f"a photo of {_thing(match[1])}."
-    if re.match(r"(a|an|the|some|my)\b", predicate):
-        return f"a photo of {predicate}."
-    if re.match(r"(taken|made|shot) ", predicate):
-        return f"a photo {predicate}."
-    if re.match(
-        r"(in|on|at|during|by|under|near|indoors?|outdoors?|inside|outside|day|night)\b", predicate
-    ):
-        where = {"day": "in the daytime", "daytime": "in the daytime", "night": "at night"}
-        return f"a photo taken {where.get(predicate, predicate)}."
-    if auxiliary in ("does", "do", "did", "has", "have"):
-        return f"a photo with {re.sub(r'^(have|show|contain) ', '', predicate)}."
-    if is_plural(predicate):
-        return f"a photo of {predicate}."
-    return f"it is {predicate}."
-
-
-def _with_verb(rest: str, auxiliary: str) -> str:
-    """Put the verb behind its subject: before the first word that can begin what is said of it."""
-    words = rest.split()
-    if "{}" in words and words.index("{}") == len(words) - 1:
-        return f"{' '.join(words[:-1])} {auxiliary} {{}}" if len(words) > 1 else "a photo of {}"
-    for place in range(1, len(words)):
-        begins = words[place]
-        if (
-            place >= 2
-            and _PREDICATE.match(begins)
-            or (
-                place == 1
-                and words[0] not in ("the", "a", "an", "this", "that", "his", "her", "any")
-                and _PREDICATE.match(begins)
-            )
-        ):
-            break
-    else:
-        place = max(1, len(words) - 1)
-    subject = re.sub(r"^(any|some) ", "", " ".join(words[:place]))
-    return f"{subject} {auxiliary} {' '.join(words[place:])}".strip()
-
-
-def _thing(noun: str) -> str:
-    noun = re.sub(r"^(any|some) ", "", noun)
-    return with_article(noun) if len(noun.split()) == 1 else noun
-
-
-def _contrary(statement: str) -> str:
-    """The statement with its last word that has an opposite exchanged for that; "" without one."""
-    contraries = vocabulary().contraries
-    words = statement.rstrip(".").split()
-    for place in range(len(words) - 1, 0, -1):
-        if (
-            words[place] in contraries
-            and words[place - 1] not in ("a", "an", "the")
-            or (place == len(words) - 1 and words[place] in contraries)
-        ):
-            words[place] = contraries[words[place]]
-            return " ".join(words) + "."
-    return ""

@@ -120,6 +120,13 @@ def is_plural(noun: str) -> bool:
     )
 
 
+def plural(noun: str) -> str:
+    """The last word of a noun phrase as a plural, if it is none: `red bus` -> `red buses`."""
+    if is_plural(noun) or noun.split()[-1] in _PLURALS:
+        return noun
+    return noun + ("es" if re.search(r"(ch|sh|s|x)$", noun) else "s")
+
+
 def singular(noun: str) -> str:
     """The last word of a noun phrase without its plural: `red buses` -> `red bus`."""
     *before, last = noun.split()

@@ -82,7 +82,7 @@ class Judge:
             return self._yes_no(scores, everyday @ image_embeds)
         if self.question.kind == "count":
             return self._count(scores, everyday @ image_embeds)
-        names = [answer for answer, _ in self.question.answers]
+        names = list(self.question.answers)
         replies = _ranked(names, _softmax(self.scale * scores))
         return replies, (replies[0].probability or 0) >= LEAST
 
@@ -96,7 +96,7 @@ class Judge:
     def _count(self, scores: NDArray[np.float64], around: Floats) -> tuple[list[Reply], bool]:
         some = statement_probability(scores[-1:], around)
         numbers = some * _softmax(self.scale * scores[:-1])
-        names = ["0", *(answer for answer, _ in self.question.answers)]
+        names = ["0", *self.question.answers]
         replies = _ranked(names, np.array([1 - some, *numbers]))
         return replies, (replies[0].probability or 0) >= LEAST
 

@@ -64,9 +64,7 @@ def split_words(words: list[str], stdin: Iterable[str]) -> tuple[list[str], list
     for word in words[first:]:
         questions += [line.strip() for line in stdin if line.strip()] if word == "-" else [word]
     if not questions:
-        raise QuestionError(
-            f'{words[-1]!r} is no question; ask, for example: twotower ask {words[0]} "is there a dog?"'
-        )
+        raise QuestionError(f'{words[-1]!r} is no question; ask, such as "is there a dog?"')
     if first == 0:
         raise QuestionError(f"{words[0]!r} is about no picture; write the pictures before it")
     return words[:first], questions
