@@ -34,6 +34,8 @@ def claim(asked: str) -> str:
         return _of_picture(auxiliary, match[1])
     if match := re.fullmatch(r"(?:anyone|anybody|someone|somebody) (.+)", rest):
         return f"a photo of someone {match[1]}."
+    if auxiliary in ("is", "are", "was", "were") and re.search(r" (present|visible)$", rest):
+        return f"a photo of {rest.rsplit(maxsplit=1)[0]}."
     if auxiliary in ("is", "are", "was", "were"):
         return f"{_with_verb(rest, auxiliary)}."
     if auxiliary in ("does", "do", "did", "has", "have", "had"):

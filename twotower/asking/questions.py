@@ -100,7 +100,8 @@ def parse_question(text: str, answers: Sequence[str] = ()) -> Question:
         question = rule(said)
         if question:
             break
-    if question is None and text.strip().endswith("?") and not answers:
+    begins = re.match(rf"({AUXILIARY}|{INTERROGATIVE}|or|and)\b", said)
+    if question is None and text.strip().endswith("?") and not answers and not begins:
         question = Question("yes/no", f"a photo of {with_article(said)}.")
     if question is None and not answers:
         raise QuestionError(
@@ -130,7 +131,7 @@ def plain(text: str) -> str:
     said = re.sub(r"\bgray\b", "grey", said)
     said = re.sub(rf"\b({INTERROGATIVE}|there|it|that|he|she)'s\b", r"\1 is", said)
     said = re.sub(r"\b(they|what|you|we)'re\b", r"\1 are", said)
-    said = re.sub(r"[^\w\s',/-]", " ", said)
+    said = re.sub(r"[^\w\s',/-]", " ", said.replace(":", ","))
     said = " ".join(said.split()).strip(" ,")
     said = re.sub(r"^(hey|hi|hello|please|well|so|and|now|ok|okay),? ", "", said)
     said = re.sub(
@@ -185,7 +186,7 @@ def _choice(said: str) -> Question | None:
     What the options have in common stands before the first one, which begins with the same small
     word as the last, or else has as many words, but is not the verb or a pronoun.
     """
-    match = re.fullmatch(rf"(?:(?:{INTERROGATIVE}) .*?[,:] ?)?(.+?),? or (.+)", said)
+    match = re.fullmatch(rf"(?:(?:{INTERROGATIVE}) .*?, )?(.+?),? or (.+)", said)
     if not match or re.fullmatch(r"not|no|none", match[2]) or said.startswith("how many"):
         return None
     first, *middle = [one.strip() for one in match[1].split(",")]
@@ -436,7 +437,7 @@ def _yes_no(said: str) -> Question | None:
     asked = re.sub(r"^(if|whether) ", "is ", said)
     asked = re.sub(r"^(\w+)n't\b", _without_not, asked)
     asked = re.sub(r",? or (not|no)$", "", asked)
-    if not re.match(rf"({AUXILIARY})\b ?\w", asked):
+    if not re.match(rf"({AUXILIARY}) (?!({PRONOUN})$)\w", asked):
         return None
     denial = re.search(r"\b(not|never|no one|nobody|nothing|no|without)\b", asked)
     if denial:

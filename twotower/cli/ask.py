@@ -11,10 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twotower.cli.index import add_library_option
 from twotower.cli.output import FAILED, OK, add_model_options, positive, progress
+from twotower.cli.search import hit_tree, open_library, shown_path, to_json
 
 if TYPE_CHECKING:
     from twotower.asking.answered import Answered
+    from twotower.asking.library import LibraryAnswer, LibraryQuestion
     from twotower.cli.output import Commands
 
 
@@ -25,8 +28,9 @@ def add_commands(commands: Commands) -> None:
         "words",
         nargs="+",
         metavar="PICTURE ... QUESTION ...",
-        help="pictures, then questions; - reads questions from stdin, one on each line",
+        help="pictures or a folder, then questions; - reads questions from stdin, one on each line",
     )
+    add_library_option(command)
     command.add_argument("--answers", help='those to choose from ("red, blue")')
     command.add_argument("--top", type=positive, default=3, help="answers to a question (3)")
     command.add_argument("--json", action="store_true", help="print one JSON array")
@@ -34,21 +38,100 @@ def add_commands(commands: Commands) -> None:
 
 
 def run_ask(arguments: argparse.Namespace) -> int:
+    from twotower.asking.library import parse_library_question
+
+    places, questions = split_words(arguments.words, sys.stdin, arguments.library is not None)
+    of_library: list[LibraryQuestion] = []
+    of_pictures = []
+    for question in questions:
+        asked = parse_library_question(question) if question.strip() else None
+        if asked:
+            of_library.append(asked)
+        else:
+            of_pictures.append(question)
+    failed = 0
+    if of_library:
+        failed += ask_library_of(places, of_library, arguments)
+    if of_pictures:
+        failed += ask_pictures(places, of_pictures, arguments)
+    return FAILED if failed else OK
+
+
+def ask_pictures(places: list[str], questions: list[str], arguments: argparse.Namespace) -> int:
+    """Every question about every picture; returns how many could not be answered."""
     from twotower.asking.ask import ask
     from twotower.encode.load import load
     from twotower.inputs.pictures import find_pictures
 
-    places, questions = split_words(arguments.words, sys.stdin)
-    pictures = find_pictures(places)
+    pictures = find_pictures(places or [arguments.library])
     answers = arguments.answers.split(",") if arguments.answers else ()
     model = load(arguments.model, engine=arguments.engine)
     answered = ask(pictures, questions, model=model, answers=answers, top=arguments.top)
     print_answers = print_json if arguments.json else print_lines
-    failed = print_answers(_counted(answered, len(pictures) * len(questions)))
-    return FAILED if failed else OK
+    return print_answers(_counted(answered, len(pictures) * len(questions)))
 
 
-def split_words(words: list[str], stdin: Iterable[str]) -> tuple[list[str], list[str]]:
+def ask_library_of(
+    places: list[str], questions: list[LibraryQuestion], arguments: argparse.Namespace
+) -> int:
+    """Questions about all pictures of a folder or library; returns how many found nothing to ask.
+
+    Raises:
+        QuestionError: what is asked is not one folder.
+    """
+    from twotower.asking.library import ask_library
+    from twotower.asking.questions import QuestionError
+    from twotower.library.catalog import CATALOG_FILE
+
+    if len(places) > 1 or not all(Path(place).is_dir() for place in places):
+        raise QuestionError(
+            f"{questions[0].text!r} is about a library; give its folder instead of pictures"
+        )
+    folder = Path(places[0]) if places else None
+    location = arguments.library
+    if folder and (folder / CATALOG_FILE).exists():
+        folder, location = None, folder
+    library = open_library(folder, location)
+    answers = [ask_library(library, question, arguments.top) for question in questions]
+    if arguments.json:
+        print(to_json([_library_tree(answer) for answer in answers]))
+        return 0
+    for answer in answers:
+        print_library_answer(answer)
+    return 0
+
+
+def print_library_answer(answer: LibraryAnswer) -> None:
+    """The answer, what is uncertain about it, and the pictures that show it."""
+    asked = answer.question
+    looked_for = f" {asked.looked_for!r}" if asked.looked_for else ""
+    print(f"{asked.text}  [{asked.kind}{looked_for}]  {answer.answer or 'nothing matches'}")
+    for note in answer.notes:
+        print(f"  {note}")
+    for hit in answer.hits:
+        date = f"  {hit.taken.replace('T', ' ')}" if hit.taken else ""
+        print(f"  {hit.probability:4.0%}  {shown_path(hit.path)}{date}")
+
+
+def _library_tree(answer: LibraryAnswer) -> dict[str, Any]:
+    asked = answer.question
+    return {
+        "question": asked.text,
+        "kind": asked.kind,
+        "query": asked.query,
+        "answer": answer.answer,
+        "matches": answer.matches,
+        "total": answer.total,
+        "expected": round(answer.expected, 2),
+        "interval": [answer.low, answer.high],
+        "notes": list(answer.notes),
+        "hits": [hit_tree(hit) for hit in answer.hits],
+    }
+
+
+def split_words(
+    words: list[str], stdin: Iterable[str], library: bool = False
+) -> tuple[list[str], list[str]]:
     """What of the command line are pictures and what are questions.
 
     A question has a space or a question mark in it and is no file; what follows the first question
@@ -65,7 +148,7 @@ def split_words(words: list[str], stdin: Iterable[str]) -> tuple[list[str], list
         questions += [line.strip() for line in stdin if line.strip()] if word == "-" else [word]
     if not questions:
         raise QuestionError(f'{words[-1]!r} is no question; ask, such as "is there a dog?"')
-    if first == 0:
+    if first == 0 and not library:
         raise QuestionError(f"{words[0]!r} is about no picture; write the pictures before it")
     return words[:first], questions
 
