@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL.Image
@@ -13,6 +14,10 @@ from twotower.encode.encoder import Encoder
 from twotower.encode.load import load
 from twotower.inputs.pictures import Picture
 
+if TYPE_CHECKING:
+    from twotower.asking.head import Head
+    from twotower.asking.vlm import Vlm
+
 
 def ask(
     pictures: Picture | Iterable[Picture],
@@ -20,6 +25,8 @@ def ask(
     *,
     model: Encoder | None = None,
     answers: Sequence[str] = (),
+    head: Head | None = None,
+    vlm: Vlm | None = None,
     top: int | None = 5,
 ) -> Iterator[Answered]:
     """Answer every question about every picture, picture by picture.
@@ -29,15 +36,25 @@ def ask(
         questions: one or many, in English.
         model: from `load()`; the bundled one by default.
         answers: those among which to choose; by default the question's kind decides.
+        head: a trained head that answers instead (`twotower.asking.head.Head`).
+        vlm: a server that answers instead (`twotower.asking.vlm.Vlm`).
         top: how many replies to keep; None for all.
 
     Yields:
         One `Answered` for each picture and question. What cannot be read or understood carries
         its error, and the others are answered.
     """
-    from twotower.asking.zero_shot import answer_all
-
     single = isinstance(pictures, str | bytes | Path | PIL.Image.Image | np.ndarray)
     listed: Iterable[Picture] = [pictures] if single else pictures  # type: ignore[list-item, assignment]
     asked = [questions] if isinstance(questions, str) else list(questions)
-    return answer_all(listed, asked, model or load(), answers, top)
+    if vlm is not None:
+        from twotower.asking import vlm as server
+
+        return server.answer_all(listed, asked, vlm, answers)
+    if head is not None:
+        from twotower.asking import head as trained
+
+        return trained.answer_all(listed, asked, head, answers, top)
+    from twotower.asking import zero_shot
+
+    return zero_shot.answer_all(listed, asked, model or load(), answers, top)

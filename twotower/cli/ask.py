@@ -32,6 +32,13 @@ def add_commands(commands: Commands) -> None:
     )
     add_library_option(command)
     command.add_argument("--answers", help='those to choose from ("red, blue")')
+    command.add_argument(
+        "--head", type=Path, metavar="DIR", help="a trained head that answers (twotower train vqa)"
+    )
+    command.add_argument(
+        "--vlm", metavar="URL", help="an OpenAI-compatible server with a large model that answers"
+    )
+    command.add_argument("--vlm-model", metavar="NAME", help="its model (the first it lists)")
     command.add_argument("--top", type=positive, default=3, help="answers to a question (3)")
     command.add_argument("--json", action="store_true", help="print one JSON array")
     add_model_options(command)
@@ -59,16 +66,37 @@ def run_ask(arguments: argparse.Namespace) -> int:
 
 def ask_pictures(places: list[str], questions: list[str], arguments: argparse.Namespace) -> int:
     """Every question about every picture; returns how many could not be answered."""
-    from twotower.asking.ask import ask
-    from twotower.encode.load import load
     from twotower.inputs.pictures import find_pictures
 
     pictures = find_pictures(places or [arguments.library])
-    answers = arguments.answers.split(",") if arguments.answers else ()
-    model = load(arguments.model, engine=arguments.engine)
-    answered = ask(pictures, questions, model=model, answers=answers, top=arguments.top)
+    answers = [one.strip() for one in arguments.answers.split(",")] if arguments.answers else []
+    answered = _answers(pictures, questions, answers, arguments)
     print_answers = print_json if arguments.json else print_lines
     return print_answers(_counted(answered, len(pictures) * len(questions)))
+
+
+def _answers(
+    pictures: list[Path], questions: list[str], answers: list[str], arguments: argparse.Namespace
+) -> Iterator[Answered]:
+    """By a server, a trained head, or the model itself."""
+    from twotower.asking.ask import ask
+
+    if arguments.vlm:
+        from twotower.asking.vlm import Vlm
+
+        return ask(
+            pictures, questions, answers=answers, vlm=Vlm(arguments.vlm, arguments.vlm_model)
+        )
+    if arguments.head:
+        from twotower.asking.head import Head
+        from twotower.encode.load import find_model
+
+        head = Head(arguments.head, find_model(arguments.model))
+        return ask(pictures, questions, answers=answers, head=head, top=arguments.top)
+    from twotower.encode.load import load
+
+    model = load(arguments.model, engine=arguments.engine)
+    return ask(pictures, questions, answers=answers, model=model, top=arguments.top)
 
 
 def ask_library_of(

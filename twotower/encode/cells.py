@@ -17,6 +17,7 @@ from twotower.model.config import read_config
 if TYPE_CHECKING:
     from torch import Tensor
 
+TEXTS = 64  # questions that are computed together
 SIDE = 7  # cells along each side at most; finer grids are averaged down to it
 
 
@@ -39,6 +40,7 @@ class Cells:
         self.preprocess = Preprocess(config.preprocess)
         self.tokenizer = load_tokenizer(config.tokenizer, directory)
         self.model = load_model(directory)
+        self.bidirectional = config.text.kind == "transformer" and not config.text.causal
 
     def of_pictures(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """[n, 3, S, S] -> [n, cells, width], row by row of the picture."""
@@ -59,10 +61,10 @@ class Cells:
 
         tokens = self.tokenizer(questions)
         length = int(tokens.attention_mask.sum(axis=1).max())
+        if self.bidirectional:  # SigLIP's must see their padding
+            length = tokens.input_ids.shape[1]
         real = torch.from_numpy(tokens.attention_mask[:, :length].astype(bool))
+        input_ids = torch.from_numpy(np.ascontiguousarray(tokens.input_ids[:, :length]))
         with torch.inference_mode():
-            parts = [
-                self.model.text.tokens(torch.from_numpy(tokens.input_ids[start : start + 64]))
-                for start in range(0, len(questions), 64)
-            ]
-        return torch.cat(parts)[:, :length].clone(), real
+            parts = [self.model.text.tokens(some) for some in input_ids.split(TEXTS)]
+        return torch.cat(parts).clone(), real

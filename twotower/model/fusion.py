@@ -1,7 +1,7 @@
 """A head that answers questions on top of frozen towers: question tokens look at a picture's cells.
 
-    HEAD/head.json           sizes, answers, and which model it belongs to
-    HEAD/head.safetensors    weights, float16
+HEAD/head.json           sizes, answers, and which model it belongs to
+HEAD/head.safetensors    weights, float16
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ class FusionHead(nn.Module):
         self.ln_cells = nn.LayerNorm(width)
         self.token_proj = nn.Linear(config.text_width, width)
         self.ln_tokens = nn.LayerNorm(width)
-        self.blocks = nn.ModuleList(
-            FusionBlock(width, config.heads) for _ in range(config.layers)
-        )
+        self.blocks = nn.ModuleList(FusionBlock(width, config.heads) for _ in range(config.layers))
         self.ln_final = nn.LayerNorm(width)
         self.classifier = nn.Linear(width, len(config.answers))
 
@@ -119,5 +117,7 @@ def load_head(directory: Path) -> FusionHead:
         ) from None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
-        raise HeadError(f"{directory}: not a head of twotower's, or a damaged one ({first})") from None
+        raise HeadError(
+            f"{directory}: not a head of twotower's, or a damaged one ({first})"
+        ) from None
     return head.eval()
