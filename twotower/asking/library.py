@@ -2,7 +2,7 @@
 
 What is looked for is searched with its cut-off, and dates, places and cameras come from the
 catalog. How many pictures show something has two answers, and both are given: how many are above
-the cut-off, and how many there are to be expected, the sum of all pictures' probabilities.
+the cut-off, and how many are to be expected, the sum of all pictures' probabilities.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twotower.asking.claims import PICTURE
 from twotower.asking.questions import QuestionError, plain
-from twotower.library.calibrate import library_calibration
+from twotower.asking.vocabulary import with_article
+from twotower.asking.zero_shot import EVERYDAY_STATEMENTS
 from twotower.library.query import parse_query
 from twotower.library.search import Hit
 from twotower.library.search import answer as answer_query
@@ -30,13 +32,17 @@ if TYPE_CHECKING:
     from twotower.library.library import Library
     from twotower.library.query import Query
 
-# By how much an expected count is off, as a share of it: the root mean square over words, measured
-# by `benchmarks/asking.py`; what chance adds comes on top.
-SHARE_OFF = 0.6
+# How many pictures to expect: a logistic curve as in `zero_shot.py`, at the rate at which words that
+# captions agree on are there, and the deviation of the logarithm of the true count from the
+# expected one's. By `benchmarks/asking.py --fit` on flickr8k-train with the first bundled model.
+SLOPE, ZERO = 1.27, -5.5
+LOG_OFF = 0.97
 Z90 = 1.645  # of the normal distribution, 90 % lie within this many deviations
 CHUNK = 50_000  # pictures whose vectors are in memory at once
 CELL = 0.1  # degrees of latitude and longitude that count as one place
 MATCHES = 100_000  # are looked at for dates, places and cameras
+
+Floats = NDArray[np.float32]
 
 _PICTURES = rf"(?:(?:{PICTURE})s?\b)"
 _SAW = r"(?:photograph(?:ed)?|see|saw|seen|shoot|shot|take|took|taken)\b"
@@ -154,14 +160,14 @@ def ask_library(library: Library, question: str | LibraryQuestion, top: int = 5)
         return _about_all(library, question, top)
     query = parse_query(question.query, lambda name: None)
     found = answer_query(library, query, top=MATCHES, group=False)
-    expected, deviation, total = _expectation(library, query)
-    low = max(0, math.floor(expected - Z90 * deviation))
-    high = min(total, math.ceil(expected + Z90 * deviation))
+    expected, total = _expectation(library, query)
+    low, high = count_interval(expected, total) if query.terms else (total, total)
     records = _records(library, found.hits)
     answer, hits, notes = _ANSWERS[question.kind](found.hits, records)
     if question.kind == "count":
         answer = f"{found.matches} of {total}"
-        notes += (f"expected: {expected:.0f}, between {low} and {high} (90 %)",)
+        if query.terms:
+            notes += (f"expected: {expected:.0f}, between {low} and {high} (90 %)",)
     if not found.matches and question.kind not in ("count", "whether"):
         answer = ""
     return LibraryAnswer(
@@ -179,23 +185,35 @@ def _about_all(library: Library, question: LibraryQuestion, top: int) -> Library
     return LibraryAnswer(question, answer, hits[:top], total, total, total, total, total, notes)
 
 
-def _expectation(library: Library, query: Query) -> tuple[float, float, int]:
-    """The sum of all pictures' probabilities, how far the truth may be from it, and among how many.
-
-    Two doubts add up: which way each picture's coin falls, and how far all of them are off at once.
-    """
+def _expectation(library: Library, query: Query) -> tuple[float, int]:
+    """How many pictures are to be expected, and among how many."""
     ids = library.catalog.select(query.where, query.parameters)
     if not query.terms:
-        return float(len(ids)), 0.0, len(ids)
-    curve = library_calibration(library).text
-    embed = library.model.encode_text([query.terms[0].text])[0]
-    expected = variance = 0.0
+        return float(len(ids)), len(ids)
+    statement = f"a photo of {with_article(query.terms[0].text)}."
+    embeds = library.model.encode_text([statement, *EVERYDAY_STATEMENTS])
+    expected = 0.0
     for start in range(0, len(ids), CHUNK):
-        embeds = library.vectors.get(ids[start : start + CHUNK])
-        probabilities = 1 / (1 + np.exp(-curve.logits(embed, embeds, len(ids))))
-        expected += float(probabilities.sum())
-        variance += float((probabilities * (1 - probabilities)).sum())
-    return expected, math.hypot(math.sqrt(variance), SHARE_OFF * expected), len(ids)
+        image_embeds = library.vectors.get(ids[start : start + CHUNK])
+        expected += expected_count(image_embeds, embeds[0], embeds[1:])
+    return expected, len(ids)
+
+
+def expected_count(image_embeds: Floats, statement: Floats, everyday: Floats) -> float:
+    """The sum of the probabilities that pictures [n, embed_dim] show what a statement says.
+
+    Args:
+        statement: its text_embeds [embed_dim]. everyday: those of everyday words [m, embed_dim].
+    """
+    around = image_embeds @ everyday.T
+    deviations = (image_embeds @ statement - around.mean(axis=1)) / around.std(axis=1)
+    return float((1 / (1 + np.exp(-(SLOPE * deviations + ZERO)))).sum())
+
+
+def count_interval(expected: float, total: int) -> tuple[int, int]:
+    """From how many to how many the true count is in nine of ten cases."""
+    factor = math.exp(Z90 * LOG_OFF)
+    return math.floor(expected / factor), min(total, math.ceil(expected * factor))
 
 
 def _records(library: Library, hits: Sequence[Hit]) -> list[PictureRecord]:

@@ -9,6 +9,7 @@ curve over that the probability.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,10 @@ from twotower.inputs.pictures import Picture
 # A logistic curve over deviations, fitted by `benchmarks/asking.py --fit` on questions from
 # flickr8k-train, with the first bundled model. Deviations are much the same for other models.
 SLOPE, ZERO = 1.6, -1.85
-LEAST_YES_NO = 0.65  # less probable than this is an abstention
-LEAST = 0.5
+LEAST_OF_TWO = 0.65  # less probable than this is an abstention, where two answers are possible
+LEAST = 0.5  # where many are
+PRESUMED = np.log(9)  # who counts things presumes that there are some: nine to one
+EVERYDAY_STATEMENTS = tuple(f"a photo of {with_article(word)}." for word in EVERYDAY)
 REASON = (
     "asks for reasons or manners, which no statement about a picture answers; ask what, where, "
     "how many or whether, or a large model: --vlm URL"
@@ -43,7 +46,7 @@ def answer_all(
 ) -> Iterator[Answered]:
     """Every question about every picture, in order; arguments as in `ask`."""
     judges = [_prepare(question, answers, model) for question in questions]
-    everyday = model.encode_text([f"a photo of {with_article(word)}." for word in EVERYDAY])
+    everyday = model.encode_text(EVERYDAY_STATEMENTS)
     for encoded in model.stream(pictures, batch_size):
         for question, judge in zip(questions, judges, strict=True):
             if isinstance(judge, QuestionError):
@@ -84,36 +87,40 @@ class Judge:
             return self._count(scores, everyday @ image_embeds)
         names = list(self.question.answers)
         replies = _ranked(names, _softmax(self.scale * scores))
-        return replies, (replies[0].probability or 0) >= LEAST
+        least = LEAST_OF_TWO if len(names) == 2 else LEAST
+        return replies, (replies[0].probability or 0) >= least
 
     def _yes_no(self, scores: NDArray[np.float64], around: Floats) -> tuple[list[Reply], bool]:
         yes = statement_probability(scores, around)
         if self.question.negated:
             yes = 1 - yes
         replies = _ranked(["yes", "no"], np.array([yes, 1 - yes]))
-        return replies, max(yes, 1 - yes) >= LEAST_YES_NO
+        return replies, max(yes, 1 - yes) >= LEAST_OF_TWO
 
     def _count(self, scores: NDArray[np.float64], around: Floats) -> tuple[list[Reply], bool]:
-        some = statement_probability(scores[-1:], around)
+        some = statement_probability(scores[-1:], around, PRESUMED)
         numbers = some * _softmax(self.scale * scores[:-1])
         names = ["0", *self.question.answers]
         replies = _ranked(names, np.array([1 - some, *numbers]))
         return replies, (replies[0].probability or 0) >= LEAST
 
 
-def statement_probability(scores: NDArray[np.float64], around: NDArray[np.floating]) -> float:
+def statement_probability(
+    scores: NDArray[np.float64], around: NDArray[np.floating[Any]], odds: float = 0.0
+) -> float:
     """How probable a statement is.
 
     Args:
         scores: its cosine, and that of its contrary if there is one.
         around: cosines of the same picture to everyday words.
+        odds: the logarithm of the odds beforehand.
     """
     deviations = (scores - around.mean()) / max(float(around.std()), 1e-6)
     if len(deviations) == 2:
         logit = SLOPE * (deviations[0] - deviations[1])
     else:
         logit = SLOPE * deviations[0] + ZERO
-    return float(1 / (1 + np.exp(-np.clip(logit, -50, 50))))
+    return float(1 / (1 + np.exp(-np.clip(logit + odds, -50, 50))))
 
 
 def _prepare(text: str, answers: Sequence[str], model: Encoder) -> Judge | QuestionError:
