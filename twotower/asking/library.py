@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from twotower.library.library import Library
     from twotower.library.query import Query
 
-# How many pictures to expect: a logistic curve as in `zero_shot.py`, at the rate at which words that
-# captions agree on are there, and the deviation of the logarithm of the true count from the
+# How many pictures to expect: a logistic curve as in `zero_shot.py`, at the rate at which words
+# that captions agree on are there, and the deviation of the logarithm of the true count from the
 # expected one's. By `benchmarks/asking.py --fit` on flickr8k-train with the first bundled model.
 SLOPE, ZERO = 1.27, -5.5
 LOG_OFF = 0.97
@@ -164,10 +164,9 @@ def ask_library(library: Library, question: str | LibraryQuestion, top: int = 5)
     low, high = count_interval(expected, total) if query.terms else (total, total)
     records = _records(library, found.hits)
     answer, hits, notes = _ANSWERS[question.kind](found.hits, records)
-    if question.kind == "count":
+    if question.kind == "count" and query.terms:
         answer = f"{found.matches} of {total}"
-        if query.terms:
-            notes += (f"expected: {expected:.0f}, between {low} and {high} (90 %)",)
+        notes += (f"expected: {expected:.0f}, between {low} and {high} (90 %)",)
     if not found.matches and question.kind not in ("count", "whether"):
         answer = ""
     return LibraryAnswer(

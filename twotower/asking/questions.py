@@ -358,14 +358,14 @@ def _of_kind(kind: str, tail: str) -> str:
     }
     if kind in framed:
         return framed[kind]
+    if match := re.fullmatch(
+        r"((?:the|a|an)\b.*?|he|she|they|people) (\w+ing)(?: with| on)?", tail
+    ):
+        return f"{match[1]} is {match[2]} {{}}."
     tail = re.sub(rf"^({PRONOUN}|shown|(the|this) ({PICTURE}))\b ?", "", tail)
     tail = re.sub(r"^((you|we) )?(see|have|show|contain|be seen|seen)$", "", tail)
     if re.fullmatch(r"(the|this|that|these|those) \w+", tail):
         return f"{tail} is {{}}."
-    if match := re.fullmatch(
-        r"((?:the|a|an|he|she|they|people)\b.*?) (\w+ing)(?: with| on)?", tail
-    ):
-        return f"{match[1]} is {match[2]} {{}}."
     return f"a photo of {{}} {tail}".strip() + "."
 
 
