@@ -46,10 +46,8 @@ def trained(folder: Path, tiny_directory: Path, tmp_path_factory: pytest.TempPat
     destination = tmp_path_factory.mktemp("heads") / "head"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TWOTOWER_CACHE", str(tmp_path_factory.getbasetemp() / "vqa-cache"))
-        code = main(
-            ["train", "vqa", str(folder), str(destination), "--test", str(folder)]
-            + ["--model", str(tiny_directory), "--epochs", "30"]
-        )
+        options = ["--test", str(folder), "--model", str(tiny_directory), "--epochs", "30"]
+        code = main(["train", "vqa", str(folder), str(destination), *options])
     assert code == 0
     return destination
 
