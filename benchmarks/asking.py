@@ -20,6 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from caption_questions import Item, caption_questions
@@ -49,7 +50,7 @@ TABLES = {
 }
 
 Floats = NDArray[np.float32]
-Row = tuple[str | int, ...]
+Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -290,7 +291,7 @@ def write_tables(rows: Sequence[Row], counted: str) -> None:
     PAGE.write_text(put(text, "counts", counted), encoding="utf-8")
 
 
-def markdown(mine: dict[object, Row], theirs: dict[object, Row], name: str, base: str) -> str:
+def markdown(mine: dict[Any, Row], theirs: dict[Any, Row], name: str, base: str) -> str:
     lines = [
         f"| kind | questions | {name} | {base} | sure | right when sure |",
         "|---|---|---|---|---|---|",

@@ -76,8 +76,8 @@ def answer_all(
             [] if isinstance(pixels, PictureError) or not good else head.judge(pixels, good)
         )
         for question, problem in zip(questions, problems, strict=True):
-            if problem or isinstance(pixels, PictureError):
-                error = problem or pixels
+            error = pixels if isinstance(pixels, PictureError) else problem
+            if error:
                 yield Answered(picture, question, "trained", error=error)
                 continue
             replies = [one for one in next(found) if not answers or one.answer in answers]

@@ -284,7 +284,8 @@ def _rate(done: float) -> float:
 
 def _split(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
     """By picture, and the same in every run: what the name of a picture says."""
-    learned, tested = [], []
+    learned: list[Sample] = []
+    tested: list[Sample] = []
     for one in samples:
         draw = int.from_bytes(blake2b(one.picture.name.encode(), digest_size=4).digest(), "big")
         (tested if draw < HELD_OUT * 2**32 else learned).append(one)
