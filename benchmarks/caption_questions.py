@@ -97,7 +97,7 @@ def _agreed(captions: Sequence[str], pattern: str) -> int:
 
 
 def _presence(said: list[list[str]], random: np.random.Generator) -> Iterator[Item]:
-    """Yes/no, negated and choice; each noun as often absent as present."""
+    """Yes/no and choice; each noun as often absent as present."""
     present, absent = {}, {}
     for noun, words in NOUNS.items():
         names = "|".join(NAMED.get(noun, (noun,)))
@@ -109,8 +109,6 @@ def _presence(said: list[list[str]], random: np.random.Generator) -> Iterator[It
         for answer, pictures in (("yes", yes), ("no", absent[noun])):
             for picture in sorted(random.permutation(pictures)[:most].tolist()):
                 yield Item(picture, "yes/no", f"is there {a} in the picture?", (answer,))
-                other = "no" if answer == "yes" else "yes"
-                yield Item(picture, "negation", f"is there no {noun} in the picture?", (other,))
     for noun, pictures in present.items():
         for picture in random.permutation(pictures)[:20].tolist():
             others = [one for one in NOUNS if one != noun and picture in absent[one]]

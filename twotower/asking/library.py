@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -217,9 +218,13 @@ def count_interval(expected: float, total: int) -> tuple[int, int]:
 
 def _records(library: Library, hits: Sequence[Hit]) -> list[PictureRecord]:
     """What the catalog knows of each hit, in their order."""
-    ids = library.catalog.select()
-    known = {library.root / one.path: one for one in library.catalog.pictures(ids)}
-    return [known[hit.path] for hit in hits]
+    names = [os.fsencode(hit.path.relative_to(library.root).as_posix()) for hit in hits]
+    known: dict[bytes, PictureRecord] = {}
+    for start in range(0, len(names), 500):
+        some = names[start : start + 500]
+        ids = library.catalog.select(f"path IN ({', '.join('?' * len(some))})", some)
+        known.update((os.fsencode(one.path), one) for one in library.catalog.pictures(ids))
+    return [known[name] for name in names]
 
 
 Told = tuple[str, list[Hit], tuple[str, ...]]

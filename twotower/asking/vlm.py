@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from twotower.asking.answered import Answered, Reply
-from twotower.asking.questions import QuestionError, parse_question
+from twotower.asking.questions import QuestionError, plain
 from twotower.inputs.pictures import Picture, PictureError, open_picture
 
 KEYS = ("TWOTOWER_VLM_KEY", "OPENAI_API_KEY")
@@ -131,7 +131,7 @@ def answer_all(
 
 def _answer(picture: Picture, question: str, vlm: Vlm, answers: Sequence[str]) -> Answered:
     try:
-        parse_question(question, answers)  # what is no question is refused here, too
+        plain(question)  # without words it goes nowhere
         among = f" Choose among: {', '.join(answers)}." if answers else ""
         said = vlm.answer(picture, question.strip() + among)
     except (PictureError, QuestionError) as error:

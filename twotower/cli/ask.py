@@ -66,9 +66,12 @@ def run_ask(arguments: argparse.Namespace) -> int:
 
 def ask_pictures(places: list[str], questions: list[str], arguments: argparse.Namespace) -> int:
     """Every question about every picture; returns how many could not be answered."""
+    from twotower.asking.questions import QuestionError
     from twotower.inputs.pictures import find_pictures
 
-    pictures = find_pictures(places or [arguments.library])
+    if not places:
+        raise QuestionError(f"{questions[0]!r} is about single pictures; write them before it")
+    pictures = find_pictures(places)
     answers = [one.strip() for one in arguments.answers.split(",")] if arguments.answers else []
     answered = _answers(pictures, questions, answers, arguments)
     print_answers = print_json if arguments.json else print_lines
