@@ -43,6 +43,7 @@ FORMS = [
     ("what is the red shape?", "shape", "a red {}."),
     ("what vehicle is this?", "vehicle", "a photo of {}."),
     ("how old is the man?", "age", "a photo of a person who is a {}."),
+    ("what is the man's job?", "job", "a photo of {}."),
     ("who is riding the horse?", "person", "a photo of {} riding the horse."),
     # what is done, and to what
     ("what is the man doing?", "activity", "the man {}."),
@@ -173,6 +174,8 @@ def test_own_answers_replace_the_types() -> None:
         "a photo of an owl.",
         "a photo of a bat.",
     ]
+    count = parse_question("how many dogs are there?", ["2", "3"])
+    assert count.statements() == ["a photo of two dogs.", "a photo of three dogs."]
     for bad in (["red"], ["red", "red"], ["red", " "]):
         with pytest.raises(QuestionError):
             parse_question("what colour is the car?", bad)

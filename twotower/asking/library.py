@@ -163,8 +163,7 @@ def ask_library(library: Library, question: str | LibraryQuestion, top: int = 5)
     found = answer_query(library, query, top=MATCHES, group=False)
     expected, total = _expectation(library, query)
     low, high = count_interval(expected, total) if query.terms else (total, total)
-    records = _records(library, found.hits)
-    answer, hits, notes = _ANSWERS[question.kind](found.hits, records)
+    answer, hits, notes = _ANSWERS[question.kind](*_with_records(library, found.hits))
     if question.kind == "count" and query.terms:
         answer = f"{found.matches} of {total}"
         notes += (f"expected: {expected:.0f}, between {low} and {high} (90 %)",)
@@ -216,15 +215,16 @@ def count_interval(expected: float, total: int) -> tuple[int, int]:
     return math.floor(expected / factor), min(total, math.ceil(expected * factor))
 
 
-def _records(library: Library, hits: Sequence[Hit]) -> list[PictureRecord]:
-    """What the catalog knows of each hit, in their order."""
+def _with_records(library: Library, hits: Sequence[Hit]) -> tuple[list[Hit], list[PictureRecord]]:
+    """Hits with what the catalog knows of each; without those that have left it meanwhile."""
     names = [os.fsencode(hit.path.relative_to(library.root).as_posix()) for hit in hits]
     known: dict[bytes, PictureRecord] = {}
     for start in range(0, len(names), 500):
         some = names[start : start + 500]
         ids = library.catalog.select(f"path IN ({', '.join('?' * len(some))})", some)
         known.update((os.fsencode(one.path), one) for one in library.catalog.pictures(ids))
-    return [known[name] for name in names]
+    there = [(hit, known[name]) for hit, name in zip(hits, names, strict=True) if name in known]
+    return [hit for hit, _ in there], [record for _, record in there]
 
 
 Told = tuple[str, list[Hit], tuple[str, ...]]

@@ -161,7 +161,7 @@ def _typed(name: str, statement: str, *notes: str) -> Question:
 
 def _among(question: Question, answers: Sequence[str]) -> Question:
     """The question with a person's own answers instead of the vocabulary's."""
-    known = vocabulary().types.get(question.kind, {})
+    known = question.answers
     phrases = {}
     for answer in answers:
         answer = " ".join(answer.split())
@@ -318,7 +318,7 @@ def _where(said: str) -> Question | None:
 def _kind_of(said: str) -> Question | None:
     """`what animal is this`, `what kind of fruit is on the table`, `what is the man's job`.
 
-    The name of a type, or the last word of a longer name, decides which answers are possible.
+    What a type is called decides which answers are possible.
     """
     called = vocabulary().called
     match = re.fullmatch(
@@ -328,16 +328,9 @@ def _kind_of(said: str) -> Question | None:
     )
     if not match:
         return None
-    name = match[1] if match[1] in called else singular(match[1])
-    if re.match(r"(what|which) breed$", f"{said.split()[0]} {name}"):
-        name = "dog"
-    if name not in called:
-        return None
-    kind = called[name]
-    if kind == "dog" and not re.search(r"\b(kind|sort|type|breed|which|what) ", said):
-        return None
-    tail = match[2] or match[3] or ""
-    return _typed(kind, _of_kind(kind, tail))
+    name = re.sub(r"^.*'s ", "", match[1])
+    kind = called.get(name) or called.get(singular(name))
+    return _typed(kind, _of_kind(kind, match[2] or match[3] or "")) if kind else None
 
 
 def _of_kind(kind: str, tail: str) -> str:
