@@ -24,7 +24,7 @@ def test_pictures_and_questions(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["ask", CAT, "is there a cat?", "nonsense", "--json"]) == 1
+    assert main(["ask", CAT, "is there a cat?", "???", "--json"]) == 1
     good, bad = json.loads(capsys.readouterr().out)
     assert (good["path"], good["kind"], good["answer"]) == (CAT, "yes/no", "yes")
     assert good["error"] is None and len(good["answers"]) == 2

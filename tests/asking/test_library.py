@@ -147,3 +147,8 @@ def test_as_it_is_typed(
     assert "is about a library; give its folder" in capsys.readouterr().err
     assert main(["ask", folder, "is it a car or a beach?", "how many pictures do I have?"]) == 0
     assert len([line for line in capsys.readouterr().out.splitlines() if "[choice]" in line]) == 4
+    both = ["ask", folder, "is it a car or a beach?", "how many pictures do I have?", "--json"]
+    assert main(both) == 1
+    assert "one after the other" in capsys.readouterr().err
+    assert main(["ask", "--library", folder + "/.twotower", "is it a car or a beach?"]) == 1
+    assert "about single pictures" in capsys.readouterr().err

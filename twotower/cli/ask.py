@@ -45,23 +45,32 @@ def add_commands(commands: Commands) -> None:
 
 
 def run_ask(arguments: argparse.Namespace) -> int:
-    from twotower.asking.library import parse_library_question
+    from twotower.asking.questions import QuestionError
 
     places, questions = split_words(arguments.words, sys.stdin, arguments.library is not None)
-    of_library: list[LibraryQuestion] = []
-    of_pictures = []
-    for question in questions:
-        asked = parse_library_question(question) if question.strip() else None
-        if asked:
-            of_library.append(asked)
-        else:
-            of_pictures.append(question)
-    failed = 0
+    asked = [(question, _of_library(question)) for question in questions]
+    of_library = [parsed for _, parsed in asked if parsed]
+    of_pictures = [question for question, parsed in asked if not parsed]
+    if of_library and of_pictures and arguments.json:
+        raise QuestionError(
+            f"{of_library[0].text!r} is about a library and {of_pictures[0]!r} about single "
+            "pictures; ask for their JSON one after the other"
+        )
     if of_library:
-        failed += ask_library_of(places, of_library, arguments)
-    if of_pictures:
-        failed += ask_pictures(places, of_pictures, arguments)
+        ask_library_of(places, of_library, arguments)
+    failed = ask_pictures(places, of_pictures, arguments) if of_pictures else 0
     return FAILED if failed else OK
+
+
+def _of_library(question: str) -> LibraryQuestion | None:
+    """What it asks of a library; None if it is about single pictures, or no question at all."""
+    from twotower.asking.library import parse_library_question
+    from twotower.asking.questions import QuestionError
+
+    try:
+        return parse_library_question(question)
+    except QuestionError:  # is said where the others are answered
+        return None
 
 
 def ask_pictures(places: list[str], questions: list[str], arguments: argparse.Namespace) -> int:
@@ -104,8 +113,8 @@ def _answers(
 
 def ask_library_of(
     places: list[str], questions: list[LibraryQuestion], arguments: argparse.Namespace
-) -> int:
-    """Questions about all pictures of a folder or library; returns how many found nothing to ask.
+) -> None:
+    """Questions about all pictures of a folder or library.
 
     Raises:
         QuestionError: what is asked is not one folder.
@@ -126,10 +135,9 @@ def ask_library_of(
     answers = [ask_library(library, question, arguments.top) for question in questions]
     if arguments.json:
         print(to_json([_library_tree(answer) for answer in answers]))
-        return 0
+        return
     for answer in answers:
         print_library_answer(answer)
-    return 0
 
 
 def print_library_answer(answer: LibraryAnswer) -> None:
