@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from twotower.cli.output import OK, positive, print_broken, size_in_bytes
 from twotower.cli.pairs import SOURCE
 
@@ -164,6 +162,8 @@ def run_train_folder(arguments: argparse.Namespace) -> int:
 
 
 def run_train_vqa(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
     from twotower.encode.load import find_model
     from twotower.evaluate.intervals import bootstrap_shares
     from twotower.train.vqa import train_vqa
