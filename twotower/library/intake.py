@@ -12,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from twotower.inputs.metadata import Metadata, read_metadata, xmp_keywords
+from twotower.inputs.metadata import Metadata, read_metadata
 from twotower.inputs.pictures import PictureError, open_header
 from twotower.inputs.preprocess import Preprocess
 from twotower.inputs.raw import RAW_SUFFIXES, open_preview
 from twotower.inputs.video import VIDEO_SUFFIXES, sample_frames
 from twotower.library.catalog import RETRY, Orientation, PictureRecord
-from twotower.library.scan import Found, sidecar_of
+from twotower.library.keywords import keywords_of, read_keywords
+from twotower.library.marks import Keywords
+from twotower.library.scan import Found, sidecars_of
 
 _HASH_BYTES = 16
 _VIDEO_SAMPLE = 2**20  # bytes at the beginning, middle and end that stand for a whole video
@@ -48,6 +50,13 @@ class Intake:
     def without_pixels(self, found: Found) -> Taken | None:
         """Read and hash a file; None if it has gone."""
         return self._take(found, pixels=False)
+
+    def keywords(self, found: Found) -> str:
+        """What people say of a picture, as `PictureRecord.keywords`, from its header and sidecars.
+
+        No more of the file is read; what cannot be read says nothing.
+        """
+        return _lines(read_keywords(self._root / os.fsdecode(found.path)))
 
     def _take(self, found: Found, pixels: bool) -> Taken | None:
         name = os.fsdecode(found.path)
@@ -123,9 +132,7 @@ def _read_steadily(record: PictureRecord, path: Path) -> tuple[bytes, PictureRec
 
 
 def _with_facts(record: PictureRecord, facts: Metadata, path: Path) -> PictureRecord:
-    keywords = list(facts.keywords)
-    if record.sidecar_ns and (sidecar := sidecar_of(path)):
-        keywords += xmp_keywords(sidecar.read_bytes())
+    sidecars = sidecars_of(path) if record.sidecar_ns else []
     return replace(
         record,
         type=facts.type,
@@ -136,8 +143,12 @@ def _with_facts(record: PictureRecord, facts: Metadata, path: Path) -> PictureRe
         camera=facts.camera,
         latitude=facts.latitude,
         longitude=facts.longitude,
-        keywords="\n".join(dict.fromkeys(keywords)),
+        keywords=_lines(keywords_of(facts.keywords, facts.xmp, sidecars)),
     )
+
+
+def _lines(keywords: Keywords) -> str:
+    return "\n".join("|".join(tag) for tag in keywords.person)
 
 
 def _orientation(facts: Metadata) -> Orientation:
