@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from twotower.asking.questions import (
     COUNTING,
+    DOING,
     NEGATION,
     RELATIONS,
     WHO,
@@ -184,6 +185,7 @@ def test_own_answers_replace_the_types() -> None:
 def test_weaknesses_are_said() -> None:
     assert COUNTING in parse_question("how many dogs are there?").notes
     assert RELATIONS in parse_question("is the cup left of the plate?").notes
+    assert DOING in parse_question("what is the man doing?").notes
     assert WHO in parse_question("who is this?").notes
     assert parse_question("is there a dog?").notes == ()
 

@@ -38,6 +38,7 @@ TAKEN = {
 }
 
 COUNTING = "counting is weak: such models hardly tell two from four"
+DOING = "what is done is weak: such models name things better than what happens to them"
 RELATIONS = "relations between things are weak: such models see the things, not who is where"
 NEGATION = "asked as its contrary: such models do not understand negation"
 WHO = "it never says who somebody is, only what kind of person"
@@ -375,9 +376,9 @@ def _doing(said: str) -> Question | None:
     """`what is the man doing`, `what are they doing`, `what is happening`."""
     if match := re.fullmatch(r"what (?:is|are|was|were) (.+?) doing\b.*", said):
         who = "someone" if re.fullmatch(r"he|she|it|they|this|that", match[1]) else match[1]
-        return _typed("activity", f"{who} {{}}.")
+        return _typed("activity", f"{who} {{}}.", DOING)
     if re.fullmatch(r"what (?:is|was) (?:happening|going on|being done)\b.*", said):
-        return _typed("activity", "a photo of someone {}.")
+        return _typed("activity", "a photo of someone {}.", DOING)
     return None
 
 
