@@ -11,6 +11,10 @@ demo: .venv/.light
 	$(BIN)/twotower search "a big city at night" --library build/demo-library
 	$(BIN)/twotower search "a brain scan" --library build/demo-library
 	@echo
+	$(BIN)/twotower ask examples/photos/car.jpg "what colour is the car?"
+	$(BIN)/twotower ask examples/photos/cat.jpg "is there a dog?"
+	$(BIN)/twotower ask build/demo-library "how many of my pictures show a beach?"
+	@echo
 	@echo "Next, try:"
 	@echo "  $(BIN)/twotower classify YOUR_PICTURES --labels \"cat, dog, birthday party\" --none"
 	@echo "  $(BIN)/twotower classify examples/photos --labels \"indoors, outdoors\" --json"

@@ -16,9 +16,10 @@ ROOMS = {
     "evaluate": {"inputs", "model", "pairs", "encode"},
     "train": {"inputs", "model", "pairs", "encode", "evaluate"},
     "library": {"inputs", "encode"},
-    "cli": {"inputs", "model", "pairs", "encode", "evaluate", "train", "library"},
+    "asking": {"inputs", "model", "encode", "library"},
+    "cli": {"inputs", "model", "pairs", "encode", "evaluate", "train", "library", "asking"},
 }
-TORCH_FREE = {"inputs", "pairs", "encode", "evaluate", "library", "cli"}
+TORCH_FREE = {"inputs", "pairs", "encode", "evaluate", "library", "asking", "cli"}
 TORCH_FREE_FILES = {PACKAGE / "model/config.py", PACKAGE / "model/pickles.py"}
 
 

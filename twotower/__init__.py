@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from twotower.asking.answered import Answered
+    from twotower.asking.ask import ask
     from twotower.encode.classify import Classified, Label, classify, zero_shot_classifier
     from twotower.encode.encoder import Encoder
     from twotower.encode.export import convert
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Answered": "asking.answered",
     "CLIPConfig": "model.config",
     "Classified": "encode.classify",
     "EncodedPicture": "encode.stream",
@@ -31,6 +34,7 @@ _HOME = {
     "Label": "encode.classify",
     "Library": "library.library",
     "PictureError": "inputs.pictures",
+    "ask": "asking.ask",
     "classify": "encode.classify",
     "convert": "encode.export",
     "fit": "train.finetune",
@@ -40,6 +44,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Answered",
     "CLIPConfig",
     "Classified",
     "EncodedPicture",
@@ -48,6 +53,7 @@ __all__ = [
     "Label",
     "Library",
     "PictureError",
+    "ask",
     "classify",
     "convert",
     "fit",

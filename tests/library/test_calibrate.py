@@ -10,6 +10,7 @@ import pytest
 
 import twotower
 from twotower.encode.encoder import normalize
+from twotower.encode.golden import model_hash
 from twotower.library.calibrate import (
     Calibration,
     CalibrationError,
@@ -17,7 +18,6 @@ from twotower.library.calibrate import (
     background_texts,
     estimate,
     measure_background,
-    model_hash,
     read_calibration,
     write_calibration,
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 from twotower import __version__
 from twotower.cli import (
+    ask,
     calibrate,
     classify,
     evaluate,
@@ -57,7 +58,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"twotower {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for family in (classify, index, search, explain, weights, calibrate, evaluate, pairs, train):
+    for family in (
+        classify,
+        ask,
+        index,
+        search,
+        explain,
+        weights,
+        calibrate,
+        evaluate,
+        pairs,
+        train,
+    ):
         family.add_commands(commands)
     return parser
 

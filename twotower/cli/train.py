@@ -47,6 +47,14 @@ def add_commands(commands: Commands) -> None:
     )
     _add_settings(command)
 
+    command = recipes.add_parser("vqa", help="train a head that answers questions")
+    command.set_defaults(run=run_train_vqa)
+    command.add_argument("data", type=Path, help="a folder or table (docs/asking.md)")
+    command.add_argument("destination", type=Path, help="the head to make, for ask --head")
+    command.add_argument("--test", type=Path, help="questions to score it by (a tenth of the data)")
+    command.add_argument("--model", help="whose towers it sits on (the bundled model)")
+    command.add_argument("--epochs", type=positive, default=12, help="(12)")
+
     command = recipes.add_parser("emoji", help="a first training, in under five minutes")
     command.set_defaults(run=run_train_emoji)
     command.add_argument("--run", type=Path, required=True, dest="folder", help="the run's folder")
@@ -150,6 +158,32 @@ def run_train_folder(arguments: argparse.Namespace) -> int:
     print()
     model = arguments.folder / "model"
     print(f"{model}: the model; try it with --model {model}")
+    return OK
+
+
+def run_train_vqa(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from twotower.encode.load import find_model
+    from twotower.evaluate.intervals import bootstrap_shares
+    from twotower.train.vqa import train_vqa
+
+    score = train_vqa(
+        arguments.data,
+        arguments.destination,
+        find_model(arguments.model),
+        test=arguments.test,
+        epochs=arguments.epochs,
+        say=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    print_broken(score.unreadable)
+    columns = np.stack([score.right, score.prior], axis=1)
+    intervals = bootstrap_shares(columns, np.ones(len(columns)))
+    for name, values, (low, high) in zip(
+        ("right", "right without the picture"), columns.T, intervals, strict=True
+    ):
+        print(f"{values.mean():6.1%} ({low:.1%} to {high:.1%})  {name}, {len(values)} questions")
+    print(f"{arguments.destination}: the head; try it with: twotower ask --head")
     return OK
 
 

@@ -6,6 +6,7 @@ worse model. A model that carries its own answers shows them at once.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,11 @@ def write_golden(golden: Golden, directory: Path) -> None:
     embeds = {"image_embeds": golden.image_embeds, "text_embeds": golden.text_embeds}
     texts = json.dumps(golden.texts)
     save_file({**arrays, **embeds}, directory / GOLDEN_FILE, metadata={"texts": texts})
+
+
+def model_hash(directory: Path) -> str:
+    """Says which model it is: other weights have other golden vectors."""
+    return hashlib.sha256((directory / GOLDEN_FILE).read_bytes()).hexdigest()[:16]
 
 
 def read_golden(directory: Path) -> Golden:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import json
 import warnings
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.encode.golden import GOLDEN_FILE
+from twotower.encode.golden import model_hash
 
 if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
@@ -199,11 +198,6 @@ def write_calibration(calibration: Calibration, directory: Path) -> None:
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(calibration.to_json(), encoding="utf-8")
     unfinished.replace(path)
-
-
-def model_hash(directory: Path) -> str:
-    """Says which model it is: other weights have other golden vectors."""
-    return hashlib.sha256((directory / GOLDEN_FILE).read_bytes()).hexdigest()[:16]
 
 
 def background_texts() -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from twotower.encode.golden import model_hash
 from twotower.inputs.pictures import open_picture
 from twotower.library.calibrate import (
     Background,
@@ -20,7 +21,6 @@ from twotower.library.calibrate import (
     Floats,
     background_texts,
     measure_background,
-    model_hash,
 )
 from twotower.library.labelled import (
     Captions,

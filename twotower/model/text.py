@@ -55,11 +55,14 @@ class TextTransformer(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """[B, L] -> text_features [B, embed_dim]"""
+        return self.proj(self.pool(self.tokens(input_ids), input_ids))
+
+    def tokens(self, input_ids: Tensor) -> Tensor:
+        """What each position became: [B, L] -> [B, L, width]"""
         x = self.token_embed(input_ids)  # [B, L, width]
         x = x + self.pos_embed[: input_ids.shape[1]].to(x.dtype)
         mask = None if self.eos_id is None else causal_mask(x)
-        x = run_blocks(self.blocks, x, mask, self.checkpointing)
-        return self.proj(self.pool(self.ln_final(x), input_ids))
+        return self.ln_final(run_blocks(self.blocks, x, mask, self.checkpointing))
 
     def pool(self, x: Tensor, input_ids: Tensor) -> Tensor:
         """The vector at the first end-of-text, or at the last position: [B, L, w] -> [B, w]."""
@@ -93,13 +96,17 @@ class SentenceEncoder(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """[B, L] -> text_features [B, embed_dim]"""
+        x = self.tokens(input_ids)
+        weight = (input_ids != self.pad_id).to(x.dtype).unsqueeze(-1)
+        return self.proj((x * weight).sum(dim=1) / weight.sum(dim=1))
+
+    def tokens(self, input_ids: Tensor) -> Tensor:
+        """What each position became: [B, L] -> [B, L, width]"""
         real = input_ids != self.pad_id  # [B, L]
         x = self.token_embed(input_ids) + self.pos_embed[: input_ids.shape[1]]
         x = self.ln_embed(x)
         mask = torch.zeros_like(real, dtype=x.dtype).masked_fill(~real, torch.finfo(x.dtype).min)
-        x = run_blocks(self.blocks, x, mask[:, None, None, :], self.checkpointing)
-        weight = real.to(x.dtype).unsqueeze(-1)
-        return self.proj((x * weight).sum(dim=1) / weight.sum(dim=1))
+        return run_blocks(self.blocks, x, mask[:, None, None, :], self.checkpointing)
 
 
 def causal_mask(x: Tensor) -> Tensor:

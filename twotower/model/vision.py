@@ -65,15 +65,23 @@ class VisionTransformer(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """[B, 3, image_size, image_size] -> image_features [B, embed_dim]"""
+        x = self.tokens(pixel_values)
+        if self.pool is not None:
+            return self.proj(self.pool(self.ln_post(x)))
+        return self.proj(self.ln_post(x[:, 0]))
+
+    def grid(self, pixel_values: Tensor) -> Tensor:
+        """What each patch became: [B, 3, image_size, image_size] -> [B, patches, width]"""
+        return self.ln_post(self.tokens(pixel_values)[:, int(self.class_embed is not None) :])
+
+    def tokens(self, pixel_values: Tensor) -> Tensor:
+        """Through the blocks: [B, 3, image_size, image_size] -> [B, patches (+ class), width]"""
         x = self.patch_embed(pixel_values)  # [B, width, grid, grid]
         x = x.flatten(2).transpose(1, 2)  # [B, patches, width]
         if self.class_embed is not None:
             x = torch.cat([self.class_embed.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         x = self.drop_patches(x + self.pos_embed.to(x.dtype))
-        x = run_blocks(self.blocks, self.ln_pre(x), None, self.checkpointing)
-        if self.pool is not None:
-            return self.proj(self.pool(self.ln_post(x)))
-        return self.proj(self.ln_post(x[:, 0]))
+        return run_blocks(self.blocks, self.ln_pre(x), None, self.checkpointing)
 
     def drop_patches(self, x: Tensor) -> Tensor:
         """Keep a random subset of patches, another one for each picture; never the class token."""
@@ -128,6 +136,10 @@ class ModifiedResNet(nn.Module):
         x = self.stem(pixel_values)  # [B, width, image_size / 4, image_size / 4]
         x = self.stages(x)  # [B, 32 * width, image_size / 32, image_size / 32]
         return self.attnpool(x)
+
+    def grid(self, pixel_values: Tensor) -> Tensor:
+        """The last feature map: [B, 3, image_size, image_size] -> [B, cells, 32 * width]"""
+        return self.stages(self.stem(pixel_values)).flatten(2).transpose(1, 2)
 
 
 class Bottleneck(nn.Module):
@@ -249,6 +261,10 @@ class EfficientNetLite(nn.Module):
             if index in self.pooled_blocks:
                 means.append(x.mean(dim=(2, 3)))
         return torch.cat([self.head(x).mean(dim=(2, 3)), *means], dim=1)
+
+    def grid(self, pixel_values: Tensor) -> Tensor:
+        """The last feature map: [B, 3, image_size, image_size] -> [B, cells, 1280]"""
+        return self.head(self.blocks(self.stem(pixel_values))).flatten(2).transpose(1, 2)
 
 
 class InvertedResidual(nn.Module):

@@ -1,0 +1,316 @@
+"""How often answers are right, by kind of question, with intervals.
+
+    python benchmarks/asking.py ../shared/data [--easy-vqa FOLDER --head DIR] [--model M]
+    python benchmarks/asking.py ../shared/data --fit [--model M]
+
+Zero-shot against the best constant answer of each kind: on questions derived from the captions of
+flickr8k-val (`caption_questions.py`), and on hand-written ones about examples/photos
+(`examples/questions.csv`). A trained head against the answer that is most frequent for a question:
+on the test questions of easy-VQA (the folder `easy_vqa/data` of the package on PyPI). How many
+pictures of a library show something, expected and counted, against captions. Writes
+results/asking.csv and the tables in docs/asking.md. --fit prints the constants of the code, fitted
+on flickr8k-train.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from caption_questions import Item, caption_questions
+from numpy.typing import NDArray
+
+import twotower
+from twotower.asking.answered import Reply
+from twotower.asking.library import count_interval, expected_count
+from twotower.asking.questions import parse_question
+from twotower.asking.vocabulary import with_article
+from twotower.asking.zero_shot import EVERYDAY_STATEMENTS, Judge
+from twotower.encode.encoder import Encoder
+from twotower.evaluate.intervals import bootstrap_shares
+from twotower.library.calibrate import background_texts, read_calibration
+from twotower.library.labelled import LabelledQuery, absent_queries, word_queries
+from twotower.pairs.sources import open_source
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "asking.csv"
+PAGE = ROOT / "docs" / "asking.md"
+LIMIT = 1600  # pictures of flickr8k-train that --fit looks at
+FIELDS = ("model", "set", "kind", "method", "n", "right", "low", "high", "sure", "right_when_sure")
+TABLES = {
+    "derived": ("flickr8k-val, derived", "zero-shot", "best constant"),
+    "by-hand": ("examples/photos", "zero-shot", "best constant"),
+    "easy-vqa": ("easy-VQA test", "head", "without the picture"),
+}
+
+Floats = NDArray[np.float32]
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One question: the picture's number, its kind, whether the answer was right and was sure."""
+
+    picture: int
+    kind: str
+    right: float
+    sure: bool
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--easy-vqa", type=Path)
+    parser.add_argument("--head", type=Path)
+    parser.add_argument("--model")
+    parser.add_argument("--fit", action="store_true")
+    arguments = parser.parse_args()
+    model = twotower.load(arguments.model)
+    if arguments.fit:
+        fit(model, arguments.data)
+        return
+    name = model.config.name
+    rows: list[Row] = []
+    captions, image_embeds = read_pairs(model, arguments.data / "flickr8k-val", 10**9)
+    items = caption_questions(captions)
+    asked = zero_shot(model, items, image_embeds)
+    rows += table(name, "flickr8k-val, derived", "zero-shot", asked)
+    rows += table(name, "flickr8k-val, derived", "best constant", constant(items))
+    items, image_embeds = by_hand(model)
+    rows += table(name, "examples/photos", "zero-shot", zero_shot(model, items, image_embeds))
+    rows += table(name, "examples/photos", "best constant", constant(items))
+    if arguments.head:
+        rows += of_head(arguments.head, arguments.easy_vqa, model)
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(FIELDS)
+        writer.writerows(rows)
+    counted = counts(model, *read_pairs(model, arguments.data / "flickr8k-val", 10**9))
+    write_tables(rows, counted)
+
+
+def read_pairs(model: Encoder, location: Path, limit: int) -> tuple[list[Sequence[str]], Floats]:
+    """Captions and image_embeds [n, embed_dim] of pairs, evenly spread over them."""
+    tars = location / "*.tar"
+    source = open_source(str(tars) if list(location.glob("*.tar")) else location)
+    numbers = range(0, len(source), max(1, len(source) // limit))
+    pairs = [source[number] for number in numbers]
+    return [pair.captions for pair in pairs], model.encode_image([pair.picture for pair in pairs])
+
+
+def zero_shot(model: Encoder, items: Iterable[Item], image_embeds: Floats) -> list[Outcome]:
+    everyday = model.encode_text(EVERYDAY_STATEMENTS)
+    judges: dict[str, Judge] = {}
+    outcomes = []
+    for item in items:
+        if item.question not in judges:
+            judges[item.question] = Judge(parse_question(item.question), model)
+        replies, sure = judges[item.question].replies(image_embeds[item.picture], everyday)
+        right = float(replies[0].answer in item.right)
+        outcomes.append(Outcome(item.picture, item.kind, right, sure))
+    return outcomes
+
+
+def constant(items: Sequence[Item]) -> list[Outcome]:
+    """The one answer that is right most often for each kind; for a choice, the first option."""
+    best: dict[str, str] = {}
+    for kind in {item.kind for item in items}:
+        counted = Counter(one for item in items if item.kind == kind for one in item.right)
+        best[kind] = counted.most_common(1)[0][0]
+    outcomes = []
+    for item in items:
+        answer = best[item.kind]
+        if item.kind == "choice":
+            answer = next(iter(parse_question(item.question).answers))
+        outcomes.append(Outcome(item.picture, item.kind, float(answer in item.right), True))
+    return outcomes
+
+
+def by_hand(model: Encoder) -> tuple[list[Item], Floats]:
+    with (ROOT / "examples" / "questions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    files = sorted({row["file"] for row in rows})
+    items = [
+        Item(
+            files.index(row["file"]),
+            kind_of(row),
+            row["question"],
+            tuple(row["answers"].split("|")),
+        )
+        for row in rows
+    ]
+    return items, model.encode_image([ROOT / "examples" / "photos" / name for name in files])
+
+
+def kind_of(row: dict[str, str]) -> str:
+    """Kinds with few questions count together."""
+    few = {"yes/no", "choice", "colour", "animal", "place"}
+    return row["kind"] if row["kind"] in few else "other types"
+
+
+def of_head(directory: Path, easy_vqa: Path, model: Encoder) -> list[Row]:
+    from twotower.asking.head import Head
+    from twotower.train.vqa import Prior
+    from twotower.train.vqa_data import read_samples
+
+    head = Head(directory, model.directory)
+    learned, tested = read_samples(easy_vqa / "train"), read_samples(easy_vqa / "test")
+    prior = Prior(learned)
+    about = defaultdict(list)
+    for one in tested:
+        about[one.picture].append(one)
+    by_head, by_prior = [], []
+    for number, (picture, some) in enumerate(sorted(about.items())):
+        replies: list[list[Reply]] = head.replies(picture, [one.question for one in some])
+        for one, answers in zip(some, replies, strict=True):
+            kind = "yes/no" if one.answer in ("yes", "no") else "what"
+            sure = (answers[0].probability or 0) >= 0.5
+            by_head.append(Outcome(number, kind, one.score(answers[0].answer), sure))
+            by_prior.append(Outcome(number, kind, one.score(prior(one.question)), True))
+    name = model.config.name
+    return [
+        *table(name, "easy-VQA test", "head", by_head),
+        *table(name, "easy-VQA test", "without the picture", by_prior),
+    ]
+
+
+def table(model: str, of: str, method: str, outcomes: Sequence[Outcome]) -> list[Row]:
+    """A row for each kind and one for all; pictures are what the intervals draw again."""
+    rows: list[Row] = []
+    kinds = ["all", *dict.fromkeys(one.kind for one in outcomes)]
+    for kind in kinds:
+        some = [one for one in outcomes if kind in ("all", one.kind)]
+        pictures = sorted({one.picture for one in some})
+        place = {picture: i for i, picture in enumerate(pictures)}
+        right, of_all = np.zeros((len(pictures), 1)), np.zeros(len(pictures))
+        for one in some:
+            right[place[one.picture], 0] += one.right
+            of_all[place[one.picture]] += 1
+        low, high = bootstrap_shares(right, of_all)[0]
+        sure = [one.right for one in some if one.sure]
+        numbers = (right.sum() / of_all.sum(), low, high, len(sure) / len(some))
+        when_sure = f"{np.mean(sure):.3f}" if sure else ""
+        row = (model, of, kind, method, len(some), *(f"{one:.3f}" for one in numbers), when_sure)
+        print(*row)
+        rows.append(row)
+    return rows
+
+
+def counts(model: Encoder, captions: Sequence[Sequence[str]], image_embeds: Floats) -> str:
+    """How good expected counts are, as a sentence for the page."""
+    words = [one for one in word_queries(captions) if len(one.matching) >= 3]
+    expected, cut, low, high = estimates(model, words, image_embeds)
+    bounds = np.array([count_interval(one, len(image_embeds)) for one in expected])
+    inside = (bounds[:, 1] >= low) & (bounds[:, 0] <= high)
+    middle = (low + high) / 2
+    off = np.abs(np.log2(np.maximum(expected, 0.5) / middle))
+    off_cut = np.abs(np.log2(np.maximum(cut, 0.5) / middle))
+    text = (
+        f"For {len(words)} words of the captions, the 90 % interval meets the true count for "
+        f"{inside.mean():.0%} of them. The expected count is off by a factor of "
+        f"{2 ** np.median(off):.1f} at the median, the count above the cut-off by one of "
+        f"{2 ** np.median(off_cut):.1f}."
+    )
+    print(text)
+    return text
+
+
+def estimates(
+    model: Encoder, words: Sequence[LabelledQuery], image_embeds: Floats
+) -> tuple[NDArray[np.float64], ...]:
+    """Of each word: expected count, count above the cut-off, fewest and most true.
+
+    Pictures that a single caption names may or may not count.
+    """
+    calibration = read_calibration(model.directory)
+    assert calibration is not None, f"{model.config.name} has no calibration"
+    curve, size = calibration.text, len(image_embeds)
+    everyday = model.encode_text(EVERYDAY_STATEMENTS)
+    texts = [one.text for one in words]
+    statements = model.encode_text([f"a photo of {with_article(text)}." for text in texts])
+    found = []
+    for word, query, statement in zip(words, model.encode_text(texts), statements, strict=True):
+        p = 1 / (1 + np.exp(-curve.logits(query, image_embeds, size)))
+        expected = expected_count(image_embeds, statement, everyday)
+        least, most = len(word.matching), len(word.matching) + len(word.unknown)
+        found.append((expected, (p >= curve.cutoff).sum(), least, most))
+    return tuple(np.array(found, float).T)
+
+
+def fit(model: Encoder, data: Path) -> None:
+    """Print SLOPE and ZERO of zero_shot.py, and SLOPE, ZERO and LOG_OFF of library.py."""
+    captions, image_embeds = read_pairs(model, data / "flickr8k-train", LIMIT)
+    items = [one for one in caption_questions(captions) if one.kind == "yes/no"]
+    around = image_embeds @ model.encode_text(EVERYDAY_STATEMENTS).T
+    statements = model.encode_text([parse_question(one.question).statement for one in items])
+    pictures = [one.picture for one in items]
+    scores = (statements * image_embeds[pictures]).sum(axis=1)
+    deviations = (scores - around[pictures].mean(axis=1)) / around[pictures].std(axis=1)
+    slope, zero = logistic(deviations, np.array([one.right == ("yes",) for one in items]))
+    print(f"zero_shot.py: SLOPE {slope:.2f}  ZERO {zero:.2f}  ({len(items)} questions)")
+
+    words = [one for one in word_queries(captions) if len(one.matching) >= 3]
+    absent = absent_queries(captions, background_texts())[: len(words)]
+    texts = [f"a photo of {with_article(one.text)}." for one in [*words, *absent]]
+    scores = image_embeds @ model.encode_text(texts).T
+    deviations = (scores - around.mean(axis=1)[:, None]) / around.std(axis=1)[:, None]
+    truth = np.zeros(scores.shape)
+    for column, one in enumerate(words):
+        truth[one.matching, column] = 1
+        truth[one.unknown, column] = np.nan
+    known = ~np.isnan(truth)
+    slope, zero = logistic(deviations[known], truth[known] == 1)
+    expected = (1 / (1 + np.exp(-(slope * deviations + zero)))).sum(axis=0)[: len(words)]
+    middle = np.array([len(one.matching) + len(one.unknown) / 2 for one in words])
+    off = np.log(middle / expected).std()
+    print(
+        f"library.py: SLOPE {slope:.2f}  ZERO {zero:.2f}  LOG_OFF {off:.2f}  ({len(words)} words)"
+    )
+
+
+def logistic(deviations: NDArray[np.floating], truth: NDArray[np.bool_]) -> tuple[float, float]:
+    from sklearn.linear_model import LogisticRegression
+
+    curve = LogisticRegression(C=1e3).fit(deviations[:, None], truth)
+    return float(curve.coef_[0, 0]), float(curve.intercept_[0])
+
+
+def write_tables(rows: Sequence[Row], counted: str) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    for mark, (of, method, baseline) in TABLES.items():
+        mine = {row[2]: row for row in rows if row[1] == of and row[3] == method}
+        theirs = {row[2]: row for row in rows if row[1] == of and row[3] == baseline}
+        if mine:
+            text = put(text, mark, markdown(mine, theirs, method, baseline))
+    PAGE.write_text(put(text, "counts", counted), encoding="utf-8")
+
+
+def markdown(mine: dict[Any, Row], theirs: dict[Any, Row], name: str, base: str) -> str:
+    lines = [
+        f"| kind | questions | {name} | {base} | sure | right when sure |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind, row in mine.items():
+        right, low, high, sure = (f"{float(one):.1%}" for one in row[5:9])
+        interval = f"{right} ({low[:-1]} to {high})".replace("%", " %")
+        baseline = f"{float(theirs[kind][5]):.1%}".replace("%", " %")
+        when_sure = f"{float(row[9]):.1%}".replace("%", " %") if row[9] else ""
+        sure = sure.replace("%", " %")
+        lines.append(f"| {kind} | {row[4]} | {interval} | {baseline} | {sure} | {when_sure} |")
+    return "\n".join(lines)
+
+
+def put(text: str, mark: str, content: str) -> str:
+    start, end = f"<!-- written by benchmarks/asking.py: {mark} -->", f"<!-- until here: {mark} -->"
+    before, rest = text.split(start)
+    return f"{before}{start}\n\n{content}\n\n{end}{rest.split(end)[1]}"
+
+
+if __name__ == "__main__":
+    main()

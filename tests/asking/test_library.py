@@ -1,0 +1,154 @@
+"""Questions about a library: what they are taken for, and answers from catalog and vectors."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import PIL.Image
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import twotower
+from twotower.asking.library import ask_library, count_interval, parse_library_question
+from twotower.asking.questions import QuestionError
+from twotower.cli.main import main
+
+PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
+
+FORMS = [
+    ("how many of my pictures show snow?", "count", "snow", ""),
+    ("How many photos of dogs do I have?", "count", "dogs", ""),
+    ("how many pictures have a dog in them?", "count", "a dog", ""),
+    ("how many photos did I take in 2021?", "count", "", "after:2021 before:2022"),
+    ("how many photos did I take of dogs?", "count", "dogs", ""),
+    ("how many pictures do I have?", "count", "", ""),
+    ("when did I last photograph a bicycle?", "last", "a bicycle", ""),
+    ("when was the last time I saw the sea?", "last", "the sea", ""),
+    ("when did I first photograph a cat?", "first", "a cat", ""),
+    ("what is my oldest picture of a church?", "first", "a church", ""),
+    ("where did I take pictures of boats?", "where", "boats", ""),
+    ("where are my pictures of cats?", "where", "cats", ""),
+    ("show me a beach at sunset", "show", "a beach at sunset", ""),
+    ("show me pictures of a beach", "show", "a beach", ""),
+    ("which of my photos show a train?", "show", "a train", ""),
+    ("find my photos of dogs since 2019", "show", "dogs", "after:2019"),
+    ("find photos of dogs before 2019", "show", "dogs", "before:2019"),
+    ("find photos of dogs after 2019", "show", "dogs", "after:2020"),
+    ("find photos of dogs between 2019 and 2021", "show", "dogs", "after:2019 before:2022"),
+    ("find photos of dogs from December 2020", "show", "dogs", "after:2020-12 before:2021-01"),
+    ("which camera did I use for mountains?", "camera", "mountains", ""),
+    ("do I have any pictures of elephants?", "whether", "elephants", ""),
+    ("have I ever photographed a giraffe?", "whether", "a giraffe", ""),
+    ("which year did I photograph dogs most often?", "year", "dogs", ""),
+]
+
+
+@pytest.mark.parametrize(("text", "kind", "looked_for", "filters"), FORMS)
+def test_forms(text: str, kind: str, looked_for: str, filters: str) -> None:
+    question = parse_library_question(text)
+    assert question is not None
+    assert (question.kind, question.looked_for, question.filters) == (kind, looked_for, filters)
+
+
+@pytest.mark.parametrize("text", ["how many dogs are there?", "what is this?", "is there a dog?"])
+def test_questions_about_one_picture_are_not_taken(text: str) -> None:
+    assert parse_library_question(text) is None
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> twotower.Library:
+    """Two elephants (one dated, one not), a beach, a car, with cameras and dates of their own."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for name, date, camera in (
+        ("beach.jpg", "2019:05:06 07:08:09", "Alpha"),
+        ("car.jpg", "2021:01:02 03:04:05", "Beta"),
+        ("skyline.jpg", "2020:01:02 03:04:05", "Beta"),
+    ):
+        with PIL.Image.open(PHOTOS / name) as image:
+            exif = PIL.Image.Exif()
+            exif[0x0132] = date
+            exif[0x0110] = camera
+            exif.get_ifd(0x8769)[0x9003] = date
+            image.convert("RGB").resize((400, 300)).save(folder / f"x-{name}", exif=exif)
+    (folder / "trip").mkdir()
+    shutil.copy(PHOTOS / "elephant.png", folder / "trip" / "x1.png")
+    library = twotower.Library(folder)
+    library.index()
+    return library
+
+
+def test_all_pictures(library: twotower.Library) -> None:
+    answer = ask_library(library, "how many pictures do I have?")
+    assert (answer.answer, answer.matches, answer.low, answer.high) == ("4", 4, 4, 4)
+    answer = ask_library(library, "how many photos did I take in 2021?")
+    assert answer.answer == "1" and answer.hits[0].path.name == "x-car.jpg"
+    answer = ask_library(library, "which camera did I use most?")
+    assert answer.answer == "Beta (2), Alpha (1)"
+    assert answer.notes == ("1 of the 4 that match have no camera",)
+    answer = ask_library(library, "when was my latest picture?")
+    assert answer.answer == "2021-01-02 03:04:05" and answer.hits[0].path.name == "x-car.jpg"
+    assert answer.notes == ("1 of the 4 that match have no date",)
+    assert ask_library(library, "when was my oldest picture?").answer.startswith("2019-05-06")
+    answer = ask_library(library, "where are my pictures?")
+    assert answer.answer == "by folder: its top (3), trip (1)"
+
+
+def test_what_they_show(library: twotower.Library) -> None:
+    answer = ask_library(library, "how many of my pictures show a beach?")
+    assert answer.total == 4 and answer.low <= answer.expected <= answer.high <= 4
+    assert "expected" in answer.notes[0]
+    assert answer.answer == f"{answer.matches} of 4"
+    answer = ask_library(library, "how many of my pictures show a beach in 1990?")
+    assert (answer.answer, answer.expected, answer.high) == ("0 of 0", 0.0, 0)
+    answer = ask_library(library, "when did I last photograph a brain scan?")
+    assert answer.answer == "" and answer.hits == []
+    assert ask_library(library, "do I have pictures of a brain scan?").answer == "none found"
+
+
+def test_no_question_about_a_library(library: twotower.Library) -> None:
+    with pytest.raises(QuestionError, match="no question about a library"):
+        ask_library(library, "what colour is the car?")
+
+
+@given(st.floats(0, 1e6), st.integers(0, 10**6))
+def test_intervals_hold_the_expected_count(expected: float, total: int) -> None:
+    expected = min(expected, total)
+    low, high = count_interval(expected, total)
+    assert 0 <= low <= expected <= high <= total
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_taken_or_not(text: str) -> None:
+    try:
+        question = parse_library_question(text)
+    except QuestionError:
+        return
+    assert question is None or '"' not in question.looked_for
+
+
+def test_as_it_is_typed(
+    library: twotower.Library,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = os.fspath(library.root)
+    assert main(["ask", folder, "how many pictures do I have?"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("how many pictures do I have?  [count]  4\n")
+    assert "x-car.jpg  2021-01-02" in out
+    assert main(["ask", folder + "/.twotower", "which camera do I use most?", "--json"]) == 0
+    [tree] = json.loads(capsys.readouterr().out)
+    assert (tree["kind"], tree["matches"], tree["interval"]) == ("camera", 4, [4, 4])
+    assert main(["ask", "how many pictures do I have?", "--library", folder + "/.twotower"]) == 0
+    assert "[count]  4\n" in capsys.readouterr().out
+    assert main(["ask", str(PHOTOS / "cat.jpg"), "how many pictures do I have?"]) == 1
+    assert "is about a library; give its folder" in capsys.readouterr().err
+    assert main(["ask", folder, "is it a car or a beach?", "how many pictures do I have?"]) == 0
+    assert len([line for line in capsys.readouterr().out.splitlines() if "[choice]" in line]) == 4
+    both = ["ask", folder, "is it a car or a beach?", "how many pictures do I have?", "--json"]
+    assert main(both) == 1
+    assert "one after the other" in capsys.readouterr().err
+    assert main(["ask", "--library", folder + "/.twotower", "is it a car or a beach?"]) == 1
+    assert "about single pictures" in capsys.readouterr().err

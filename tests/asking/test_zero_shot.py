@@ -1,0 +1,101 @@
+"""Answers without training: probabilities that add up, and what any good model must answer."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import twotower
+from twotower.asking.answered import Answered
+from twotower.asking.questions import QuestionError
+from twotower.asking.zero_shot import SLOPE, ZERO, statement_probability
+from twotower.encode.encoder import Encoder
+from twotower.inputs.pictures import PictureError
+
+PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
+
+
+@pytest.fixture(scope="module")
+def model() -> Encoder:
+    return twotower.load()
+
+
+def ask(model: Encoder, picture: str, question: str, **options: object) -> Answered:
+    [answered] = twotower.ask(PHOTOS / picture, question, model=model, **options)  # type: ignore[arg-type]
+    return answered
+
+
+def test_what_is_plain_to_see(model: Encoder) -> None:
+    assert ask(model, "elephant.png", "is it an elephant or a dog?").answer == "elephant"
+    assert ask(model, "cat.jpg", "is there a cat?").answer == "yes"
+    assert ask(model, "cat.jpg", "is there an aeroplane?").answer == "no"
+    assert ask(model, "cat.jpg", "is there no cat?").answer == "no"
+    assert ask(model, "beach.jpg", "where was this taken?").replies[0].answer == "beach"
+    assert ask(model, "elephant.png", "what animal is this?").replies[0].answer == "elephant"
+    assert ask(model, "beach.jpg", "how many elephants are there?").answer == "0"
+
+
+def test_own_answers(model: Encoder) -> None:
+    answered = ask(model, "elephant.png", "what is this?", answers=["elephant", "teapot"])
+    assert answered.answer == "elephant"
+    assert {one.answer for one in answered.replies} == {"elephant", "teapot"}
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["is there a dog?", "is it day or night?", "how many dogs are there?", "what colour is it?"],
+)
+def test_probabilities_add_up_and_are_sorted(model: Encoder, question: str) -> None:
+    answered = ask(model, "dog.jpg", question, top=None)
+    probabilities = [one.probability or 0 for one in answered.replies]
+    assert sum(probabilities) == pytest.approx(1)
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert (answered.answer is None) == (not answered.sure)
+
+
+def test_the_opposite_question_has_the_opposite_answer(model: Encoder) -> None:
+    for one, other in (("is it night?", "is it day?"), ("is this indoors?", "is this outdoors?")):
+        yes = {a.answer: a.probability for a in ask(model, "skyline.jpg", one).replies}["yes"]
+        no = {a.answer: a.probability for a in ask(model, "skyline.jpg", other).replies}["no"]
+        assert yes == pytest.approx(no)
+
+
+def test_every_question_about_every_picture_in_order(model: Encoder) -> None:
+    pictures = [PHOTOS / "cat.jpg", PHOTOS / "missing.jpg", PHOTOS / "dog.jpg"]
+    questions = ["is there a cat?", "nonsense", "why is it there?", "what is this?"]
+    answered = list(twotower.ask(pictures, questions, model=model))
+    assert [(one.source, one.question) for one in answered] == [
+        (picture, question) for picture in pictures for question in questions
+    ]
+    for one in answered:
+        if one.question in ("nonsense", "why is it there?"):
+            assert isinstance(one.error, QuestionError)
+        elif one.source == PHOTOS / "missing.jpg":
+            assert isinstance(one.error, PictureError)
+        else:
+            assert one.error is None and one.replies
+
+
+def test_a_model_of_random_weights_answers_too(tiny_directory: Path) -> None:
+    answered = ask(twotower.load(tiny_directory), "cat.jpg", "what animal is this?", top=None)
+    assert len(answered.replies) > 50
+
+
+def test_one_statement_is_measured_against_the_picture() -> None:
+    around = np.array([0.1, 0.2, 0.3])
+    deviations = (0.4 - 0.2) / around.std()
+    expected = 1 / (1 + np.exp(-(SLOPE * deviations + ZERO)))
+    assert statement_probability(np.array([0.4]), around) == pytest.approx(expected)
+    both = statement_probability(np.array([0.4, 0.1]), around)
+    assert both + statement_probability(np.array([0.1, 0.4]), around) == pytest.approx(1)
+
+
+@given(st.floats(-1, 1), st.floats(-1, 1))
+def test_a_nearer_statement_is_more_probable(one: float, other: float) -> None:
+    around = np.array([-0.1, 0.0, 0.1])
+    low, high = sorted((one, other))
+    assert statement_probability(np.array([low]), around) <= statement_probability(
+        np.array([high]), around
+    )

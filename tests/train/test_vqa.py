@@ -1,0 +1,174 @@
+"""A head learns to answer from the picture, on every form of data, and what is broken is named."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+import twotower
+from twotower.asking.head import Head
+from twotower.cli.main import main
+from twotower.model.fusion import HeadError
+from twotower.train.config import TrainError
+from twotower.train.vqa import Prior, train_vqa
+from twotower.train.vqa_data import Sample, plain_answer, read_samples
+
+COLOURS = {"red": (220, 20, 20), "blue": (20, 20, 220), "green": (20, 200, 20)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 pictures of one colour with noise, in easy-VQA's layout."""
+    folder = tmp_path_factory.mktemp("vqa")
+    (folder / "images").mkdir()
+    random, rows = np.random.default_rng(0), []
+    for number in range(60):
+        colour = list(COLOURS)[number % 3]
+        noise = random.integers(-20, 20, (64, 64, 3))
+        pixels = np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8)
+        PIL.Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
+        rows.append(["what color is it?", colour, number])
+        rows.append(["is it red?", "yes" if colour == "red" else "no", number])
+    (folder / "questions.json").write_text(json.dumps(rows))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWOTOWER_CACHE", str(tmp_path_factory.getbasetemp() / "vqa-cache"))
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path, tiny_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    destination = tmp_path_factory.mktemp("heads") / "head"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TWOTOWER_CACHE", str(tmp_path_factory.getbasetemp() / "vqa-cache"))
+        options = ["--test", str(folder), "--model", str(tiny_directory), "--epochs", "30"]
+        code = main(["train", "vqa", str(folder), str(destination), *options])
+    assert code == 0
+    return destination
+
+
+def test_it_looks_at_the_picture(
+    trained: Path, folder: Path, tiny_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = Head(trained, tiny_directory)
+    right = []
+    for number in range(12):
+        picture = folder / "images" / f"{number}.png"
+        [said] = twotower.ask(picture, "what color is it?", head=head)
+        right.append(said.replies[0].answer == list(COLOURS)[number % 3])
+    assert np.mean(right) > 0.8  # a third without looking
+    options = ["--head", str(trained), "--model", str(tiny_directory)]
+    assert main(["ask", str(folder / "images" / "0.png"), "is it red?", *options]) == 0
+    assert "[trained]" in capsys.readouterr().out
+
+
+def test_bad_pictures_and_questions_leave_the_others_answered(
+    trained: Path, folder: Path, tiny_directory: Path
+) -> None:
+    head = Head(trained, tiny_directory)
+    pictures = [folder / "images" / "0.png", folder / "missing.png"]
+    answered = list(twotower.ask(pictures, ["", "is it red?"], head=head))
+    assert [one.error is None for one in answered] == [False, True, False, False]
+    [one] = twotower.ask(pictures[0], "is it red?", head=head, answers=["yes", "no"])
+    assert {reply.answer for reply in one.replies} == {"yes", "no"}
+
+
+def test_a_head_of_another_model_is_refused(trained: Path, siglip_directory: Path) -> None:
+    with pytest.raises(HeadError, match="another model"):
+        Head(trained, siglip_directory)
+
+
+def test_a_taken_name_and_unreadable_pictures(
+    folder: Path, trained: Path, tiny_directory: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="already exists"):
+        train_vqa(folder, trained, tiny_directory, epochs=1)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with (tmp_path / "table.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("image", "question", "answer"))
+        writer.writerow(("broken.png", "is it red?", "yes"))
+        writer.writerow(("gone.png", "is it red?", "yes"))
+        for number in range(60):
+            writer.writerow((folder / "images" / f"{number}.png", "is it red?", "yes"))
+    score = train_vqa(tmp_path / "table.csv", tmp_path / "head", tiny_directory, epochs=1)
+    assert {Path(line.split(":")[0]).name for line in score.unreadable} == {
+        "broken.png",
+        "gone.png",
+    }
+    assert score.right.mean() == score.prior.mean() == 1  # there is one answer only
+
+
+def test_vqa_v2(tmp_path: Path) -> None:
+    (tmp_path / "train2014").mkdir()
+    picture = tmp_path / "train2014" / "COCO_train2014_000000000042.jpg"
+    PIL.Image.new("RGB", (8, 8)).save(picture)
+    questions = [
+        {"image_id": 42, "question": "What color is it?", "question_id": 420},
+        {"image_id": 42, "question": "unanswered", "question_id": 421},
+        {"image_id": 7, "question": "no picture", "question_id": 70},
+    ]
+    answers = [{"answer": one} for one in ["gray", "Gray", "a grey", "black", "black"]]
+    annotations = [
+        {"question_id": 420, "answers": answers},
+        {"question_id": 70, "answers": answers},
+    ]
+    (tmp_path / "v2_OpenEnded_questions.json").write_text(json.dumps({"questions": questions}))
+    (tmp_path / "v2_annotations.json").write_text(json.dumps({"annotations": annotations}))
+    [sample] = read_samples(tmp_path)
+    assert sample.picture == picture and sample.answer == "grey"
+    assert sample.answers == (("grey", 3), ("black", 2))
+    assert [sample.score(one) for one in ("grey", "black", "red")] == [1.0, 2 / 3, 0.0]
+
+
+def test_jsonl_and_csv_say_the_same(tmp_path: Path) -> None:
+    row = {"image": "a.png", "question": "what is it?", "answer": "The Dog."}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "a.csv").write_text("image,question,answer\na.png,what is it?,The Dog.\n")
+    assert read_samples(tmp_path / "a.jsonl") == read_samples(tmp_path / "a.csv")
+    assert read_samples(tmp_path / "a.csv")[0].answer == "dog"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", "image,text\nx,y\n", "needs the columns"),
+        ("a.jsonl", "{", "not JSON"),
+        ("a.csv", "image,question,answer\n", "needs the columns"),
+        ("questions.json", "[[1]]", "not VQA's JSON"),
+        ("questions.json", "{", "not VQA's JSON"),
+        ("other.json", "{}", r"holds no \*questions"),
+        ("questions.json", "[]", "no question in it"),
+    ],
+)
+def test_bad_data_is_one_line(tmp_path: Path, name: str, content: str, said: str) -> None:
+    (tmp_path / name).write_text(content)
+    location = tmp_path if name.endswith(".json") else tmp_path / name
+    with pytest.raises(TrainError, match=said):
+        read_samples(location)
+    with pytest.raises(TrainError, match="no folder and no table"):
+        read_samples(tmp_path / "missing")
+
+
+def test_the_prior_knows_questions_and_their_beginnings() -> None:
+    picture = Path("a.png")
+    prior = Prior(
+        [
+            Sample(picture, "is it red?", (("no", 1),)),
+            Sample(picture, "is it red?", (("no", 1),)),
+            Sample(picture, "is it red?", (("yes", 1),)),
+            Sample(picture, "what color is it?", (("blue", 1),)),
+        ]
+    )
+    assert prior("is it red?") == "no"
+    assert prior("what color is the dog?") == "blue"
+    assert prior("where?") == "no"
+
+
+def test_answers_in_plain_form() -> None:
+    assert plain_answer(" The Gray color. ") == "grey colour"

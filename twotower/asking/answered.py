@@ -1,0 +1,44 @@
+"""What comes back from a question, whoever answers it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twotower.asking.questions import QuestionError
+from twotower.inputs.pictures import Picture, PictureError
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer; the probability that it is right, None where whoever answers gives none."""
+
+    answer: str
+    probability: float | None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A question about a picture, answered, or why it could not be.
+
+    Attributes:
+        source: the picture, as it was given.
+        question: as it was typed.
+        kind: what kind of question it was taken for (`Question.kind`), or who answered it.
+        replies: the most probable first.
+        sure: False where the best reply is not much better than a guess: an abstention.
+        notes: what a reader should know.
+        error: instead of all of that.
+    """
+
+    source: Picture
+    question: str
+    kind: str = ""
+    replies: tuple[Reply, ...] = ()
+    sure: bool = False
+    notes: tuple[str, ...] = ()
+    error: PictureError | QuestionError | None = None
+
+    @property
+    def answer(self) -> str | None:
+        """The best reply, or None where that would be a guess."""
+        return self.replies[0].answer if self.replies and self.sure else None

@@ -1,0 +1,353 @@
+"""Questions about all of a person's pictures, answered from the vectors that are there already.
+
+What is looked for is searched with its cut-off, and dates, places and cameras come from the
+catalog. How many pictures show something has two answers, and both are given: how many are above
+the cut-off, and how many are to be expected, the sum of all pictures' probabilities.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twotower.asking.claims import PICTURE
+from twotower.asking.questions import QuestionError, plain
+from twotower.asking.vocabulary import with_article
+from twotower.asking.zero_shot import EVERYDAY_STATEMENTS
+from twotower.library.query import parse_query
+from twotower.library.search import Hit
+from twotower.library.search import answer as answer_query
+
+if TYPE_CHECKING:
+    from twotower.library.catalog import PictureRecord
+    from twotower.library.library import Library
+    from twotower.library.query import Query
+
+# How many pictures to expect: a logistic curve as in `zero_shot.py`, at the rate at which words
+# that captions agree on are there, and the deviation of the logarithm of the true count from the
+# expected one's. By `benchmarks/asking.py --fit` on flickr8k-train with the first bundled model.
+SLOPE, ZERO = 1.27, -5.5
+LOG_OFF = 0.97
+Z90 = 1.645  # of the normal distribution, 90 % lie within this many deviations
+CHUNK = 50_000  # pictures whose vectors are in memory at once
+CELL = 0.1  # degrees of latitude and longitude that count as one place
+MATCHES = 100_000  # are looked at for dates, places and cameras
+
+Floats = NDArray[np.float32]
+
+_PICTURES = rf"(?:(?:{PICTURE})s?\b)"
+_SAW = r"(?:photograph(?:ed)?|see|saw|seen|shoot|shot|take|took|taken)\b"
+_SHOWING = (
+    r"(?:(?:that |which )?(?:show|shows|contain|contains|have|has|depict|depicts|include|with|of|"
+    r"are of|is of|are|were taken|was taken|taken)\b)"
+)
+_MONTHS = (
+    "january february march april may june july august september october november december".split()
+)
+
+
+@dataclass(frozen=True)
+class LibraryQuestion:
+    """A question about a library.
+
+    Attributes:
+        text: as it was typed.
+        kind: "count", "whether", "last", "first", "where", "camera", "year" or "show".
+        looked_for: what the pictures show; "" for all pictures.
+        filters: what of the search language the question adds, such as "after:2021".
+    """
+
+    text: str
+    kind: str
+    looked_for: str
+    filters: str = ""
+
+    @property
+    def query(self) -> str:
+        """The question as a search."""
+        return f'"{self.looked_for}" {self.filters}'.strip() if self.looked_for else self.filters
+
+
+@dataclass(frozen=True)
+class LibraryAnswer:
+    """What the library knows.
+
+    Attributes:
+        question: what it was taken for.
+        answer: in words; "" where nothing matches.
+        hits: the pictures that show it, those that the answer is about first.
+        matches: how many pictures are above the cut-off.
+        total: among how many.
+        expected: the sum of all probabilities.
+        low: from how many to how many (90 %), `high`.
+        notes: what a reader should know.
+    """
+
+    question: LibraryQuestion
+    answer: str
+    hits: list[Hit]
+    matches: int
+    total: int
+    expected: float
+    low: int
+    high: int
+    notes: tuple[str, ...] = ()
+
+
+# A kind and a form of it; what is looked for follows the form.
+_FORMS = (
+    ("count", rf"how many (?:of )?(?:my |the |our )?{_PICTURES}"),
+    ("count", rf"how (?:often|many times) (?:did|have|do) i {_SAW}"),
+    ("last", rf"when (?:did|have) i last {_SAW}"),
+    ("last", rf"when was the last time (?:that )?i {_SAW}"),
+    ("last", rf"(?:when|what) (?:was|is) (?:my|the) (?:last|latest|newest) {_PICTURES}"),
+    ("first", rf"when did i first {_SAW}"),
+    ("first", rf"when was the first time (?:that )?i {_SAW}"),
+    ("first", rf"(?:when|what) (?:was|is) (?:my|the) (?:first|oldest|earliest) {_PICTURES}"),
+    ("year", rf"(?:in )?(?:what|which) year did i (?:most often |mostly )?{_SAW}"),
+    ("where", rf"where (?:did|do|have) i (?:last |mostly |usually )?{_SAW}"),
+    ("where", rf"where (?:are|were) (?:my |the )?{_PICTURES}"),
+    ("camera", rf"(?:what|which) camera (?:(?:did|do) i use|was used|made|{_SAW})(?: most)?"),
+    ("whether", rf"(?:do|did) i (?:have|take|own) (?:any |a |some )?{_PICTURES}"),
+    ("whether", rf"(?:are|is) there (?:any |a |some )?{_PICTURES}"),
+    ("whether", rf"(?:have|did) i ever {_SAW}"),
+    ("show", rf"(?:show|find|get|give|list)\b(?: me)?(?: all)?(?: my| the)?(?: {_PICTURES})?"),
+    ("show", rf"(?:what|which)(?: of my| of the)? {_PICTURES}"),
+)
+
+
+def parse_library_question(text: str) -> LibraryQuestion | None:
+    """What a question asks of a library; None for one that is about single pictures.
+
+    Raises:
+        QuestionError: it has no words.
+    """
+    said, filters = _without_dates(plain(text))
+    for kind, form in _FORMS:
+        if match := re.match(form, said):
+            return LibraryQuestion(text.strip(), kind, _thing(said[match.end() :]), filters)
+    return None
+
+
+def ask_library(library: Library, question: str | LibraryQuestion, top: int = 5) -> LibraryAnswer:
+    """Answer a question about all pictures of a library.
+
+    Args:
+        top: how many pictures to name as evidence.
+
+    Raises:
+        QuestionError: it is no question about a library.
+        LibraryError: nothing is indexed.
+    """
+    if isinstance(question, str):
+        parsed = parse_library_question(question)
+        if parsed is None:
+            raise QuestionError(
+                f"{question!r} is no question about a library; ask, for example, "
+                '"how many of my pictures show snow?" or "when did I last photograph a bicycle?"'
+            )
+        question = parsed
+    if not question.query:
+        return _about_all(library, question, top)
+    query = parse_query(question.query, lambda name: None)
+    found = answer_query(library, query, top=MATCHES, group=False)
+    expected, total = _expectation(library, query)
+    low, high = count_interval(expected, total) if query.terms else (total, total)
+    answer, hits, notes = _ANSWERS[question.kind](*_with_records(library, found.hits))
+    if question.kind == "count" and query.terms:
+        answer = f"{found.matches} of {total}"
+        notes += (f"expected: {expected:.0f}, between {low} and {high} (90 %)",)
+    if not found.matches and question.kind not in ("count", "whether"):
+        answer = ""
+    return LibraryAnswer(
+        question, answer, hits[:top], found.matches, total, expected, low, high, notes
+    )
+
+
+def _about_all(library: Library, question: LibraryQuestion, top: int) -> LibraryAnswer:
+    """Nothing is looked for: all pictures match, and nothing is uncertain."""
+    records = library.catalog.pictures(library.catalog.select())
+    records.sort(key=lambda one: one.taken or "", reverse=True)
+    hits = [Hit(library.root / one.path, 0.0, 1.0, True, taken=one.taken) for one in records]
+    answer, hits, notes = _ANSWERS[question.kind](hits, records)
+    total = len(records)
+    return LibraryAnswer(question, answer, hits[:top], total, total, total, total, total, notes)
+
+
+def _expectation(library: Library, query: Query) -> tuple[float, int]:
+    """How many pictures are to be expected, and among how many."""
+    ids = library.catalog.select(query.where, query.parameters)
+    if not query.terms:
+        return float(len(ids)), len(ids)
+    statement = f"a photo of {with_article(query.terms[0].text)}."
+    embeds = library.model.encode_text([statement, *EVERYDAY_STATEMENTS])
+    expected = 0.0
+    for start in range(0, len(ids), CHUNK):
+        image_embeds = library.vectors.get(ids[start : start + CHUNK])
+        expected += expected_count(image_embeds, embeds[0], embeds[1:])
+    return expected, len(ids)
+
+
+def expected_count(image_embeds: Floats, statement: Floats, everyday: Floats) -> float:
+    """The sum of the probabilities that pictures [n, embed_dim] show what a statement says.
+
+    Args:
+        statement: its text_embeds [embed_dim]. everyday: those of everyday words [m, embed_dim].
+    """
+    around = image_embeds @ everyday.T
+    deviations = (image_embeds @ statement - around.mean(axis=1)) / around.std(axis=1)
+    return float((1 / (1 + np.exp(-(SLOPE * deviations + ZERO)))).sum())
+
+
+def count_interval(expected: float, total: int) -> tuple[int, int]:
+    """From how many to how many the true count is in nine of ten cases."""
+    factor = math.exp(Z90 * LOG_OFF)
+    return math.floor(expected / factor), min(total, math.ceil(expected * factor))
+
+
+def _with_records(library: Library, hits: Sequence[Hit]) -> tuple[list[Hit], list[PictureRecord]]:
+    """Hits with what the catalog knows of each; without those that have left it meanwhile."""
+    names = [os.fsencode(hit.path.relative_to(library.root).as_posix()) for hit in hits]
+    known: dict[bytes, PictureRecord] = {}
+    for start in range(0, len(names), 500):
+        some = names[start : start + 500]
+        ids = library.catalog.select(f"path IN ({', '.join('?' * len(some))})", some)
+        known.update((os.fsencode(one.path), one) for one in library.catalog.pictures(ids))
+    there = [(hit, known[name]) for hit, name in zip(hits, names, strict=True) if name in known]
+    return [hit for hit, _ in there], [record for _, record in there]
+
+
+Told = tuple[str, list[Hit], tuple[str, ...]]
+
+
+def _count(hits: list[Hit], records: list[PictureRecord]) -> Told:
+    return str(len(hits)), hits, ()
+
+
+def _whether(hits: list[Hit], records: list[PictureRecord]) -> Told:
+    return ("yes" if hits else "none found"), hits, ()
+
+
+def _show(hits: list[Hit], records: list[PictureRecord]) -> Told:
+    return f"{len(hits)} match", hits, ()
+
+
+def _dated(hits: list[Hit], newest: bool) -> Told:
+    dated = sorted((hit for hit in hits if hit.taken), key=lambda hit: hit.taken or "")
+    dated = dated[::-1] if newest else dated
+    undated = len(hits) - len(dated)
+    notes = (f"{undated} of the {len(hits)} that match have no date",) if undated else ()
+    if not dated:
+        return ("none that matches has a date" if hits else ""), hits, notes
+    return (dated[0].taken or "").replace("T", " "), dated, notes
+
+
+def _last(hits: list[Hit], records: list[PictureRecord]) -> Told:
+    return _dated(hits, newest=True)
+
+
+def _first(hits: list[Hit], records: list[PictureRecord]) -> Told:
+    return _dated(hits, newest=False)
+
+
+def _year(hits: list[Hit], records: list[PictureRecord]) -> Told:
+    return _most(hits, records, lambda one: one.taken[:4] if one.taken else None, "date")
+
+
+def _camera(hits: list[Hit], records: list[PictureRecord]) -> Told:
+    return _most(hits, records, lambda one: one.camera, "camera")
+
+
+def _where(hits: list[Hit], records: list[PictureRecord]) -> Told:
+    """By the coordinates in the files, or else by the folders."""
+    if any(one.latitude is not None for one in records):
+        return _most(hits, records, _cell, "place")
+    answer, sorted_hits, notes = _most(
+        hits, records, lambda one: PurePosixPath(one.path).parent.name or "its top", "folder"
+    )
+    answer = f"by folder: {answer}" if answer else ""
+    return answer, sorted_hits, ("none that matches has coordinates", *notes) if hits else ()
+
+
+def _cell(record: PictureRecord) -> str | None:
+    if record.latitude is None or record.longitude is None:
+        return None
+    return f"{round(record.latitude / CELL) * CELL:.1f},{round(record.longitude / CELL) * CELL:.1f}"
+
+
+def _most(
+    hits: list[Hit],
+    records: list[PictureRecord],
+    fact: Callable[[PictureRecord], str | None],
+    what: str,
+) -> Told:
+    """The values of a fact, the most frequent first, with counts; hits with the first one first."""
+    facts = [fact(one) for one in records]
+    counts = Counter(one for one in facts if one)
+    unknown = facts.count(None)
+    notes = (f"{unknown} of the {len(hits)} that match have no {what}",) if unknown else ()
+    if not counts:
+        return (f"none that matches has a {what}" if hits else ""), hits, notes
+    first = counts.most_common(1)[0][0]
+    order = sorted(range(len(hits)), key=lambda i: facts[i] != first)
+    named = ", ".join(f"{value} ({count})" for value, count in counts.most_common(3))
+    return named, [hits[i] for i in order], notes
+
+
+_ANSWERS: dict[str, Callable[[list[Hit], list[PictureRecord]], Told]] = {
+    "count": _count,
+    "whether": _whether,
+    "show": _show,
+    "last": _last,
+    "first": _first,
+    "year": _year,
+    "camera": _camera,
+    "where": _where,
+}
+
+
+# --- what is looked for, and when ----------------------------------------------------------------
+
+
+def _thing(tail: str) -> str:
+    """` show a dog` -> `a dog`."""
+    thing = re.sub(r"^ (?:for|to photograph|to take)\b", "", tail)
+    thing = re.sub(rf"^ ?(?:my |any |some |a )?{_PICTURES}", "", thing).strip(" ,")
+    thing = re.sub(r"^(?:do i have|are there|did i (?:take|make))\b ?", "", thing)
+    thing = re.sub(rf"^{_SHOWING} ?", "", thing)
+    ending = (
+        r"(^| )(?:in my library|do i have|are there|did i take|in (?:them|it)|most(?: often)?)$"
+    )
+    return re.sub(ending, "", thing).strip()
+
+
+def _without_dates(said: str) -> tuple[str, str]:
+    """A question without its "in 2021", and that as filters of the search language."""
+    today = datetime.date.today()
+    said = re.sub(r"\b(this year)\b", f"in {today.year}", said)
+    said = re.sub(r"\b(last year)\b", f"in {today.year - 1}", said)
+    months = "|".join(_MONTHS)
+    if match := re.search(rf" (?:in|from|of|during) ({months}) (\d{{4}})$", said):
+        month, year = _MONTHS.index(match[1]) + 1, int(match[2])
+        following = f"{year + month // 12}-{month % 12 + 1:02}"
+        return said[: match.start()], f"after:{year}-{month:02} before:{following}"
+    if match := re.search(r" between (\d{4}) and (\d{4})$", said):
+        return said[: match.start()], f"after:{match[1]} before:{int(match[2]) + 1}"
+    if match := re.search(r" (?:in|from|of|during) (?:the year )?(\d{4})$", said):
+        return said[: match.start()], f"after:{match[1]} before:{int(match[1]) + 1}"
+    if match := re.search(r" (since|after|before|until) (\d{4})$", said):
+        word, year = match[1], int(match[2])
+        starts = {"since": year, "after": year + 1, "before": year, "until": year + 1}[word]
+        key = "after" if word in ("since", "after") else "before"
+        return said[: match.start()], f"{key}:{starts}"
+    return said, ""

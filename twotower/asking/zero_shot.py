@@ -1,0 +1,144 @@
+"""Answers without training: statements judged by any encoder (Song et al. 2022, TAP-C).
+
+Which of several answers is right, a softmax over their statements says. Whether one statement
+holds needs something to compare it with: its contrary, or what this picture gets from everyday
+words. Cosines to those tell how high a cosine is in this picture, in deviations, and a logistic
+curve over that the probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twotower.asking.answered import Answered, Reply
+from twotower.asking.questions import Question, QuestionError, parse_question
+from twotower.asking.vocabulary import with_article
+from twotower.encode.encoder import Encoder
+from twotower.encode.prompts import EVERYDAY
+from twotower.inputs.pictures import Picture
+
+# A logistic curve over deviations, fitted by `benchmarks/asking.py --fit` on questions from
+# flickr8k-train, with the first bundled model. Deviations are much the same for other models.
+SLOPE, ZERO = 1.6, -1.85
+LEAST_OF_TWO = 0.65  # less probable than this is an abstention, where two answers are possible
+LEAST = 0.5  # where many are
+PRESUMED = np.log(9)  # who counts things presumes that there are some: nine to one
+EVERYDAY_STATEMENTS = tuple(f"a photo of {with_article(word)}." for word in EVERYDAY)
+REASON = (
+    "asks for reasons or manners, which no statement about a picture answers; ask what, where, "
+    "how many or whether, or a large model: --vlm URL"
+)
+
+Floats = NDArray[np.float32]
+
+
+def answer_all(
+    pictures: Iterable[Picture],
+    questions: Sequence[str],
+    model: Encoder,
+    answers: Sequence[str] = (),
+    top: int | None = None,
+    batch_size: int = 32,
+) -> Iterator[Answered]:
+    """Every question about every picture, in order; arguments as in `ask`."""
+    judges = [_prepare(question, answers, model) for question in questions]
+    everyday = model.encode_text(EVERYDAY_STATEMENTS)
+    for encoded in model.stream(pictures, batch_size):
+        for question, judge in zip(questions, judges, strict=True):
+            if isinstance(judge, QuestionError):
+                yield Answered(encoded.source, question, error=judge)
+            elif encoded.image_embeds is None:
+                yield Answered(encoded.source, question, judge.question.kind, error=encoded.error)
+            else:
+                replies, sure = judge.replies(encoded.image_embeds, everyday)
+                asked = judge.question
+                yield Answered(
+                    encoded.source, question, asked.kind, tuple(replies[:top]), sure, asked.notes
+                )
+
+
+class Judge:
+    """A question with the text_embeds of its statements, for any number of pictures."""
+
+    def __init__(self, question: Question, model: Encoder) -> None:
+        self.question, self.scale = question, model.logit_scale
+        if question.kind == "yes/no":
+            statements = [question.statement, *filter(None, [question.contrary])]
+        else:
+            statements = question.statements()
+            if question.kind == "count":  # whether there is any at all is asked first
+                statements.append(f"a photo of {question.noun}.")
+        self.text_embeds = model.encode_text(statements)
+
+    def replies(self, image_embeds: Floats, everyday: Floats) -> tuple[list[Reply], bool]:
+        """The answers for a picture [embed_dim], most probable first, and whether one is sure.
+
+        Args:
+            everyday: text_embeds of everyday words [n, embed_dim].
+        """
+        scores = (self.text_embeds @ image_embeds).astype(np.float64)
+        if self.question.kind == "yes/no":
+            return self._yes_no(scores, everyday @ image_embeds)
+        if self.question.kind == "count":
+            return self._count(scores, everyday @ image_embeds)
+        names = list(self.question.answers)
+        replies = _ranked(names, _softmax(self.scale * scores))
+        least = LEAST_OF_TWO if len(names) == 2 else LEAST
+        return replies, (replies[0].probability or 0) >= least
+
+    def _yes_no(self, scores: NDArray[np.float64], around: Floats) -> tuple[list[Reply], bool]:
+        yes = statement_probability(scores, around)
+        if self.question.negated:
+            yes = 1 - yes
+        replies = _ranked(["yes", "no"], np.array([yes, 1 - yes]))
+        return replies, max(yes, 1 - yes) >= LEAST_OF_TWO
+
+    def _count(self, scores: NDArray[np.float64], around: Floats) -> tuple[list[Reply], bool]:
+        some = statement_probability(scores[-1:], around, PRESUMED)
+        numbers = some * _softmax(self.scale * scores[:-1])
+        names = ["0", *self.question.answers]
+        replies = _ranked(names, np.array([1 - some, *numbers]))
+        return replies, (replies[0].probability or 0) >= LEAST
+
+
+def statement_probability(
+    scores: NDArray[np.float64], around: NDArray[np.floating[Any]], odds: float = 0.0
+) -> float:
+    """How probable a statement is.
+
+    Args:
+        scores: its cosine, and that of its contrary if there is one.
+        around: cosines of the same picture to everyday words.
+        odds: the logarithm of the odds beforehand.
+    """
+    deviations = (scores - around.mean()) / max(float(around.std()), 1e-6)
+    if len(deviations) == 2:
+        logit = SLOPE * (deviations[0] - deviations[1])
+    else:
+        logit = SLOPE * deviations[0] + ZERO
+    return float(1 / (1 + np.exp(-np.clip(logit + odds, -50, 50))))
+
+
+def _prepare(text: str, answers: Sequence[str], model: Encoder) -> Judge | QuestionError:
+    """A judge, or what is wrong with the question."""
+    try:
+        question = parse_question(text, answers)
+        if question.kind == "reason":
+            raise QuestionError(f"{question.text!r} {REASON}")
+        return Judge(question, model)
+    except QuestionError as error:
+        return error
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    exponentials = np.exp(logits - logits.max())
+    return np.asarray(exponentials / exponentials.sum())
+
+
+def _ranked(names: Sequence[str], probabilities: NDArray[np.float64]) -> list[Reply]:
+    order = np.argsort(-probabilities, kind="stable")
+    return [Reply(names[i], float(probabilities[i])) for i in order]
