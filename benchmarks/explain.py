@@ -33,7 +33,7 @@ def main() -> None:
     random = np.random.default_rng(0)
     names, right, seconds = sorted(expected), 0, []
     for number in range(PAIRS):
-        two = apart(names, expected, random)
+        two = apart(names, expected, random, 2)
         pair = Image.new("RGB", (448, 224))
         for place, name in enumerate(two):
             square = model.preprocess.square(ROOT / "examples" / "photos" / name)
@@ -53,13 +53,14 @@ def main() -> None:
 
 
 def apart(
-    names: list[str], expected: dict[str, list[str]], random: np.random.Generator
+    names: list[str], expected: dict[str, list[str]], random: np.random.Generator, count: int
 ) -> list[str]:
-    """Two pictures that share no label."""
+    """Some pictures that share no label."""
     while True:
-        one, other = (names[int(i)] for i in random.choice(len(names), 2, replace=False))
-        if not set(expected[one]) & set(expected[other]):
-            return [one, other]
+        some = [names[int(i)] for i in random.choice(len(names), count, replace=False)]
+        labels = [label for one in some for label in set(expected[one])]
+        if len(labels) == len(set(labels)):
+            return some
 
 
 if __name__ == "__main__":

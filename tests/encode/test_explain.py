@@ -5,10 +5,22 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 import twotower
 from twotower.encode.encoder import Encoder
-from twotower.encode.explain import Explanation, _boxes, _middle, draw, explain
+from twotower.encode.engine import EngineError
+from twotower.encode.explain import (
+    WINDOWS,
+    Explanation,
+    _boxes,
+    _heat,
+    _middle,
+    _patches,
+    draw,
+    explain,
+)
+from twotower.model.weights import load_model
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
@@ -22,7 +34,7 @@ def model() -> Encoder:
 def test_windows_cover_the_picture_and_stay_inside(size: tuple[int, int]) -> None:
     width, height = size
     covered = np.zeros((height, width), int)
-    for left, top, right, bottom in _boxes(width, height):
+    for left, top, right, bottom in _boxes(width, height, WINDOWS):
         assert 0 <= left < right <= width and 0 <= top < bottom <= height
         covered[top:bottom, left:right] += 1
     assert covered.min() >= 3, "each size of window sees each place"
@@ -75,3 +87,74 @@ def test_a_long_strip_is_looked_at_in_the_middle() -> None:
     strip = _middle(PIL.Image.new("RGB", (900, 10), "white"))
     assert strip.size == (30, 10)
     assert _middle(PIL.Image.new("RGB", (30, 10))).size == (30, 10)
+
+
+# Vision transformers in torch
+
+
+@pytest.fixture(scope="module")
+def in_torch(tiny_directory: Path) -> Encoder:
+    return Encoder(tiny_directory, "torch")
+
+
+def test_patches_by_hand(in_torch: Encoder) -> None:
+    """The last block, head by head: what patches with like queries show, and nothing added."""
+    tower = load_model(in_torch.directory).vision
+    pixel_values = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)
+    entered: list[torch.Tensor] = []
+    last = tower.blocks[-1]
+    last.register_forward_pre_hook(lambda module, inputs: entered.append(inputs[0]))
+    with torch.inference_mode():
+        tower(torch.from_numpy(pixel_values))
+        rows = last.ln_1(entered[0])
+        q, _, v = last.attn.qkv(rows).chunk(3, dim=-1)
+        heads = []
+        for one_q, one_v in zip(
+            q.chunk(last.attn.heads, dim=-1), v.chunk(last.attn.heads, dim=-1), strict=True
+        ):
+            alike = torch.einsum("bik,bjk->bij", one_q, one_q) / one_q.shape[-1] ** 0.5
+            weights = alike.exp() / alike.exp().sum(dim=-1, keepdim=True)
+            heads.append(torch.einsum("bij,bjk->bik", weights, one_v))
+        features = tower.proj(tower.ln_post(last.attn.out(torch.cat(heads, dim=-1))))[:, 1:]
+    expected = torch.nn.functional.normalize(features, dim=-1).numpy()
+    found = in_torch.encode_patches(pixel_values)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_only_torch_and_class_tokens_see_patches(tiny_directory: Path, model: Encoder) -> None:
+    assert Encoder(tiny_directory, "torch").sees_patches
+    assert not Encoder(tiny_directory).sees_patches
+    assert not Encoder(model.directory, "torch").sees_patches  # convolutional
+    with pytest.raises(EngineError, match="torch"):
+        Encoder(tiny_directory).encode_patches(np.zeros((1, 3, 64, 64), np.float32))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_patches_of_a_collage_lie_where_it_has_them(in_torch: Encoder, turned: bool) -> None:
+    """A long picture, one half of it like another picture: its patches are nearest to that one."""
+    random = np.random.default_rng(1)
+    one, other = (
+        PIL.Image.fromarray(random.integers(low, low + 60, (64, 64, 3), np.uint8))
+        for low in (10, 180)
+    )
+    collage = PIL.Image.new("RGB", (128, 64))
+    collage.paste(one, (0, 0))
+    collage.paste(other, (64, 0))
+    if turned:
+        collage = collage.rotate(-90, expand=True)
+    toward = _patches(in_torch, other)[1].mean(axis=0) - _patches(in_torch, one)[1].mean(axis=0)
+    boxes, embeds = _patches(in_torch, collage)
+    assert len(boxes) == len(embeds) == 3 * len(_patches(in_torch, one)[0]), "three squares"
+    assert min(map(min, boxes)) == 0 and max(map(max, boxes)) == 128
+    heat = _heat(collage, boxes, embeds @ toward)
+    if turned:
+        heat = heat.T
+    assert heat.shape == (48, 96)
+    assert heat[:, 64:].min() > heat[:, :32].max()
+
+
+def test_explained_by_patches(in_torch: Encoder) -> None:
+    explanation = explain(in_torch, PHOTOS / "cat.jpg", "a cat")
+    whole = in_torch.encode_image(PHOTOS / "cat.jpg")[0] @ in_torch.encode_text("a cat")[0]
+    assert explanation.score == pytest.approx(float(whole), abs=1e-5)
+    assert min(explanation.heat.shape) == 48 and np.ptp(explanation.heat) > 0

@@ -24,8 +24,8 @@ def test_floats_come_back_to_the_bit(tmp_path: Path, dtype: torch.dtype) -> None
 
 def test_int8_uses_its_whole_range_and_errs_by_half_a_step() -> None:
     tensors = {
-        "w": torch.randn(5, 7) * torch.logspace(-3, 3, 5)[:, None],
-        "k": torch.randn(4, 3, 2),
+        "w": torch.randn(5, 70) * torch.logspace(-3, 3, 5)[:, None],
+        "k": torch.randn(4, 8, 2, 2),
     }
     stored = quantize(tensors)
     for name, tensor in dequantize(stored).items():
@@ -35,11 +35,17 @@ def test_int8_uses_its_whole_range_and_errs_by_half_a_step() -> None:
         assert ((tensor - tensors[name]).abs() <= step * 0.5001).all()
 
 
-def test_int8_leaves_vectors_positions_and_counters_alone() -> None:
-    tensors = {"b": torch.randn(5), "x.pos_embed": torch.randn(4, 3), "n": torch.tensor([[1, 2]])}
+def test_int8_leaves_what_is_small_and_what_counts_alone() -> None:
+    tensors = {
+        "b": torch.randn(5),
+        "depthwise": torch.randn(40, 1, 5, 5),
+        "x.pos_embed": torch.randn(4, 40),
+        "n": torch.arange(80).view(2, 40),
+    }
     stored = quantize(tensors)
+    assert stored.keys() == tensors.keys()
     assert all(torch.equal(stored[name], tensor) for name, tensor in tensors.items())
-    assert torch.equal(dequantize(quantize({"w": torch.zeros(2, 3)}))["w"], torch.zeros(2, 3))
+    assert torch.equal(dequantize(quantize({"w": torch.zeros(2, 40)}))["w"], torch.zeros(2, 40))
 
 
 @pytest.mark.parametrize(

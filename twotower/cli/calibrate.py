@@ -61,6 +61,7 @@ def embed(
     from twotower.library.fit import COPIES, Pictures
     from twotower.pairs.sources import BrokenPairError
 
+    keys: list[str] = []
     captions: list[tuple[str, ...]] = []
     first: list[bytes] = []
 
@@ -71,6 +72,7 @@ def embed(
             except BrokenPairError as error:
                 broken.append(str(error))
                 continue
+            keys.append(pair.key)
             captions.append(pair.captions)
             if len(first) < COPIES:
                 first.append(pair.picture)
@@ -79,9 +81,11 @@ def embed(
     rows, kept = [], []
     for place, one in enumerate(model.stream(encoded())):
         advance()
-        if one.image_embeds is None:
-            broken.append(f"{source.name}: pair {place + 1}: {one.error}")
+        if one.error is not None:
+            reason = f"{one.error.reason}; {one.error.remedy}"
+            broken.append(f"{source.name}: {keys[place]}: {reason}")
         else:
+            assert one.image_embeds is not None  # one of the two is always there
             rows.append(one.image_embeds)
             kept.append(place)
     image_embeds = np.stack(rows) if rows else np.zeros((0, model.config.embed_dim), np.float32)

@@ -14,13 +14,13 @@ import PIL.Image
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from twotower.encode.engine import Engine, start_engine
+from twotower.encode.engine import Engine, EngineError, start_engine
 from twotower.encode.golden import GOLDEN_COSINE, VerificationError, read_golden
 from twotower.encode.stream import EncodedPicture, encode_stream
 from twotower.inputs.pictures import Picture
 from twotower.inputs.preprocess import Preprocess
 from twotower.inputs.tokenizer import Tokenizer, Tokens, load_tokenizer
-from twotower.model.config import CLIPConfig, read_config
+from twotower.model.config import CLIPConfig, ViTConfig, read_config
 
 
 class Encoder:
@@ -80,6 +80,30 @@ class Encoder:
     def encode_pixels(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embed what `preprocess` gave: [n, 3, S, S] -> image_embeds [n, embed_dim]."""
         return normalize(self._vision(pixel_values))
+
+    @property
+    def sees_patches(self) -> bool:
+        """Whether `encode_patches` works: in torch, for vision transformers with a class token."""
+        vision = self.config.vision
+        return self.engine == "torch" and isinstance(vision, ViTConfig) and vision.pool == "class"
+
+    def encode_patches(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embed each place of what `preprocess` gave, without training for it.
+
+        Returns:
+            [n, patches, embed_dim], unit length, to be compared with text_embeds; the patches row
+            by row from the upper left.
+
+        Raises:
+            EngineError: the model does not see patches (`sees_patches`).
+        """
+        if not self.sees_patches:
+            raise EngineError(
+                f"{self.config.name} in {self.engine} gives no patches; that takes a vision "
+                "transformer with a class token, and torch"
+            )
+        features = self._patches(pixel_values)
+        return normalize(features.reshape(-1, features.shape[-1])).reshape(features.shape)
 
     def encode(
         self,
@@ -164,6 +188,10 @@ class Encoder:
         features = engine(self.tokenizer(golden.texts[:1]).input_ids)
         self._check("text", normalize(features), golden.text_embeds[:1])
         return engine
+
+    @cached_property
+    def _patches(self) -> Engine:
+        return start_engine(self.engine, self.directory, "patches", self.threads)
 
     def _text_features(self, tokens: Tokens, batch_size: int = 256) -> NDArray[np.float32]:
         """[n, embed_dim]; texts of like length share a batch, cut to its longest text."""

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Tower = Literal["vision", "text"]
+Tower = Literal["vision", "text", "patches"]  # patches: the image tower, place by place
 
 
 class EngineError(ValueError):
@@ -20,7 +20,10 @@ class Engine(Protocol):
     """A started tower."""
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """pixel_values [n, 3, S, S] or input_ids [n, L] -> features [n, embed_dim]: not unit."""
+        """pixel_values [n, 3, S, S] or input_ids [n, L] -> features, not of unit length.
+
+        They are [n, embed_dim], or [n, patches, embed_dim] of the patches.
+        """
 
 
 def start_engine(name: str, directory: Path, tower: Tower, threads: int | None = None) -> Engine:
@@ -28,6 +31,7 @@ def start_engine(name: str, directory: Path, tower: Tower, threads: int | None =
 
     Args:
         name: "onnxruntime", "openvino" or "torch".
+        tower: "patches" is for torch, and for vision transformers with a class token.
         threads: CPU threads; by default the engine takes all cores.
 
     Raises:
@@ -96,11 +100,13 @@ def _torch(directory: Path, tower: Tower, threads: int | None) -> Engine:
     if threads:
         torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    module = getattr(load_model(directory), tower).to(device)
+    model = load_model(directory)
+    module = getattr(model, "text" if tower == "text" else "vision").to(device)
+    compute = module.patch_features if tower == "patches" else module
 
     def run(batch: NDArray[Any]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            features = module(torch.from_numpy(batch).to(device))
+            features = compute(torch.from_numpy(batch).to(device))
         return np.asarray(features.float().cpu().numpy(), np.float32)
 
     return run

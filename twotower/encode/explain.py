@@ -1,12 +1,13 @@
-"""Where a picture matches words: a heat map, from any encoder, without training and torch.
+"""Where a picture matches words: a heat map, from any encoder, without training.
 
 The picture is looked at through windows of a few sizes that overlap by half. A window counts by
-how much nearer it is to the words than to everyday words, and a place by the windows over it.
+how much nearer it is to the words than to everyday words, and a place by the windows over it. A
+vision transformer in torch says what each of its patches shows, and these are the windows then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ CELLS = 48  # along the shorter side of the heat map
 LONGEST_STRIP = 3  # times its shorter side; what lies beyond, at both ends, is not looked at
 
 Floats = NDArray[np.float32]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Explanation:
     Attributes:
         picture: as it was looked at, upright, RGB.
         heat: [rows, columns] over the picture; how much nearer to the words than to everyday
-            words the windows are that show a place (a difference of cosines).
+            words the windows or patches are that show a place (a difference of cosines).
         score: the cosine of the whole picture and the words.
     """
 
@@ -50,20 +52,19 @@ class Explanation:
 def explain(model: Encoder, picture: Picture, text: str) -> Explanation:
     """Find out where `picture` matches `text`.
 
-    It takes about 80 encodings of a square picture and more for a longer one.
+    It takes one encoding of a square picture where the model `sees_patches`, else about 80, and
+    more for a longer one.
 
     Raises:
         PictureError: the picture cannot be read.
     """
     image = _over_white(open_picture(picture))
     image = _middle(image)
-    boxes = list(_boxes(*image.size))
-    crops = [image.crop(box) for box in boxes]
-    embeds = model.encode_image([image, *crops])  # [1 + windows, embed_dim]
     query = model.encode_text(text)[0]
     everyday = model.encode_text(EVERYDAY).mean(axis=0)
-    scores = embeds @ (query - everyday)
-    return Explanation(image, _heat(image, boxes, scores[1:]), float(embeds[0] @ query))
+    boxes, embeds = _patches(model, image) if model.sees_patches else _windows(model, image)
+    score = float(model.encode_image(image)[0] @ query)
+    return Explanation(image, _heat(image, boxes, embeds @ (query - everyday)), score)
 
 
 def draw(explanation: Explanation) -> Image.Image:
@@ -96,9 +97,30 @@ def _middle(image: Image.Image) -> Image.Image:
     return image.crop((left, top, image.width - left, image.height - top))
 
 
-def _boxes(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
-    """Windows of each size, evenly spread, half a side apart at most."""
-    for share in WINDOWS:
+def _windows(model: Encoder, image: Image.Image) -> tuple[list[Box], Floats]:
+    """Windows [n] and their embeds [n, embed_dim]."""
+    windows = list(_boxes(*image.size, WINDOWS))
+    return list(windows), model.encode_image([image.crop(window) for window in windows])
+
+
+def _patches(model: Encoder, image: Image.Image) -> tuple[list[Box], Floats]:
+    """Patches [n] and their embeds [n, embed_dim], of squares as large as the picture gives."""
+    squares = list(_boxes(*image.size, (1,)))
+    pixel_values = np.stack([model.preprocess(image.crop(square)) for square in squares])
+    embeds = model.encode_patches(pixel_values)  # [squares, patches, embed_dim]
+    grid = round(embeds.shape[1] ** 0.5)
+    boxes: list[Box] = []
+    for left, top, right, bottom in squares:
+        side_x, side_y = (right - left) / grid, (bottom - top) / grid
+        for row, column in np.ndindex(grid, grid):
+            x, y = left + column * side_x, top + row * side_y
+            boxes.append((x, y, x + side_x, y + side_y))
+    return boxes, embeds.reshape(-1, embeds.shape[-1])
+
+
+def _boxes(width: int, height: int, shares: Sequence[float]) -> Iterator[tuple[int, int, int, int]]:
+    """Squares of each size (as a share of the shorter side), half a side apart at most."""
+    for share in shares:
         side = max(1, round(share * min(width, height)))
         for top in _starts(height, side):
             for left in _starts(width, side):
@@ -110,7 +132,7 @@ def _starts(length: int, side: int) -> list[int]:
     return [round(start) for start in np.linspace(0, length - side, count)]
 
 
-def _heat(image: Image.Image, boxes: list[tuple[int, int, int, int]], scores: Floats) -> Floats:
+def _heat(image: Image.Image, boxes: Sequence[Box], scores: Floats) -> Floats:
     """The mean of the windows over each cell; those near whose middle it lies count for more."""
     cell = min(image.size) / CELLS
     columns, rows = round(image.width / cell), round(image.height / cell)

@@ -74,14 +74,31 @@ class VisionTransformer(nn.Module):
         """What each patch became: [B, 3, image_size, image_size] -> [B, patches, width]"""
         return self.ln_post(self.tokens(pixel_values)[:, int(self.class_embed is not None) :])
 
+    def patch_features(self, pixel_values: Tensor) -> Tensor:
+        """What each place shows: [B, 3, image_size, image_size] -> [B, patches, embed_dim].
+
+        For towers with a class token. In the last block, patches attend to those with like queries,
+        and neither what they were before nor the MLP is added (Lan et al. 2024, ClearCLIP): these
+        gather the whole picture for the class token, and blur where things are.
+        """
+        last = self.blocks[-1]
+        assert isinstance(last, Block)
+        x = run_blocks(self.blocks[:-1], self.embed(pixel_values), None, self.checkpointing)
+        q, _, v = split_heads(last.attn.qkv(last.ln_1(x)), 3, last.attn.heads)
+        x = last.attn.out(merge_heads(F.scaled_dot_product_attention(q, q, v)))
+        return self.proj(self.ln_post(x[:, 1:]))
+
     def tokens(self, pixel_values: Tensor) -> Tensor:
         """Through the blocks: [B, 3, image_size, image_size] -> [B, patches (+ class), width]"""
+        return run_blocks(self.blocks, self.embed(pixel_values), None, self.checkpointing)
+
+    def embed(self, pixel_values: Tensor) -> Tensor:
+        """What enters the first block: [B, patches, width], with the class token first if any."""
         x = self.patch_embed(pixel_values)  # [B, width, grid, grid]
         x = x.flatten(2).transpose(1, 2)  # [B, patches, width]
         if self.class_embed is not None:
             x = torch.cat([self.class_embed.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
-        x = self.drop_patches(x + self.pos_embed.to(x.dtype))
-        return run_blocks(self.blocks, self.ln_pre(x), None, self.checkpointing)
+        return self.ln_pre(self.drop_patches(x + self.pos_embed.to(x.dtype)))
 
     def drop_patches(self, x: Tensor) -> Tensor:
         """Keep a random subset of patches, another one for each picture; never the class token."""

@@ -21,7 +21,7 @@ from twotower.model.pickles import WeightsFileError
 
 WEIGHTS_FILE = "model.safetensors"
 INT8, SCALE = ".int8", ".scale"
-SHORT_ROW = 64  # values
+SHORT_ROW = 32  # values
 
 
 def save_weights(
