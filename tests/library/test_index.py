@@ -261,10 +261,14 @@ def test_what_a_picture_says_of_itself(tmp_path: Path) -> None:
     assert (row.width, row.height, row.orientation) == (30, 40, "portrait")
     assert row.keywords == "Grandmother\na & b"
 
-    for name in ("a.xmp", "a.jpg.xmp"):  # a sidecar that comes later, or changes, is read
-        (tmp_path / name).write_text(xmp.format(f"<rdf:li>{name} summer</rdf:li>"))
+    words = {"a.xmp": "summer", "a.jpg.xmp": "by the sea"}
+    for name in ("a.xmp", "a.jpg.xmp", "a.xmp"):  # one that comes later, or changes, is read
+        words[name] += "!"
+        (tmp_path / name).write_text(xmp.format(f"<rdf:li>{words[name]}</rdf:li>"))
         assert index(tmp_path).moved == 1
-        assert rows_of(tmp_path)["a.jpg"].keywords == f"Grandmother\na & b\n{name} summer"
+        keywords = rows_of(tmp_path)["a.jpg"].keywords.splitlines()
+        there = [words[one] for one in ("a.jpg.xmp", "a.xmp") if (tmp_path / one).exists()]
+        assert keywords == ["Grandmother", "a & b", *there]
     with opened(tmp_path) as (catalog, _):
         assert catalog.match_words("summer winter").tolist() == [row.id]
         assert catalog.select("camera = ?", ["FUJIFILM X-T5"]).tolist() == [row.id]

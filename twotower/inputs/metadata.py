@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ET
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,14 +12,15 @@ from PIL import ExifTags, Image, ImageFile, IptcImagePlugin
 _KINDS = {"heif": "heic", "mpo": "jpeg", "dib": "bmp"}
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _DATE = re.compile(r"(\d{4}):(\d\d):(\d\d)[ T](\d\d):(\d\d):(\d\d)")
-_RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
-_DC_SUBJECT = "{http://purl.org/dc/elements/1.1/}subject"
 _IPTC_KEYWORDS = (2, 25)
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """Sides as displayed; `taken` in the camera's local time, ISO 8601; degrees north and east."""
+    """Sides as displayed; `taken` in the camera's local time, ISO 8601; degrees north and east.
+
+    `keywords` are IPTC's; those of XMP are in the packet `xmp`.
+    """
 
     type: str
     width: int
@@ -30,14 +30,14 @@ class Metadata:
     latitude: float | None = None
     longitude: float | None = None
     keywords: tuple[str, ...] = ()
+    xmp: bytes = b""
 
 
 def read_metadata(image: Image.Image) -> Metadata:
     """The facts in the header of an opened picture; what is missing or damaged is left out."""
     kind = (image.format or "unknown").lower()
     facts = Metadata(_KINDS.get(kind, kind), image.width, image.height)
-    keywords = list(dict.fromkeys([*_iptc_keywords(image), *xmp_keywords(_xmp(image))]))
-    facts = replace(facts, keywords=tuple(keywords))
+    facts = replace(facts, keywords=tuple(dict.fromkeys(_iptc_keywords(image))), xmp=_xmp(image))
     try:
         exif = image.getexif()
         details, places = exif.get_ifd(ExifTags.IFD.Exif), exif.get_ifd(ExifTags.IFD.GPSInfo)
@@ -53,18 +53,6 @@ def read_metadata(image: Image.Image) -> Metadata:
         latitude=_degrees(places, ExifTags.GPS.GPSLatitude, "S", 90),
         longitude=_degrees(places, ExifTags.GPS.GPSLongitude, "W", 180),
     )
-
-
-def xmp_keywords(xmp: bytes) -> list[str]:
-    """The keywords (dc:subject) of an XMP packet or sidecar; none if it is no XML."""
-    if b"<!DOCTYPE" in xmp or b"<!ENTITY" in xmp:  # no XMP has one, and entities can explode
-        return []
-    try:
-        tree = ET.fromstring(xmp.strip(b"\0 \n\r\t"))
-    except (ET.ParseError, ValueError, LookupError):
-        return []
-    items = [item.text for one in tree.iter(_DC_SUBJECT) for item in one.iter(f"{_RDF}li")]
-    return [line for line in (_text(item) for item in items) if line]
 
 
 def _xmp(image: Image.Image) -> bytes:
@@ -92,7 +80,7 @@ def _text(value: Any) -> str:
         value = value.decode("utf-8", errors="replace")
     if not isinstance(value, str):
         return ""
-    value = value.encode("utf-8", errors="replace").decode()  # XML can hold lone surrogates
+    value = value.encode("utf-8", errors="replace").decode()
     return " ".join(value.replace("\0", " ").split())
 
 

@@ -36,8 +36,9 @@ class PictureRecord:
 
     `path` is relative to the library's root, with `/` between the parts; bytes that are no text
     are in it as `os.fsdecode` gives them. `taken` is the camera's local time, ISO 8601 without a
-    zone. Sides are as displayed. `keywords` has one a line. `sidecar_ns` is the time of change of
-    the XMP file beside the picture, 0 without one.
+    zone. Sides are as displayed. `keywords` has those that people gave, one a line, the names of a
+    path with `|` between them. `sidecar_ns` is the time of change of the XMP file beside the
+    picture (of two, the sum), 0 without one.
     """
 
     id: int

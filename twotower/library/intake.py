@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from twotower.inputs.metadata import Metadata, read_metadata, xmp_keywords
+from twotower.inputs.metadata import Metadata, read_metadata
 from twotower.inputs.pictures import PictureError, open_header
 from twotower.inputs.preprocess import Preprocess
 from twotower.inputs.raw import RAW_SUFFIXES, open_preview
 from twotower.inputs.video import VIDEO_SUFFIXES, sample_frames
 from twotower.library.catalog import RETRY, Orientation, PictureRecord
-from twotower.library.scan import Found, sidecar_of
+from twotower.library.keywords import keywords_of
+from twotower.library.scan import Found, sidecars_of
 
 _HASH_BYTES = 16
 _VIDEO_SAMPLE = 2**20  # bytes at the beginning, middle and end that stand for a whole video
@@ -123,9 +124,8 @@ def _read_steadily(record: PictureRecord, path: Path) -> tuple[bytes, PictureRec
 
 
 def _with_facts(record: PictureRecord, facts: Metadata, path: Path) -> PictureRecord:
-    keywords = list(facts.keywords)
-    if record.sidecar_ns and (sidecar := sidecar_of(path)):
-        keywords += xmp_keywords(sidecar.read_bytes())
+    sidecars = sidecars_of(path) if record.sidecar_ns else []
+    known = keywords_of(facts.keywords, facts.xmp, sidecars)
     return replace(
         record,
         type=facts.type,
@@ -136,7 +136,7 @@ def _with_facts(record: PictureRecord, facts: Metadata, path: Path) -> PictureRe
         camera=facts.camera,
         latitude=facts.latitude,
         longitude=facts.longitude,
-        keywords="\n".join(dict.fromkeys(keywords)),
+        keywords="\n".join("|".join(tag) for tag in known.person),
     )
 
 

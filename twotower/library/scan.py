@@ -23,7 +23,7 @@ _CACHE_SUFFIXES = (b".lrdata", b".cocatalog")  # Lightroom, Capture One
 
 
 class Found(NamedTuple):
-    """A picture on the disk: `path` relative to the root; `sidecar_ns` is 0 without a sidecar."""
+    """A picture on the disk, by its path from the root; `sidecar_ns` as in `PictureRecord`."""
 
     path: bytes
     size: int
@@ -115,7 +115,8 @@ def _found(
             continue
         name, sidecar = entry.name, 0
         if sidecars:
-            sidecar = sidecars.get(name) or sidecars.get(_split(name)[0], 0)
+            # of two, the sum: it changes with either
+            sidecar = sidecars.get(name, 0) + sidecars.get(_split(name)[0], 0)
         yield Found(prefix + name, one.st_size, one.st_mtime_ns, sidecar)
 
 
@@ -123,13 +124,15 @@ def _split(name: bytes) -> tuple[bytes, bytes]:
     return os.path.splitext(name)  # noqa: PTH122
 
 
-def sidecar_of(picture: Path) -> Path | None:
-    """The XMP file of a picture: `a.jpg.xmp`, or `a.xmp` as Lightroom names it."""
+def sidecars_of(picture: Path) -> list[Path]:
+    """The XMP files that speak of a picture: `a.jpg.xmp`, and `a.xmp` as Lightroom names it."""
+    found = []
     for stem in (picture.name, picture.stem):
         for suffix in (".xmp", ".XMP"):
             if (path := picture.with_name(stem + suffix)).is_file():
-                return path
-    return None
+                found.append(path)
+                break
+    return found
 
 
 def compare(result: Scan, known: dict[bytes, Known]) -> Changes:

@@ -1,0 +1,56 @@
+"""The keywords of a picture, from wherever they may be kept: sidecars, embedded XMP, IPTC."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from twotower.inputs.metadata import Metadata, read_metadata
+from twotower.inputs.pictures import PictureError, open_header
+from twotower.inputs.raw import RAW_SUFFIXES, open_preview
+from twotower.inputs.video import VIDEO_SUFFIXES
+from twotower.inputs.xmp import Packet, XmpError
+from twotower.library.marks import Keywords, combined, read_keywords_of
+from twotower.library.scan import sidecars_of
+
+
+def read_keywords(picture: Path) -> Keywords:
+    """What people have said of a picture, and what we have, told apart by our mark.
+
+    What cannot be read says nothing.
+    """
+    try:
+        facts = _facts(picture)
+    except (PictureError, OSError):
+        facts = None
+    if facts is None:
+        return keywords_of((), b"", sidecars_of(picture))
+    return keywords_of(facts.keywords, facts.xmp, sidecars_of(picture))
+
+
+def _facts(picture: Path) -> Metadata | None:
+    """What a picture's header says; None for videos, of which only sidecars are read."""
+    suffix = picture.suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        return None
+    if suffix in RAW_SUFFIXES:
+        return read_metadata(open_preview(picture.read_bytes(), str(picture)))
+    with picture.open("rb") as file:
+        return read_metadata(open_header(file, str(picture)))
+
+
+def keywords_of(iptc: Iterable[str], xmp: bytes, sidecars: Iterable[Path]) -> Keywords:
+    """The same from what was read already: IPTC keywords, an embedded packet, and sidecars."""
+    packets = [xmp] if xmp else []
+    for path in sidecars:
+        try:
+            packets.append(path.read_bytes())
+        except OSError:  # it has just gone, or is not for us to read
+            continue
+    known = []
+    for content in packets:
+        try:
+            known.append(read_keywords_of(Packet(content)))
+        except XmpError:
+            continue
+    return combined([*known, Keywords(tuple((text,) for text in iptc))])

@@ -1,0 +1,270 @@
+"""Which keywords of an XMP packet are ours: our own are changed, a person's are only read.
+
+Three lists carry keywords, since no program reads them all: `dc:subject` (names alone),
+`lr:hierarchicalSubject` and `digiKam:TagsList` (paths). A fourth, `twotower:Tags`, is the mark. It
+has an item for each tag of ours: the probability, the model, the lists to which we have added the
+tag, and the tag:
+
+    0.93 5f0c2a917be4 dc+lr+digiKam animal|dog|poodle
+
+What a list holds and the mark does not claim is a person's. A tag that the mark claims and one of
+its lists lacks has been taken out by a person: it keeps `-` in place of the lists, and is not
+written again.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from twotower.inputs.xmp import Edit, Packet, Property
+
+Tag: TypeAlias = tuple[str, ...]
+"""A path of names, from the general to the special, such as ("animal", "dog", "poodle")."""
+
+SUBJECT = Property("dc", "http://purl.org/dc/elements/1.1/", "subject")
+HIERARCHY = Property("lr", "http://ns.adobe.com/lightroom/1.0/", "hierarchicalSubject")
+TAGS_LIST = Property("digiKam", "http://www.digikam.org/ns/1.0/", "TagsList", "Seq")
+MARK = Property("twotower", "http://ns.twotower/1.0/", "Tags")
+
+# Lists of paths, the most telling first, and what stands between the names; the last two are only
+# read. Inside a name stands what looks like the separator, since none of them can be escaped.
+_PATHS = {
+    TAGS_LIST: "/",
+    HIERARCHY: "|",
+    Property("MicrosoftPhoto", "http://ns.microsoft.com/photo/1.0/", "LastKeywordXMP"): "/",
+    Property("mediapro", "http://ns.iview-multimedia.com/mediapro/1.0/", "CatalogSets"): "|",
+}
+_LOOKALIKES = {"/": "\N{DIVISION SLASH}", "|": "\N{BROKEN BAR}"}
+_LISTS = (SUBJECT, HIERARCHY, TAGS_LIST)
+_ENTRY = re.compile(r"([01]\.\d\d) (\S+) (-|\S+) (.+)", re.DOTALL)
+_NOT_IN_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_MODEL_LENGTH = 12
+
+
+@dataclass(frozen=True)
+class Keywords:
+    """What a picture, or one packet, is tagged with.
+
+    Attributes:
+        person: given by a person or another program; a flat keyword is a path of one name.
+        ours: written by us and still there, with the probability of then.
+        rejected: written by us and taken out by a person since.
+    """
+
+    person: tuple[Tag, ...] = ()
+    ours: Mapping[Tag, float] = field(default_factory=dict)
+    rejected: tuple[Tag, ...] = ()
+
+
+class _Claim(NamedTuple):
+    """An item of the mark: the lists to which we have added a tag, and whether it stands.
+
+    It does not if a person has taken it out of any of them, now or long ago (no lists).
+    """
+
+    tag: Tag
+    probability: float
+    model: str
+    lists: frozenset[str]
+    stands: bool
+
+    def __str__(self) -> str:
+        lists = "+".join(name.prefix for name in _LISTS if name.prefix in self.lists)
+        if not self.stands:
+            lists = ""
+        return f"{self.probability:.2f} {self.model} {lists or '-'} {_escaped(self.tag)}"
+
+
+def clean_tag(tag: Iterable[str]) -> Tag:
+    """The names as one line each, composed (NFC), without what XML cannot hold; none empty."""
+    return tuple(name for name in map(_clean, tag) if name)
+
+
+def read_keywords_of(packet: Packet) -> Keywords:
+    """What one packet says."""
+    return _keywords(packet, _claims(packet))
+
+
+def _keywords(packet: Packet, claims: Sequence[_Claim]) -> Keywords:
+    paths: dict[tuple[str, ...], Tag] = {}
+    for name, separator in _PATHS.items():
+        claimed = {_key(_written(name, one.tag)) for one in claims if _covers(one, name)}
+        for text in packet.items(name):
+            if _key(text) not in claimed and (tag := _split(text, separator)):
+                paths.setdefault(_keys(tag), tag)
+    # Programs repeat the names of a path in the flat list: there they are no keyword of their own.
+    told = {part for path in paths for part in path}
+    for one in claims:
+        told.update(map(_key, one.tag if SUBJECT.prefix in one.lists else one.tag[:-1]))
+    for text in packet.items(SUBJECT):
+        if _key(text) not in told and (tag := clean_tag([text])):
+            paths.setdefault(_keys(tag), tag)
+    return Keywords(
+        person=tuple(paths.values()),
+        ours={one.tag: one.probability for one in claims if one.stands},
+        rejected=tuple(one.tag for one in claims if not one.stands and _keys(one.tag) not in paths),
+    )
+
+
+def combined(sources: Iterable[Keywords]) -> Keywords:
+    """What several sources say of one picture; copies that programs made of ours are ours."""
+    sources = list(sources)
+    ours: dict[Tag, float] = {}
+    for one in sources:
+        ours.update({tag: p for tag, p in one.ours.items() if tag not in ours})
+    person: dict[tuple[str, ...], Tag] = {}
+    for one in sources:
+        foreign = [tag for tag in ours if tag not in one.ours]
+        known = {_keys(tag) for tag in foreign}
+        told = {key for tag in foreign for key in _keys(tag)}
+        told.update(key for tag in person.values() if len(tag) > 1 for key in _keys(tag))
+        for tag in one.person:
+            if _keys(tag) not in known and not (len(tag) == 1 and _key(tag[0]) in told):
+                person.setdefault(_keys(tag), tag)
+    rejected = dict.fromkeys(tag for one in sources for tag in one.rejected)
+    return Keywords(
+        person=tuple(person.values()),
+        ours={tag: p for tag, p in ours.items() if tag not in rejected},
+        rejected=tuple(tag for tag in rejected if _keys(tag) not in person),
+    )
+
+
+def _covers(claim: _Claim, name: Property) -> bool:
+    """Whether what a list says of a tag was said by us, or copied from us by a program."""
+    return name.prefix in claim.lists or (name not in _LISTS and bool(claim.lists))
+
+
+def set_tags(
+    content: bytes, tags: Mapping[Tag, float], model: str = "-", person: Iterable[Tag] = ()
+) -> bytes:
+    """Make the tags that are ours in a packet be exactly `tags`, and leave the rest as it is.
+
+    Tags that a person has given too, or has taken out, are left alone. A list that the packet does
+    not have yet begins with the person's keywords: programs that read this list read no other, and
+    the keywords would be hidden from them.
+
+    Args:
+        content: the packet's bytes.
+        tags: each with its probability.
+        model: the fingerprint of the model that says so.
+        person: keywords of a person that are known from elsewhere, such as from the picture.
+
+    Returns:
+        The bytes, the same ones if there is nothing to change.
+
+    Raises:
+        XmpError: the packet cannot be read, or not be edited.
+    """
+    packet = Packet(content)
+    before = _claims(packet)
+    known = _keywords(packet, before)
+    claimed = {_keys(one.tag) for one in before if one.stands}
+    elsewhere = [tag for tag in person if tag and _keys(tag) not in claimed]
+    theirs = list({_keys(tag): tag for tag in [*known.person, *elsewhere]}.values())
+    refused = {_keys(tag) for tag in (*known.rejected, *theirs)}
+    wanted: dict[tuple[str, ...], tuple[Tag, float]] = {}
+    for tag, probability in tags.items():
+        clean = clean_tag(tag)
+        if clean and _keys(clean) not in refused:
+            wanted.setdefault(_keys(clean), (clean, probability))
+    edits, lists = {}, {tag: set[str]() for tag, _ in wanted.values()}
+    for name in _LISTS:
+        ours = {_key(_written(name, one.tag)) for one in before if name.prefix in one.lists}
+        there = {_key(text): text for text in packet.items(name)}
+        texts = {tag: _written(name, tag) for tag in lists}
+        if packet.has(name):
+            begun: dict[str, str] = {}
+        else:
+            begun = {_key(text): text for text in (_written(name, tag) for tag in theirs)}
+        desired = {}
+        for tag, text in texts.items():
+            key = _key(text)
+            if key not in begun and (key in ours or key not in there):
+                desired[key] = text
+                lists[tag].add(name.prefix)
+        # a name in a path that a person has given since is theirs too
+        kept = {key for tag in known.person for key in _keys(tag)} if name is SUBJECT else set()
+        remove = [there[key] for key in ours - kept - desired.keys() if key in there]
+        add = [text for key, text in desired.items() if key not in there]
+        edits[name] = Edit(remove, [*begun.values(), *add] if add else ())
+    claims = [one for one in before if not one.stands and _keys(one.tag) in refused]
+    claims += [
+        _Claim(tag, min(1.0, max(0.0, probability)), _model(model), frozenset(lists[tag]), True)
+        for tag, probability in wanted.values()
+        if lists[tag]
+    ]
+    edits[MARK] = _difference(packet.items(MARK), map(str, claims))
+    if not any(remove or add for remove, add in edits.values()):
+        return content
+    return packet.edited(edits)
+
+
+def _difference(before: Iterable[str], after: Iterable[str]) -> Edit:
+    before, after = list(before), list(after)
+    there, wanted = set(before), set(after)
+    return Edit(
+        [text for text in before if text not in wanted],
+        [text for text in after if text not in there],
+    )
+
+
+def _claims(packet: Packet) -> list[_Claim]:
+    """The items of the mark, and whether the lists bear them out."""
+    there = {name.prefix: {_key(text) for text in packet.items(name)} for name in _LISTS}
+    written = {name.prefix: name for name in _LISTS}
+    claims = []
+    for text in packet.items(MARK):
+        match = _ENTRY.fullmatch(text)
+        if match is None:
+            continue
+        tag = _unescaped(match[4])
+        lists = frozenset(match[3].split("+")) & written.keys()
+        stands = bool(lists) and all(
+            _key(_written(written[one], tag)) in there[one] for one in lists
+        )
+        claims.append(_Claim(tag, float(match[1]), match[2], lists, stands))
+    return claims
+
+
+def _written(name: Property, tag: Tag) -> str:
+    """A tag as a list has it: the last name alone, or the path."""
+    if name is SUBJECT:
+        return tag[-1]
+    separator = _PATHS[name]
+    return separator.join(part.replace(separator, _LOOKALIKES[separator]) for part in tag)
+
+
+def _split(text: str, separator: str) -> Tag:
+    """A path as its names. Raises nothing: a path of separators alone has none."""
+    parts = (part.replace(_LOOKALIKES[separator], separator) for part in text.split(separator))
+    return clean_tag(parts)
+
+
+def _escaped(tag: Tag) -> str:
+    return "|".join(name.replace("\\", "\\\\").replace("|", "\\|") for name in tag)
+
+
+def _unescaped(text: str) -> Tag:
+    parts = re.findall(r"(?:[^\\|]|\\.)+", text, re.DOTALL)
+    return tuple(re.sub(r"\\(.)", r"\1", part, flags=re.DOTALL) for part in parts)
+
+
+def _clean(name: str) -> str:
+    return unicodedata.normalize("NFC", " ".join(_NOT_IN_XML.sub(" ", name).split()))
+
+
+def _key(text: str) -> str:
+    """What two keywords share that people would call the same."""
+    return unicodedata.normalize("NFC", " ".join(text.split())).casefold()
+
+
+def _keys(tag: Tag) -> tuple[str, ...]:
+    return tuple(map(_key, tag))
+
+
+def _model(fingerprint: str) -> str:
+    return re.sub(r"\s", "", fingerprint)[:_MODEL_LENGTH] or "-"
