@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from twotower.library.vocabulary import SHIPPED, Tag, Vocabulary, format_vocabulary
+from twotower.library.vocabulary import SHIPPED, Tag, Vocabulary, format_vocabulary, parse_vocabulary
 from twotower.train.wordnet import Sense, WordNet
 
 SEED = Path(__file__).with_name("vocabulary_seed.txt")
@@ -68,7 +68,9 @@ def main() -> None:
             )
         )
     assert not described, f"no such tags: {list(described)}"
-    SHIPPED.write_text(HEADER + format_vocabulary(Vocabulary(tuple(tags))), encoding="utf-8")
+    text = HEADER + format_vocabulary(Vocabulary(tuple(tags)))
+    assert parse_vocabulary(text).tags == tuple(tags)
+    SHIPPED.write_text(text, encoding="utf-8")
     given = [tag for tag in tags if not tag.heading]
     print(f"{len(given)} tags, {sum(len(tag.synonyms) for tag in given)} synonyms")
 
