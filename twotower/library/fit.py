@@ -13,12 +13,15 @@ from PIL import Image
 
 from twotower.inputs.pictures import open_picture
 from twotower.library.calibrate import (
+    TYPICAL_TAGS,
     Background,
     Calibration,
     CalibrationError,
     Curve,
     Floats,
+    TagCurve,
     background_texts,
+    mean_distance,
     measure_background,
     model_hash,
 )
@@ -27,10 +30,13 @@ from twotower.library.labelled import (
     Ids,
     LabelledQuery,
     absent_queries,
+    captioned_tags,
     phrase_queries,
     picture_queries,
     word_queries,
 )
+from twotower.library.tag_vectors import tag_vectors
+from twotower.library.vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
@@ -46,6 +52,7 @@ FEWEST = 200  # pictures, below which a fit means nothing
 COPIES = 200  # pictures that are altered, to learn how alike copies are
 COPIES_FOUND = 0.95
 TAKEN_FOR_COPIES = 0.001
+PRECISIONS = tuple(round(0.5 + 0.01 * step, 2) for step in range(50))  # that tags are cut off at
 
 
 @dataclass(frozen=True)
@@ -98,10 +105,56 @@ def fit(
             image_searches.append((source, queries, embeds))
     return Calibration(
         text=fit_curve(text_background, text_searches, random),
+        tags=fit_tags(model, text_background, sources),
         image=fit_curve(image_background, image_searches, random),
         duplicate=copies_cosine(model, some_pictures, image_embeds),
         model=model_hash(model.directory),
     )
+
+
+def fit_tags(
+    model: Encoder, background: Background, sources: Sequence[Pictures]
+) -> TagCurve | None:
+    """The curve of tags; None where no picture has several captions."""
+    vocabulary = read_vocabulary()
+    distance = mean_distance(model.encode_text(background_texts()))
+    untrained = TagCurve(background, distance, TYPICAL_TAGS, ())
+    features, answers = [], []
+    for source in sources:
+        said = captioned_tags(source.captions)
+        tags = [vocabulary.find(one.name) for one in said]
+        vectors = tag_vectors(model, [tag for tag in tags if tag is not None])
+        for one, vector in zip(said, vectors, strict=True):
+            decided = one.answers >= 0
+            pictures = source.image_embeds[decided]
+            features.append(untrained.features(vector[None], pictures)[:, 0])
+            answers.append(one.answers[decided] == 1)
+    if not features or not any(one.any() for one in answers):
+        return None
+    x, y = np.concatenate(features), np.concatenate(answers)
+    weights = fit_logistic(x, y)
+    p = 1 / (1 + np.exp(-(x @ weights[:-1] + weights[-1])))
+    return TagCurve(background, distance, tuple(weights.tolist()), tuple(cutoffs(p, y)))
+
+
+def cutoffs(
+    probabilities: NDArray[np.float64], answers: NDArray[np.bool_]
+) -> list[tuple[float, float]]:
+    """Precisions, and the least probability from which answers have each, as far as one can say.
+
+    A precision counts by the lower end of its interval (one standard error, Wilson's), so that a
+    lucky handful at the top promises nothing.
+    """
+    order = np.argsort(-probabilities, kind="stable")
+    n = np.arange(1, len(order) + 1)
+    share = np.cumsum(answers[order]) / n
+    lower = (share + 0.5 / n - np.sqrt(share * (1 - share) / n + 0.25 / n**2)) / (1 + 1 / n)
+    found = []
+    for precision in PRECISIONS:
+        enough = np.flatnonzero(lower >= precision)
+        if len(enough):
+            found.append((precision, float(probabilities[order[enough[-1]]])))
+    return found
 
 
 def draw_queries(

@@ -69,7 +69,10 @@ class Vocabulary:
             tag
             for tag in self.tags
             if not tag.heading
-            and (_key(tag.path) == wanted or (len(wanted) == 1 and _key(tag.path)[-1:] == wanted))
+            and (
+                _key(tag.path) == wanted
+                or (len(wanted) == 1 and wanted[0] in _key((tag.name, *tag.synonyms)))
+            )
         ]
         exact = [tag for tag in found if _key(tag.path) == wanted]
         if exact or len(found) == 1:
@@ -201,10 +204,11 @@ class _Builder:
         name = " ".join(name.split())
         if not name:
             raise self.error(line, "a tag without a name; write one, or remove what is empty")
-        if re.search(r"[|{}\[\]]", name) or name[0] in "#+-@" or not name.isprintable():
+        if re.search(r"[|{}\[\]]", name) or name[0] in "#+-@" or name.endswith("(one)") or not name.isprintable():
             raise self.error(
                 line,
-                f"{name!r} cannot be a name: | {{ }} [ ] may not be in it, nor # + - @ at its start",
+                f"{name!r} cannot be a name: | {{ }} [ ] may not be in it, nor # + - @ at its start, "
+                "nor (one) at its end",
             )
         return name
 
@@ -383,9 +387,3 @@ def _ancestors(row: _Row, rows: list[_Row], builder: _Builder) -> TagPath:
         above[:1] = following.path
         at = following
     return tuple(above)
-
-
-def with_headings(vocabulary: Vocabulary, tag: Tag) -> list[Tag]:
-    """A tag and what it is a kind of, the widest first."""
-    by_path = {one.path: one for one in vocabulary.tags}
-    return [by_path[tag.path[:end]] for end in range(1, len(tag.path) + 1)]
