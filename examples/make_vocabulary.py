@@ -19,7 +19,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from twotower.library.vocabulary import SHIPPED, Tag, Vocabulary, format_vocabulary, parse_vocabulary
+from twotower.library.vocabulary import (
+    SHIPPED,
+    Tag,
+    Vocabulary,
+    format_vocabulary,
+    parse_vocabulary,
+)
 from twotower.train.wordnet import Sense, WordNet
 
 SEED = Path(__file__).with_name("vocabulary_seed.txt")
@@ -27,7 +33,7 @@ MOST_SYNONYMS = 2
 KINDS = ("animal", "plant", "food")
 # WordNet also offers what nobody writes ("battercake"), so its synonyms are chosen from.
 CHOSEN = SEED.with_name("vocabulary_synonyms.txt")
-HEADER = f"""\
+HEADER = """\
 # The vocabulary that `twotower tag` uses unless it is given another: made by
 # examples/make_vocabulary.py from examples/vocabulary_seed.txt, with synonyms from WordNet 3.0,
 # Copyright 2006 by Princeton University (LICENSE-WORDNET.txt). The format: docs/tagging.md.

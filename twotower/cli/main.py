@@ -18,6 +18,7 @@ from twotower.cli import (
     index,
     pairs,
     search,
+    tag,
     train,
     weights,
 )
@@ -57,7 +58,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"twotower {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for family in (classify, index, search, explain, weights, calibrate, evaluate, pairs, train):
+    for family in (
+        classify,
+        index,
+        search,
+        tag,
+        explain,
+        weights,
+        calibrate,
+        evaluate,
+        pairs,
+        train,
+    ):
         family.add_commands(commands)
     return parser
 

@@ -96,11 +96,11 @@ def run_duplicates(arguments: argparse.Namespace) -> int:
     library = open_library(arguments.folder, arguments.library)
     groups = duplicates(library, arguments.folder)
     if arguments.json:
-        print(_to_json([[_hit_tree(hit) for hit in group] for group in groups]))
+        print(to_json([[_hit_tree(hit) for hit in group] for group in groups]))
         return OK
     for group in groups:
         for hit in group:
-            print(f"{hit.score:.3f}  {_shown(hit.path)}")
+            print(f"{hit.score:.3f}  {shown(hit.path)}")
         print()
     print(f"{len(groups)} groups of copies" if groups else "no copies here")
     return OK
@@ -142,7 +142,7 @@ def give(query: Query, library: Library, arguments: argparse.Namespace, sort: So
         copies = copy_hits(answer, arguments.copy_to)
         print(f"{arguments.copy_to}: {copies} pictures copied", file=sys.stderr)
     if arguments.json:
-        print(_to_json(answer_tree(answer)))
+        print(to_json(answer_tree(answer)))
     else:
         print_answer(answer, offset, arguments.all)
     return OK
@@ -160,7 +160,7 @@ def print_answer(answer: Answer, offset: int, all: bool) -> None:
         notes += ["by its name"] if hit.named else []
         notes += [] if hit.match else ["below the cut-off"]
         note = f"  ({', '.join(notes)})" if notes else ""
-        print(f"{hit.probability:4.0%}  {_shown(hit.path)}{note}")
+        print(f"{hit.probability:4.0%}  {shown(hit.path)}{note}")
     if not answer.matches:
         hint = "" if all else "; --all lists what comes nearest"
         print(f"nothing here matches {answer.query!r}{hint}", file=sys.stderr)
@@ -182,23 +182,23 @@ def answer_tree(answer: Answer) -> dict[str, Any]:
 
 def _hit_tree(hit: Hit) -> dict[str, Any]:
     return {
-        "path": _shown(hit.path),
+        "path": shown(hit.path),
         "score": round(hit.score, 6),
         "probability": round(hit.probability, 6),
         "match": hit.match,
         "named": hit.named,
         "taken": hit.taken,
-        "copies": [_shown(path) for path in hit.copies],
+        "copies": [shown(path) for path in hit.copies],
     }
 
 
-def _to_json(tree: Any) -> str:
+def to_json(tree: Any) -> str:
     text = json.dumps(tree, ensure_ascii=False, indent=1)
     # the name of a file may be bytes that are no text; escaped, they come back in os.fsencode
     return json.dumps(tree, indent=1) if re.search("[\udc80-\udcff]", text) else text
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """A path as one writes it from here: relative, unless it lies outside."""
     relative = os.path.relpath(path)
     return str(path.resolve()) if relative.startswith("..") else relative

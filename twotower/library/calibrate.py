@@ -117,8 +117,9 @@ class TagCurve:
 
     def logits(self, tags: Floats, image_embeds: Floats) -> NDArray[np.float64]:
         """The log-odds [n, t] that pictures [n, embed_dim] show what tags [t, embed_dim] say."""
-        return np.tensordot(self.features(tags, image_embeds), self.weights[:-1], 1) + (
-            self.weights[-1]
+        return (
+            np.tensordot(self.features(tags, image_embeds), self.weights[:-1], 1)
+            + (self.weights[-1])
         )
 
     def features(self, tags: Floats, image_embeds: Floats) -> NDArray[np.float64]:

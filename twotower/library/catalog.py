@@ -330,9 +330,7 @@ class Catalog:
         """Keep sharpness and brightness of pictures, and forget those of pictures that have gone."""
         rows = [(number, *values) for number, values in measures.items()]  # NaN becomes NULL
         with self._transaction() as execute_many:
-            execute_many(
-                "REPLACE INTO measures (id, sharpness, brightness) VALUES (?, ?, ?)", rows
-            )
+            execute_many("REPLACE INTO measures (id, sharpness, brightness) VALUES (?, ?, ?)", rows)
             execute_many("DELETE FROM measures WHERE id NOT IN (SELECT id FROM pictures)", [()])
 
     # Models

@@ -106,5 +106,3 @@ def _open(path: Path) -> Image.Image:
     if path.suffix.lower() in RAW_SUFFIXES:
         return open_preview(path.read_bytes(), str(path))
     return open_picture(path, draft_size=SIDE)
-
-

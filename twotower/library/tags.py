@@ -218,9 +218,7 @@ def _groups(vocabulary: Vocabulary, places: dict[TagPath, int]) -> list[list[int
     groups = []
     for heading in vocabulary.tags:
         if heading.one:
-            members = [
-                place for path, place in places.items() if path[:-1] == heading.path
-            ]
+            members = [place for path, place in places.items() if path[:-1] == heading.path]
             if members:
                 groups.append(members)
     return groups

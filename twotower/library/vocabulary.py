@@ -10,7 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -204,7 +204,12 @@ class _Builder:
         name = " ".join(name.split())
         if not name:
             raise self.error(line, "a tag without a name; write one, or remove what is empty")
-        if re.search(r"[|{}\[\]]", name) or name[0] in "#+-@" or name.endswith("(one)") or not name.isprintable():
+        if (
+            re.search(r"[|{}\[\]]", name)
+            or name[0] in "#+-@"
+            or name.endswith("(one)")
+            or not name.isprintable()
+        ):
             raise self.error(
                 line,
                 f"{name!r} cannot be a name: | {{ }} [ ] may not be in it, nor # + - @ at its start, "
@@ -238,7 +243,11 @@ def _read_lines(lines: Iterator[_Line], builder: _Builder) -> None:
             continue
         match = re.fullmatch(r"(.*?)(\s*\(one\))?((?:\s*\{[^{}]*\})*)", line.text)
         assert match is not None  # every part may be empty
-        name, one, synonyms = match[1].strip(), bool(match[2]), re.findall(r"\{([^{}]*)\}", match[3])
+        name, one, synonyms = (
+            match[1].strip(),
+            bool(match[2]),
+            re.findall(r"\{([^{}]*)\}", match[3]),
+        )
         heading = one or (name.startswith("[") and name.endswith("]"))
         name = name[1:-1] if name.startswith("[") and name.endswith("]") else name
         names = tuple(name.split("|"))
@@ -382,7 +391,9 @@ def _ancestors(row: _Row, rows: list[_Row], builder: _Builder) -> TagPath:
         if following is None:
             break
         if following.line in seen:
-            raise builder.error(row.line, f"{row.values['tag']!r} lies below itself, by its parents")
+            raise builder.error(
+                row.line, f"{row.values['tag']!r} lies below itself, by its parents"
+            )
         seen.add(following.line)
         above[:1] = following.path
         at = following
