@@ -35,7 +35,7 @@ TYPICAL_TEXT = (1.1, 0.7, -0.4, -5.0)
 TYPICAL_IMAGE = (0.3, 0.7, -0.1, -5.3)
 TYPICAL_CUTOFF = 0.35
 TYPICAL_DUPLICATE = 0.95
-TYPICAL_TAGS = (6.7, -8.2, -5.4, 9.9, 11.4, -5.5, -9.6)
+TYPICAL_TAGS = (0.1, 2.7, 10.1, -9.2, -4.0)
 TYPICAL_CUTOFFS = ((0.5, 0.5), (0.7, 0.7), (0.8, 0.8), (0.9, 0.94), (0.95, 0.98))
 ESTIMATED_FROM = 5000  # pictures of the library
 
@@ -77,6 +77,15 @@ class Background:
         competition = np.full(len(scores), np.log(max(size, 1)))
         return np.stack([for_query, for_picture, competition], axis=1).astype(np.float64)
 
+    def deviations(self, queries: Floats, image_embeds: Floats) -> Floats:
+        """How far each picture stands out for each query among pictures in general [n, q]."""
+        scores = (image_embeds - self.pictures) @ queries.T
+        return np.asarray(scores / self.sds(queries), np.float32)
+
+    def sds(self, queries: Floats) -> Floats:
+        """How far the scores of queries [q, embed_dim] vary among pictures in general [q]."""
+        return np.asarray(np.sqrt(((self.spread @ queries.T) ** 2).sum(axis=0) + self.rest))
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -100,13 +109,12 @@ class Curve:
 class TagCurve:
     """From tags and pictures to probabilities: here no pictures compete, each is judged alone.
 
-    A tag's words may say little ("person") or much ("snowboarder"), which shows in how far they lie
-    from generic queries: both deviations count as they are and divided by that.
+    What many pictures show ("person") and what few do ("snowboarder") differ in how much the scores
+    of their words vary over pictures, and in how far these words lie from generic queries.
 
     Attributes:
         distance: of generic queries from their mean; the unit of a tag's distance.
-        weights: of the two deviations, the two divided, the spread of the tag's scores over
-            pictures, its distance, and a constant.
+        weights: of the two deviations, the spread of the tag's scores, its distance, a constant.
         cutoffs: pairs, of a precision and the probability from which tags had it in the fit.
     """
 
@@ -123,18 +131,14 @@ class TagCurve:
         )
 
     def features(self, tags: Floats, image_embeds: Floats) -> NDArray[np.float64]:
-        """What the weights are of: [n, t, 6]."""
+        """What the weights are of: [n, t, 4]."""
         background = self.background
         scores = image_embeds @ tags.T
-        sd = np.sqrt(((background.spread @ tags.T) ** 2).sum(axis=0) + background.rest)
-        for_tag = (scores - background.pictures @ tags.T) / sd
+        sd, for_tag = background.sds(tags), background.deviations(tags, image_embeds)
         for_picture = (scores - (image_embeds @ background.queries)[:, None]) / background.query_sd
         distance = np.linalg.norm(tags - background.queries, axis=1) / self.distance
-        distance = np.maximum(distance, 0.1)
-        facts = [sd / background.query_sd, distance]
-        columns = [for_tag, for_picture, for_tag / distance, for_picture / distance]
-        columns += [np.broadcast_to(fact, scores.shape) for fact in facts]
-        return np.stack(columns, axis=-1).astype(np.float64)
+        facts = [np.broadcast_to(one, scores.shape) for one in (sd / background.query_sd, distance)]
+        return np.stack([for_tag, for_picture, *facts], axis=-1).astype(np.float64)
 
     def cutoff(self, precision: float) -> float:
         """The probability from which tags have a precision; above 1 where the model is never so

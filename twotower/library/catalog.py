@@ -327,7 +327,7 @@ class Catalog:
         return found
 
     def add_measures(self, measures: dict[int, tuple[float, float]]) -> None:
-        """Keep sharpness and brightness of pictures, and forget those of pictures that have gone."""
+        """Keep sharpness and brightness of pictures, and forget those that have gone."""
         rows = [(number, *values) for number, values in measures.items()]  # NaN becomes NULL
         with self._transaction() as execute_many:
             execute_many("REPLACE INTO measures (id, sharpness, brightness) VALUES (?, ?, ?)", rows)

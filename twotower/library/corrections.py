@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,7 +96,7 @@ def _content(
         return content
     root = library.root.resolve()
     for path in (root / row["picture"], Path(row["picture"])):
-        full = Path(os.path.abspath(path))
+        full = path.parent.resolve() / path.name  # a link is a picture of its own
         if full.is_relative_to(root):
             found = contents.get(full.relative_to(root).as_posix())
             if found is not None:

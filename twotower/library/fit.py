@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,6 +51,7 @@ NOTHING = 0.9  # how often the cut-off answers "nothing" to a search for what is
 PICTURE_QUERIES = 400
 FEWEST = 200  # pictures, below which a fit means nothing
 COPIES = 200  # pictures that are altered, to learn how alike copies are
+FOLDS = 5  # parts of the tags, each judged by what the others teach
 COPIES_FOUND = 0.95
 TAKEN_FOR_COPIES = 0.001
 PRECISIONS = tuple(round(0.5 + 0.01 * step, 2) for step in range(50))  # that tags are cut off at
@@ -119,7 +121,7 @@ def fit_tags(
     vocabulary = read_vocabulary()
     distance = mean_distance(model.encode_text(background_texts()))
     untrained = TagCurve(background, distance, TYPICAL_TAGS, ())
-    features, answers = [], []
+    features, answers, folds = [], [], []
     for source in sources:
         said = captioned_tags(source.captions)
         tags = [vocabulary.find(one.name) for one in said]
@@ -129,12 +131,23 @@ def fit_tags(
             pictures = source.image_embeds[decided]
             features.append(untrained.features(vector[None], pictures)[:, 0])
             answers.append(one.answers[decided] == 1)
+            folds.append(np.full(int(decided.sum()), zlib.crc32(one.name.encode()) % FOLDS))
     if not features or not any(one.any() for one in answers):
         return None
-    x, y = np.concatenate(features), np.concatenate(answers)
+    x, y, fold = np.concatenate(features), np.concatenate(answers), np.concatenate(folds)
     weights = fit_logistic(x, y)
-    p = 1 / (1 + np.exp(-(x @ weights[:-1] + weights[-1])))
-    return TagCurve(background, distance, tuple(weights.tolist()), tuple(cutoffs(p, y)))
+    unseen = np.zeros(len(y))  # the probabilities of tags that the fit did not see
+    for one in range(FOLDS):
+        unseen[fold == one] = _probabilities(
+            x[fold == one], fit_logistic(x[fold != one], y[fold != one])
+        )
+    return TagCurve(background, distance, tuple(weights.tolist()), tuple(cutoffs(unseen, y)))
+
+
+def _probabilities(
+    features: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    return np.asarray(1 / (1 + np.exp(-(features @ weights[:-1] + weights[-1]))))
 
 
 def cutoffs(

@@ -16,6 +16,7 @@ Captions = Sequence[Sequence[str]]
 
 SEVERAL = 3  # with so many captions, what none of them names is not in the picture
 RELIABLE = 0.4  # the share of a picture's captions that name a thing, for words that count as query
+RARE = 0.003  # the share of pictures below which a tag counts as not there, named by mistake
 PHRASE_LENGTHS = (2, 6)
 
 # Words that say nothing about what is seen.
@@ -162,7 +163,7 @@ def captioned_tags(captions: Captions) -> list[CaptionedTag]:
     for name, pattern in read_captioned():
         times = np.array([sum(bool(pattern.search(one)) for one in said) for said in lower])
         named = times > 0
-        if not named.any() or (times / counts)[named].mean() >= RELIABLE:
+        if named.mean() < RARE or (times / counts)[named].mean() >= RELIABLE:
             answers = np.where(times >= 2, 1, np.where(times == 0, 0, -1)).astype(np.int8)
             found.append(CaptionedTag(name, answers))
     return found

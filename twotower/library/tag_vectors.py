@@ -88,11 +88,11 @@ class _Cache:
         self._path = folder / f"tags-{model_hash(model.directory)}.npz" if folder else None
         if self._path is None:
             return
-        with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            with np.load(self._path) as file:
-                rows = file["vectors"]
-                if rows.shape[1:] == (model.config.embed_dim,):
-                    self.vectors = dict(zip(file["keys"].tolist(), rows, strict=True))
+        damaged = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+        with contextlib.suppress(*damaged), np.load(self._path) as file:
+            rows = file["vectors"]
+            if rows.shape[1:] == (model.config.embed_dim,):
+                self.vectors = dict(zip(file["keys"].tolist(), rows, strict=True))
 
     def save(self) -> None:
         if self._path is None:

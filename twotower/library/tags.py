@@ -1,7 +1,7 @@
 """Which tags of a vocabulary a picture gets: a probability for each, and where it is enough.
 
 The words of a tag and the model's calibration give log-odds; corrections bend them (`teach.py`);
-of a group where exactly one applies, the members share one probability; what is a poodle is a dog.
+what is a poodle is a dog; of a group where exactly one applies, the members share one probability.
 A tag is given from the probability at which tags had the wished precision when the model was
 calibrated. What a person has said of a tag and a picture is said.
 """
@@ -30,6 +30,7 @@ Truths = NDArray[np.bool_]
 
 AT_ONCE = 1000  # pictures
 SURE = 30.0  # log-odds of what a person has said
+GROUP_SLOPE = 1.5  # of a member's deviation; of searches in words it is about as steep
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,9 @@ class Tagger:
         self._words = words(library, self.tags, self._curve, progress)
         self._places = {tag.path: place for place, tag in enumerate(self.tags)}
         self._groups = _groups(vocabulary, self._places)
+        self._grouped = {place for members in self._groups for place in members}
+        self._cutoffs = np.full(len(self.tags), self.cutoff)
+        self._cutoffs[list(self._grouped)] = max(precision, min(self.cutoff, 1.0))
         self._parents = _parents(self.tags, self._places)
         self._verdicts = self._read_verdicts()
         self._lessons = self._learn()
@@ -109,7 +113,7 @@ class Tagger:
 
     def cutoff_of(self, number: int) -> Numbers:
         """The probability [tags] from which a picture gets each tag: a person's word is enough."""
-        cutoffs = np.full(len(self.tags), self.cutoff)
+        cutoffs = self._cutoffs.copy()
         for tag, accepted in self._verdicts.get(number, {}).items():
             if accepted:
                 for place in (tag, *self._above(tag)):
@@ -121,16 +125,35 @@ class Tagger:
         image_embeds = self._library.vectors.get(np.array(ids, np.int64))
         logits = self._words.logits(image_embeds)
         self._detect(ids, logits, progress)
-        for tag, lesson in self._lessons.items():
-            logits[:, tag] += lesson.departure(self._curve.background, image_embeds)
-        for members in self._groups:
-            logits[:, members] = exactly_one(logits[:, members])
+        lessons = {
+            tag: lesson.departure(self._curve.background, image_embeds)
+            for tag, lesson in self._lessons.items()
+        }
+        for tag, departure in lessons.items():
+            logits[:, tag] += departure
         for tag in reversed(range(len(self.tags))):  # children before what they are a kind of
-            if (parent := self._parents[tag]) is not None:
+            if (parent := self._parents[tag]) is not None and tag not in self._grouped:
                 logits[:, parent] = np.maximum(logits[:, parent], logits[:, tag])
+        self._choose(image_embeds, lessons, logits)
         for row, number in enumerate(ids):
             self._obey(logits[row], self._verdicts.get(number, {}))
         return 1 / (1 + np.exp(-np.clip(logits, -SURE, SURE)))
+
+    def _choose(self, image_embeds: Floats, lessons: dict[int, Numbers], logits: Numbers) -> None:
+        """Share out each group: its members, if what they belong to is there at all.
+
+        Here a tag's own commonness says nothing, only how it stands out against itself.
+        """
+        for members in self._groups:
+            for_tags = self._curve.background.deviations(self._words.vectors[members], image_embeds)
+            odds = GROUP_SLOPE * for_tags
+            for column, tag in enumerate(members):
+                odds[:, column] += lessons.get(tag, 0.0)
+            shares = odds - np.logaddexp.reduce(odds, axis=1, keepdims=True)
+            if (parent := self._parents[members[0]]) is not None:
+                shares -= np.logaddexp(0, -logits[:, parent])[:, None]
+            shares = np.minimum(shares, -1e-12)
+            logits[:, members] = shares - np.log(-np.expm1(shares))
 
     def _detect(self, ids: list[int], logits: Numbers, progress: Callable[[int], None]) -> None:
         detected = [place for place, tag in enumerate(self.tags) if tag.detector]
@@ -201,16 +224,6 @@ def words(
     places = [place for place, tag in enumerate(tags) for _ in tag.negatives]
     negatives = sentence_vectors(library.model, sentences)
     return Words(curve, vectors, negatives, np.array(places, np.int64))
-
-
-def exactly_one(logits: Numbers) -> Numbers:
-    """Log-odds [n, k] of statements -> their log-odds if exactly one of them is true.
-
-    By Bayes' rule the probability of each is then its share of the odds.
-    """
-    shares = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-    shares = np.minimum(shares, -1e-12)
-    return np.asarray(shares - np.log(-np.expm1(shares)))
 
 
 def _groups(vocabulary: Vocabulary, places: dict[TagPath, int]) -> list[list[int]]:

@@ -212,8 +212,8 @@ class _Builder:
         ):
             raise self.error(
                 line,
-                f"{name!r} cannot be a name: | {{ }} [ ] may not be in it, nor # + - @ at its start, "
-                "nor (one) at its end",
+                f"{name!r} cannot be a name: | {{ }} [ ] may not be in it, nor # + - @ at its "
+                "start, nor (one) at its end",
             )
         return name
 
