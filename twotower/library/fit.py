@@ -137,9 +137,9 @@ def fit_tags(
     x, y, fold = np.concatenate(features), np.concatenate(answers), np.concatenate(folds)
     weights = fit_logistic(x, y)
     unseen = np.zeros(len(y))  # the probabilities of tags that the fit did not see
-    for one in range(FOLDS):
-        unseen[fold == one] = _probabilities(
-            x[fold == one], fit_logistic(x[fold != one], y[fold != one])
+    for part in range(FOLDS):
+        unseen[fold == part] = _probabilities(
+            x[fold == part], fit_logistic(x[fold != part], y[fold != part])
         )
     return TagCurve(background, distance, tuple(weights.tolist()), tuple(cutoffs(unseen, y)))
 

@@ -206,9 +206,9 @@ class Tagger:
             if self.tags[tag].detector:
                 continue  # judged by other facts than the vectors have
             image_embeds = self._library.vectors.get(np.array([one for one, _ in examples]))
-            accepted = np.array([one for _, one in examples])
+            said = np.array([accepted for _, accepted in examples])
             logits = self._words.logits(image_embeds)[:, tag]
-            lessons[tag] = learn(self._curve.background, image_embeds, logits, accepted)
+            lessons[tag] = learn(self._curve.background, image_embeds, logits, said)
         return lessons
 
 
