@@ -88,7 +88,8 @@ def main() -> None:
     vectors = tag_vectors(model, [tag for tag in tags if tag is not None])
     print(f"{len(said)} tags, {int(((answers == 1).sum(axis=0) >= FEWEST).sum())} of them for mAP")
     rows = [
-        (name, *row) for row in measured(curve, model.logit_scale, vectors, val.image_embeds, answers)
+        (name, *row)
+        for row in measured(curve, model.logit_scale, vectors, val.image_embeds, answers)
     ]
     write(name, rows)
 

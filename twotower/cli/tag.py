@@ -60,7 +60,7 @@ def add_commands(commands: Commands) -> None:
 
 def share(text: str) -> float:
     value = float(text)
-    if not 0 < value < 1:
+    if not 0 < value < 1:  # also catches NaN
         raise argparse.ArgumentTypeError(f"{text} is no share between 0 and 1, such as 0.9")
     return value
 

@@ -278,12 +278,13 @@ def _text_lines(text: str, source: str) -> Iterator[_Line]:
         if not content or content.startswith("#"):
             continue
         indent = line[: len(line) - len(line.lstrip())]
+        back = len(indent) < len(indents[-1])
         while len(indent) < len(indents[-1]):
             indents.pop()
-        if not indent.startswith(indents[-1]):
+        if not indent.startswith(indents[-1]) or (back and indent != indents[-1]):
             raise VocabularyError(
-                f"{source} line {number}: indented with tabs where the lines above have spaces, or "
-                "the other way round; use one of them"
+                f"{source} line {number}: indented like nothing above it, perhaps with tabs where "
+                "that has spaces; mend it"
             )
         if len(indent) > len(indents[-1]):
             indents.append(indent)
