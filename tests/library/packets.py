@@ -3,7 +3,11 @@
 from collections.abc import Callable
 from xml.sax.saxutils import escape
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+
+# A busy machine is no failure.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 NAMESPACES = {
@@ -185,11 +189,9 @@ SAMPLES = {
     "Latin-1": DIGIKAM.replace("UTF-8", "ISO-8859-1").replace("beach", "Straße").encode("latin-1"),
 }
 
-NAMES = st.text(
-    st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Cn", "Zs", "Zl", "Zp"]),
-    min_size=1,
-    max_size=8,
-).map(lambda text: text.replace("\ufeff", "x"))
+# Letters with and without case, composed and not, and everything that means something to someone.
+_SIGNS = "aAbßİſé日😀\u0301\u2215\u00a6\u200d\ufffd/|\\&<>'\",;:.-_{}[]()~#%$*?=!0"
+NAMES = st.text(st.sampled_from(_SIGNS), min_size=1, max_size=6)
 TAGS = st.lists(NAMES, min_size=1, max_size=3).map(tuple)
 TAGGINGS = st.dictionaries(TAGS, st.sampled_from([0.25, 0.5, 0.93, 1.0]), max_size=5)
 

@@ -46,7 +46,8 @@ class IndexReport:
 
     Attributes:
         added: read and embedded, new or changed.
-        moved: known by their content: moved, renamed or touched; nothing was computed.
+        moved: known by their content: moved, renamed or touched, or with another sidecar; nothing
+            was computed.
         removed: no longer on the disk.
         unchanged: as they were.
         failed: could not be read in this run (`Catalog.errors` lists all).
@@ -103,7 +104,8 @@ class Indexing:
         self._total = len(new)
         self._next_id = self._catalog.next_id()
         try:
-            for _, taken in read_ahead(self._intake, self._find_again(new), ahead=2 * BATCH_SIZE):
+            left = self._find_again(self._read_sidecars(new))
+            for _, taken in read_ahead(self._intake, left, ahead=2 * BATCH_SIZE):
                 self._put(taken)
         except KeyboardInterrupt:
             self._finish()
@@ -139,6 +141,30 @@ class Indexing:
                 f"{root}: no pictures there, but {len(self._catalog)} are indexed; is the disk "
                 f"mounted? If they are gone for good, delete {self._catalog.location}"
             )
+
+    def _read_sidecars(self, new: list[Found]) -> list[Found]:
+        """Give files of which only the sidecar has changed their row back, without reading them.
+
+        Returns:
+            The others.
+        """
+        there = set(self._vectors.ids().tolist())
+        rows: dict[Found, PictureRecord] = {}
+        for one in new:
+            row = self._old.get(os.fsdecode(one.path))
+            if row is not None and row.error is None and row.id in there:
+                same = (row.size, row.mtime_ns) == (one.size, one.mtime_ns)
+                if same and row.sidecar_ns != one.sidecar_ns:
+                    rows[one] = row
+        for one, keywords in read_ahead(self._intake.keywords, rows, ahead=2 * BATCH_SIZE):
+            assert not isinstance(keywords, PictureError)
+            row = replace(rows[one], sidecar_ns=one.sidecar_ns, keywords=keywords)
+            self._old.pop(row.path)
+            self._ready.append((row, None))
+            self._moved += 1
+            self._step()
+        self._commit()
+        return [one for one in new if one not in rows]
 
     def _find_again(self, new: list[Found]) -> list[Found]:
         """Give files whose content is known their row back: moved, renamed, touched.

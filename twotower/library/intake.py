@@ -18,7 +18,8 @@ from twotower.inputs.preprocess import Preprocess
 from twotower.inputs.raw import RAW_SUFFIXES, open_preview
 from twotower.inputs.video import VIDEO_SUFFIXES, sample_frames
 from twotower.library.catalog import RETRY, Orientation, PictureRecord
-from twotower.library.keywords import keywords_of
+from twotower.library.keywords import keywords_of, read_keywords
+from twotower.library.marks import Keywords
 from twotower.library.scan import Found, sidecars_of
 
 _HASH_BYTES = 16
@@ -49,6 +50,13 @@ class Intake:
     def without_pixels(self, found: Found) -> Taken | None:
         """Read and hash a file; None if it has gone."""
         return self._take(found, pixels=False)
+
+    def keywords(self, found: Found) -> str:
+        """What people say of a picture, as `PictureRecord.keywords`, from its header and sidecars.
+
+        No more of the file is read; what cannot be read says nothing.
+        """
+        return _lines(read_keywords(self._root / os.fsdecode(found.path)))
 
     def _take(self, found: Found, pixels: bool) -> Taken | None:
         name = os.fsdecode(found.path)
@@ -125,7 +133,6 @@ def _read_steadily(record: PictureRecord, path: Path) -> tuple[bytes, PictureRec
 
 def _with_facts(record: PictureRecord, facts: Metadata, path: Path) -> PictureRecord:
     sidecars = sidecars_of(path) if record.sidecar_ns else []
-    known = keywords_of(facts.keywords, facts.xmp, sidecars)
     return replace(
         record,
         type=facts.type,
@@ -136,8 +143,12 @@ def _with_facts(record: PictureRecord, facts: Metadata, path: Path) -> PictureRe
         camera=facts.camera,
         latitude=facts.latitude,
         longitude=facts.longitude,
-        keywords="\n".join("|".join(tag) for tag in known.person),
+        keywords=_lines(keywords_of(facts.keywords, facts.xmp, sidecars)),
     )
+
+
+def _lines(keywords: Keywords) -> str:
+    return "\n".join("|".join(tag) for tag in keywords.person)
 
 
 def _orientation(facts: Metadata) -> Orientation:

@@ -99,7 +99,7 @@ class Journal:
 
     def __init__(self, location: Path) -> None:
         create_folder(location)
-        self._location = location
+        self._location = location.resolve()  # "..", from here, is not through a link
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(sole_writer(location))
@@ -138,15 +138,18 @@ class Journal:
         Changes are taken in batches, so their outcomes come a little later.
         """
         run, token = 0, secrets.token_hex(4)
+        failed: list[tuple[int]] = []
         for batch in _batches(changes):
-            if not run:
-                run = self._begin(token)
-            numbers = self._note(run, batch)
+            run, numbers = self._note(run, token, batch)
             for number, change in zip(numbers, batch, strict=True):
-                yield Outcome(change, _attempt(change, f".twotower-{token}-{number}"))
+                error = _attempt(change, f".twotower-{token}-{number}")
+                if error is not None:
+                    failed.append((number,))
+                yield Outcome(change, error)
             for folder in {change.path.parent for change in batch}:
                 _settle(folder)
-        if run:
+        with self._transaction():
+            self._connection.executemany("DELETE FROM changes WHERE id = ?", failed)
             self._connection.execute("UPDATE runs SET finished = 1 WHERE id = ?", [run])
 
     def undo(self, untag: Callable[[Path, Mapping[Tag, float]], Change | None]) -> UndoReport:
@@ -156,56 +159,73 @@ class Journal:
             untag: the change that leaves only the given ones of our tags in a file; None if that
                 is so already.
         """
-        [run] = self._connection.execute("SELECT max(id) FROM runs").fetchone()
-        if run is None:
+        query = "SELECT id, token FROM runs WHERE id = (SELECT max(run) FROM changes)"
+        last = self._connection.execute(query).fetchone()
+        if last is None:
             return UndoReport()
+        run, token = last
+        self._connection.execute("UPDATE runs SET finished = 0 WHERE id = ?", [run])
+        query = "SELECT id FROM changes WHERE run = ? ORDER BY id DESC"
+        numbers = [number for (number,) in self._connection.execute(query, [run])]
         counts = {"restored": 0, "untagged": 0, "unchanged": 0}
-        errors = []
-        token = secrets.token_hex(4)
-        rows = self._connection.execute(
-            "SELECT id, path, before, after, head, tail, middle, ours FROM changes "
-            "WHERE run = ? ORDER BY id DESC",
-            [run],
-        ).fetchall()
-        for number, path, *row in rows:
+        errors: list[str] = []
+        settled: list[tuple[int]] = []
+        folders: set[Path] = set()
+        for number in numbers:
+            path, *row = self._connection.execute(
+                "SELECT path, before, after, head, tail, middle, ours FROM changes WHERE id = ?",
+                [number],
+            ).fetchone()
             file = self._location / os.fsdecode(path)
+            folders.add(file.parent)
             done, change, error = _way_back(file, untag, *row)
             if error is None and change is not None:
                 error = _attempt(change, f".twotower-{token}-{number}")
             if error is None:
                 counts[done] += 1
-                self._connection.execute("DELETE FROM changes WHERE id = ?", [number])
+                settled.append((number,))
             else:
                 errors.append(error)
-        if not errors:
-            self._connection.execute("DELETE FROM runs WHERE id = ?", [run])
+        for folder in folders:
+            _settle(folder)
+        with self._transaction():  # dying before, all is done again, which changes nothing
+            self._connection.executemany("DELETE FROM changes WHERE id = ?", settled)
+            self._connection.execute("UPDATE runs SET finished = 1 WHERE id = ?", [run])
         return UndoReport(**counts, errors=tuple(dict.fromkeys(errors)))
 
-    def _begin(self, token: str) -> int:
-        query = "INSERT INTO runs (token, finished) VALUES (?, 0)"
-        return int(self._connection.execute(query, [token]).lastrowid or 0)
-
-    def _note(self, run: int, batch: Iterable[Change]) -> list[int]:
-        """Commit what is about to happen. Returns the numbers of the changes."""
+    def _note(self, run: int, token: str, batch: Iterable[Change]) -> tuple[int, list[int]]:
+        """Commit what is about to happen. Returns the run, and the numbers of the changes."""
         numbers = []
+        with self._transaction():
+            if not run:
+                query = "INSERT INTO runs (token, finished) VALUES (?, 0)"
+                run = int(self._connection.execute(query, [token]).lastrowid or 0)
+            for change in batch:
+                before, after = change.before or b"", change.after or b""
+                head, tail = _common(before, after)
+                row = (
+                    run,
+                    os.fsencode(_relative(change.path, self._location)),
+                    _hash(change.before),
+                    _hash(change.after),
+                    head,
+                    tail,
+                    before[head : len(before) - tail],
+                    json.dumps([[tag, probability] for tag, probability in change.ours.items()]),
+                )
+                query = f"INSERT INTO changes VALUES (NULL, {', '.join('?' * len(row))})"
+                numbers.append(int(self._connection.execute(query, row).lastrowid or 0))
+        return run, numbers
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
         self._connection.execute("BEGIN IMMEDIATE")
-        for change in batch:
-            head, tail = _common(change.before or b"", change.after or b"")
-            before = change.before or b""
-            row = (
-                run,
-                os.fsencode(_relative(change.path, self._location)),
-                _hash(change.before),
-                _hash(change.after),
-                head,
-                tail,
-                before[head : len(before) - tail],
-                json.dumps([[tag, probability] for tag, probability in change.ours.items()]),
-            )
-            query = f"INSERT INTO changes VALUES (NULL, {', '.join('?' * len(row))})"
-            numbers.append(int(self._connection.execute(query, row).lastrowid or 0))
-        self._connection.execute("COMMIT")
-        return numbers
+        try:
+            yield
+        except BaseException:
+            self._connection.rollback()
+            raise
+        self._connection.commit()
 
     def _clear_away(self) -> None:
         """Remove the temporary files of runs that died."""
@@ -216,8 +236,8 @@ class Journal:
         for path, token, number in rows:
             file = self._location / os.fsdecode(path)
             with contextlib.suppress(OSError):
-                file.with_name(f".twotower-{token}-{number}").unlink()
-        self._connection.execute("UPDATE runs SET finished = 1")
+                file.resolve().with_name(f".twotower-{token}-{number}").unlink()
+        self._connection.execute("UPDATE runs SET finished = 1 WHERE NOT finished")
 
 
 def _batches(changes: Iterable[Change]) -> Iterator[list[Change]]:
@@ -248,11 +268,14 @@ def _way_back(
         now = read(file)
     except OSError as error:
         return "", None, f"{file}: cannot be read ({error.strerror}); check its rights"
-    if _hash(now) == before or now is None:
+    if _hash(now) == before:
         return "unchanged", None, None
     if _hash(now) == after:
-        back = None if before is None else now[:head] + middle + now[len(now) - tail :]
+        same = now or b""
+        back = None if before is None else same[:head] + middle + same[len(same) - tail :]
         return "restored", Change(file, now, back), None
+    if now is None:
+        return "unchanged", None, None
     tags = {tuple(tag): float(probability) for tag, probability in json.loads(ours)}
     try:
         change = untag(file, tags)
@@ -273,20 +296,25 @@ def _attempt(change: Change, temporary: str) -> str | None:
     """Make a change unless the file is not what it was. Returns why it could not be made."""
     path = change.path.resolve()  # of a link, what it leads to
     beside = path.with_name(temporary)
+    changed = f"{change.path}: has changed since it was read; left as it is, tag again"
     try:
+        if read(path) != change.before:
+            return changed
+        if change.before is not None and not os.access(path, os.W_OK):
+            return f"{change.path}: is read-only; left as it is"
         if change.after is not None:
             _write(beside, change.after, path if change.before is not None else None)
-        if read(path) != change.before:
-            return f"{change.path}: has changed since it was read; left as it is, tag again"
+            if read(path) != change.before:  # this took a moment
+                return changed
         if change.after is None:
             path.unlink()
         elif change.before is None:
-            os.link(beside, path)  # fails where a file has just appeared
+            _put_new(beside, path)
         else:
             beside.replace(path)
         return None
-    except FileExistsError:
-        return f"{change.path}: has just been made by another program; left as it is, tag again"
+    except (FileExistsError, FileNotFoundError):
+        return changed
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return (
@@ -296,6 +324,19 @@ def _attempt(change: Change, temporary: str) -> str | None:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
+
+
+def _put_new(beside: Path, path: Path) -> None:
+    """Give a file its name. Raises `FileExistsError` where one has just appeared."""
+    try:
+        os.link(beside, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS or path.exists():
+            raise
+        beside.rename(path)
+
+
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)  # such as exFAT, of memory cards
 
 
 def _write(path: Path, content: bytes, like: Path | None) -> None:
@@ -345,7 +386,8 @@ def _shared(one: bytes, other: bytes) -> int:
 
 
 def _relative(path: Path, location: Path) -> str:
+    path = path.parent.resolve() / path.name
     try:
-        return os.path.relpath(path.absolute(), location.absolute())
+        return os.path.relpath(path, location)
     except ValueError:  # on another drive
-        return str(path.absolute())
+        return str(path)

@@ -8,8 +8,8 @@ tag, and the tag:
     0.93 5f0c2a917be4 dc+lr+digiKam animal|dog|poodle
 
 What a list holds and the mark does not claim is a person's. A tag that the mark claims and one of
-its lists lacks has been taken out by a person: it keeps `-` in place of the lists, and is not
-written again.
+its lists lacks, while it has others of ours, has been taken out by a person: it keeps `-` in place
+of the lists, and is not written again.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ _PATHS = {
     Property("mediapro", "http://ns.iview-multimedia.com/mediapro/1.0/", "CatalogSets"): "|",
 }
 _LOOKALIKES = {"/": "\N{DIVISION SLASH}", "|": "\N{BROKEN BAR}"}
+_SIGNS = {ord(lookalike): sign for sign, lookalike in _LOOKALIKES.items()}
 _LISTS = (SUBJECT, HIERARCHY, TAGS_LIST)
 _ENTRY = re.compile(r"([01]\.\d\d) (\S+) (-|\S+) (.+)", re.DOTALL)
 _NOT_IN_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -61,20 +62,22 @@ class Keywords:
 
 
 class _Claim(NamedTuple):
-    """An item of the mark: the lists to which we have added a tag, and whether it stands.
+    """An item of the mark: the lists to which we have added a tag, and what has become of it.
 
-    It does not if a person has taken it out of any of them, now or long ago (no lists).
+    It stands if all of them still have it. It is rejected if a person has taken it out, now or
+    long ago (then it has no lists). It is neither if a list has lost all that was ours.
     """
 
     tag: Tag
     probability: float
     model: str
     lists: frozenset[str]
-    stands: bool
+    stands: bool = True
+    rejected: bool = False
 
     def __str__(self) -> str:
         lists = "+".join(name.prefix for name in _LISTS if name.prefix in self.lists)
-        if not self.stands:
+        if self.rejected:
             lists = ""
         return f"{self.probability:.2f} {self.model} {lists or '-'} {_escaped(self.tag)}"
 
@@ -99,14 +102,14 @@ def _keywords(packet: Packet, claims: Sequence[_Claim]) -> Keywords:
     # Programs repeat the names of a path in the flat list: there they are no keyword of their own.
     told = {part for path in paths for part in path}
     for one in claims:
-        told.update(map(_key, one.tag if SUBJECT.prefix in one.lists else one.tag[:-1]))
+        told.update(_keys(one.tag if SUBJECT.prefix in one.lists else one.tag[:-1]))
     for text in packet.items(SUBJECT):
-        if _key(text) not in told and (tag := clean_tag([text])):
+        if (tag := clean_tag([text])) and _keys(tag)[0] not in told:
             paths.setdefault(_keys(tag), tag)
     return Keywords(
         person=tuple(paths.values()),
         ours={one.tag: one.probability for one in claims if one.stands},
-        rejected=tuple(one.tag for one in claims if not one.stands and _keys(one.tag) not in paths),
+        rejected=tuple(one.tag for one in claims if one.rejected and _keys(one.tag) not in paths),
     )
 
 
@@ -123,7 +126,7 @@ def combined(sources: Iterable[Keywords]) -> Keywords:
         told = {key for tag in foreign for key in _keys(tag)}
         told.update(key for tag in person.values() if len(tag) > 1 for key in _keys(tag))
         for tag in one.person:
-            if _keys(tag) not in known and not (len(tag) == 1 and _key(tag[0]) in told):
+            if _keys(tag) not in known and not (len(tag) == 1 and _keys(tag)[0] in told):
                 person.setdefault(_keys(tag), tag)
     rejected = dict.fromkeys(tag for one in sources for tag in one.rejected)
     return Keywords(
@@ -162,7 +165,7 @@ def set_tags(
     packet = Packet(content)
     before = _claims(packet)
     known = _keywords(packet, before)
-    claimed = {_keys(one.tag) for one in before if one.stands}
+    claimed = {_keys(one.tag) for one in before if not one.rejected}
     elsewhere = [tag for tag in person if tag and _keys(tag) not in claimed]
     theirs = list({_keys(tag): tag for tag in [*known.person, *elsewhere]}.values())
     refused = {_keys(tag) for tag in (*known.rejected, *theirs)}
@@ -191,9 +194,9 @@ def set_tags(
         remove = [there[key] for key in ours - kept - desired.keys() if key in there]
         add = [text for key, text in desired.items() if key not in there]
         edits[name] = Edit(remove, [*begun.values(), *add] if add else ())
-    claims = [one for one in before if not one.stands and _keys(one.tag) in refused]
+    claims = [one for one in before if one.rejected]
     claims += [
-        _Claim(tag, min(1.0, max(0.0, probability)), _model(model), frozenset(lists[tag]), True)
+        _Claim(tag, min(1.0, max(0.0, probability)), _model(model), frozenset(lists[tag]))
         for tag, probability in wanted.values()
         if lists[tag]
     ]
@@ -213,21 +216,32 @@ def _difference(before: Iterable[str], after: Iterable[str]) -> Edit:
 
 
 def _claims(packet: Packet) -> list[_Claim]:
-    """The items of the mark, and whether the lists bear them out."""
+    """The items of the mark, and whether the lists bear them out.
+
+    A person takes out one tag or another. A list without any of ours was written by a program that
+    had not read them, and says nothing about what a person thinks of them.
+    """
     there = {name.prefix: {_key(text) for text in packet.items(name)} for name in _LISTS}
-    written = {name.prefix: name for name in _LISTS}
     claims = []
     for text in packet.items(MARK):
-        match = _ENTRY.fullmatch(text)
-        if match is None:
-            continue
-        tag = _unescaped(match[4])
-        lists = frozenset(match[3].split("+")) & written.keys()
-        stands = bool(lists) and all(
-            _key(_written(written[one], tag)) in there[one] for one in lists
-        )
-        claims.append(_Claim(tag, float(match[1]), match[2], lists, stands))
-    return claims
+        if match := _ENTRY.fullmatch(text):
+            lists = frozenset(match[3].split("+")) & there.keys()
+            tag = _unescaped(match[4])
+            claims.append(_Claim(tag, float(match[1]), match[2], lists, rejected=not lists))
+    lost = {}  # by list, the tags that it has not
+    overwritten = set()
+    for name in _LISTS:
+        ours = [one.tag for one in claims if name.prefix in one.lists]
+        gone = {tag for tag in ours if _key(_written(name, tag)) not in there[name.prefix]}
+        lost[name.prefix] = gone
+        if len(gone) == len(ours):
+            overwritten.add(name.prefix)
+    found = []
+    for one in claims:
+        without = {name for name in one.lists if one.tag in lost[name]}
+        rejected = one.rejected or bool(without - overwritten)
+        found.append(one._replace(stands=not without and not rejected, rejected=rejected))
+    return found
 
 
 def _written(name: Property, tag: Tag) -> str:
@@ -263,7 +277,8 @@ def _key(text: str) -> str:
 
 
 def _keys(tag: Tag) -> tuple[str, ...]:
-    return tuple(map(_key, tag))
+    """The same for the names of a path, where a sign may stand for one that it looks like."""
+    return tuple(_key(name.translate(_SIGNS)) for name in tag)
 
 
 def _model(fingerprint: str) -> str:

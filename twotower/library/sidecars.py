@@ -148,10 +148,12 @@ def sidecars_to_write(picture: Path) -> list[Path]:
     Raises:
         SidecarError: there is `a.xmp` and also `a.XMP`.
     """
-    full = _existing(picture.with_name(picture.name + ".xmp"))
-    short = _existing(picture.with_suffix(".xmp")) if _owns_short(picture) else None
-    found = [path for path in (full, short) if path is not None]
-    return found or [picture.with_name(picture.name + ".xmp")]
+    full = picture.with_name(picture.name + ".xmp")
+    short = _existing(picture.with_suffix(".xmp"))
+    if short is not None and not _owns_short(picture):
+        short = None
+    found = [path for path in (_existing(full), short) if path is not None]
+    return found or [full]
 
 
 def _existing(path: Path) -> Path | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from twotower.library.catalog import find_library
 from twotower.library.marks import Tag, clean_tag
 
 Tagged = Iterable[tuple[Path, Mapping[Tag, float]]]
@@ -93,10 +94,16 @@ def link_folders(
     the same picture stays, and another file of the same name gets a number beside it.
 
     Raises:
-        ExportError: `target` cannot be made, or links cannot be made there.
+        ExportError: `target` cannot be made, or links cannot be made there, or it lies among the
+            pictures of a library, which would then have them twice.
     """
     linked = there = 0
     errors: list[str] = []
+    if library := find_library(target):
+        raise ExportError(
+            f"{target}: lies among the pictures of {library.parent}, which would then be found "
+            "twice; choose a folder outside"
+        )
     _make_folder(target)
     for path, tags in tagged:
         for tag in tags:
@@ -151,7 +158,7 @@ def _safe(name: str) -> str:
     while len(os.fsencode(name)) > _LONGEST:
         name = name[:-1]
     name = name.rstrip(" .") or "_"
-    return f"{name}_" if _DEVICES.fullmatch(name) else name
+    return f"_{name}" if _DEVICES.fullmatch(name) else name
 
 
 def _joined(tag: Tag) -> str:
