@@ -69,8 +69,8 @@ Truths = NDArray[np.bool_]
 class Scores:
     """Pictures by tags: what orders them, the probability, and which are given."""
 
-    order: Numbers
-    probability: Numbers
+    order: NDArray[np.floating]
+    probability: NDArray[np.floating]
     given: Truths
 
 
@@ -110,8 +110,8 @@ def pictures(model: Encoder, folder: Path, image_embeds: Floats | None) -> Pictu
     pairs = [source[number] for number in range(len(source))]
     if image_embeds is None:
         image_embeds = model.encode_image([pair.picture for pair in pairs])
-    there = np.isfinite(image_embeds).all(axis=1)  # of some, vectors made elsewhere may be missing
-    captions = [pair.captions for pair, one in zip(pairs, there, strict=True) if one]
+    there = np.isfinite(image_embeds.sum(axis=1))  # of some, vectors made elsewhere may be missing
+    captions = [pair.captions for pair, one in zip(pairs, list(there), strict=True) if one]
     return Pictures(image_embeds[there], captions)
 
 

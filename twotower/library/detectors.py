@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SIDE = 512  # pixels of the longer side at which pictures are looked at, as a person does
 BLOCK = 32  # pixels: the sharpest of these decides, since a background may be out of focus
-# Constant and slope of the log-odds, from photographs and blurred copies of flickr8k-train.
+# Constant and slope of the log-odds, set by hand; how well they do: benchmarks/detectors.py.
 BLURRY = (7.4, -2.0)  # over the logarithm of the sharpness
 BLACK = (6.0, -0.5)  # over the 99th percentile of the brightness, 0 to 255
 
