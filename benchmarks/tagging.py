@@ -42,6 +42,7 @@ from twotower.library.calibrate import (
 from twotower.library.fit import Pictures, fit_tags
 from twotower.library.labelled import captioned_tags
 from twotower.library.tag_vectors import tag_vectors
+from twotower.library.tags import TAUGHT
 from twotower.library.teach import learn
 from twotower.library.vocabulary import read_vocabulary
 from twotower.pairs.sources import open_source
@@ -132,7 +133,7 @@ def measured(
     for count in CORRECTIONS:
         halves = list(learned_halves(curve, vectors, image_embeds, answers, count))
         for asked in ASKED:
-            cutoff = curve.cutoff(asked)
+            cutoff = min(curve.cutoff(asked), asked if count >= TAUGHT else 2.0)
             tested = [(Scores(p, p, p >= cutoff), truth) for p, truth in halves]
             yield ("twotower", f"{asked:.1f}", str(count), *summarise(tested))
 

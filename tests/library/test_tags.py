@@ -342,6 +342,8 @@ def test_the_tags_of_one_folder(
     assert tag(root / "some", "--vocabulary", words, "--dry-run", "--json") == 0
     [only] = json.loads(capsys.readouterr().out)
     assert only["path"].endswith("some/cat.jpg")
+    assert tag(root / "nowhere", "--vocabulary", words) == 1
+    assert "nowhere: no folder in" in capsys.readouterr().err
 
 
 def test_the_review_page_holds_what_is_unsure(

@@ -108,8 +108,8 @@ def pictures(library: Library, folder: Path | None) -> list[int]:
     where: tuple[str, list[bytes]] = ("1", [])
     if folder is not None:
         inside = folder.resolve()
-        if not inside.is_relative_to(library.root.resolve()):
-            raise LibraryError(f"{folder}: not in the library of {library.root}")
+        if not folder.is_dir() or not inside.is_relative_to(library.root.resolve()):
+            raise LibraryError(f"{folder}: no folder in {library.root}; give one that is")
         relative = inside.relative_to(library.root.resolve()).as_posix()
         if relative != ".":
             where = library.catalog.in_folder(relative)

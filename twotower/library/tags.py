@@ -29,6 +29,7 @@ Numbers = NDArray[np.float64]
 Truths = NDArray[np.bool_]
 
 AT_ONCE = 1000  # pictures
+TAUGHT = 5  # corrections from which a tag is believed where the model as it came is not
 SURE = 30.0  # log-odds of what a person has said
 GROUP_SLOPE = 1.5  # of a member's deviation; of searches in words it is about as steep
 
@@ -96,6 +97,9 @@ class Tagger:
         self._parents = _parents(self.tags, self._places)
         self._verdicts = self._read_verdicts()
         self._lessons = self._learn()
+        for tag, lesson in self._lessons.items():
+            if len(lesson.weights) >= TAUGHT:
+                self._cutoffs[tag] = min(self._cutoffs[tag], precision)
 
     def judge(
         self, ids: Sequence[int], progress: Callable[[int], None] = lambda count: None
@@ -109,16 +113,16 @@ class Tagger:
             some = [int(one) for one in ids[start : start + AT_ONCE]]
             probabilities = self._probabilities(some, progress)
             for number, row in zip(some, probabilities, strict=True):
-                yield TaggedPicture(number, row, row >= self.cutoff_of(number))
+                yield TaggedPicture(number, row, self._given(number, row))
 
-    def cutoff_of(self, number: int) -> Numbers:
-        """The probability [tags] from which a picture gets each tag: a person's word is enough."""
-        cutoffs = self._cutoffs.copy()
+    def _given(self, number: int, probabilities: Numbers) -> Truths:
+        """Which tags [tags] a picture gets: with each also what it is a kind of."""
+        given = probabilities >= self._cutoffs
         for tag, accepted in self._verdicts.get(number, {}).items():
-            if accepted:
-                for place in (tag, *self._above(tag)):
-                    cutoffs[place] = 0.0
-        return cutoffs
+            given[tag] |= accepted
+        for tag in np.flatnonzero(given).tolist():
+            given[self._above(tag)] = True
+        return given
 
     def _probabilities(self, ids: list[int], progress: Callable[[int], None]) -> Numbers:
         """[n, tags]."""
