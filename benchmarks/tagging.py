@@ -5,7 +5,7 @@
 Truth: the captions of flickr8k-val and the tags of twotower/library/captioned.txt, which people who
 describe a picture hardly leave out. A picture shows a tag if two of its five captions name it, does
 not if none does, and what one of them names is left out. mAP is over the tags that five pictures
-show at least; precision, recall and ECE are over all tags and pictures at once, also tags that no
+of a half show at least; precision, recall and ECE are over all tags and pictures at once, also tags that no
 picture shows.
 
 Corrections: the pictures are halved, on one half the tags get theirs, in the order of the review
@@ -129,16 +129,23 @@ def measured(
         "softmax, first": Scores(softmax, softmax, argmax),
     }
     for name, scores in peers.items():
-        yield (name, "", "", *summarise([(scores, answers)]))
+        tested = [
+            (
+                Scores(scores.order[some], scores.probability[some], scores.given[some]),
+                answers[some],
+            )
+            for _, some in halves(len(answers))
+        ]
+        yield (name, "", "", *summarise(tested))
     for count in CORRECTIONS:
-        halves = list(learned_halves(curve, vectors, image_embeds, answers, count))
+        judged = list(judged_halves(curve, vectors, image_embeds, answers, count))
         for asked in ASKED:
             cutoff = min(curve.cutoff(asked), asked if count >= TAUGHT else 2.0)
-            tested = [(Scores(p, p, p >= cutoff), truth) for p, truth in halves]
+            tested = [(Scores(p, p, p >= cutoff), truth) for p, truth in judged]
             yield ("twotower", f"{asked:.1f}", str(count), *summarise(tested))
 
 
-def learned_halves(
+def judged_halves(
     curve: TagCurve,
     vectors: Floats,
     image_embeds: Floats,
@@ -147,23 +154,28 @@ def learned_halves(
 ) -> Iterator[tuple[Numbers, NDArray[np.int8]]]:
     """Probabilities and answers of halves whose other half had `count` corrections a tag."""
     logits = curve.logits(vectors, image_embeds)
+    for taught, tested in halves(len(image_embeds)):
+        after = logits[tested].copy()
+        for tag in range(len(vectors)) if count else ():
+            decided = taught[answers[taught, tag] >= 0]
+            asked = decided[np.argsort(np.abs(logits[decided, tag]), kind="stable")[:count]]
+            lesson = learn(
+                curve.background,
+                image_embeds[asked],
+                logits[asked, tag],
+                answers[asked, tag] == 1,
+            )
+            after[:, tag] += lesson.departure(curve.background, image_embeds[tested])
+        yield 1 / (1 + np.exp(-after)), answers[tested]
+
+
+def halves(count: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Places of `count` pictures that are taught, and of those that are tested."""
     random = np.random.default_rng(0)
     for _ in range(HALVINGS):
-        order = random.permutation(len(image_embeds))
-        middle = len(order) // 2
-        for taught, tested in ((order[:middle], order[middle:]), (order[middle:], order[:middle])):
-            after = logits[tested].copy()
-            for tag in range(len(vectors)) if count else ():
-                decided = taught[answers[taught, tag] >= 0]
-                asked = decided[np.argsort(np.abs(logits[decided, tag]), kind="stable")[:count]]
-                lesson = learn(
-                    curve.background,
-                    image_embeds[asked],
-                    logits[asked, tag],
-                    answers[asked, tag] == 1,
-                )
-                after[:, tag] += lesson.departure(curve.background, image_embeds[tested])
-            yield 1 / (1 + np.exp(-after)), answers[tested]
+        order = random.permutation(count)
+        yield order[: count // 2], order[count // 2 :]
+        yield order[count // 2 :], order[: count // 2]
 
 
 def summarise(tested: Sequence[tuple[Scores, NDArray[np.int8]]]) -> tuple[str, ...]:
@@ -171,7 +183,7 @@ def summarise(tested: Sequence[tuple[Scores, NDArray[np.int8]]]) -> tuple[str, .
     found = []
     for scores, answers in tested:
         decided, true = answers >= 0, answers == 1
-        enough = np.flatnonzero(true.sum(axis=0) >= FEWEST / (1 + (len(tested) > 1)))
+        enough = np.flatnonzero(true.sum(axis=0) >= FEWEST)
         precisions = [
             average_precision(scores.order[decided[:, tag], tag], true[decided[:, tag], tag])
             for tag in enough
@@ -187,7 +199,8 @@ def summarise(tested: Sequence[tuple[Scores, NDArray[np.int8]]]) -> tuple[str, .
                 error.ece,
             )
         )
-    return tuple(f"{value:.3f}" for value in np.nanmean(np.array(found), axis=0))
+    columns = ([one for one in column if not np.isnan(one)] for column in zip(*found, strict=True))
+    return tuple(f"{np.mean(column):.3f}" if column else "" for column in columns)
 
 
 def average_precision(scores: NDArray[np.floating], true: Truths) -> float:
