@@ -5,8 +5,8 @@
 Truth: the captions of flickr8k-val and the tags of twotower/library/captioned.txt, which people who
 describe a picture hardly leave out. A picture shows a tag if two of its five captions name it, does
 not if none does, and what one of them names is left out. mAP is over the tags that five pictures
-of a half show at least; precision, recall and ECE are over all tags and pictures at once, also tags that no
-picture shows.
+of a half show at least; precision, recall and ECE are over all tags and pictures at once, also
+tags that no picture shows.
 
 Corrections: the pictures are halved, on one half the tags get theirs, in the order of the review
 page (least sure first) and answered by the captions, on the other it is measured; then the other

@@ -52,6 +52,8 @@ VIT = ViTConfig(32, 8, 24, 3, 2, 60, "quick_gelu")
 MAP_VIT = replace(VIT, pool="map", activation="gelu_tanh")
 RESNET = ResNetConfig(64, 16, (2, 1, 1, 2))
 LITE = EfficientNetLiteConfig(64)
+POOLED = 1280 + 320 + 192 + 112 + 80  # the head and the last four stages
+LITE1 = (5_416_680 - 1_281_000) + (POOLED + 1) * 1536 + (POOLED + 1536 + 1) * 512
 CAUSAL = TextTransformerConfig(77, 50, 24, 3, 2, 60, "quick_gelu", eos_id=49)
 BIDIRECTIONAL = replace(CAUSAL, context_length=16, eos_id=None)
 SENTENCE = SentenceEncoderConfig(32, 50, 24, 3, 2, 60)
@@ -115,11 +117,11 @@ PUBLISHED = {
     "SigLIP-SO400M-14-384": (877_960_498, None),
     # 375,187,970 is the published figure at 224; 256 has 16 x 16 positions instead of 14 x 14.
     "SigLIP2-B-16-256": (375_187_970 + 60 * 768, None),
-    # EfficientNet-Lite0 without its classifier, MiniLM-L6 without its pooler and token types,
-    # two projections to 512 and logit_scale.
+    # EfficientNet-Lite1 without its classifier, MiniLM-L6 without its pooler and token types, their
+    # projections to 512, that of the pictures after a hidden layer, and logit_scale.
     "twotower-small": (
-        (4_652_008 - 1_281_000 + 1280 * 512) + (22_713_216 - 147_840 - 2 * 384 + 384 * 512) + 1,
-        4_652_008 - 1_281_000 + 1280 * 512,
+        LITE1 + (22_713_216 - 147_840 - 2 * 384 + 384 * 512) + 1,
+        LITE1,
     ),
 }
 
@@ -652,7 +654,7 @@ def test_grid_attention_pool_equals_torch_multi_head_attention() -> None:
 @torch.no_grad()
 def test_efficientnet_lite_shapes() -> None:
     tower = EfficientNetLite(LITE, 10).eval()
-    stem, blocks, head = Observed(tower.stem), Observed(tower.blocks), Observed(tower.head)
+    stem, blocks, head = Observed(tower.stem), Observed(tower.blocks[-1]), Observed(tower.head)
     features = tower(torch.randn(2, 3, 64, 64))
     assert stem.output.shape == (2, 32, 32, 32)
     assert blocks.output.shape == (2, 320, 2, 2)
@@ -682,6 +684,23 @@ def test_inverted_residual(channels: int, stride: int) -> None:
     expected = x + out if channels == 8 and stride == 1 else out
     torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-4)
     assert out.std() > 0.1
+
+
+@torch.no_grad()
+def test_efficientnet_lite_pools_its_last_stages() -> None:
+    """Stages end with blocks 0, 2, 4, 7, 10, 14 and 15."""
+    tower = EfficientNetLite(replace(LITE, pooled_stages=3, hidden_width=7), 10).eval()
+    assert tower.hidden is not None
+    nn.init.constant_(tower.norm.running_mean, 0.5)
+    nn.init.constant_(tower.norm.running_var, 9.0)
+    seen = [Observed(one) for one in (tower.head, *(tower.blocks[end] for end in (10, 14, 15)))]
+    features = tower(torch.randn(2, 3, 64, 64))
+    pooled = torch.cat([one.output.mean(dim=(2, 3)) for one in seen], dim=1)
+    assert pooled.shape == (2, 1280 + 112 + 192 + 320)
+    pooled = (pooled - 0.5) / 3
+    hidden = F.gelu(F.linear(pooled, tower.hidden.weight, tower.hidden.bias))
+    expected = F.linear(torch.cat([pooled, hidden], 1), tower.proj.weight, tower.proj.bias)
+    torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()

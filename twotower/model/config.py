@@ -72,6 +72,8 @@ class EfficientNetLiteConfig:
     image_size: int
     width_multiplier: float = 1.0
     depth_multiplier: float = 1.0
+    pooled_stages: int = 0  # so many of the last stages are pooled too, beside the head
+    hidden_width: int = 0  # of a layer between pooling and projection, which sees both; 0 is none
     kind: Literal["efficientnet_lite"] = "efficientnet_lite"
 
 
@@ -307,7 +309,7 @@ def _siglip(
 
 
 def _bundled() -> CLIPConfig:
-    """The model inside the package: EfficientNet-Lite0 and MiniLM-L6 (see docs/model-card.md)."""
+    """The model inside the package: EfficientNet-Lite1 and MiniLM-L6 (see docs/model-card.md)."""
     tokenizer = TokenizerConfig(
         kind="wordpiece",
         context_length=64,
@@ -326,9 +328,8 @@ def _bundled() -> CLIPConfig:
         fast_decode=True,
     )
     text = SentenceEncoderConfig(512, 30522, 384, 6, 12, 1536)
-    return CLIPConfig(
-        "twotower-small", 512, EfficientNetLiteConfig(224), text, preprocess, tokenizer
-    )
+    vision = EfficientNetLiteConfig(224, 1.0, 1.1, pooled_stages=4, hidden_width=1536)
+    return CLIPConfig("twotower-small", 512, vision, text, preprocess, tokenizer)
 
 
 _B, _L = (512, 8, 12), (768, 12, 12)

@@ -208,6 +208,7 @@ class EfficientNetLite(nn.Module):
         super().__init__()
         self.stem = conv_bn(3, 32, 3, stride=2)
         blocks, in_channels, last = [], 32, len(EFFICIENTNET_STAGES) - 1
+        ends, widths = [], []  # the last block of each stage, and its channels
         for index, (kernel, depth, channels, expansion, stride) in enumerate(EFFICIENTNET_STAGES):
             channels = round_channels(channels * config.width_multiplier)
             if index not in (0, last):
@@ -216,15 +217,38 @@ class EfficientNetLite(nn.Module):
                 step = stride if block == 0 else 1
                 blocks.append(InvertedResidual(in_channels, channels, kernel, expansion, step))
                 in_channels = channels
+            ends.append(len(blocks) - 1)
+            widths.append(channels)
         self.blocks = nn.Sequential(*blocks)
         self.head = conv_bn(in_channels, 1280, 1)
-        self.proj = nn.Linear(1280, embed_dim, bias=False)
-        nn.init.normal_(self.proj.weight, std=1280**-0.5)
+        first = len(ends) - config.pooled_stages
+        self.pooled_blocks = frozenset(ends[first:])
+        width = 1280 + sum(widths[first:])
+        hidden = config.hidden_width
+        self.norm = nn.BatchNorm1d(width, affine=False) if hidden else nn.Identity()
+        self.hidden = nn.Linear(width, hidden) if hidden else None
+        self.proj = nn.Linear(width + hidden, embed_dim, bias=hidden > 0)
+        nn.init.normal_(self.proj.weight, std=(width + hidden) ** -0.5)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """[B, 3, image_size, image_size] -> image_features [B, embed_dim]"""
-        x = self.head(self.blocks(self.stem(pixel_values)))  # [B, 1280, grid, grid]
-        return self.proj(x.mean(dim=(2, 3)))
+        features: Tensor = self.proj(self.widen(self.norm(self.pool(pixel_values))))
+        return features
+
+    def widen(self, pooled: Tensor) -> Tensor:
+        """[B, width] -> what the projection is given [B, width + hidden_width]"""
+        if self.hidden is None:
+            return pooled
+        return torch.cat([pooled, F.gelu(self.hidden(pooled))], dim=1)
+
+    def pool(self, pixel_values: Tensor) -> Tensor:
+        """[B, 3, image_size, image_size] -> means over the picture [B, 1280 + those of stages]"""
+        x, means = self.stem(pixel_values), []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self.pooled_blocks:
+                means.append(x.mean(dim=(2, 3)))
+        return torch.cat([self.head(x).mean(dim=(2, 3)), *means], dim=1)
 
 
 class InvertedResidual(nn.Module):

@@ -21,6 +21,7 @@ from twotower.model.pickles import WeightsFileError
 
 WEIGHTS_FILE = "model.safetensors"
 INT8, SCALE = ".int8", ".scale"
+SHORT_ROW = 64  # values
 
 
 def save_weights(
@@ -105,11 +106,13 @@ def expected_shapes(config: CLIPConfig) -> dict[str, torch.Size]:
 def quantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Matrices, convolutions and embeddings to int8, one scale for each row of the first axis.
 
-    Symmetric around zero, so that value = int8 * scale; vectors and scalars stay as they are.
+    Symmetric around zero, so that value = int8 * scale. What is small stays as it is: vectors,
+    scalars, and rows so short (depthwise filters) that a scale each would save little.
     """
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if tensor.ndim < 2 or not tensor.is_floating_point() or name.endswith("pos_embed"):
+        short = tensor.ndim < 2 or tensor[0].numel() < SHORT_ROW
+        if short or not tensor.is_floating_point() or name.endswith("pos_embed"):
             stored[name] = tensor
             continue
         rows = tensor.float().flatten(1)

