@@ -11,7 +11,7 @@ demo: .venv/.light
 	$(BIN)/twotower search "a big city at night" --library build/demo-library
 	$(BIN)/twotower search "a brain scan" --library build/demo-library
 	@echo
-	$(BIN)/twotower tag --library build/demo-library --dry-run | grep -v -- "-$$"
+	$(BIN)/twotower tag --library build/demo-library --dry-run --precision 0.6 | grep -v -- "-$$"
 	@echo
 	@echo "Next, try:"
 	@echo "  $(BIN)/twotower classify YOUR_PICTURES --labels \"cat, dog, birthday party\" --none"

@@ -312,7 +312,7 @@ def test_bad_input_is_one_line(
     given = [one.replace("{empty}", str(empty)) for one in arguments]
     if "--vocabulary" not in given:
         given += ["--vocabulary", str(words)]
-    assert tag(root, *given) == 1
+    assert tag(root, *given, "--precision", "0.5") == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert message in lines[0]
