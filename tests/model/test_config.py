@@ -81,6 +81,16 @@ def broken(path: str, value: Any, name: str = "ViT-B-32") -> str:
     return json.dumps(tree)
 
 
+def test_directories_from_before_a_field_are_read() -> None:
+    """As version 1 of the bundled model was written."""
+    tree = json.loads(preset("twotower-small").to_json())
+    for name in ("pooled_stages", "hidden_width"):
+        del tree["vision"][name]
+    assert CLIPConfig.from_json(json.dumps(tree), "config.json").vision == EfficientNetLiteConfig(
+        224, 1.0, 1.1
+    )
+
+
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [

@@ -25,6 +25,8 @@ from twotower.inputs.tokenizer import (
 
 CONFIG_FILE = "config.json"
 
+LATER = {"later": True}  # a field that older directories lack and mean the default of
+
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh", "relu"]
 
 
@@ -72,8 +74,10 @@ class EfficientNetLiteConfig:
     image_size: int
     width_multiplier: float = 1.0
     depth_multiplier: float = 1.0
-    pooled_stages: int = 0  # so many of the last stages are pooled too, beside the head
-    hidden_width: int = 0  # of a layer between pooling and projection, which sees both; 0 is none
+    # so many of the last stages are pooled too, beside the head
+    pooled_stages: int = field(default=0, metadata=LATER)
+    # of a layer between pooling and projection, which sees both; 0 is none
+    hidden_width: int = field(default=0, metadata=LATER)
     kind: Literal["efficientnet_lite"] = "efficientnet_lite"
 
 
@@ -227,7 +231,8 @@ def _parse_dataclass(expected: type, tree: Any, where: str) -> Any:
             close = difflib.get_close_matches(key, hints, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ConfigError(f"{where} has an unknown key {key!r}{hint}")
-    missing = [item.name for item in fields(expected) if item.name not in tree]
+    asked = [item.name for item in fields(expected) if "later" not in item.metadata]
+    missing = [name for name in asked if name not in tree]
     if missing:
         raise ConfigError(f"{where} lacks {', '.join(missing)}")
     values = {key: _parse(hints[key], tree[key], f"{where}.{key}") for key in tree}
