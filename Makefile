@@ -15,6 +15,8 @@ demo: .venv/.light
 	$(BIN)/twotower ask examples/photos/cat.jpg "is there a dog?"
 	$(BIN)/twotower ask build/demo-library "how many of my pictures show a beach?"
 	@echo
+	$(BIN)/twotower tag --library build/demo-library --dry-run --precision 0.6 | grep -v -- "-$$"
+	@echo
 	@echo "Next, try:"
 	@echo "  $(BIN)/twotower classify YOUR_PICTURES --labels \"cat, dog, birthday party\" --none"
 	@echo "  $(BIN)/twotower classify examples/photos --labels \"indoors, outdoors\" --json"

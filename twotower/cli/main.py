@@ -19,6 +19,7 @@ from twotower.cli import (
     index,
     pairs,
     search,
+    tag,
     train,
     weights,
 )
@@ -63,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         ask,
         index,
         search,
+        tag,
         explain,
         weights,
         calibrate,

@@ -34,6 +34,8 @@ TYPICAL_TEXT = (1.1, 0.7, -0.4, -5.0)
 TYPICAL_IMAGE = (0.3, 0.7, -0.1, -5.3)
 TYPICAL_CUTOFF = 0.35
 TYPICAL_DUPLICATE = 0.95
+TYPICAL_TAGS = (0.1, 2.7, 10.1, -9.2, -4.0)
+TYPICAL_CUTOFFS = ((0.5, 0.5), (0.7, 0.7), (0.8, 0.8), (0.9, 0.94), (0.95, 0.98))
 ESTIMATED_FROM = 5000  # pictures of the library
 
 Floats = NDArray[np.float32]
@@ -74,6 +76,15 @@ class Background:
         competition = np.full(len(scores), np.log(max(size, 1)))
         return np.stack([for_query, for_picture, competition], axis=1).astype(np.float64)
 
+    def deviations(self, queries: Floats, image_embeds: Floats) -> Floats:
+        """How far each picture stands out for each query among pictures in general [n, q]."""
+        scores = (image_embeds - self.pictures) @ queries.T
+        return np.asarray(scores / self.sds(queries), np.float32)
+
+    def sds(self, queries: Floats) -> Floats:
+        """How far the scores of queries [q, embed_dim] vary among pictures in general [q]."""
+        return np.asarray(np.sqrt(((self.spread @ queries.T) ** 2).sum(axis=0) + self.rest))
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -94,8 +105,50 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class TagCurve:
+    """From tags and pictures to probabilities: here no pictures compete, each is judged alone.
+
+    What many pictures show ("person") and what few do ("snowboarder") differ in how much the scores
+    of their words vary over pictures, and in how far these words lie from generic queries.
+
+    Attributes:
+        distance: of generic queries from their mean; the unit of a tag's distance.
+        weights: of the two deviations, the spread of the tag's scores, its distance, a constant.
+        cutoffs: pairs, of a precision and the probability from which tags had it in the fit.
+    """
+
+    background: Background
+    distance: float
+    weights: tuple[float, ...]
+    cutoffs: tuple[tuple[float, float], ...]
+
+    def logits(self, tags: Floats, image_embeds: Floats) -> NDArray[np.float64]:
+        """The log-odds [n, t] that pictures [n, embed_dim] show what tags [t, embed_dim] say."""
+        return (
+            np.tensordot(self.features(tags, image_embeds), self.weights[:-1], 1)
+            + (self.weights[-1])
+        )
+
+    def features(self, tags: Floats, image_embeds: Floats) -> NDArray[np.float64]:
+        """What the weights are of: [n, t, 4]."""
+        background = self.background
+        scores = image_embeds @ tags.T
+        sd, for_tag = background.sds(tags), background.deviations(tags, image_embeds)
+        for_picture = (scores - (image_embeds @ background.queries)[:, None]) / background.query_sd
+        distance = np.linalg.norm(tags - background.queries, axis=1) / self.distance
+        facts = [np.broadcast_to(one, scores.shape) for one in (sd / background.query_sd, distance)]
+        return np.stack([for_tag, for_picture, *facts], axis=-1).astype(np.float64)
+
+    def cutoff(self, precision: float) -> float:
+        """The probability from which tags have a precision; above 1 where the model is never so
+        sure."""
+        enough = [cutoff for reached, cutoff in self.cutoffs if reached >= precision - 1e-9]
+        return min(enough, default=2.0)
+
+
+@dataclass(frozen=True)
 class Calibration:
-    """A model's two curves: words to pictures, and pictures to pictures.
+    """A model's curves: words to pictures, pictures to pictures, and, if it has one, of tags.
 
     `duplicate` is the cosine from which two pictures are called copies of one another; `model`
     the hash of the golden vectors of the model that it was made for.
@@ -105,6 +158,7 @@ class Calibration:
     image: Curve
     duplicate: float
     model: str
+    tags: TagCurve | None = None
 
     def to_json(self) -> str:
         """JSON, arrays as base64 of float16 or float32."""
@@ -114,6 +168,12 @@ class Calibration:
             "text": _curve_tree(self.text),
             "image": _curve_tree(self.image),
         }
+        if self.tags:  # its background is that of `text`
+            tree["tags"] = {
+                "distance": self.tags.distance,
+                "weights": list(self.tags.weights),
+                "cutoffs": [list(pair) for pair in self.tags.cutoffs],
+            }
         return json.dumps(tree, indent=1)
 
     @classmethod
@@ -121,11 +181,13 @@ class Calibration:
         """Parse what `to_json` wrote; `source` is named in errors. Raises `CalibrationError`."""
         try:
             tree = json.loads(text)
+            curve = _curve(tree["text"])
             return cls(
-                _curve(tree["text"]),
+                curve,
                 _curve(tree["image"]),
                 float(tree["duplicate"]),
                 str(tree["model"]),
+                _tag_curve(tree["tags"], curve.background) if "tags" in tree else None,
             )
         except (ValueError, KeyError, TypeError) as error:
             raise CalibrationError(
@@ -169,6 +231,27 @@ def library_calibration(library: Library) -> Calibration:
     with contextlib.suppress(OSError):  # a library that is read-only is estimated anew each time
         write_calibration(calibration, library.location)
     return calibration
+
+
+def library_tag_curve(library: Library) -> TagCurve:
+    """The curve of tags of a library's model, or, with a warning, a typical one."""
+    calibration = library_calibration(library)
+    if calibration.tags:
+        return calibration.tags
+    warnings.warn(
+        f"the calibration of {library.model.config.name} knows nothing of tags: their "
+        "probabilities are guesses; make it again with: twotower calibrate "
+        f"{library.model.directory} PAIRS",
+        stacklevel=2,
+    )
+    background = calibration.text.background
+    queries = library.model.encode_text(background_texts())
+    return TagCurve(background, mean_distance(queries), TYPICAL_TAGS, TYPICAL_CUTOFFS)
+
+
+def mean_distance(queries: Floats) -> float:
+    """Of generic queries [n, embed_dim] from their mean."""
+    return float(np.linalg.norm(queries - queries.mean(axis=0), axis=1).mean())
 
 
 def estimate(model: Encoder, image_embeds: Floats) -> Calibration:
@@ -250,6 +333,14 @@ def _curve(tree: dict[str, Any]) -> Curve:
     if len(weights) != 4 or background.spread.shape[1:] != background.pictures.shape:
         raise ValueError("its parts do not fit together")
     return Curve(background, weights, float(tree["cutoff"]))
+
+
+def _tag_curve(tree: dict[str, Any], background: Background) -> TagCurve:
+    weights = tuple(float(one) for one in tree["weights"])
+    if len(weights) != len(TYPICAL_TAGS):
+        raise ValueError("its parts do not fit together")
+    cutoffs = tuple((float(precision), float(cutoff)) for precision, cutoff in tree["cutoffs"])
+    return TagCurve(background, float(tree["distance"]), weights, cutoffs)
 
 
 def _encode(array: Floats, dtype: str) -> dict[str, Any]:

@@ -68,6 +68,15 @@ class Known(NamedTuple):
     sidecar_ns: int
 
 
+class Correction(NamedTuple):
+    """What a person has said of a tag and a picture; `id` is None if that is not there now."""
+
+    tag: str
+    content_hash: bytes
+    accepted: bool
+    id: int | None
+
+
 @dataclass(frozen=True)
 class ModelRecord:
     """The model of a set of vectors.
@@ -122,8 +131,20 @@ CREATE INDEX pictures_taken ON pictures (taken);
 CREATE VIRTUAL TABLE words USING fts5 (path, keywords, tokenize = "unicode61");
 """
 
+# What a person has said of a tag (its path, names joined by |) and a content, and what the pixels
+# of a picture measure; NULL is what cannot be measured.
+_TAGS = """
+CREATE TABLE corrections (
+    tag TEXT NOT NULL,
+    content_hash BLOB NOT NULL,
+    accepted INTEGER NOT NULL,
+    PRIMARY KEY (tag, content_hash)
+);
+CREATE TABLE measures (id INTEGER PRIMARY KEY, sharpness REAL, brightness REAL);
+"""
+
 # Each step leads from one schema version to the next, all or nothing: version 0 is an empty file.
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+MIGRATIONS: tuple[str, ...] = (_FIRST, _TAGS)
 
 
 class Catalog:
@@ -269,6 +290,48 @@ class Catalog:
         """Keep a text of any kind with the library."""
         with self._transaction() as execute_many:
             execute_many(_SET, [(name, value)])
+
+    # Tags
+
+    def corrections(self) -> list[Correction]:
+        """What was said of tags, by tag and the order in which their pictures came."""
+        query = (
+            "SELECT tag, corrections.content_hash, accepted, id FROM corrections "
+            "LEFT JOIN pictures ON pictures.content_hash = corrections.content_hash "
+            "AND error IS NULL ORDER BY tag, id"
+        )
+        found: dict[tuple[str, bytes], Correction] = {}
+        for tag, content, accepted, number in self._connection.execute(query):
+            found.setdefault((tag, content), Correction(tag, content, bool(accepted), number))
+        return list(found.values())
+
+    def correct(self, corrections: Iterable[tuple[str, bytes, bool]]) -> None:
+        """Keep what was said of tags and contents; the last word on each counts."""
+        with self._transaction() as execute_many:
+            execute_many(
+                "REPLACE INTO corrections (tag, content_hash, accepted) VALUES (?, ?, ?)",
+                corrections,
+            )
+
+    def measures(self, ids: Sequence[int]) -> dict[int, tuple[float, float]]:
+        """Those of `ids` that were measured -> sharpness and brightness; NaN for NULL."""
+        nan = float("nan")
+        found: dict[int, tuple[float, float]] = {}
+        for start in range(0, len(ids), 500):
+            some = [int(one) for one in ids[start : start + 500]]
+            marks = ", ".join("?" * len(some))
+            query = f"SELECT id, sharpness, brightness FROM measures WHERE id IN ({marks})"
+            for number, *values in self._connection.execute(query, some):
+                sharpness, brightness = (nan if one is None else one for one in values)
+                found[number] = sharpness, brightness
+        return found
+
+    def add_measures(self, measures: dict[int, tuple[float, float]]) -> None:
+        """Keep sharpness and brightness of pictures, and forget those that have gone."""
+        rows = [(number, *values) for number, values in measures.items()]  # NaN becomes NULL
+        with self._transaction() as execute_many:
+            execute_many("REPLACE INTO measures (id, sharpness, brightness) VALUES (?, ?, ?)", rows)
+            execute_many("DELETE FROM measures WHERE id NOT IN (SELECT id FROM pictures)", [()])
 
     # Models
 

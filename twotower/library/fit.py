@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,12 +15,15 @@ from PIL import Image
 from twotower.encode.golden import model_hash
 from twotower.inputs.pictures import open_picture
 from twotower.library.calibrate import (
+    TYPICAL_TAGS,
     Background,
     Calibration,
     CalibrationError,
     Curve,
     Floats,
+    TagCurve,
     background_texts,
+    mean_distance,
     measure_background,
 )
 from twotower.library.labelled import (
@@ -27,10 +31,13 @@ from twotower.library.labelled import (
     Ids,
     LabelledQuery,
     absent_queries,
+    captioned_tags,
     phrase_queries,
     picture_queries,
     word_queries,
 )
+from twotower.library.tag_vectors import tag_vectors
+from twotower.library.vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
@@ -44,8 +51,10 @@ NOTHING = 0.9  # how often the cut-off answers "nothing" to a search for what is
 PICTURE_QUERIES = 400
 FEWEST = 200  # pictures, below which a fit means nothing
 COPIES = 200  # pictures that are altered, to learn how alike copies are
+FOLDS = 5  # parts of the tags, each judged by what the others teach
 COPIES_FOUND = 0.95
 TAKEN_FOR_COPIES = 0.001
+PRECISIONS = tuple(round(0.5 + 0.01 * step, 2) for step in range(50))  # that tags are cut off at
 
 
 @dataclass(frozen=True)
@@ -98,10 +107,67 @@ def fit(
             image_searches.append((source, queries, embeds))
     return Calibration(
         text=fit_curve(text_background, text_searches, random),
+        tags=fit_tags(model, text_background, sources),
         image=fit_curve(image_background, image_searches, random),
         duplicate=copies_cosine(model, some_pictures, image_embeds),
         model=model_hash(model.directory),
     )
+
+
+def fit_tags(
+    model: Encoder, background: Background, sources: Sequence[Pictures]
+) -> TagCurve | None:
+    """The curve of tags; None where no picture has several captions."""
+    vocabulary = read_vocabulary()
+    distance = mean_distance(model.encode_text(background_texts()))
+    untrained = TagCurve(background, distance, TYPICAL_TAGS, ())
+    features, answers, folds = [], [], []
+    for source in sources:
+        said = captioned_tags(source.captions)
+        tags = [vocabulary.find(one.name) for one in said]
+        vectors = tag_vectors(model, [tag for tag in tags if tag is not None])
+        for one, vector in zip(said, vectors, strict=True):
+            decided = one.answers >= 0
+            pictures = source.image_embeds[decided]
+            features.append(untrained.features(vector[None], pictures)[:, 0])
+            answers.append(one.answers[decided] == 1)
+            folds.append(np.full(int(decided.sum()), zlib.crc32(one.name.encode()) % FOLDS))
+    if not features or not any(one.any() for one in answers):
+        return None
+    x, y, fold = np.concatenate(features), np.concatenate(answers), np.concatenate(folds)
+    weights = fit_logistic(x, y)
+    unseen = np.zeros(len(y))  # the probabilities of tags that the fit did not see
+    for part in range(FOLDS):
+        unseen[fold == part] = _probabilities(
+            x[fold == part], fit_logistic(x[fold != part], y[fold != part])
+        )
+    return TagCurve(background, distance, tuple(weights.tolist()), tuple(cutoffs(unseen, y)))
+
+
+def _probabilities(
+    features: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    return np.asarray(1 / (1 + np.exp(-(features @ weights[:-1] + weights[-1]))))
+
+
+def cutoffs(
+    probabilities: NDArray[np.float64], answers: NDArray[np.bool_]
+) -> list[tuple[float, float]]:
+    """Precisions, and the least probability from which answers have each, as far as one can say.
+
+    A precision counts by the lower end of its interval (one standard error, Wilson's), so that a
+    lucky handful at the top promises nothing.
+    """
+    order = np.argsort(-probabilities, kind="stable")
+    n = np.arange(1, len(order) + 1)
+    share = np.cumsum(answers[order]) / n
+    lower = (share + 0.5 / n - np.sqrt(share * (1 - share) / n + 0.25 / n**2)) / (1 + 1 / n)
+    found = []
+    for precision in PRECISIONS:
+        enough = np.flatnonzero(lower >= precision)
+        if len(enough):
+            found.append((precision, float(probabilities[order[enough[-1]]])))
+    return found
 
 
 def draw_queries(

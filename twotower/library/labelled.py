@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ Captions = Sequence[Sequence[str]]
 
 SEVERAL = 3  # with so many captions, what none of them names is not in the picture
 RELIABLE = 0.4  # the share of a picture's captions that name a thing, for words that count as query
+RARE = 0.003  # the share of pictures below which a tag counts as not there, named by mistake
 PHRASE_LENGTHS = (2, 6)
 
 # Words that say nothing about what is seen.
@@ -26,6 +28,18 @@ EMPTY_WORDS = frozenset(
     "all very has have had having do does doing looks look looking stands stand standing sits sit "
     "sitting wearing wears wear holding holds hold".split()
 )
+
+
+@dataclass(frozen=True)
+class CaptionedTag:
+    """A tag that captions decide, by its name in the shipped vocabulary.
+
+    `answers` [n]: 1 where a picture shows it (two captions say so), 0 where it does not (none of
+    several does), -1 where that is open.
+    """
+
+    name: str
+    answers: NDArray[np.int8]
 
 
 @dataclass(frozen=True)
@@ -134,6 +148,37 @@ def picture_queries(
         unknown = np.flatnonzero((share >= 0.1) & (share < 0.5))
         queries.append(LabelledQuery(str(picture), "word", matching, unknown))
     return queries
+
+
+def captioned_tags(captions: Captions) -> list[CaptionedTag]:
+    """What captions say of the tags of captioned.txt; none where pictures have few captions.
+
+    Tags that captions of one picture disagree about too often are left out.
+    """
+    if min((len(said) for said in captions), default=0) < SEVERAL:
+        return []
+    counts = np.array([len(said) for said in captions])
+    lower = [[caption.lower() for caption in said] for said in captions]
+    found = []
+    for name, pattern in read_captioned():
+        times = np.array([sum(bool(pattern.search(one)) for one in said) for said in lower])
+        named = times > 0
+        if named.mean() < RARE or (times / counts)[named].mean() >= RELIABLE:
+            answers = np.where(times >= 2, 1, np.where(times == 0, 0, -1)).astype(np.int8)
+            found.append(CaptionedTag(name, answers))
+    return found
+
+
+def read_captioned() -> list[tuple[str, re.Pattern[str]]]:
+    """The tags of captioned.txt, each with what matches the words for it."""
+    path = Path(__file__).parent / "captioned.txt"
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        name, mark, words = line.partition(":")
+        if mark and not line.startswith("#"):
+            some = (re.escape(word.strip()).replace(r"\*", "[a-z]*") for word in words.split(","))
+            found.append((name, re.compile(rf"\b(?:{'|'.join(some)})\b")))
+    return found
 
 
 def content_words(text: str) -> list[str]:

@@ -1,0 +1,364 @@
+import base64
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageFilter
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from twotower.cli.main import main
+from twotower.library.calibrate import Background
+from twotower.library.catalog import MIGRATIONS, Catalog
+from twotower.library.detectors import judge_pixels, measure
+from twotower.library.library import Library
+from twotower.library.tags import Tagger
+from twotower.library.teach import learn
+from twotower.library.vocabulary import Vocabulary, parse_vocabulary
+
+PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
+NAMES = ("beach.jpg", "bicycle.jpg", "cat.jpg", "dog.jpg", "oranges.jpg", "tower.jpg")
+WORDS = """\
+animal
+	dog {puppy}
+		german shepherd
+	cat
+place (one)
+	city
+	coast
+	forest
+fruit
+dull
+	@blurry
+"""
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("library") / "pictures"
+    root.mkdir()
+    for name in NAMES:
+        shutil.copy(PHOTOS / name, root)
+    Library(root).index()
+    return root
+
+
+@pytest.fixture
+def root(indexed: Path, tmp_path: Path) -> Path:
+    """A library of its own for each test."""
+    return Path(shutil.copytree(indexed, tmp_path / "pictures"))
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    file = tmp_path / "words.txt"
+    file.write_text(WORDS)
+    return file
+
+
+def judge(root: Path, vocabulary: Vocabulary) -> tuple[Tagger, dict[str, dict[str, float]]]:
+    """The tagger, and the probabilities by picture and tag."""
+    library = Library(root)
+    tagger = Tagger(library, vocabulary)
+    records = list(library.catalog.records())
+    judged = tagger.judge([one.id for one in records])
+    table = {
+        record.path: dict(zip(map(str, tagger.tags), one.probabilities.tolist(), strict=True))
+        for record, one in zip(records, judged, strict=True)
+    }
+    library.close()
+    return tagger, table
+
+
+def correct(root: Path, tag: str, name: str, accepted: bool) -> None:
+    library = Library(root)
+    [content] = [one.content_hash for one in library.catalog.records() if one.path == name]
+    assert content
+    library.catalog.correct([(tag, content, accepted)])
+    library.close()
+
+
+# --- the decision --------------------------------------------------------------------------------
+
+
+def test_probabilities_obey_the_tree_and_the_groups(root: Path) -> None:
+    _, table = judge(root, parse_vocabulary(WORDS))
+    for tags in table.values():
+        assert "place" not in tags  # a heading
+        assert tags["animal"] >= tags["animal|dog"] >= tags["animal|dog|german shepherd"]
+        assert sum(p for tag, p in tags.items() if tag.startswith("place|")) == pytest.approx(1)
+    assert table["dog.jpg"]["animal|dog"] > table["tower.jpg"]["animal|dog"]
+    assert table["beach.jpg"]["place|coast"] > table["oranges.jpg"]["place|coast"]
+
+
+def test_what_a_person_said_is_said(root: Path) -> None:
+    correct(root, "animal|dog|german shepherd", "cat.jpg", True)
+    correct(root, "animal", "dog.jpg", False)
+    correct(root, "place|city", "tower.jpg", True)
+    vocabulary = parse_vocabulary(WORDS)
+    tagger, table = judge(root, vocabulary)
+    for tag in ("animal|dog|german shepherd", "animal|dog", "animal"):
+        assert table["cat.jpg"][tag] > 0.999
+        assert table["dog.jpg"][tag] < 0.001
+    assert table["tower.jpg"]["place|city"] > 0.999
+    library = Library(root)
+    ids = {one.path: one.id for one in library.catalog.records()}
+    [cat, dog] = tagger.judge([ids["cat.jpg"], ids["dog.jpg"]])
+    places = {str(tag): place for place, tag in enumerate(tagger.tags)}
+    assert cat.given[places["animal"]]
+    assert not dog.given[places["animal|dog"]]
+
+
+def test_a_negative_takes_away_and_never_adds(root: Path) -> None:
+    _, plain = judge(root, parse_vocabulary("dog\n"))
+    _, warned = judge(root, parse_vocabulary("dog\n\t- a photo of a dog.\n"))
+    for name in NAMES:
+        assert warned[name]["dog"] < plain[name]["dog"]
+
+
+def test_corrections_live_through_moves_and_another_vocabulary(root: Path) -> None:
+    correct(root, "fruit", "oranges.jpg", True)
+    (root / "moved").mkdir()
+    (root / "oranges.jpg").rename(root / "moved" / "oranges.jpg")
+    Library(root).index()
+    _, table = judge(root, parse_vocabulary(WORDS))
+    assert table["moved/oranges.jpg"]["fruit"] > 0.999
+    judge(root, parse_vocabulary("dog\n"))  # knows nothing of fruit
+    (root / "moved" / "oranges.jpg").unlink()
+    Library(root).index()
+    shutil.copy(PHOTOS / "oranges.jpg", root / "back.jpg")
+    Library(root).index()
+    _, table = judge(root, parse_vocabulary(WORDS))
+    assert table["back.jpg"]["fruit"] > 0.999
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.binary(min_size=16, max_size=16), st.booleans()),
+        max_size=12,
+    )
+)
+@settings(max_examples=25, deadline=None)
+def test_corrections_are_never_lost_nor_mixed(said: list[tuple[str, bytes, bool]]) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        for one in said:
+            with Catalog(Path(folder) / "library", Path(folder)) as catalog:
+                catalog.correct([one])
+        with Catalog(Path(folder) / "library", Path(folder)) as catalog:
+            kept = {(one.tag, one.content_hash): one.accepted for one in catalog.corrections()}
+        assert kept == {(tag, content): accepted for tag, content, accepted in said}
+
+
+def test_a_catalog_of_the_version_before_is_brought_up_to_date(tmp_path: Path) -> None:
+    import sqlite3
+
+    location = tmp_path / "library"
+    location.mkdir()
+    connection = sqlite3.connect(location / "catalog.sqlite")
+    connection.executescript(MIGRATIONS[0])
+    connection.execute("INSERT INTO settings VALUES ('root', '\"..\"'), ('name', 'old')")
+    connection.execute("PRAGMA user_version = 1")
+    connection.commit()
+    connection.close()
+    with Catalog(location) as catalog:
+        assert catalog.name == "old"
+        catalog.correct([("dog", b"x", True)])
+        catalog.add_measures({})
+        assert [one.id for one in catalog.corrections()] == [None]
+
+
+# --- learning ------------------------------------------------------------------------------------
+
+
+def space(seed: int, n: int = 40, dim: int = 16) -> tuple[Background, np.ndarray]:
+    random = np.random.default_rng(seed)
+    embeds = random.standard_normal((n, dim)).astype(np.float32) + 1
+    embeds /= np.linalg.norm(embeds, axis=1, keepdims=True)
+    mean = embeds.mean(axis=0)
+    spread = (np.eye(dim, dtype=np.float32) * (embeds - mean).std(axis=0))[:8]
+    return Background(mean, spread, float((embeds - mean).var()), mean, 0.1), embeds
+
+
+@given(st.integers(0, 1000), st.lists(st.booleans(), min_size=1, max_size=20))
+@settings(max_examples=40, deadline=None)
+def test_a_correction_moves_towards_the_verdict_and_never_far(seed: int, said: list[bool]) -> None:
+    background, embeds = space(seed)
+    logits = np.random.default_rng(seed).normal(-1, 2, len(said))
+    accepted = np.array(said)
+    lesson = learn(background, embeds[: len(said)], logits, accepted)
+    after = lesson.departure(background, embeds)
+    assert np.isfinite(after).all()
+    assert np.abs(after).max() < 12
+    loss = np.logaddexp(0, np.where(accepted, -1, 1) * logits).sum()
+    taught = logits + after[: len(said)]
+    assert np.logaddexp(0, np.where(accepted, -1, 1) * taught).sum() <= loss + 1e-9
+    if len(said) == 1:
+        assert (after[0] > 0) == said[0]
+        assert np.abs(after[0]) < 6
+
+
+def test_nothing_is_learned_from_what_was_known() -> None:
+    background, embeds = space(0)
+    lesson = learn(background, embeds[:2], np.array([20.0, -20.0]), np.array([True, False]))
+    assert np.abs(lesson.departure(background, embeds)).max() < 1e-3
+
+
+# --- pixels --------------------------------------------------------------------------------------
+
+
+def test_blurry_and_black_pictures() -> None:
+    sharp = [PIL.Image.open(PHOTOS / name) for name in ("dog.jpg", "tower.jpg", "bicycle.jpg")]
+    soft = [one.filter(PIL.ImageFilter.GaussianBlur(max(one.size) / 60)) for one in sharp]
+    black = PIL.Image.new("RGB", (640, 480), (3, 3, 4))
+    measures = np.array([measure(one) for one in (*sharp, *soft, black)])
+    blurry, dark = judge_pixels("blurry", measures) > 0, judge_pixels("black", measures) > 0
+    assert blurry.tolist() == [False] * 3 + [True] * 3 + [False]
+    assert dark.tolist() == [False] * 6 + [True]
+    assert measure(PIL.Image.new("L", (1, 1), 9))[1] == 9
+    assert (judge_pixels("blurry", np.full((1, 2), np.nan)) < 0).all()
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def tag(*arguments: str | Path) -> int:
+    return main(["tag", *map(str, arguments)])
+
+
+def test_a_dry_run_says_tags_and_writes_nothing(
+    root: Path, words: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(root.iterdir())
+    assert tag(root, "--vocabulary", words, "--dry-run", "--precision", "0.5", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [Path(one["path"]).name for one in printed] == list(NAMES)
+    known = {str(one) for one in parse_vocabulary(WORDS).tags if not one.heading}
+    for one in printed:
+        assert {given["tag"] for given in one["tags"]} <= known
+        assert all(0 <= given["probability"] <= 1 for given in one["tags"])
+    assert sorted(root.iterdir()) == before
+    assert tag(root, "--vocabulary", words, "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(NAMES)
+
+
+def test_corrections_are_written_and_taken_back(
+    root: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corrections = tmp_path / "corrections.csv"
+    corrections.write_text("tag,picture,verdict\nfruit,oranges.jpg,yes\ndog,dog.jpg,no\n")
+    export, folders = tmp_path / "tags.csv", tmp_path / "by-tag"
+    options = ("--vocabulary", words, "--learn", corrections)
+    assert tag(root, *options, "--export", export, "--to-folders", folders) == 0
+    assert b"fruit" in (root / "oranges.jpg.xmp").read_bytes()
+    with export.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    fruit = [row for row in rows if row["tag"] == "fruit" and row["path"].endswith("oranges.jpg")]
+    assert float(fruit[0]["probability"]) > 0.99
+    assert (folders / "fruit" / "oranges.jpg").samefile(root / "oranges.jpg")
+    assert not any("dog" in row["tag"] for row in rows if row["path"].endswith("dog.jpg"))
+    capsys.readouterr()
+    assert tag(root, "--undo") == 0
+    assert not list(root.glob("*.xmp"))
+
+
+def test_a_wrong_line_is_named_and_the_others_are_learned(
+    root: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corrections = tmp_path / "corrections.csv"
+    corrections.write_text(
+        "tag,picture,verdict\nunicorn,dog.jpg,yes\nfruit,nowhere.jpg,yes\n"
+        "fruit,dog.jpg,perhaps\nfruit,oranges.jpg,yes\n"
+    )
+    options = ("--vocabulary", words, "--dry-run", "--learn", corrections)
+    assert tag(root, *options) == 1
+    captured = capsys.readouterr()
+    assert "line 2: no tag 'unicorn'" in captured.err
+    assert "line 3: nowhere.jpg: not among the pictures" in captured.err
+    assert "line 4: 'perhaps' is no verdict" in captured.err
+    assert "1 corrections learned" in captured.err
+    assert "fruit 100%" in captured.out
+    corrections.write_text("a,b\n1,2\n")
+    assert tag(root, *options) == 1
+    assert "no column 'tag'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--vocabulary", "missing.txt"), "missing.txt: No such file"),
+        (("--vocabulary", "{empty}"), "no tags in it; write one on each line"),
+        (("--learn", "missing.csv"), "missing.csv: No such file"),
+        (("--export", "tags.docx", "--dry-run"), "tags.docx: no kind of export"),
+    ],
+)
+def test_bad_input_is_one_line(
+    root: Path,
+    words: Path,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.touch()
+    given = [one.replace("{empty}", str(empty)) for one in arguments]
+    if "--vocabulary" not in given:
+        given += ["--vocabulary", str(words)]
+    assert tag(root, *given, "--precision", "0.5") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def test_a_precision_that_is_none(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("0", "1", "90", "nan", "x"):
+        with pytest.raises(SystemExit) as ended:
+            tag(root, "--precision", text)
+        assert ended.value.code == 2
+    capsys.readouterr()
+
+
+def test_a_precision_that_the_model_never_has_is_said(
+    root: Path, words: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tag(root, "--vocabulary", words, "--dry-run", "--precision", "0.99999") == 0
+    assert "give a lower --precision" in capsys.readouterr().err
+
+
+def test_the_tags_of_one_folder(
+    root: Path, words: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "some").mkdir()
+    (root / "cat.jpg").rename(root / "some" / "cat.jpg")
+    Library(root).index()
+    assert tag(root / "some", "--vocabulary", words, "--dry-run", "--json") == 0
+    [only] = json.loads(capsys.readouterr().out)
+    assert only["path"].endswith("some/cat.jpg")
+    assert tag(root / "nowhere", "--vocabulary", words) == 1
+    assert "nowhere: no folder in" in capsys.readouterr().err
+
+
+def test_the_review_page_holds_what_is_unsure(
+    root: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "review.html"
+    assert tag(root, "--vocabulary", words, "--review", page) == 0
+    assert not list(root.glob("*.xmp"))
+    text = page.read_text()
+    start = text.index('type="application/json">') + len('type="application/json">')
+    tree = json.loads(text[start : text.index("</script>", start)])
+    assert "animal|dog" in {one["tag"] for one in tree["tags"]}
+    for one in tree["tags"]:
+        doubts = [min(p, 1 - p) for _, p, _ in one["asked"]]
+        assert doubts == sorted(doubts, reverse=True)
+    for picture in tree["pictures"].values():
+        content = io.BytesIO(base64.b64decode(picture["jpeg"]))
+        assert PIL.Image.open(content).height <= 200

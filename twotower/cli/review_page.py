@@ -1,0 +1,98 @@
+"""The review page: tags on trial, picture by picture, as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from twotower.cli.thumbnails import thumbnail
+
+if TYPE_CHECKING:
+    from twotower.library.catalog import PictureRecord
+    from twotower.library.library import Library
+    from twotower.library.tags import TaggedPicture, Tagger
+
+HEIGHT = 200  # pixels of a picture in the file
+PICTURES = 24  # of each tag
+TAGS = 60  # the most that one page asks about
+PAGE = Path(__file__).with_name("review.html")
+
+
+def write_review(library: Library, tagger: Tagger, tagged: list[TaggedPicture], file: Path) -> int:
+    """Write the page: the tags about which most is unsure, of each the least sure pictures first.
+
+    Returns:
+        How many tags are on it.
+    """
+    questions = choose(tagger, tagged)
+    numbers = sorted({one for _, rows in questions for one in rows})
+    records = {one.id: one for one in library.catalog.pictures(tagged[row].id for row in numbers)}
+    pictures = {}
+    for row in numbers:
+        record = records[tagged[row].id]
+        entry = _picture(library.root / record.path, record)
+        if entry is not None:
+            pictures[row] = entry
+    tree = {
+        "cutoff": tagger.cutoff,
+        "pictures": pictures,
+        "tags": [
+            {
+                "tag": str(tagger.tags[tag]),
+                "asked": [
+                    [
+                        row,
+                        round(float(tagged[row].probabilities[tag]), 3),
+                        bool(tagged[row].given[tag]),
+                    ]
+                    for row in rows
+                    if row in pictures
+                ],
+            }
+            for tag, rows in questions
+        ],
+    }
+    text = json.dumps(tree).replace("<", "\\u003c")  # so that no name can end the script
+    page = PAGE.read_text(encoding="utf-8")
+    page = page.replace("$library", html.escape(library.root.name)).replace("$data", text)
+    file.write_text(page, encoding="utf-8")
+    return len(questions)
+
+
+def choose(tagger: Tagger, tagged: list[TaggedPicture]) -> list[tuple[int, list[int]]]:
+    """Tags, the most worth asking first, each with rows of `tagged`, the least sure first.
+
+    What is worth asking is the sum of doubts over the pictures that come nearest to it.
+    """
+    if not tagged:
+        return []
+    probabilities = np.stack([one.probabilities for one in tagged])
+    doubts = np.minimum(probabilities, 1 - probabilities)
+    top = np.sort(doubts, axis=0)[::-1][:PICTURES].sum(axis=0)
+    questions = []
+    for tag in np.argsort(-top, kind="stable")[:TAGS].tolist():
+        order = np.argsort(-doubts[:, tag], kind="stable")[:PICTURES]
+        rows = [row for row in order.tolist() if doubts[row, tag] > 1e-6]  # not yet answered
+        if rows:
+            questions.append((tag, rows))
+    return questions
+
+
+def _picture(path: Path, record: PictureRecord) -> dict[str, Any] | None:
+    image = thumbnail(path, HEIGHT)
+    if image is None:
+        return None
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=78, optimize=True)
+    return {
+        "path": os.fsencode(record.path).decode("utf-8", "replace"),
+        "content": (record.content_hash or b"").hex(),
+        "jpeg": base64.b64encode(content.getvalue()).decode(),
+    }

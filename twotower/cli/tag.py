@@ -1,0 +1,262 @@
+"""`twotower tag`: say which tags of a vocabulary pictures get, and write them where others read."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twotower.cli.index import add_library_option
+from twotower.cli.output import FAILED, OK
+from twotower.cli.search import open_library, shown_path, to_json
+
+if TYPE_CHECKING:
+    from twotower.cli.output import Commands
+    from twotower.library.library import Library
+    from twotower.library.tags import TaggedPicture, Tagger
+    from twotower.library.vocabulary import Vocabulary
+
+MOST_SHOWN = 8  # tags on a line
+
+
+def add_commands(commands: Commands) -> None:
+    command = commands.add_parser("tag", help="tag pictures, into XMP sidecars")
+    command.set_defaults(run=run_tag)
+    command.add_argument(
+        "folder", nargs="?", type=Path, help="the pictures (those of the library you are in)"
+    )
+    add_library_option(command)
+    command.add_argument(
+        "--vocabulary",
+        type=Path,
+        metavar="FILE",
+        help="your tags, as .txt, .csv, .yaml or .json (1 700 everyday ones)",
+    )
+    command.add_argument(
+        "--precision", type=share, default=0.9, help="the share of tags that shall be right (0.9)"
+    )
+    command.add_argument("--dry-run", action="store_true", help="write nothing, only say the tags")
+    command.add_argument("--json", action="store_true", help="print one JSON array")
+    command.add_argument(
+        "--learn", type=Path, metavar="FILE", help="first take in corrections: tag, picture, yes/no"
+    )
+    command.add_argument(
+        "--review", type=Path, metavar="FILE", help="write a page to accept and reject tags on"
+    )
+    command.add_argument(
+        "--embed", action="store_true", help="write into the pictures themselves, by exiftool"
+    )
+    command.add_argument("--undo", action="store_true", help="take back what was written last")
+    command.add_argument(
+        "--export", type=Path, metavar="FILE", help="also write the tags as .csv, .json or .txt"
+    )
+    command.add_argument(
+        "--to-folders", type=Path, metavar="FOLDER", help="also link the pictures, by tag"
+    )
+
+
+def share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:  # also catches NaN
+        raise argparse.ArgumentTypeError(f"{text} is no share between 0 and 1, such as 0.9")
+    return value
+
+
+def run_tag(arguments: argparse.Namespace) -> int:
+    from twotower.library.vocabulary import read_vocabulary
+
+    vocabulary = read_vocabulary(arguments.vocabulary)  # before anything is indexed
+    library = open_library(arguments.folder, arguments.library)
+    if arguments.undo:
+        return undo(library)
+    failed = 0
+    if arguments.learn:
+        failed += learn(library, vocabulary, arguments.learn)
+    tagger = start(library, vocabulary, arguments.precision)
+    ids = pictures(library, arguments.folder)
+    with counting("Tagging", len(ids)) as advance:
+        tagged = list(tagger.judge(ids, advance))
+    if arguments.review:
+        review(library, tagger, tagged, arguments.review)
+    else:
+        failed += give(library, vocabulary, tagger, tagged, arguments)
+    return FAILED if failed else OK
+
+
+def start(library: Library, vocabulary: Vocabulary, precision: float) -> Tagger:
+    from twotower.library.tags import Tagger
+
+    count = sum(not tag.heading for tag in vocabulary.tags)
+    with counting("Reading the vocabulary", count) as advance:
+        tagger = Tagger(library, vocabulary, precision, advance)
+    if tagger.cutoff > 1:
+        print(
+            f"twotower: {library.model.config.name} is never so sure that {precision:.0%} of its "
+            "tags are right; give a lower --precision, or correct some tags on the --review page",
+            file=sys.stderr,
+        )
+    return tagger
+
+
+def pictures(library: Library, folder: Path | None) -> list[int]:
+    """Ids of the readable pictures in a folder, by path; of all of them without one."""
+    from twotower.library.catalog import LibraryError
+
+    where: tuple[str, list[bytes]] = ("1", [])
+    if folder is not None:
+        inside = folder.resolve()
+        if not folder.is_dir() or not inside.is_relative_to(library.root.resolve()):
+            raise LibraryError(f"{folder}: no folder in {library.root}; give one that is")
+        relative = inside.relative_to(library.root.resolve()).as_posix()
+        if relative != ".":
+            where = library.catalog.in_folder(relative)
+    ids = library.catalog.select(*where)
+    records = sorted(library.catalog.pictures(ids), key=lambda one: one.path)
+    return [one.id for one in records]
+
+
+@contextlib.contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A function that advances a progress bar on stderr by so many, where a person looks at it."""
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def learn(library: Library, vocabulary: Vocabulary, file: Path) -> int:
+    """Take in corrections. Returns how many lines could not be used."""
+    from twotower.cli.output import print_broken
+    from twotower.library.corrections import take_in
+
+    kept, errors = take_in(library, vocabulary, file)
+    print_broken(errors)
+    print(f"{kept} corrections learned", file=sys.stderr)
+    return len(errors)
+
+
+def review(library: Library, tagger: Tagger, tagged: list[TaggedPicture], file: Path) -> None:
+    from twotower.cli.review_page import write_review
+
+    count = write_review(library, tagger, tagged, file)
+    print(f"{file}: {count} tags to look at; nothing else was written", file=sys.stderr)
+
+
+def give(
+    library: Library,
+    vocabulary: Vocabulary,
+    tagger: Tagger,
+    tagged: list[TaggedPicture],
+    arguments: argparse.Namespace,
+) -> int:
+    """Print, export and write the tags. Returns how many files had errors."""
+    from twotower.cli.output import print_broken
+
+    paths = {
+        one.id: library.root / one.path
+        for one in library.catalog.pictures(one.id for one in tagged)
+    }
+    given = [
+        (paths[one.id], {tagger.tags[i].path: float(one.probabilities[i]) for i in order(one)})
+        for one in tagged
+    ]
+    if arguments.json:
+        trees = [
+            {
+                "path": shown_path(path),
+                "tags": [
+                    {"tag": "|".join(tag), "probability": round(p, 4)} for tag, p in tags.items()
+                ],
+            }
+            for path, tags in given
+        ]
+        print(to_json(trees))
+    else:
+        for path, tags in given:
+            print(line(path, tags))
+    errors: list[str] = []
+    if arguments.export:
+        export(vocabulary, given, arguments.export)
+    if arguments.to_folders:
+        from twotower.library.tag_export import link_folders
+
+        with counting("Linking", len(given)) as advance:
+            links = link_folders(arguments.to_folders, given, lambda: advance(1))
+        print(f"{arguments.to_folders}: {links.linked} links made", file=sys.stderr)
+        errors += links.errors
+    if not arguments.dry_run:
+        errors += write(library, given, arguments.embed)
+    print_broken(errors)
+    return len(errors)
+
+
+Given = list[tuple[Path, dict[tuple[str, ...], float]]]
+
+
+def order(one: TaggedPicture) -> list[int]:
+    """The given tags of a picture, the most probable first."""
+    return [i for i in (-one.probabilities).argsort(kind="stable").tolist() if one.given[i]]
+
+
+def line(path: Path, tags: dict[tuple[str, ...], float]) -> str:
+    """Such as "a.jpg  beach 97%  dog 93%": without what another tag is a kind of."""
+    above = {tag[:end] for tag in tags for end in range(1, len(tag))}
+    special = [(tag, p) for tag, p in tags.items() if tag not in above]
+    parts = [f"{tag[-1]} {p:.0%}" for tag, p in special[:MOST_SHOWN]]
+    parts += [f"and {len(special) - MOST_SHOWN} more"] if len(special) > MOST_SHOWN else []
+    return "  ".join([shown_path(path), *(parts or ["-"])])
+
+
+def export(vocabulary: Vocabulary, given: Given, file: Path) -> None:
+    from twotower.library.tag_export import ExportError, write_csv, write_json, write_keyword_list
+
+    kind = file.suffix.lower()
+    if kind not in (".csv", ".json", ".txt"):
+        raise ExportError(f"{file}: no kind of export; end it in .csv, .json, or .txt for keywords")
+    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
+        if kind == ".txt":
+            used = {tag for _, tags in given for tag in tags}
+            synonyms = {tag.path: tag.synonyms for tag in vocabulary.tags if tag.path in used}
+            write_keyword_list(out, synonyms)
+        else:
+            (write_csv if kind == ".csv" else write_json)(out, given)
+    print(f"{file}: written", file=sys.stderr)
+
+
+def write(library: Library, given: Given, embed: bool) -> tuple[str, ...]:
+    """Write sidecars. Returns the errors."""
+    from twotower.library.sidecars import write_tags
+
+    record = library.catalog.model
+    assert record is not None  # there are vectors
+    with counting("Writing", len(given)) as advance:
+        report = write_tags(
+            library.location, given, record.fingerprint, embed=embed, progress=lambda: advance(1)
+        )
+    print(
+        f"tags of {report.pictures} pictures written into {report.files} files, {report.unchanged} "
+        "were so already; take it back with: twotower tag --undo",
+        file=sys.stderr,
+    )
+    return report.errors
+
+
+def undo(library: Library) -> int:
+    from twotower.cli.output import print_broken
+    from twotower.library.sidecars import undo as undo_tags
+
+    report = undo_tags(library.location)
+    print_broken(report.errors)
+    print(
+        f"{report.restored} files are as they were; from {report.untagged}, which have changed "
+        "since, only our tags were taken out"
+    )
+    return FAILED if report.errors else OK

@@ -1,0 +1,250 @@
+"""Which tags of a vocabulary a picture gets: a probability for each, and where it is enough.
+
+The words of a tag and the model's calibration give log-odds; corrections bend them (`teach.py`);
+what is a poodle is a dog; of a group where exactly one applies, the members share one probability.
+A tag is given from the probability at which tags had the wished precision when the model was
+calibrated. What a person has said of a tag and a picture is said.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twotower.library.calibrate import Floats, TagCurve, library_tag_curve
+from twotower.library.detectors import judge_pixels, measure_pictures
+from twotower.library.tag_vectors import sentence_vectors, tag_vectors
+from twotower.library.teach import Lesson, learn
+from twotower.library.vocabulary import Tag, TagPath, Vocabulary
+
+if TYPE_CHECKING:
+    from twotower.library.library import Library
+
+Numbers = NDArray[np.float64]
+Truths = NDArray[np.bool_]
+
+AT_ONCE = 1000  # pictures
+TAUGHT = 5  # corrections from which a tag is believed where the model as it came is not
+SURE = 30.0  # log-odds of what a person has said
+GROUP_SLOPE = 1.5  # of a member's deviation; of searches in words it is about as steep
+
+
+@dataclass(frozen=True)
+class TaggedPicture:
+    """One picture of the library: `probabilities` [tags] of all, and which are `given` [tags]."""
+
+    id: int
+    probabilities: Numbers
+    given: Truths
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a vocabulary says, in a model's space: log-odds that pictures show its tags."""
+
+    curve: TagCurve
+    vectors: Floats  # [tags, embed_dim]
+    negatives: Floats  # [k, embed_dim]
+    negative_of: NDArray[np.int64]  # [k], the tag of each
+
+    def logits(self, image_embeds: Floats) -> Numbers:
+        """[n, tags]; what is more like a negative than like its tag is not that."""
+        logits = self.curve.logits(self.vectors, image_embeds)
+        if len(self.negatives):
+            against = self.curve.logits(self.negatives, image_embeds)
+            for tag in set(self.negative_of.tolist()):
+                worst = against[:, self.negative_of == tag].max(axis=1)
+                logits[:, tag] -= np.logaddexp(0, worst - logits[:, tag])
+        return logits
+
+
+class Tagger:
+    """Judges the pictures of a library by a vocabulary.
+
+    Attributes:
+        tags: those that are judged, in the order of the vocabulary; headings are not among them.
+        cutoff: the probability from which a tag is given; above 1 if the model is never so sure.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        vocabulary: Vocabulary,
+        precision: float = 0.9,
+        progress: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        """Read the corrections and put the vocabulary into the model's space.
+
+        Args:
+            precision: the share of given tags that shall be right.
+            progress: called with how many more tags are ready, until it was all of `tags`.
+        """
+        self._library = library
+        self.tags = tuple(tag for tag in vocabulary.tags if not tag.heading)
+        self._curve = library_tag_curve(library)
+        self.cutoff = self._curve.cutoff(precision)
+        self._words = words(library, self.tags, self._curve, progress)
+        self._places = {tag.path: place for place, tag in enumerate(self.tags)}
+        self._groups = _groups(vocabulary, self._places)
+        self._grouped = {place for members in self._groups for place in members}
+        self._cutoffs = np.full(len(self.tags), self.cutoff)
+        self._cutoffs[list(self._grouped)] = max(precision, min(self.cutoff, 1.0))
+        self._parents = _parents(self.tags, self._places)
+        self._verdicts = self._read_verdicts()
+        self._lessons = self._learn()
+        for tag, lesson in self._lessons.items():
+            if len(lesson.weights) >= TAUGHT:
+                self._cutoffs[tag] = min(self._cutoffs[tag], precision)
+
+    def judge(
+        self, ids: Sequence[int], progress: Callable[[int], None] = lambda count: None
+    ) -> Iterator[TaggedPicture]:
+        """Every picture of `ids` with its tags, in that order.
+
+        Args:
+            progress: called with how many more pictures were looked at for the detectors.
+        """
+        for start in range(0, len(ids), AT_ONCE):
+            some = [int(one) for one in ids[start : start + AT_ONCE]]
+            probabilities = self._probabilities(some, progress)
+            for number, row in zip(some, probabilities, strict=True):
+                yield TaggedPicture(number, row, self._given(number, row))
+
+    def _given(self, number: int, probabilities: Numbers) -> Truths:
+        """Which tags [tags] a picture gets: with each also what it is a kind of."""
+        given = probabilities >= self._cutoffs
+        for tag, accepted in self._verdicts.get(number, {}).items():
+            given[tag] |= accepted
+        for tag in np.flatnonzero(given).tolist():
+            given[self._above(tag)] = True
+        return given
+
+    def _probabilities(self, ids: list[int], progress: Callable[[int], None]) -> Numbers:
+        """[n, tags]."""
+        image_embeds = self._library.vectors.get(np.array(ids, np.int64))
+        logits = self._words.logits(image_embeds)
+        self._detect(ids, logits, progress)
+        lessons = {
+            tag: lesson.departure(self._curve.background, image_embeds)
+            for tag, lesson in self._lessons.items()
+        }
+        for tag, departure in lessons.items():
+            logits[:, tag] += departure
+        for tag in reversed(range(len(self.tags))):  # children before what they are a kind of
+            if (parent := self._parents[tag]) is not None and tag not in self._grouped:
+                logits[:, parent] = np.maximum(logits[:, parent], logits[:, tag])
+        self._choose(image_embeds, lessons, logits)
+        for row, number in enumerate(ids):
+            self._obey(logits[row], self._verdicts.get(number, {}))
+        return 1 / (1 + np.exp(-np.clip(logits, -SURE, SURE)))
+
+    def _choose(self, image_embeds: Floats, lessons: dict[int, Numbers], logits: Numbers) -> None:
+        """Share out each group: its members, if what they belong to is there at all.
+
+        Here a tag's own commonness says nothing, only how it stands out against itself.
+        """
+        for members in self._groups:
+            for_tags = self._curve.background.deviations(self._words.vectors[members], image_embeds)
+            odds = GROUP_SLOPE * for_tags
+            for column, tag in enumerate(members):
+                odds[:, column] += lessons.get(tag, 0.0)
+            shares = odds - np.logaddexp.reduce(odds, axis=1, keepdims=True)
+            if (parent := self._parents[members[0]]) is not None:
+                shares -= np.logaddexp(0, -logits[:, parent])[:, None]
+            shares = np.minimum(shares, -1e-12)
+            logits[:, members] = shares - np.log(-np.expm1(shares))
+
+    def _detect(self, ids: list[int], logits: Numbers, progress: Callable[[int], None]) -> None:
+        detected = [place for place, tag in enumerate(self.tags) if tag.detector]
+        if detected:
+            measures = measure_pictures(self._library, ids, progress)
+            for place in detected:
+                logits[:, place] = judge_pixels(self.tags[place].detector or "", measures)
+
+    def _obey(self, logits: Numbers, verdicts: dict[int, bool]) -> None:
+        """What was rejected is not there, nor any kind of it; what was accepted is, with all above.
+
+        Where the two meet, the accepted one counts.
+        """
+        rejected = {tag for tag, accepted in verdicts.items() if not accepted}
+        if rejected:
+            for place in range(len(self.tags)):
+                if rejected.intersection((place, *self._above(place))):
+                    logits[place] = -SURE
+        for tag, accepted in verdicts.items():
+            if accepted:
+                logits[[tag, *self._above(tag)]] = SURE
+
+    def _above(self, tag: int) -> list[int]:
+        """What a tag is a kind of."""
+        found = []
+        parent = self._parents[tag]
+        while parent is not None:
+            found.append(parent)
+            parent = self._parents[parent]
+        return found
+
+    def _read_verdicts(self) -> dict[int, dict[int, bool]]:
+        """By picture and tag, what a person has said."""
+        found: dict[int, dict[int, bool]] = defaultdict(dict)
+        by_name = {str(tag).casefold(): place for place, tag in enumerate(self.tags)}
+        for one in self._library.catalog.corrections():
+            place = by_name.get(one.tag.casefold())
+            if place is not None and one.id is not None:
+                found[one.id][place] = one.accepted
+        return dict(found)
+
+    def _learn(self) -> dict[int, Lesson]:
+        """By tag; from the vectors that the pictures have in the model of now."""
+        taught: dict[int, list[tuple[int, bool]]] = defaultdict(list)
+        for number, verdicts in self._verdicts.items():
+            for tag, accepted in verdicts.items():
+                taught[tag].append((number, accepted))
+        lessons = {}
+        for tag, examples in taught.items():
+            if self.tags[tag].detector:
+                continue  # judged by other facts than the vectors have
+            image_embeds = self._library.vectors.get(np.array([one for one, _ in examples]))
+            said = np.array([accepted for _, accepted in examples])
+            logits = self._words.logits(image_embeds)[:, tag]
+            lessons[tag] = learn(self._curve.background, image_embeds, logits, said)
+        return lessons
+
+
+def words(
+    library: Library,
+    tags: Sequence[Tag],
+    curve: TagCurve,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Words:
+    """The tags in the space of the library's model, kept beside its catalog."""
+    vectors = tag_vectors(library.model, tags, library.location, progress)
+    sentences = [text for tag in tags for text in tag.negatives]
+    places = [place for place, tag in enumerate(tags) for _ in tag.negatives]
+    negatives = sentence_vectors(library.model, sentences)
+    return Words(curve, vectors, negatives, np.array(places, np.int64))
+
+
+def _groups(vocabulary: Vocabulary, places: dict[TagPath, int]) -> list[list[int]]:
+    """The members of each group of which exactly one applies."""
+    groups = []
+    for heading in vocabulary.tags:
+        if heading.one:
+            members = [place for path, place in places.items() if path[:-1] == heading.path]
+            if members:
+                groups.append(members)
+    return groups
+
+
+def _parents(tags: Sequence[Tag], places: dict[TagPath, int]) -> list[int | None]:
+    """What each tag is a kind of; headings between the two are passed over."""
+    parents: list[int | None] = []
+    for tag in tags:
+        above = (places.get(tag.path[:end]) for end in range(len(tag.path) - 1, 0, -1))
+        parents.append(next((place for place in above if place is not None), None))
+    return parents
