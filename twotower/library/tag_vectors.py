@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from twotower.encode.encoder import normalize
-from twotower.library.calibrate import Floats, model_hash
+from twotower.encode.golden import model_hash
+from twotower.library.calibrate import Floats
 
 if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
