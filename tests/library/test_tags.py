@@ -333,6 +333,16 @@ def test_a_precision_that_the_model_never_has_is_said(
     assert "give a lower --precision" in capsys.readouterr().err
 
 
+def test_no_tag_at_all_comes_with_a_hint(
+    root: Path, words: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words.write_text("zebra crossing\nx-ray\n")
+    assert tag(root, "--vocabulary", words, "--dry-run", "--precision", "0.9") == 0
+    printed = capsys.readouterr()
+    assert all(line.endswith("  -") for line in printed.out.splitlines())
+    assert "no tag reaches a precision of 0.9; a lower --precision" in printed.err
+
+
 def test_the_tags_of_one_folder(
     root: Path, words: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -182,6 +182,12 @@ def give(
     else:
         for path, tags in given:
             print(line(path, tags))
+    if given and tagger.cutoff <= 1 and not any(tags for _, tags in given):
+        print(
+            f"no tag reaches a precision of {arguments.precision:g}; a lower --precision gives"
+            " more, and corrections (--review, --learn) teach",
+            file=sys.stderr,
+        )
     errors: list[str] = []
     if arguments.export:
         export(vocabulary, given, arguments.export)
