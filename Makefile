@@ -11,8 +11,8 @@ demo: .venv/.light
 	$(BIN)/twotower search "a big city at night" --library build/demo-library
 	$(BIN)/twotower search "a brain scan" --library build/demo-library
 	@echo
-	$(BIN)/twotower ask examples/photos/car.jpg "what colour is the car?"
-	$(BIN)/twotower ask examples/photos/cat.jpg "is there a dog?"
+	$(BIN)/twotower ask examples/photos/oranges.jpg "what colour is the fruit?"
+	$(BIN)/twotower ask examples/photos/cat.jpg "is it a cat or a dog?"
 	$(BIN)/twotower ask build/demo-library "how many of my pictures show a beach?"
 	@echo
 	$(BIN)/twotower tag --library build/demo-library --dry-run --precision 0.6 | grep -v -- "-$$"
