@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -12,8 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twotower.cli.index import add_library_option
-from twotower.cli.output import FAILED, OK, add_model_options, positive, progress
-from twotower.cli.search import hit_tree, open_library, shown_path, to_json
+from twotower.cli.output import (
+    FAILED,
+    OK,
+    add_model_options,
+    positive,
+    print_array,
+    progress,
+    to_json,
+)
+from twotower.cli.search import hit_tree, open_library, shown_path
 
 if TYPE_CHECKING:
     from twotower.asking.answered import Answered
@@ -134,7 +140,7 @@ def ask_library_of(
     library = open_library(folder, location)
     answers = [ask_library(library, question, arguments.top) for question in questions]
     if arguments.json:
-        print(to_json([_library_tree(answer) for answer in answers]))
+        print(to_json([_library_tree(answer) for answer in answers], indent=1))
         return
     for answer in answers:
         print_library_answer(answer)
@@ -204,20 +210,12 @@ def _is_question(word: str) -> bool:
 
 
 def print_json(answers: Iterable[Answered]) -> int:
-    """One array, an object for each picture and question; returns how many failed."""
-    failed, separator = 0, "["
-    try:
-        for answer in answers:
-            failed += answer.error is not None
-            print(separator + _to_json(answer), end="")
-            separator = ",\n "
-    finally:
-        print("[]" if separator == "[" else "]")
-    return failed
+    """An object for each answer; returns how many failed."""
+    return print_array(map(_tree, answers))
 
 
-def _to_json(answer: Answered) -> str:
-    tree: dict[str, Any] = {
+def _tree(answer: Answered) -> dict[str, Any]:
+    return {
         "path": str(answer.source),
         "question": answer.question,
         "kind": answer.kind,
@@ -227,9 +225,6 @@ def _to_json(answer: Answered) -> str:
         "notes": list(answer.notes),
         "error": str(answer.error) if answer.error else None,
     }
-    text = json.dumps(tree, ensure_ascii=False)
-    # the name of a file may be bytes that are no text; escaped, they come back in os.fsencode
-    return json.dumps(tree) if re.search("[\udc80-\udcff]", text) else text
 
 
 def print_lines(answers: Iterable[Answered]) -> int:

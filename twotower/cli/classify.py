@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from twotower.cli.output import FAILED, OK, add_model_options, positive, progress
+from twotower.cli.output import FAILED, OK, add_model_options, positive, print_array, progress
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -86,31 +84,16 @@ def _is_file(path: Path) -> bool:
 
 
 def print_json(answers: Iterable[Classified]) -> int:
-    """One array, an object for each picture; valid JSON also when interrupted.
-
-    Returns:
-        How many pictures could not be read.
-    """
-    failed, separator = 0, "["
-    try:
-        for answer in answers:
-            failed += answer.error is not None
-            print(separator + _to_json(answer), end="")
-            separator = ",\n "
-    finally:
-        print("[]" if separator == "[" else "]")
-    return failed
+    """An object for each answer; returns how many failed."""
+    return print_array(map(_tree, answers))
 
 
-def _to_json(answer: Classified) -> str:
-    tree = {
+def _tree(answer: Classified) -> dict[str, Any]:
+    return {
         "path": str(answer.source),
         "labels": [asdict(label) for label in answer.labels],
         "error": str(answer.error) if answer.error else None,
     }
-    text = json.dumps(tree, ensure_ascii=False)
-    # the name of a file may be bytes that are no text; escaped, they come back in os.fsencode
-    return json.dumps(tree) if re.search("[\udc80-\udcff]", text) else text
 
 
 def print_lines(answers: Iterable[Classified]) -> int:

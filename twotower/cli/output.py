@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,6 +35,30 @@ def status(text: str) -> Any:
     from rich.console import Console
 
     return Console(stderr=True).status(text)
+
+
+def to_json(tree: Any, indent: int | None = None) -> str:
+    """JSON as text, with the names of files that are no text escaped."""
+    text = json.dumps(tree, ensure_ascii=False, indent=indent)
+    # the name of a file may be bytes that are no text; escaped, they come back in os.fsencode
+    return json.dumps(tree, indent=indent) if re.search("[\udc80-\udcff]", text) else text
+
+
+def print_array(trees: Iterable[dict[str, Any]]) -> int:
+    """One JSON array, an object as soon as it is there; valid also when interrupted.
+
+    Returns:
+        How many objects have an "error".
+    """
+    failed, separator = 0, "["
+    try:
+        for tree in trees:
+            failed += tree["error"] is not None
+            print(separator + to_json(tree), end="")
+            separator = ",\n "
+    finally:
+        print("[]" if separator == "[" else "]")
+    return failed
 
 
 def print_broken(broken: Sequence[str], most: int = 20) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twotower.cli.index import add_library_option, index_once
-from twotower.cli.output import OK, positive
+from twotower.cli.output import OK, positive, to_json
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -96,7 +94,7 @@ def run_duplicates(arguments: argparse.Namespace) -> int:
     library = open_library(arguments.folder, arguments.library)
     groups = duplicates(library, arguments.folder)
     if arguments.json:
-        print(to_json([[hit_tree(hit) for hit in group] for group in groups]))
+        print(to_json([[hit_tree(hit) for hit in group] for group in groups], indent=1))
         return OK
     for group in groups:
         for hit in group:
@@ -142,7 +140,7 @@ def give(query: Query, library: Library, arguments: argparse.Namespace, sort: So
         copies = copy_hits(answer, arguments.copy_to)
         print(f"{arguments.copy_to}: {copies} pictures copied", file=sys.stderr)
     if arguments.json:
-        print(to_json(answer_tree(answer)))
+        print(to_json(answer_tree(answer), indent=1))
     else:
         print_answer(answer, offset, arguments.all)
     return OK
@@ -191,13 +189,6 @@ def hit_tree(hit: Hit) -> dict[str, Any]:
         "taken": hit.taken,
         "copies": [shown_path(path) for path in hit.copies],
     }
-
-
-def to_json(tree: Any) -> str:
-    """JSON as text, with the names of files that are no text escaped."""
-    text = json.dumps(tree, ensure_ascii=False, indent=1)
-    # the name of a file may be bytes that are no text; escaped, they come back in os.fsencode
-    return json.dumps(tree, indent=1) if re.search("[\udc80-\udcff]", text) else text
 
 
 def shown_path(path: Path) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twotower.cli.index import add_library_option
-from twotower.cli.output import FAILED, OK
-from twotower.cli.search import open_library, shown_path, to_json
+from twotower.cli.output import FAILED, OK, to_json
+from twotower.cli.search import open_library, shown_path
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -178,7 +178,7 @@ def give(
             }
             for path, tags in given
         ]
-        print(to_json(trees))
+        print(to_json(trees, indent=1))
     else:
         for path, tags in given:
             print(line(path, tags))

@@ -65,9 +65,7 @@ def add_commands(commands: Commands) -> None:
     command.set_defaults(run=run_train_plot)
     command.add_argument("folder", type=Path, help="the run's folder")
 
-    command = recipes.add_parser(
-        "bundled", help="train the next version of the model inside the package"
-    )
+    command = recipes.add_parser("bundled", help="train the model inside the package")
     command.set_defaults(run=run_train_bundled)
     command.add_argument("data", type=Path, help="the folder with the data (docs/model-card.md)")
     command.add_argument("destination", type=Path, help="the model directory to make")

@@ -407,8 +407,10 @@ def train_projection(
     vision: Any = model.vision
 
     def embed(rows: Tensor) -> Tensor:
-        widened = vision.widen(F.dropout(rows, DROPOUT))
-        return F.normalize(vision.proj(F.dropout(widened, DROPOUT)), dim=-1)
+        given = F.dropout(rows, DROPOUT)
+        hidden = vision.widen(given)[:, given.shape[1] :]
+        widened = torch.cat([given, F.dropout(hidden, DROPOUT)], dim=1)
+        return F.normalize(vision.proj(widened), dim=-1)
 
     start_vision(vision, pooled, pictures.features)
     name_embeds = encode_names(model, tokenizer, named.names)
