@@ -1,0 +1,46 @@
+"""Draw accuracy against training of the bundled model's image tower.
+
+    python docs/training_curve.py
+
+benchmarks/results/bundled_training.csv has what was measured while it learned (docs/model-card.md).
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = 50
+LINES = {
+    "cifar10_dev_top1": "CIFAR-10 dev, top-1",
+    "flickr8k_val_recall_at_1": "Flickr8k val, R@1",
+    "flickr8k_val_recall_at_5": "Flickr8k val, R@5",
+    "examples_top1": "example photographs, top-1",
+    "examples_top5": "example photographs, top-5",
+}
+
+
+def main() -> None:
+    path = ROOT / "benchmarks" / "results" / "bundled_training.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    steps = [int(row["step"]) for row in rows]
+    figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
+    for name, label in LINES.items():
+        whole = EXAMPLES if name.startswith("examples") else 1
+        values = [100 * float(row[name]) / whole for row in rows]
+        axes.plot(steps, values, "o-", label=label)
+    axes.set(xlabel="steps of the image tower's lesson", ylabel="%", ylim=(0, 100))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", loc="lower right", ncols=2)
+    figure.savefig(ROOT / "docs" / "bundled_training.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()
