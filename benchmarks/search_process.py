@@ -1,16 +1,24 @@
 """Seconds from typing `twotower search "a red car"` to the answer, over 50 000 pictures.
 
-    python benchmarks/search_process.py [PICTURES]
+    python benchmarks/search_process.py [PICTURES] [--rclip PYTHON]
 
 Each run is a new process, with Python's modules compiled, as an installation leaves them. Beside
 it: embedding the words alone in a new process, which no search can do without. The vectors are made
 up, around those of the example photographs, so that some match. Processor seconds, of all threads,
-say what it takes when nothing else runs. Writes results/search_process.csv.
+say what it takes when nothing else runs.
+
+PYTHON is an interpreter with rclip 3.3: `rclip --no-indexing "a red car"` runs in turn with ours,
+over the same vectors and paths, put into its database by its own code. Its weights come from the
+network; a text tower of the same architecture, exported as its `scripts/convert_model.py` does, but
+with random weights, stands in for them: as many bytes and operations, so the same time. Its image
+tower is not opened for words, and is an empty file. Writes results/search_process.csv.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
+import gzip
 import os
 import resource
 import shutil
@@ -25,42 +33,57 @@ import numpy as np
 
 import twotower
 from twotower.encode.encoder import normalize
+from twotower.inputs.tokenizer import clip_vocabulary
 from twotower.library.catalog import PictureRecord
 
 RUNS = 9
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "search_process.csv"
 TEXT_ALONE = "import twotower; twotower.load().encode_text('a red car')"
+RCLIP = "rclip"
 
 
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 50_000
-    with tempfile.TemporaryDirectory() as folder:
-        make_library(Path(folder), count)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("pictures", nargs="?", type=int, default=50_000)
+    parser.add_argument("--rclip", metavar="PYTHON", help="an interpreter that has rclip")
+    arguments = parser.parse_args()
+    count = arguments.pictures
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, data = Path(scratch) / "pictures", Path(scratch) / "rclip"
+        folder.mkdir()
+        make_library(folder, count)
+        program = [sys.executable, "-m", "twotower", "search"]
         commands = {
-            "embedding the words alone": ["-c", TEXT_ALONE],
-            f"search in {count}": ["-m", "twotower", "search", "a red car", folder],
-            f"search in {count}, filtered": ["-m", "twotower", "search", "car type:png", folder],
+            "embedding the words alone": [sys.executable, "-c", TEXT_ALONE],
+            f"search in {count}": [*program, "a red car"],
+            f"search in {count}, filtered": [*program, "car type:png"],
         }
-        environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(Path(folder) / ".compiled")}
+        if arguments.rclip:
+            make_rclip(data, folder, arguments.rclip)
+            commands[RCLIP] = [arguments.rclip, "-m", "rclip", "--no-indexing", "a red car"]
+        environment = {
+            **os.environ,
+            "PYTHONPYCACHEPREFIX": str(Path(scratch) / "compiled"),
+            "PYTHONPATH": str(ROOT),
+            "RCLIP_DATADIR": str(data),
+        }
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
         for _ in range(1 + RUNS):  # the first one compiles
             for name, command in commands.items():
                 start = time.perf_counter(), processor_seconds()
                 subprocess.run(
-                    [sys.executable, *command],
-                    check=True,
-                    capture_output=True,
-                    cwd=ROOT,
-                    env=environment,
+                    command, check=True, capture_output=True, cwd=folder, env=environment
                 )
                 seconds[name].append(
                     (time.perf_counter() - start[0], processor_seconds() - start[1])
                 )
     with RESULTS.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("process", "median_seconds", "lowest", "highest", "processor_seconds"))
+        writer.writerow(
+            ("process", "median_seconds", "lowest", "highest", "processor_seconds", "times_rclip")
+        )
         for name, runs in seconds.items():
             passed, computed = zip(*runs[1:], strict=True)
             numbers = (
@@ -69,7 +92,11 @@ def main() -> None:
                 max(passed),
                 statistics.median(computed),
             )
-            row = (name, *(f"{one:.3f}" for one in numbers))
+            ratio = ""
+            if RCLIP in seconds:
+                pairs = zip(runs[1:], seconds[RCLIP][1:], strict=True)
+                ratio = f"{statistics.median(ours[0] / theirs[0] for ours, theirs in pairs):.2f}"
+            row = (name, *(f"{one:.3f}" for one in numbers), ratio)
             writer.writerow(row)
             print(*row)
 
@@ -99,6 +126,52 @@ def make_library(folder: Path, count: int) -> None:
         [PictureRecord(int(one), f"2021/{one}.jpg", 1, 1, type=kinds[int(one) % 2]) for one in ids],
     )
     library.close()
+
+
+FILL = """
+import sys
+import numpy as np
+from rclip import db
+database = db.DB(sys.argv[1] + "/db.sqlite3")
+rows = np.load(sys.argv[1] + "/rows.npy")
+for path, row in zip(open(sys.argv[1] + "/paths"), rows, strict=True):
+    image = {"filepath": path[:-1], "modified_at": 1.0, "size": 1, "vector": row.tobytes()}
+    database.upsert_image({**image, "hash": path[:-1]}, commit=False)
+database.close()
+"""
+
+
+def make_rclip(data: Path, folder: Path, python: str) -> None:
+    """rclip's data folder: its files in the same shape, and the library's paths and vectors."""
+    import torch
+
+    from twotower.model.config import preset
+    from twotower.model.text import build_text
+
+    towers = data / "ViT-B-32-256-datacomp_s34b_b86k"
+    towers.mkdir(parents=True)
+    (towers / "visual.onnx").touch()
+    config = preset("ViT-B-32")  # its text tower is that of ViT-B-32-256
+    torch.onnx.export(
+        build_text(config.text, config.embed_dim).eval(),
+        (torch.zeros(1, 77, dtype=torch.long),),
+        str(towers / "textual.onnx"),
+        input_names=["input"],
+        output_names=["output"],
+        dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
+        opset_version=18,
+        dynamo=False,
+    )
+    (data / "tokenizer").mkdir()
+    merges = "\n".join(["# merges", *(" ".join(pair) for pair in clip_vocabulary()[1])])
+    with gzip.open(data / "tokenizer" / "bpe_simple_vocab_16e6.txt.gz", "wt") as file:
+        file.write(merges)
+    with twotower.Library(folder).catalog as catalog:
+        records = list(catalog.records())
+    vectors = twotower.Library(folder).vectors
+    np.save(data / "rows.npy", vectors.get(np.array([one.id for one in records])))
+    (data / "paths").write_text("".join(f"{folder / one.path}\n" for one in records))
+    subprocess.run([python, "-c", FILL, str(data)], check=True)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,8 @@ def _onnxruntime(directory: Path, tower: Tower, threads: int | None) -> Engine:
     options.intra_op_num_threads = threads or 0
     # int8 weights become float32 once, at load, instead of being unpacked at every call
     options.add_session_config_entry("session.disable_quant_qdq", "1")
+    # threads that spin while they wait take, at load, the core from the one that unpacks weights
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
     providers = [one for one in wanted if one in onnxruntime.get_available_providers()]
     path = graph_path(directory, tower)

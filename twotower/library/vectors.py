@@ -24,6 +24,7 @@ Slots = NDArray[np.intp]
 _CHUNK = 32768  # rows that a thread scores at a time
 _GATHER = 0.05  # below this share of allowed rows they are read alone, else all and passed over
 _ROUNDING = 1e-5  # more than float32 loses in a sum of unit vectors' products
+_OUTLIER = 0.2  # of a query's length: numbers above it are not rounded
 
 
 class Vectors(Protocol):
@@ -311,21 +312,29 @@ def _rounded_scores(query: Floats) -> _Score | None:
 
     The score of a row x is wrong by at most its margin: with x', q' for the rounded,
     |q.x - q'.x'| = |q.(x - x') + (q - q').x'| <= |q| |x - x'| + |q - q'| |x'|.
+
+    Words have a number or two in CLIP's space that are many times as large as all others, whose
+    steps would be as coarse; so these are multiplied apart.
     """
     try:
         import simsimd
     except ImportError:
         return None
-    codes, [[step, lost]] = _round(query[None])
     length = float(np.linalg.norm(query))
+    outliers = np.flatnonzero(np.abs(query) > _OUTLIER * length)
+    even = query.copy()
+    even[outliers] = 0
+    codes, [[step, lost]] = _round(even[None])
 
     def score(
         rows: Floats, all_codes: NDArray[np.int8], scales: Floats, part: slice
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        products = np.asarray(simsimd.cdist(all_codes[part], codes, metric="dot"))[:, 0]
+        products = step * np.asarray(simsimd.cdist(all_codes[part], codes, metric="dot"))[:, 0]
+        if len(outliers):
+            products += all_codes[part][:, outliers] @ query[outliers]
         row_steps, row_lost = scales[part].T
         margins = length * row_lost + lost * (1 + row_lost) + _ROUNDING
-        return products * (row_steps * step), margins
+        return products * row_steps, margins
 
     return score
 
