@@ -45,6 +45,36 @@ NOUNS = {
     "guitar": "guitar guitars instrument music musician band",
     "boat": "boat boats kayak canoe raft ship sailing",
 }
+# What is easily taken for a noun: where captions say such a rival and none of the noun's own words,
+# the answer is "no" too, and the harder one to give.
+OWN = {
+    "dog": "dog dogs puppy puppies canine hound terrier retriever",
+    "man": "man men guy boy boys gentleman male he his",
+    "woman": "woman women lady ladies girl girls female she her",
+    "boy": "boy boys man men male he his",
+    "girl": "girl girls woman women lady female she her",
+    "horse": "horse horses pony jockey rodeo equestrian",
+    "bicycle": "bicycle bike bikes bicycles cyclist cycling bicyclist",
+    "motorcycle": "motorcycle motorbike bike bikes motocross dirtbike biker",
+    "car": "car cars vehicle vehicles racing traffic automobile",
+    "skateboard": "skateboard skateboarder skateboarding skate skater",
+    "football": "football soccer",
+    "frisbee": "frisbee disc disk",
+}
+RIVALS = {
+    "dog": "horse cat cow sheep goat bird",
+    "man": "woman girl",
+    "woman": "man boy",
+    "boy": "girl",
+    "girl": "boy",
+    "horse": "dog cow camel",
+    "bicycle": "motorcycle skateboard scooter",
+    "motorcycle": "bicycle car",
+    "car": "motorcycle bicycle bus truck",
+    "skateboard": "bicycle scooter surfboard",
+    "football": "tennis basketball baseball rugby",
+    "frisbee": "ball football",
+}
 NAMED = {"bicycle": ("bicycle", "bike"), "swimming pool": ("pool",)}
 COUNTED = ("dog", "man", "woman", "boy", "girl", "child", "horse", "people")
 COLOURED = (
@@ -97,7 +127,7 @@ def _agreed(captions: Sequence[str], pattern: str) -> int:
 
 
 def _presence(said: list[list[str]], random: np.random.Generator) -> Iterator[Item]:
-    """Yes/no and choice; each noun as often absent as present."""
+    """Yes/no and choice; nouns are as often absent as present, half of those with a rival."""
     present, absent = {}, {}
     for noun, words in NOUNS.items():
         names = "|".join(NAMED.get(noun, (noun,)))
@@ -105,9 +135,14 @@ def _presence(said: list[list[str]], random: np.random.Generator) -> Iterator[It
         yes = [i for i, some in enumerate(said) if _agreed(some, rf"\b({names})s?\b") >= AGREED]
         present[noun] = yes
         most = min(len(yes), len(absent[noun]), 30)
+        near = random.permutation(_near(said, noun))[: most // 2].tolist()
+        far = random.permutation(absent[noun])[: most - len(near)].tolist()
         a = with_article(noun)
-        for answer, pictures in (("yes", yes), ("no", absent[noun])):
-            for picture in sorted(random.permutation(pictures)[:most].tolist()):
+        for answer, pictures in (
+            ("yes", random.permutation(yes)[:most].tolist()),
+            ("no", near + far),
+        ):
+            for picture in sorted(pictures):
                 yield Item(picture, "yes/no", f"is there {a} in the picture?", (answer,))
     for noun, pictures in present.items():
         for picture in random.permutation(pictures)[:20].tolist():
@@ -117,6 +152,18 @@ def _presence(said: list[list[str]], random: np.random.Generator) -> Iterator[It
                 pair = [pair[i] for i in random.permutation(2)]
                 question = f"is it {with_article(pair[0])} or {with_article(pair[1])}?"
                 yield Item(picture, "choice", question, (noun,))
+
+
+def _near(said: list[list[str]], noun: str) -> list[int]:
+    """Pictures of a rival that are not of the noun."""
+    if noun not in RIVALS:
+        return []
+    rival, own = _any([f"{one}s?" for one in RIVALS[noun].split()]), _any(OWN[noun].split())
+    return [
+        i
+        for i, some in enumerate(said)
+        if _agreed(some, rival) >= AGREED and not _agreed(some, own)
+    ]
 
 
 def _any(words: Sequence[str]) -> str:

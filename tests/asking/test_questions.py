@@ -153,6 +153,15 @@ def test_opposites() -> None:
     assert parse_question("is there a small dog?").contrary == ""  # a big one is no contrary
 
 
+def test_rivals() -> None:
+    rivals = parse_question("are there any dogs?").rivals
+    assert "a photo of a cat." in rivals and "a photo of a dog." not in rivals
+    birds = parse_question("is it a bird?").rivals
+    assert "a photo of a cat." in birds and "a photo of an owl." not in birds  # an owl is one
+    assert parse_question("is there a frisbee?").rivals == ()
+    assert parse_question("is there a woman?").rivals == ()  # may well be with a man
+
+
 def test_counts_are_grammar() -> None:
     question = parse_question("how many people are there?")
     assert question.answers == {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import twotower
 from twotower.asking.answered import Answered
 from twotower.asking.questions import QuestionError
-from twotower.asking.zero_shot import SLOPE, ZERO, statement_probability
+from twotower.asking.zero_shot import RIVAL, SLOPE, ZERO, statement_probability
 from twotower.encode.encoder import Encoder
 from twotower.inputs.pictures import PictureError
 
@@ -87,15 +87,27 @@ def test_one_statement_is_measured_against_the_picture() -> None:
     around = np.array([0.1, 0.2, 0.3])
     deviations = (0.4 - 0.2) / around.std()
     expected = 1 / (1 + np.exp(-(SLOPE * deviations + ZERO)))
-    assert statement_probability(np.array([0.4]), around) == pytest.approx(expected)
-    both = statement_probability(np.array([0.4, 0.1]), around)
-    assert both + statement_probability(np.array([0.1, 0.4]), around) == pytest.approx(1)
+    assert statement_probability(0.4, around) == pytest.approx(expected)
+    both = statement_probability(0.4, around, contrary=0.1)
+    assert both + statement_probability(0.1, around, contrary=0.4) == pytest.approx(1)
+
+
+def test_a_rival_that_stands_out_further_speaks_against_it() -> None:
+    around = np.array([0.1, 0.2, 0.3])
+    alone = statement_probability(0.4, around)
+    assert statement_probability(0.4, around, [0.1, 0.39]) == alone
+    logits = [np.log(p / (1 - p)) for p in (alone, statement_probability(0.4, around, [0.1, 0.6]))]
+    assert logits[0] - logits[1] == pytest.approx(RIVAL * 0.2 / around.std())
+
+
+@pytest.mark.parametrize("picture", ["cat.jpg", "cow.jpg", "horse.jpg"])
+def test_an_animal_is_not_surely_taken_for_a_dog(model: Encoder, picture: str) -> None:
+    assert ask(model, picture, "is there a dog?").answer != "yes"
+    assert ask(model, "dog.jpg", "is there a dog?").answer == "yes"
 
 
 @given(st.floats(-1, 1), st.floats(-1, 1))
 def test_a_nearer_statement_is_more_probable(one: float, other: float) -> None:
     around = np.array([-0.1, 0.0, 0.1])
     low, high = sorted((one, other))
-    assert statement_probability(np.array([low]), around) <= statement_probability(
-        np.array([high]), around
-    )
+    assert statement_probability(low, around) <= statement_probability(high, around)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from twotower.asking.vocabulary import is_plural, vocabulary, with_article
+from twotower.asking.vocabulary import is_plural, singular, vocabulary, with_article
 
 AUXILIARY = "is|are|was|were|do|does|did|can|could|has|have|had|will|would|should|may|might|must|am"
 PICTURE = "picture|photo|photograph|image|scene|pic|shot|snapshot"
@@ -56,6 +56,21 @@ def contrary_of(statement: str) -> str:
         if begin.endswith(f" {ending}"):
             return f"{begin.removesuffix(ending)}{opposite}."
     return ""
+
+
+def rivals_of(statement: str) -> tuple[str, ...]:
+    """What could be taken for what the statement names: for a dog, a photo of each other animal."""
+    match = re.fullmatch(r"a photo of (?:an? )?(.+)\.", statement)
+    if not match:
+        return ()
+    noun, types = singular(match[1]), vocabulary().types
+    return tuple(
+        f"a photo of {phrase}."
+        for name in vocabulary().mistaken
+        if noun in types[name]
+        for one, phrase in types[name].items()
+        if one != noun and one not in types.get(noun, ())  # an owl is no rival of a bird
+    )
 
 
 def _of_picture(auxiliary: str, predicate: str) -> str:

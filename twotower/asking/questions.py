@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from twotower.asking.claims import AUXILIARY, PICTURE, claim, contrary_of
+from twotower.asking.claims import AUXILIARY, PICTURE, claim, contrary_of, rivals_of
 from twotower.asking.vocabulary import (
     NUMBERS,
     is_plural,
@@ -66,6 +66,7 @@ class Question:
         statement: what is claimed of the picture; the place of the answer, if it has one, is {}.
         answers: each answer with the phrase that stands for it in the statement.
         contrary: of a yes/no question, the opposite statement, where words for it are known.
+        rivals: of a yes/no question, what its thing is easily taken for, as statements.
         negated: whether a yes/no question denies: its "yes" says that the statement is wrong.
         noun: of a count, what is counted.
         notes: what a reader of the answer should know.
@@ -76,6 +77,7 @@ class Question:
     statement: str
     answers: Mapping[str, str] = field(default_factory=dict)
     contrary: str = ""
+    rivals: tuple[str, ...] = ()
     negated: bool = False
     noun: str = ""
     notes: tuple[str, ...] = ()
@@ -103,7 +105,8 @@ def parse_question(text: str, answers: Sequence[str] = ()) -> Question:
             break
     begins = re.match(rf"({AUXILIARY}|{INTERROGATIVE}|or|and)\b", said)
     if question is None and text.strip().endswith("?") and not answers and not begins:
-        question = Question("yes/no", f"a photo of {with_article(said)}.")
+        statement = f"a photo of {with_article(said)}."
+        question = Question("yes/no", statement, rivals=rivals_of(statement))
     if question is None and not answers:
         raise QuestionError(
             f'{text.strip()[:80]!r} is no question; ask, for example, "is there a dog?" or '
@@ -441,7 +444,8 @@ def _yes_no(said: str) -> Question | None:
         asked = " ".join(asked.split())
     statement = claim(asked)
     notes = (NEGATION,) if denial else ()
-    return Question("yes/no", statement, {}, contrary_of(statement), bool(denial), notes=notes)
+    contrary, rivals = contrary_of(statement), rivals_of(statement)
+    return Question("yes/no", statement, {}, contrary, rivals, bool(denial), notes=notes)
 
 
 def _without_not(match: re.Match[str]) -> str:

@@ -36,6 +36,7 @@ class Vocabulary:
         types: name of a type -> its answers, each with the phrase that says it in a statement.
         called: what a question may call a type -> its name.
         open: the types that answer a question of no type.
+        mistaken: the types whose answers are easily taken for each other.
         scenes: answers that are added to those.
         verbs: a verb -> the type of what is done with it, such as "eating" -> "food".
         contraries: a word -> its opposite, both ways.
@@ -44,6 +45,7 @@ class Vocabulary:
     types: dict[str, dict[str, str]]
     called: dict[str, str]
     open: tuple[str, ...]
+    mistaken: tuple[str, ...]
     scenes: tuple[str, ...]
     verbs: dict[str, str]
     contraries: dict[str, str]
@@ -81,6 +83,7 @@ def vocabulary() -> Vocabulary:
         types,
         called,
         tuple(tree["open"]),
+        tuple(tree["mistaken"]),
         tuple(tree["scenes"]),
         tree["verbs"],
         contraries,
