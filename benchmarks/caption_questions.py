@@ -1,21 +1,31 @@
 """Questions of known answer, made from captions by rule: what several captions agree on is true.
 
+    python benchmarks/caption_questions.py ../shared/data/flickr8k-train FOLDER
+
+lays out what the bundled head learned from, for `twotower train vqa`: the pictures and a table of
+questions, where two captions of five must say it and most are asked in other words.
+
 The rules are strict, so that few questions are wrong, and they see what people mention without
 being asked: nobody asked these people these questions. Figures say "derived".
 """
 
 from __future__ import annotations
 
+import argparse
+import csv
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from twotower.asking.vocabulary import NUMBERS, singular, vocabulary, with_article
+from twotower.pairs.sources import open_source
 
 AGREED = 3  # captions of five that must say it
+LEARN_AGREED, LEARN_MOST = 2, 60  # for what is learned from; see `caption_questions`
 # A noun of a yes/no question, and the words of which no caption may have one for a "no".
 NOUNS = {
     "dog": "dog dogs puppy puppies animal animals canine hound terrier retriever",
@@ -76,11 +86,39 @@ RIVALS = {
     "frisbee": "ball football",
 }
 NAMED = {"bicycle": ("bicycle", "bike"), "swimming pool": ("pool",)}
-COUNTED = ("dog", "man", "woman", "boy", "girl", "child", "horse", "people")
+COUNTED = ("dog", "man", "woman", "boy", "girl", "child", "horse", "people", "player", "bird")
 COLOURED = (
     "dog shirt hat jacket dress coat car helmet shorts pants ball jersey bike uniform swimsuit "
-    "sweater cap horse boat toy umbrella swimsuit hair"
+    "sweater cap horse boat toy umbrella hair puppy cat bird cow suit vest skirt bikini top "
+    "sweatshirt truck motorcycle frisbee kite flower wall fence bag backpack surfboard collar "
+    "blanket towel chair bench couch door house building raft kayak canoe slide rope stick snowsuit"
 ).split()
+# Other ways to ask the same, so that a head does not learn one form alone.
+OTHER_FORMS = {
+    r"how many (\w+) are there\?": (
+        r"how many \1 can you see?",
+        r"how many \1 are in the picture?",
+        r"how many \1?",
+    ),
+    r"what colour is the (\w+)\?": (
+        r"what is the colour of the \1?",
+        r"what colour \1 is it?",
+        r"which colour is the \1?",
+    ),
+    r"where was this taken\?": (
+        r"where is this?",
+        r"what place is this?",
+        r"where are they?",
+        r"where was the photo taken?",
+    ),
+    r"what is the \w+ doing\?": (
+        r"what are they doing?",
+        r"what is happening?",
+        r"what is going on?",
+        r"what activity is this?",
+    ),
+    r"is there (an? [\w ]+) in the picture\?": (r"is there \1?", r"is this \1?", r"do you see \1?"),
+}
 # A place as captions say it, and the answers that are then right.
 PLACES = {
     r"\b(on|at|along) (the|a) (sandy )?beach\b": ("beach", "sea"),
@@ -111,41 +149,62 @@ class Item:
     right: tuple[str, ...]
 
 
-def caption_questions(captions: Sequence[Sequence[str]], seed: int = 0) -> list[Item]:
-    """All derived questions, in a fixed order."""
-    random = np.random.default_rng(seed)
+def caption_questions(
+    captions: Sequence[Sequence[str]], agreed: int = AGREED, most: int = 30
+) -> list[Item]:
+    """All derived questions, in a fixed order.
+
+    Args:
+        agreed: captions of five that must say it.
+        most: questions about a noun that are answered "yes", and as many "no".
+    """
+    random = np.random.default_rng(0)
     said = [[" ".join(re.findall(r"[a-z]+", one.lower())) for one in some] for some in captions]
-    items = list(_presence(said, random))
+    items = list(_presence(said, agreed, most, random))
     for picture, some in enumerate(said):
         for maker in (_counts, _colours, _places, _activities):
-            items += [Item(picture, *made) for made in maker(some)]
+            items += [Item(picture, *made) for made in maker(some, agreed)]
     return items
+
+
+def other_forms(items: Sequence[Item]) -> list[Item]:
+    """The same questions, most of them in another form; of choices the order stays."""
+    random, found = np.random.default_rng(1), []
+    for item in items:
+        forms = [item.question]
+        for form, others in OTHER_FORMS.items():
+            if re.fullmatch(form, item.question):
+                forms += [re.sub(form, one, item.question) for one in others]
+        found.append(replace(item, question=forms[int(random.integers(len(forms)))]))
+    return found
 
 
 def _agreed(captions: Sequence[str], pattern: str) -> int:
     return sum(bool(re.search(pattern, one)) for one in captions)
 
 
-def _presence(said: list[list[str]], random: np.random.Generator) -> Iterator[Item]:
+def _presence(
+    said: list[list[str]], agreed: int, most: int, random: np.random.Generator
+) -> Iterator[Item]:
     """Yes/no and choice; nouns are as often absent as present, half of those with a rival."""
     present, absent = {}, {}
     for noun, words in NOUNS.items():
         names = "|".join(NAMED.get(noun, (noun,)))
         absent[noun] = [i for i, some in enumerate(said) if not _agreed(some, _any(words.split()))]
-        yes = [i for i, some in enumerate(said) if _agreed(some, rf"\b({names})s?\b") >= AGREED]
+        yes = [i for i, some in enumerate(said) if _agreed(some, rf"\b({names})s?\b") >= agreed]
         present[noun] = yes
-        most = min(len(yes), len(absent[noun]), 30)
-        near = random.permutation(_near(said, noun))[: most // 2].tolist()
-        far = random.permutation(absent[noun])[: most - len(near)].tolist()
+        many = min(len(yes), len(absent[noun]), most)
+        near = random.permutation(_near(said, noun, agreed))[: many // 2].tolist()
+        far = random.permutation(absent[noun])[: many - len(near)].tolist()
         a = with_article(noun)
         for answer, pictures in (
-            ("yes", random.permutation(yes)[:most].tolist()),
+            ("yes", random.permutation(yes)[:many].tolist()),
             ("no", near + far),
         ):
             for picture in sorted(pictures):
                 yield Item(picture, "yes/no", f"is there {a} in the picture?", (answer,))
     for noun, pictures in present.items():
-        for picture in random.permutation(pictures)[:20].tolist():
+        for picture in random.permutation(pictures)[: most * 2 // 3].tolist():
             others = [one for one in NOUNS if one != noun and picture in absent[one]]
             if others:
                 pair = [noun, others[int(random.integers(len(others)))]]
@@ -154,7 +213,7 @@ def _presence(said: list[list[str]], random: np.random.Generator) -> Iterator[It
                 yield Item(picture, "choice", question, (noun,))
 
 
-def _near(said: list[list[str]], noun: str) -> list[int]:
+def _near(said: list[list[str]], noun: str, agreed: int) -> list[int]:
     """Pictures of a rival that are not of the noun."""
     if noun not in RIVALS:
         return []
@@ -162,7 +221,7 @@ def _near(said: list[list[str]], noun: str) -> list[int]:
     return [
         i
         for i, some in enumerate(said)
-        if _agreed(some, rival) >= AGREED and not _agreed(some, own)
+        if _agreed(some, rival) >= agreed and not _agreed(some, own)
     ]
 
 
@@ -173,7 +232,7 @@ def _any(words: Sequence[str]) -> str:
 Made = tuple[str, str, tuple[str, ...]]
 
 
-def _counts(captions: list[str]) -> Iterator[Made]:
+def _counts(captions: list[str], agreed: int) -> Iterator[Made]:
     for noun in COUNTED:
         found: Counter[int] = Counter()
         plural = {"man": "men", "woman": "women", "child": "children"}.get(noun, f"{noun}s")
@@ -185,37 +244,63 @@ def _counts(captions: list[str]) -> Iterator[Made]:
         number, times = found.most_common(1)[0]
         # "a dog" in all captions and "dogs" in none is one dog; people are never counted to one
         alone = times == len(captions) and not _agreed(captions, rf"\b({plural}|another|two)\b")
-        if (number > 1 and times >= AGREED) or (number == 1 and alone and noun != "people"):
+        if (number > 1 and times >= agreed) or (number == 1 and alone and noun != "people"):
             yield "count", f"how many {plural} are there?", (str(number),)
 
 
-def _colours(captions: list[str]) -> Iterator[Made]:
+def _colours(captions: list[str], agreed: int) -> Iterator[Made]:
     colours = [*vocabulary().types["colour"], "gray", "tan", "blond", "blonde"]
     for noun in COLOURED:
         pattern = rf"\b({'|'.join(colours)}) (?:\w+ )?{noun}s?\b"
         mixed = rf"\b(?:{'|'.join(colours)}) and (?:{'|'.join(colours)})\b"
         found = Counter(one for some in captions for one in re.findall(pattern, some))
-        if len(found) == 1 and max(found.values()) >= 2 and not _agreed(captions, mixed):
+        if len(found) == 1 and max(found.values()) >= agreed - 1 and not _agreed(captions, mixed):
             colour = {"gray": "grey", "tan": "brown"}.get(*2 * [next(iter(found))])
             if colour in vocabulary().types["colour"]:
                 yield "colour", f"what colour is the {noun}?", (colour,)
 
 
-def _places(captions: list[str]) -> Iterator[Made]:
+def _places(captions: list[str], agreed: int) -> Iterator[Made]:
     right = {
         answer
         for pattern, answers in PLACES.items()
-        if _agreed(captions, pattern) >= AGREED
+        if _agreed(captions, pattern) >= agreed
         for answer in answers
     }
     if right:
         yield "place", "where was this taken?", tuple(sorted(right))
 
 
-def _activities(captions: list[str]) -> Iterator[Made]:
+def _activities(captions: list[str], agreed: int) -> Iterator[Made]:
     for doing in ACTIVITIES:
         stem = singular(doing.removesuffix("ing")).rstrip("n") if doing == "running" else doing[:-3]
-        if _agreed(captions, rf"\b{stem}\w*") >= AGREED:
-            who = next((one for one in COUNTED if _agreed(captions, rf"\b{one}\b") >= AGREED), None)
-            if who:
-                yield "activity", f"what is the {who} doing?", (doing,)
+        if _agreed(captions, rf"\b{stem}\w*") >= agreed and (who := _who(captions, agreed)):
+            yield "activity", f"what is the {who} doing?", (doing,)
+
+
+def _who(captions: list[str], agreed: int) -> str | None:
+    return next((one for one in COUNTED if _agreed(captions, rf"\b{one}\b") >= agreed), None)
+
+
+def lay_out(location: Path, folder: Path) -> None:
+    """Write the questions about pairs, and their pictures, as `twotower train vqa` takes them."""
+    source = open_source(str(location / "*.tar"))
+    pairs = [source[number] for number in range(len(source))]
+    (folder / "pictures").mkdir(parents=True)
+    for number, pair in enumerate(pairs):
+        (folder / "pictures" / f"{number}.webp").write_bytes(pair.picture)
+    items = caption_questions([pair.captions for pair in pairs], LEARN_AGREED, LEARN_MOST)
+    with (folder / "questions.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("image", "question", "answer"))
+        for item in other_forms(items):
+            for answer in item.right:
+                writer.writerow((f"pictures/{item.picture}.webp", item.question, answer))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pairs", type=Path)
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    lay_out(arguments.pairs, arguments.folder)

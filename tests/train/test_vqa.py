@@ -9,9 +9,8 @@ import PIL.Image
 import pytest
 
 import twotower
-from twotower.asking.head import Head
+from twotower.asking.head import Head, HeadError
 from twotower.cli.main import main
-from twotower.model.fusion import HeadError
 from twotower.train.config import TrainError
 from twotower.train.vqa import Prior, train_vqa
 from twotower.train.vqa_data import Sample, plain_answer, read_samples

@@ -23,10 +23,12 @@ class Answered:
     Attributes:
         source: the picture, as it was given.
         question: as it was typed.
-        kind: what kind of question it was taken for (`Question.kind`), or who answered it.
+        kind: what kind of question it was taken for (`Question.kind`); "trained" or "server" where
+            the question was handed on as it is.
         replies: the most probable first.
         sure: False where the best reply is not much better than a guess: an abstention.
         notes: what a reader should know.
+        by: who answered: "zero-shot", a trained "head", or a "server".
         error: instead of all of that.
     """
 
@@ -36,6 +38,7 @@ class Answered:
     replies: tuple[Reply, ...] = ()
     sure: bool = False
     notes: tuple[str, ...] = ()
+    by: str = "zero-shot"
     error: PictureError | QuestionError | None = None
 
     @property

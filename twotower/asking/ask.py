@@ -34,7 +34,8 @@ def ask(
     Args:
         pictures: one or many: paths, encoded bytes, PIL images or uint8 arrays [H, W, 3].
         questions: one or many, in English.
-        model: from `load()`; the bundled one by default.
+        model: from `load()`; the bundled one by default. Where a trained head comes with it, that
+            answers the kinds of questions that it answers better.
         answers: those among which to choose; by default the question's kind decides.
         head: a trained head that answers instead (`twotower.asking.head.Head`).
         vlm: a server that answers instead (`twotower.asking.vlm.Vlm`).

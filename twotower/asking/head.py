@@ -1,4 +1,4 @@
-"""Answers by a head that was trained on a model's towers (`twotower train vqa`). Takes torch."""
+"""Answers by a head that was trained on a model's towers (`twotower train vqa`). No torch."""
 
 from __future__ import annotations
 
@@ -6,16 +6,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twotower.asking.answered import Answered, Reply
 from twotower.asking.questions import QuestionError, plain
 from twotower.encode.cells import Cells
+from twotower.encode.engine import EngineError, start_session
+from twotower.encode.export import HEAD_CONFIG, HEAD_GRAPH, HEAD_WEIGHTS
 from twotower.encode.golden import model_hash
 from twotower.encode.stream import read_ahead
 from twotower.inputs.pictures import Picture, PictureError
+from twotower.model.config import ConfigError, FusionConfig, parse
 
+FOLDER = "head"  # of a model directory, where a head comes with the model
 LEAST = 0.5  # less probable than this is an abstention
 AHEAD = 16  # pictures that are decoded in advance
+
+Floats = NDArray[np.float32]
+
+
+class HeadError(ValueError):
+    """A head that cannot be read or does not fit; the message says which."""
 
 
 class Head:
@@ -24,41 +35,59 @@ class Head:
     Args:
         directory: the head's.
         model: the directory of the model that it was trained on.
+        engine: what runs the towers.
 
     Raises:
         HeadError: the head cannot be read, or is of another model.
-        EngineError: torch is not installed.
+        EngineError: the towers cannot be started.
     """
 
-    def __init__(self, directory: Path, model: Path) -> None:
-        self.towers = Cells(model)
-        from twotower.model.fusion import HeadError, load_head
-
-        self.head = load_head(directory)
-        if self.head.config.model != model_hash(model):
+    def __init__(self, directory: Path, model: Path, engine: str = "onnxruntime") -> None:
+        self.config: FusionConfig = _read_config(directory)
+        if self.config.model != model_hash(model):
             raise HeadError(
                 f"{directory}: was trained on another model than {model}; give that one with "
                 "--model, or train the head again"
             )
+        try:
+            self._session = start_session(directory / HEAD_GRAPH)
+        except EngineError as error:
+            raise _damaged(directory, error) from None
+        if self._session.get_outputs()[0].shape[1] != len(self.config.answers):
+            raise _damaged(directory, f"{HEAD_CONFIG} and {HEAD_GRAPH} do not belong together")
+        self.towers = Cells(model, engine)
 
     def replies(self, picture: Picture, questions: Sequence[str]) -> list[list[Reply]]:
         """All answers to each question, most probable first. Raises `PictureError`."""
         return self.judge(self.towers.preprocess(picture), questions)
 
-    def judge(self, pixel_values: np.ndarray, questions: Sequence[str]) -> list[list[Reply]]:
+    def judge(self, pixel_values: Floats, questions: Sequence[str]) -> list[list[Reply]]:
         """The same, of a picture that is preprocessed: [3, S, S]."""
-        import torch
+        cells = self.towers.of_pictures(pixel_values[None])[0]
+        names, found = self.config.answers, []
+        for row in self.logits(cells, *self.towers.of_questions(questions)):
+            probabilities = np.exp(row - row.max())
+            probabilities /= probabilities.sum()
+            order = np.argsort(-probabilities, kind="stable")
+            found.append([Reply(names[i], float(probabilities[i])) for i in order])
+        return found
 
-        tokens, real = self.towers.of_questions(questions)
-        cells = torch.from_numpy(self.towers.of_pictures(pixel_values[None]))
-        with torch.inference_mode():
-            picture = torch.zeros(len(questions), dtype=torch.long)
-            probabilities = self.head(cells, tokens, real, picture).softmax(dim=1).numpy()
-        names = self.head.config.answers
-        return [
-            [Reply(names[i], float(row[i])) for i in np.argsort(-row, kind="stable")]
-            for row in probabilities
-        ]
+    def logits(self, cells: Floats, tokens: Floats, real: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Of all answers to n questions about a picture [n, answers].
+
+        Args:
+            cells: `towers.of_pictures` of the picture [cells, width].
+            tokens: `towers.of_questions` [n, L, width], with `real` [n, L].
+        """
+        picture = np.zeros(len(tokens), np.int64)
+        inputs = {"cells": cells[None], "tokens": tokens, "real": real, "picture": picture}
+        return np.asarray(self._session.run(None, inputs)[0], np.float64)
+
+
+def head_of(model: Path, engine: str = "onnxruntime") -> Head | None:
+    """The head that comes with a model, if one does."""
+    directory = model / FOLDER
+    return Head(directory, model, engine) if directory.is_dir() else None
 
 
 def answer_all(
@@ -82,7 +111,7 @@ def answer_all(
                 continue
             replies = [one for one in next(found) if not answers or one.answer in answers]
             sure = bool(replies) and (replies[0].probability or 0) >= LEAST
-            yield Answered(picture, question, "trained", tuple(replies[:top]), sure)
+            yield Answered(picture, question, "trained", tuple(replies[:top]), sure, by="head")
 
 
 def _problem(question: str) -> QuestionError | None:
@@ -91,3 +120,22 @@ def _problem(question: str) -> QuestionError | None:
     except QuestionError as error:
         return error
     return None
+
+
+def _read_config(directory: Path) -> FusionConfig:
+    for name in (HEAD_CONFIG, HEAD_WEIGHTS, HEAD_GRAPH):
+        if not (directory / name).is_file():
+            raise HeadError(
+                f"{directory / name}: no such file; make a head with: twotower train vqa"
+            )
+    try:
+        text = (directory / HEAD_CONFIG).read_text(encoding="utf-8")
+        config: FusionConfig = parse(FusionConfig, text, directory / HEAD_CONFIG)
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
+        raise _damaged(directory, error) from None
+    return config
+
+
+def _damaged(directory: Path, why: object) -> HeadError:
+    first = str(why).strip().splitlines()[0]
+    return HeadError(f"{directory}: not a head of twotower's, or a damaged one ({first})")

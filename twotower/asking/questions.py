@@ -267,6 +267,8 @@ def _colour(said: str) -> Question | None:
         said,
     ):
         return _typed("colour", _coloured(match[1]))
+    if match := re.fullmatch(r"(?:what|which) colour (\w+) (?:is|are) (?:it|this|that|they)", said):
+        return _typed("colour", _coloured(f"the {match[1]}"))
     if match := re.fullmatch(r"(?:what|which) colour (the .+) is", said):
         return _typed("colour", _coloured(match[1]))
     if match := re.fullmatch(

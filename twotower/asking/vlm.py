@@ -138,7 +138,8 @@ def _answer(picture: Picture, question: str, vlm: Vlm, answers: Sequence[str]) -
         return Answered(picture, question, "server", error=error)
     sure = said.lower().rstrip(".") != "not sure"
     note = NOTE.format(model=vlm.model)
-    return Answered(picture, question, "server", (Reply(said, None),), sure, (note,))
+    reply = (Reply(said, None),)
+    return Answered(picture, question, "server", reply, sure, (note,), by="server")
 
 
 def data_uri(picture: Picture) -> str:

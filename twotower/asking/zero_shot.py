@@ -1,25 +1,28 @@
-"""Answers without training: statements judged by any encoder (Song et al. 2022, TAP-C).
+"""Answers by statements, judged by any encoder without training (Song et al. 2022, TAP-C).
 
 Which of several answers is right, a softmax over their statements says. Whether one statement
 holds needs something to compare it with: its contrary, or what this picture gets from everyday
 words. Cosines to those tell how high a cosine is in this picture, in deviations. A logistic curve
 over that, and over how much further a rival stands out (a cat, where a dog is asked for), gives the
-probability.
+probability. Where a trained head comes with the model, it chooses the answer to the kinds of
+questions that it has learned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twotower.asking.answered import Answered, Reply
-from twotower.asking.questions import Question, QuestionError, parse_question
+from twotower.asking.head import Head, head_of
+from twotower.asking.questions import Question, QuestionError, parse_question, plain
 from twotower.asking.vocabulary import with_article
 from twotower.encode.encoder import Encoder
 from twotower.encode.prompts import EVERYDAY
+from twotower.encode.stream import encode_stream
 from twotower.inputs.pictures import Picture
 
 # A logistic curve over deviations, fitted by `benchmarks/asking.py --fit` on questions from
@@ -31,6 +34,7 @@ LEAST = 0.5  # where many are
 PRESUMED = np.log(9)  # who counts things presumes that there are some: nine to one
 # How often captions of flickr8k-train agree on each number of things; the model sees little of it.
 NUMBERED = np.log([0.36, 0.49, 0.11, 0.03, 0.01])
+LEARNED = ("count", "colour", "activity", "place")  # that the bundled head answers better
 EVERYDAY_STATEMENTS = tuple(f"a photo of {with_article(word)}." for word in EVERYDAY)
 REASON = (
     "asks for reasons or manners, which no statement about a picture answers; ask what, where, "
@@ -49,27 +53,58 @@ def answer_all(
     batch_size: int = 32,
 ) -> Iterator[Answered]:
     """Every question about every picture, in order; arguments as in `ask`."""
-    judges = [_prepare(question, answers, model) for question in questions]
+    head = head_of(model.directory, model.engine)
+    judges = [_prepare(question, answers, model, head) for question in questions]
     everyday = model.encode_text(EVERYDAY_STATEMENTS)
-    for encoded in model.stream(pictures, batch_size):
+    if head and any(isinstance(one, Judge) and one.head for one in judges):
+        stream = encode_stream(pictures, model.preprocess, _both(model, head), batch_size)
+    else:
+        stream = model.stream(pictures, batch_size)
+    for encoded in stream:
         for question, judge in zip(questions, judges, strict=True):
             if isinstance(judge, QuestionError):
                 yield Answered(encoded.source, question, error=judge)
             elif encoded.image_embeds is None:
                 yield Answered(encoded.source, question, judge.question.kind, error=encoded.error)
             else:
-                replies, sure = judge.replies(encoded.image_embeds, everyday)
-                asked = judge.question
+                width = model.config.embed_dim
+                image_embeds, cells = np.split(encoded.image_embeds, [width])
+                seen = cells.reshape(-1, judge.head.config.vision_width) if judge.head else None
+                replies, sure = judge.replies(image_embeds, everyday, seen)
+                asked, by = judge.question, "head" if judge.head else "zero-shot"
                 yield Answered(
-                    encoded.source, question, asked.kind, tuple(replies[:top]), sure, asked.notes
+                    *(encoded.source, question, asked.kind, tuple(replies[:top]), sure),
+                    notes=asked.notes,
+                    by=by,
                 )
 
 
-class Judge:
-    """A question with the text_embeds of its statements, for any number of pictures."""
+def _both(model: Encoder, head: Head) -> Callable[[Floats], Floats]:
+    """What computes image_embeds and behind them, in the same row, all cells."""
 
-    def __init__(self, question: Question, model: Encoder) -> None:
+    def encode(pixel_values: Floats) -> Floats:
+        cells = head.towers.of_pictures(pixel_values).reshape(len(pixel_values), -1)
+        return np.concatenate([model.encode_pixels(pixel_values), cells], axis=1)
+
+    return encode
+
+
+class Judge:
+    """A question with the text_embeds of its statements, for any number of pictures.
+
+    Args:
+        head: what chooses the answer, if it has learned this kind of question.
+    """
+
+    def __init__(self, question: Question, model: Encoder, head: Head | None = None) -> None:
         self.question, self.scale = question, model.logit_scale
+        self.head = head if question.kind in LEARNED else None
+        self.names = list(question.answers)
+        if self.head:
+            known = self.head.config.answers
+            self.names = [one for one in known if one in question.answers]
+            self.columns = [known.index(one) for one in self.names]
+            self.tokens = self.head.towers.of_questions([f"{plain(question.text)}?"])
         if question.kind == "yes/no":
             others = (question.contrary,) if question.contrary else question.rivals
             statements = [question.statement, *others]
@@ -79,21 +114,31 @@ class Judge:
                 statements.append(f"a photo of {question.noun}.")
         self.text_embeds = model.encode_text(statements)
 
-    def replies(self, image_embeds: Floats, everyday: Floats) -> tuple[list[Reply], bool]:
+    def replies(
+        self, image_embeds: Floats, everyday: Floats, cells: Floats | None = None
+    ) -> tuple[list[Reply], bool]:
         """The answers for a picture [embed_dim], most probable first, and whether one is sure.
 
         Args:
             everyday: text_embeds of everyday words [n, embed_dim].
+            cells: what the head sees of the picture [cells, width].
         """
         scores = (self.text_embeds @ image_embeds).astype(np.float64)
         if self.question.kind == "yes/no":
             return self._yes_no(scores, everyday @ image_embeds)
         if self.question.kind == "count":
-            return self._count(scores, everyday @ image_embeds)
-        names = list(self.question.answers)
-        replies = _ranked(names, _softmax(self.scale * scores))
-        least = LEAST_OF_TWO if len(names) == 2 else LEAST
+            return self._count(scores, everyday @ image_embeds, cells)
+        if self.head:
+            replies = _ranked(self.names, self._learned(cells))
+        else:
+            replies = _ranked(self.names, _softmax(self.scale * scores))
+        least = LEAST_OF_TWO if len(self.names) == 2 else LEAST
         return replies, (replies[0].probability or 0) >= least
+
+    def _learned(self, cells: Floats | None) -> NDArray[np.float64]:
+        """What the head gives to each of the names."""
+        assert self.head and cells is not None
+        return _softmax(self.head.logits(cells, *self.tokens)[0, self.columns])
 
     def _yes_no(self, scores: NDArray[np.float64], around: Floats) -> tuple[list[Reply], bool]:
         first, others = float(scores[0]), scores[1:]
@@ -106,11 +151,15 @@ class Judge:
         replies = _ranked(["yes", "no"], np.array([yes, 1 - yes]))
         return replies, max(yes, 1 - yes) >= LEAST_OF_TWO
 
-    def _count(self, scores: NDArray[np.float64], around: Floats) -> tuple[list[Reply], bool]:
+    def _count(
+        self, scores: NDArray[np.float64], around: Floats, cells: Floats | None
+    ) -> tuple[list[Reply], bool]:
         some = statement_probability(float(scores[-1]), around, odds=PRESUMED)
-        numbers = some * _softmax(self.scale * scores[:-1] + NUMBERED)
-        names = ["0", *self.question.answers]
-        replies = _ranked(names, np.array([1 - some, *numbers]))
+        if self.head:
+            numbers = self._learned(cells)
+        else:
+            numbers = _softmax(self.scale * scores[:-1] + NUMBERED)
+        replies = _ranked(["0", *self.names], np.array([1 - some, *(some * numbers)]))
         return replies, (replies[0].probability or 0) >= LEAST
 
 
@@ -139,13 +188,15 @@ def statement_probability(
     return float(1 / (1 + np.exp(-np.clip(logit + odds, -50, 50))))
 
 
-def _prepare(text: str, answers: Sequence[str], model: Encoder) -> Judge | QuestionError:
+def _prepare(
+    text: str, answers: Sequence[str], model: Encoder, head: Head | None
+) -> Judge | QuestionError:
     """A judge, or what is wrong with the question."""
     try:
         question = parse_question(text, answers)
         if question.kind == "reason":
             raise QuestionError(f"{question.text!r} {REASON}")
-        return Judge(question, model)
+        return Judge(question, model, head)
     except QuestionError as error:
         return error
 

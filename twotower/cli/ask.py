@@ -222,6 +222,7 @@ def _tree(answer: Answered) -> dict[str, Any]:
         "answer": answer.answer,
         "answers": [asdict(one) for one in answer.replies],
         "sure": answer.sure,
+        "by": answer.by,
         "notes": list(answer.notes),
         "error": str(answer.error) if answer.error else None,
     }
@@ -246,9 +247,10 @@ def print_lines(answers: Iterable[Answered]) -> int:
             for one in answer.replies
         )
         doubt = "" if answer.sure else "not sure: "
-        print(
-            f"{answer.source!s}  {answer.question}  [{answer.kind}]  {doubt}{replies}", flush=True
-        )
+        kind = answer.kind
+        if answer.by == "head" and kind != "trained":
+            kind = f"{kind}, trained"
+        print(f"{answer.source!s}  {answer.question}  [{kind}]  {doubt}{replies}", flush=True)
         for note in answer.notes:
             say(f"{answer.question} {note}")
     return failed

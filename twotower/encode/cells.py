@@ -1,70 +1,73 @@
-"""What the towers see before they pool: cells of a picture, tokens of a question. Takes torch."""
+"""What the towers see before they pool: cells of a picture, tokens of a question."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.encode.engine import INSTALL, EngineError
+from twotower.encode.engine import Engine, start_engine
 from twotower.inputs.preprocess import Preprocess
 from twotower.inputs.tokenizer import load_tokenizer
 from twotower.model.config import read_config
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 TEXTS = 64  # questions that are computed together
 SIDE = 7  # cells along each side at most; finer grids are averaged down to it
 
+Floats = NDArray[np.float32]
+
 
 class Cells:
-    """The frozen towers of a model directory, without their pooling.
+    """The frozen towers of a model directory, without their pooling; started on first use.
 
     Raises:
-        EngineError: torch is not installed.
+        EngineError: the engine is unknown or not installed, or the directory lacks the graphs.
     """
 
-    def __init__(self, directory: Path) -> None:
-        try:
-            from twotower.model.weights import load_model
-        except ModuleNotFoundError as error:
-            raise EngineError(
-                f"a trained head needs the package {error.name!r}: {INSTALL['torch']}"
-            ) from None
-        self.directory = directory
+    def __init__(self, directory: Path, engine: str = "onnxruntime") -> None:
+        self.directory, self.engine = directory, engine
         config = read_config(directory)
         self.preprocess = Preprocess(config.preprocess)
         self.tokenizer = load_tokenizer(config.tokenizer, directory)
-        self.model = load_model(directory)
         self.bidirectional = config.text.kind == "transformer" and not config.text.causal
 
-    def of_pictures(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def of_pictures(self, pixel_values: Floats) -> Floats:
         """[n, 3, S, S] -> [n, cells, width], row by row of the picture."""
-        import torch
-        import torch.nn.functional as F
+        grid = self._cells(pixel_values)
+        side = round(grid.shape[1] ** 0.5)
+        if side <= SIDE:
+            return grid
+        mean = _windows(side)
+        square = grid.reshape(len(grid), side, side, -1)
+        coarse = np.einsum("ar,bc,nrcw->nabw", mean, mean, square, optimize=True)
+        return np.asarray(coarse.reshape(len(grid), SIDE * SIDE, -1), np.float32)
 
-        with torch.inference_mode():
-            grid = self.model.vision.grid(torch.from_numpy(pixel_values))  # [n, cells, width]
-            side = round(grid.shape[1] ** 0.5)
-            if side > SIDE:
-                square = grid.transpose(1, 2).unflatten(2, (side, side))
-                grid = F.adaptive_avg_pool2d(square, SIDE).flatten(2).transpose(1, 2)
-        return np.asarray(grid.numpy(), np.float32)
-
-    def of_questions(self, questions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def of_questions(self, questions: Sequence[str]) -> tuple[Floats, NDArray[np.bool_]]:
         """Tokens [n, L, width], and which are no padding [n, L]."""
-        import torch
-
         tokens = self.tokenizer(questions)
         length = int(tokens.attention_mask.sum(axis=1).max())
         if self.bidirectional:  # SigLIP's must see their padding
             length = tokens.input_ids.shape[1]
-        real = torch.from_numpy(tokens.attention_mask[:, :length].astype(bool))
-        input_ids = torch.from_numpy(np.ascontiguousarray(tokens.input_ids[:, :length]))
-        with torch.inference_mode():
-            parts = [self.model.text.tokens(some) for some in input_ids.split(TEXTS)]
-        return torch.cat(parts).clone(), real
+        input_ids = np.ascontiguousarray(tokens.input_ids[:, :length])
+        parts = [self._tokens(input_ids[i : i + TEXTS]) for i in range(0, len(input_ids), TEXTS)]
+        return np.concatenate(parts), tokens.attention_mask[:, :length].astype(bool)
+
+    @cached_property
+    def _cells(self) -> Engine:
+        return start_engine(self.engine, self.directory, "cells")
+
+    @cached_property
+    def _tokens(self) -> Engine:
+        return start_engine(self.engine, self.directory, "tokens")
+
+
+def _windows(side: int) -> Floats:
+    """What averages `side` cells down to SIDE, in windows that overlap where they must."""
+    mean = np.zeros((SIDE, side), np.float32)
+    for row in range(SIDE):
+        window = slice(row * side // SIDE, -(-(row + 1) * side // SIDE))
+        mean[row, window] = 1 / (window.stop - window.start)
+    return mean

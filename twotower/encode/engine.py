@@ -9,7 +9,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Tower = Literal["vision", "text", "patches"]  # patches: the image tower, place by place
+# patches: the image tower, place by place; cells, tokens: what the two towers pool, before they do
+Tower = Literal["vision", "text", "patches", "cells", "tokens"]
 
 
 class EngineError(ValueError):
@@ -22,7 +23,8 @@ class Engine(Protocol):
     def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """pixel_values [n, 3, S, S] or input_ids [n, L] -> features, not of unit length.
 
-        They are [n, embed_dim], or [n, patches, embed_dim] of the patches.
+        They are [n, embed_dim], or [n, patches, embed_dim] of the patches; of cells and tokens
+        what the towers pool, [n, cells, width] or [n, L, width].
         """
 
 
@@ -56,6 +58,17 @@ def graph_path(directory: Path, tower: Tower) -> Path:
 
 
 def _onnxruntime(directory: Path, tower: Tower, threads: int | None) -> Engine:
+    session = start_session(graph_path(directory, tower), threads)
+    name = session.get_inputs()[0].name
+    return lambda batch: np.asarray(session.run(None, {name: batch})[0], np.float32)
+
+
+def start_session(path: Path, threads: int | None = None) -> Any:
+    """onnxruntime's `InferenceSession` of a graph.
+
+    Raises:
+        EngineError: the graph cannot be read.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -67,13 +80,10 @@ def _onnxruntime(directory: Path, tower: Tower, threads: int | None) -> Engine:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
     providers = [one for one in wanted if one in onnxruntime.get_available_providers()]
-    path = graph_path(directory, tower)
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=providers)
+        return onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # onnxruntime's own exceptions share no public base class
         raise EngineError(f"{path}: onnxruntime cannot load it ({_first_line(error)})") from None
-    name = session.get_inputs()[0].name
-    return lambda batch: np.asarray(session.run(None, {name: batch})[0], np.float32)
 
 
 def _openvino(directory: Path, tower: Tower, threads: int | None) -> Engine:
@@ -103,8 +113,9 @@ def _torch(directory: Path, tower: Tower, threads: int | None) -> Engine:
         torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(directory)
-    module = getattr(model, "text" if tower == "text" else "vision").to(device)
-    compute = module.patch_features if tower == "patches" else module
+    module = (model.text if tower in ("text", "tokens") else model.vision).to(device)
+    method = {"patches": "patch_features", "cells": "grid", "tokens": "tokens"}.get(tower)
+    compute = getattr(module, method) if method else module
 
     def run(batch: NDArray[Any]) -> NDArray[np.float32]:
         with torch.inference_mode():

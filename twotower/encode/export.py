@@ -1,8 +1,7 @@
 """Weights to ONNX, and models from one form to another; every result is checked before it exists.
 
-The graphs `vision.onnx` and `text.onnx` hold no weights: their tensors point into
-`model.safetensors` (ONNX external data), so one file of weights serves torch, onnxruntime and
-OpenVINO alike.
+The graphs hold no weights: their tensors point into `model.safetensors` (ONNX external data), so
+one file of weights serves torch, onnxruntime and OpenVINO alike.
 """
 
 from __future__ import annotations
@@ -40,6 +39,9 @@ if TYPE_CHECKING:  # torch and onnx are imported where they are used: reading th
     import torch
 
     from twotower.model.clip import CLIP
+    from twotower.model.fusion import FusionHead
+
+HEAD_CONFIG, HEAD_WEIGHTS, HEAD_GRAPH = "head.json", "head.safetensors", "head.onnx"
 
 Format = Literal["twotower", "transformers", "open_clip"]
 FORMATS: tuple[Format, ...] = ("twotower", "transformers", "open_clip")
@@ -209,25 +211,67 @@ def new_directory(destination: Path) -> Iterator[Path]:
 
 
 def export_onnx(model: CLIP, directory: Path) -> None:
-    """Write `vision.onnx` and `text.onnx`, whose weights are `model.safetensors`' own bytes."""
+    """Write the four graphs, whose weights are `model.safetensors`' own bytes.
+
+    `vision.onnx` and `text.onnx` are the towers, `cells.onnx` and `tokens.onnx` what they pool.
+    """
     import torch
+
+    from twotower.model.clip import Cells, TokenVectors
 
     config = model.config
     size, context_length = config.vision.image_size, config.tokenizer.context_length
     n = torch.export.Dim("n")
+    of_pixels: dict[int, Any] = {0: n}
+    of_ids: dict[int, Any] = {0: n}
+    if config.text.kind != "transformer" or config.text.causal:
+        of_ids[1] = torch.export.Dim("length", min=2, max=context_length)
     pixel_values = torch.zeros(2, 3, size, size)
-    _export(model.vision, "vision", pixel_values, {0: n}, directory)
     input_ids = torch.ones(2, context_length, dtype=torch.long)
-    if config.text.kind == "transformer" and not config.text.causal:
-        _export(model.text, "text", input_ids, {0: n}, directory)
-    else:
-        length = torch.export.Dim("length", min=2, max=context_length)
-        _export(model.text, "text", input_ids, {0: n, 1: length}, directory)
+    pixels, ids = {"pixel_values": pixel_values}, {"input_ids": input_ids}
+    _export(model.vision, directory / "vision.onnx", pixels, (of_pixels,), prefix="vision.")
+    _export(model.text, directory / "text.onnx", ids, (of_ids,), prefix="text.")
+    _export(Cells(model.vision), directory / "cells.onnx", pixels, (of_pixels,))
+    _export(TokenVectors(model.text), directory / "tokens.onnx", ids, (of_ids,))
+
+
+def write_head(head: FusionHead, directory: Path) -> None:
+    """Write a head that answers questions into a folder that is there.
+
+    DIRECTORY/head.json           sizes, answers, and which model it belongs to
+    DIRECTORY/head.safetensors    weights, float16
+    DIRECTORY/head.onnx           the graph: cells, tokens, real, picture -> logits
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    config = head.config
+    halves = {name: one.detach().half().contiguous() for name, one in head.state_dict().items()}
+    save_file(halves, directory / HEAD_WEIGHTS)
+    text = json.dumps(asdict(config), indent=1, ensure_ascii=False)
+    (directory / HEAD_CONFIG).write_text(text + "\n", encoding="utf-8")
+    pictures, questions = torch.export.Dim("pictures"), torch.export.Dim("questions")
+    length = torch.export.Dim("length")
+    inputs = {
+        "cells": torch.zeros(2, config.cells, config.vision_width),
+        "tokens": torch.zeros(3, 4, config.text_width),
+        "real": torch.ones(3, 4, dtype=torch.bool),
+        "picture": torch.tensor([0, 1, 1]),
+    }
+    of_questions = {0: questions, 1: length}
+    shapes = ({0: pictures}, of_questions, of_questions, {0: questions})
+    _export(head.eval(), directory / HEAD_GRAPH, inputs, shapes, weights=HEAD_WEIGHTS)
 
 
 def _export(
-    module: torch.nn.Module, tower: str, example: torch.Tensor, shape: Any, directory: Path
+    module: torch.nn.Module,
+    path: Path,
+    inputs: Mapping[str, torch.Tensor],
+    shapes: tuple[Any, ...],
+    prefix: str = "",
+    weights: str = "model.safetensors",
 ) -> None:
+    """Write a module's graph, whose parameters are those of `weights` under `prefix`."""
     import onnx
     import torch
 
@@ -236,12 +280,12 @@ def _export(
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(
             module,
-            (example,),
+            tuple(inputs.values()),
             dynamo=True,
             optimize=False,  # keeps the parameters' own names, by which they are found again
-            dynamic_shapes=(shape,),
-            input_names=["pixel_values" if tower == "vision" else "input_ids"],
-            output_names=[f"{tower}_features"],
+            dynamic_shapes=shapes,
+            input_names=list(inputs),
+            output_names=[f"{prefix.removesuffix('.')}_features" if prefix else path.stem],
             verbose=False,
         )
         assert program is not None
@@ -249,8 +293,8 @@ def _export(
         graph = onnx.load(Path(scratch) / "graph.onnx")
     parameters = [one.name for one in graph.graph.initializer]
     graph = _simplify(graph)
-    _point_to_weights(graph, parameters, tower, directory)
-    onnx.save(graph, directory / f"{tower}.onnx")
+    _point_to_weights(graph, parameters, prefix, path.parent / weights)
+    onnx.save(graph, path)
 
 
 def _simplify(graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -276,9 +320,9 @@ def _simplify(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _point_to_weights(
-    graph: onnx.ModelProto, parameters: Sequence[str], tower: str, directory: Path
+    graph: onnx.ModelProto, parameters: Sequence[str], prefix: str, weights: Path
 ) -> None:
-    """Make each parameter a reference into `model.safetensors`.
+    """Make each parameter a reference into the file of weights.
 
     float32 is read in place; float16 goes through a Cast, int8 through a DequantizeLinear. Of a
     table of int8 that is only looked up (token embeds, half of a small text tower) nothing but the
@@ -286,22 +330,22 @@ def _point_to_weights(
     """
     from onnx import TensorProto, helper
 
-    from twotower.model.weights import INT8, SCALE, WEIGHTS_FILE
+    from twotower.model.weights import INT8, SCALE
 
-    stored = _stored_tensors(directory / WEIGHTS_FILE)
+    stored = _stored_tensors(weights)
 
     def refer(name: str, key: str) -> None:
         dtype, dims, offset, length = stored[key]
         tensor = TensorProto(name=name, data_type=_ONNX_TYPES[dtype], dims=dims)
         tensor.data_location = TensorProto.EXTERNAL
-        for field, value in (("location", WEIGHTS_FILE), ("offset", offset), ("length", length)):
+        for field, value in (("location", weights.name), ("offset", offset), ("length", length)):
             tensor.external_data.add(key=field, value=str(value))
         graph.graph.initializer.append(tensor)
 
     nodes = []
     body = list(graph.graph.node)
     for name in parameters:
-        key = f"{tower}.{name}"
+        key = prefix + name
         users = [one for one in body if name in one.input]
         if key + INT8 in stored:
             refer(name + INT8, key + INT8)

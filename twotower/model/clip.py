@@ -14,8 +14,8 @@ from twotower.model.config import (
     SIGLIP_LOGIT_SCALE_INIT,
     CLIPConfig,
 )
-from twotower.model.text import build_text
-from twotower.model.vision import build_vision
+from twotower.model.text import TextTower, build_text
+from twotower.model.vision import VisionTower, build_vision
 
 
 @dataclass(frozen=True)
@@ -61,3 +61,27 @@ class CLIP(nn.Module):
     def encode_text(self, input_ids: Tensor) -> Tensor:
         """[B, L] -> text_embeds [B, embed_dim], unit length."""
         return F.normalize(self.text(input_ids), dim=-1)
+
+
+class Cells(nn.Module):
+    """An image tower without its pooling: pixel_values -> [B, cells, width]."""
+
+    def __init__(self, vision: VisionTower) -> None:
+        super().__init__()
+        self.vision = vision
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """[B, 3, image_size, image_size] -> [B, cells, width], row by row of the picture."""
+        return self.vision.grid(pixel_values)
+
+
+class TokenVectors(nn.Module):
+    """A text tower without its pooling: input_ids -> [B, L, width]."""
+
+    def __init__(self, text: TextTower) -> None:
+        super().__init__()
+        self.text = text
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """[B, L] -> [B, L, width]"""
+        return self.text.tokens(input_ids)

@@ -222,6 +222,20 @@ def _parse(expected: Any, tree: Any, where: str) -> Any:
     raise ConfigError(f"{where} is {tree!r}; expected {wanted}")
 
 
+@dataclass(frozen=True)
+class FusionConfig:
+    """Sizes of a head that answers questions, its answers, and its model's hash (`model`)."""
+
+    model: str
+    answers: tuple[str, ...]
+    vision_width: int
+    text_width: int
+    cells: int
+    width: int = 96
+    layers: int = 2
+    heads: int = 4
+
+
 def _parse_dataclass(expected: type, tree: Any, where: str) -> Any:
     if not isinstance(tree, dict):
         raise ConfigError(f"{where} is {tree!r}; expected an object")

@@ -280,8 +280,18 @@ class EfficientNetLite(nn.Module):
         return torch.cat([self.head(x).mean(dim=(2, 3)), *means], dim=1)
 
     def grid(self, pixel_values: Tensor) -> Tensor:
-        """The last feature map: [B, 3, image_size, image_size] -> [B, cells, 1280]"""
-        return self.head(self.blocks(self.stem(pixel_values))).flatten(2).transpose(1, 2)
+        """What is pooled, before it is: [B, 3, image_size, image_size] -> [B, cells, 1280 + ...]
+
+        The cells are those of the last map; finer ones are averaged down to it.
+        """
+        x, maps = self.stem(pixel_values), []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self.pooled_blocks:
+                maps.append(x)
+        last = self.head(x)
+        coarse = [F.adaptive_avg_pool2d(one, last.shape[2:]) for one in maps]
+        return torch.cat([last, *coarse], dim=1).flatten(2).transpose(1, 2)
 
 
 class InvertedResidual(nn.Module):

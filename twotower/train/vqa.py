@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from twotower.encode.cells import Cells
-from twotower.encode.export import new_directory
+from twotower.encode.export import new_directory, write_head
 from twotower.encode.golden import model_hash
 from twotower.inputs.pictures import PictureError
-from twotower.model.fusion import FusionConfig, FusionHead, save_head
+from twotower.model.config import FusionConfig
+from twotower.model.fusion import FusionHead
 from twotower.train.config import TrainError
 from twotower.train.embed_cache import cache_of, model_key, sample_key
 from twotower.train.vqa_data import Sample, read_samples
@@ -93,7 +94,7 @@ def train_vqa(
     )
     with new_directory(destination) as directory:
         head = _fit(learned, seen, answers, model_hash(model), epochs, seed, say)
-        save_head(head, directory)
+        write_head(head, directory)
     right = [
         one.score(said)
         for one, said in zip(tested, answer_samples(head, tested, seen), strict=True)
@@ -119,11 +120,16 @@ class Seen:
                 self.pictures[path] = sample_key(path.read_bytes())
             except OSError as error:
                 self.unreadable.append(f"{path}: {error.strerror}")
-        self._cache = cache_of(model_key(towers.directory), "cells", np.float16)
+        size = towers.preprocess.config.image_size
+        blank = towers.of_pictures(np.zeros((1, 3, size, size), np.float32))
+        self.side_squared, self.vision_width = blank.shape[1:]
+        what = f"cells-{self.vision_width}"  # what there is to see of a model may grow
+        self._cache = cache_of(model_key(towers.directory), what, np.float16)
         self._look(say)
         questions = list(dict.fromkeys(one.question for one in samples))
         self._row = {question: row for row, question in enumerate(questions)}
-        self._tokens, self._real = towers.of_questions(questions)
+        tokens, real = towers.of_questions(questions)
+        self._tokens, self._real = torch.from_numpy(tokens), torch.from_numpy(real)
 
     @property
     def text_width(self) -> int:
@@ -157,12 +163,9 @@ class Seen:
             done += count
             say(f"{done} of {len(paths)} pictures looked at")
 
-        size = self.towers.preprocess.config.image_size
-        probe = self.towers.of_pictures(np.zeros((1, 3, size, size), np.float32))
-        self.side_squared, self.vision_width = probe.shape[1:]
-
         def compute(chosen: list[int]) -> Floats:
-            rows = np.full((len(chosen), probe.size), np.nan, np.float32)
+            width = self.side_squared * self.vision_width
+            rows = np.full((len(chosen), width), np.nan, np.float32)
             with ThreadPoolExecutor() as threads:
                 for start in range(0, len(chosen), LOOK):
                     some = chosen[start : start + LOOK]
