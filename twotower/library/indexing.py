@@ -38,6 +38,7 @@ class Progress:
     done: int
     total: int
     failed: int
+    stage: str = "Indexing"
 
 
 @dataclass(frozen=True)

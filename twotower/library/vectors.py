@@ -1,8 +1,9 @@
-"""Embeds by id, and the nearest of them: exact on this machine, Milvus beyond it."""
+"""Embeds by id, and the nearest of them: exact on this machine, or nearly so; Milvus beyond it."""
 
 from __future__ import annotations
 
 import itertools
+import mmap
 import os
 import shutil
 import threading
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.library.catalog import LibraryError
+from twotower.library.lists import Lists, Say, build_lists, open_lists
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -24,6 +26,8 @@ Slots = NDArray[np.intp]
 _CHUNK = 32768  # rows that a thread scores at a time
 _GATHER = 0.05  # below this share of allowed rows they are read alone, else all and passed over
 _ROUNDING = 1e-5  # more than float32 loses in a sum of unit vectors' products
+_LISTED = 10_000  # results asked for, up to which lists are looked into
+_STALE = 0.1  # share of vectors that the lists lack, from which they are built anew
 _OUTLIER = 0.2  # of a query's length: numbers above it are not rounded
 
 
@@ -105,7 +109,7 @@ def best_first(ids: Ids, scores: Floats, top: int) -> tuple[Ids, Floats]:
 
 
 class LocalVectors:
-    """Vectors in memory-mapped files of a folder, exactly searched.
+    """Vectors in memory-mapped files of a folder, exactly searched unless `approximate` was called.
 
     Each vector has a slot: a place in `rows.f32` (the vector), `codes.i8` (the same, rounded to 8
     bits), `scales.f32` (what one step of its codes is worth, and the length of what rounding took
@@ -115,6 +119,9 @@ class LocalVectors:
     A search reads the codes, a quarter of the bytes. As it knows how far each rounded score can be
     from the true one, it then reads the vectors of those that can be among the best: the answer is
     that of the float32 vectors, always. Without simsimd, numpy reads the vectors themselves.
+
+    With lists (`lists.py`) it reads the vectors that those give, and all that came after they were
+    built: scores are as true, but a few of the nearest may be missing.
     """
 
     def __init__(self, folder: Path, embed_dim: int) -> None:
@@ -122,6 +129,7 @@ class LocalVectors:
         self._widths = {"rows.f32": 4 * embed_dim, "codes.i8": embed_dim, "scales.f32": 8}
         self._version: tuple[int, int] | None = None
         self._order: Slots | None = None  # sorts the ids, once that is asked for
+        self._lists: tuple[Lists, Slots] | None = None  # and the slots that they lack
         self._read()
 
     def __len__(self) -> int:
@@ -171,14 +179,23 @@ class LocalVectors:
         """See `Vectors.search`."""
         self._read()
         query = np.ascontiguousarray(query, np.float32)
+        lists = self._open_lists() if top <= _LISTED else None
+        if lists and allowed is None:
+            return self._best_of(self._listed(lists, query, top), query, top)
         wanted = self._ids > 0
         if allowed is not None:
             wanted &= _members(self._ids, allowed)
         count = np.count_nonzero(wanted)
         if count <= max(top, _GATHER * len(wanted)):
             slots = np.flatnonzero(wanted)
+        elif lists:
+            slots = self._listed(lists, query, top, wanted)
         else:
             slots = self._candidates(query, top, None if count == len(wanted) else wanted)
+        return self._best_of(slots, query, top)
+
+    def _best_of(self, slots: Slots, query: Floats, top: int) -> tuple[Ids, Floats]:
+        """The `top` best of some slots, by their true scores."""
         scores = np.concatenate(
             [self._rows[slots[i : i + _CHUNK]] @ query for i in range(0, len(slots), _CHUNK)]
             or [np.zeros(0, np.float32)]
@@ -195,6 +212,22 @@ class LocalVectors:
             scores[:, start : start + len(some)] = queries @ self._rows[some].T
         return self._ids[slots], scores
 
+    def approximate(self, queries: Floats, say: Say = lambda done, total: None) -> None:
+        """Trade a few of the nearest for speed, from now on: see `lists.build_lists`.
+
+        Args:
+            queries: typical ones [q, embed_dim], on which it is measured what is found.
+        """
+        self._read()
+        build_lists(self.folder, self._ids, self._rows, queries, say)
+        self._map()
+
+    def is_stale(self) -> bool:
+        """Whether lists lack so much of what was added since that they are worth building anew."""
+        self._read()
+        lists = self._open_lists()
+        return lists is not None and len(lists[1]) > _STALE * len(self._ids)
+
     def drop(self) -> None:
         """See `Vectors.drop`."""
         self.close()
@@ -204,6 +237,30 @@ class LocalVectors:
         """See `Vectors.close`."""
         self._ids = np.zeros(0, np.int64)
         self._map()
+
+    def _open_lists(self) -> tuple[Lists, Slots] | None:
+        """The lists, if there are any, and the slots that were filled since they were built."""
+        if self._lists is None and (lists := open_lists(self.folder, self.embed_dim)):
+            known = np.zeros(len(self._ids), np.int64)
+            listed = lists.ids[: len(known)]
+            known[: len(listed)] = listed
+            self._lists = lists, np.flatnonzero((self._ids > 0) & (self._ids != known))
+        return self._lists
+
+    def _listed(
+        self,
+        lists: tuple[Lists, Slots],
+        query: Floats,
+        top: int,
+        wanted: NDArray[np.bool_] | None = None,
+    ) -> Slots:
+        """Slots of nearly all of the `top` by the lists, and all that these lack."""
+        near, lacking = lists[0].near(query, top, wanted), lists[1]
+        near = near[self._ids[near] == lists[0].ids[near]]  # what is still there
+        if wanted is not None:
+            lacking = lacking[wanted[lacking]]
+        _read_ahead(self._rows, near)
+        return np.concatenate([near, lacking])
 
     def _candidates(self, query: Floats, top: int, wanted: NDArray[np.bool_] | None) -> Slots:
         """Slots of everything that can be among the `top`, in any order."""
@@ -238,7 +295,7 @@ class LocalVectors:
             self._map()
 
     def _map(self) -> None:
-        self._order = None
+        self._order = self._lists = None
         self._rows: Floats = self._mapped("rows.f32", np.float32, self.embed_dim)
         self._codes: NDArray[np.int8] = self._mapped("codes.i8", np.int8, self.embed_dim)
         self._scales: Floats = self._mapped("scales.f32", np.float32, 2)
@@ -349,6 +406,17 @@ def _true_scores(query: Floats) -> _Score:
         return scores, np.full(len(scores), _ROUNDING, np.float32)
 
     return score
+
+
+def _read_ahead(rows: Floats, slots: Slots) -> None:
+    """Have the disk fetch some rows all together: one by one, 300 take half a second."""
+    memory: Any = getattr(rows.base, "_mmap", None)
+    if not hasattr(memory, "madvise"):  # as on Windows
+        return
+    width = rows.shape[1] * rows.itemsize
+    for slot in slots.tolist():
+        first = slot * width // mmap.PAGESIZE * mmap.PAGESIZE
+        memory.madvise(mmap.MADV_WILLNEED, first, slot * width + width - first)
 
 
 def _members(ids: Ids, some: Ids) -> NDArray[np.bool_]:

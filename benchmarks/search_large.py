@@ -1,0 +1,143 @@
+"""Milliseconds for the 100 nearest of ten million vectors, by lists and exactly.
+
+    python benchmarks/search_large.py DATA FOLDER [VECTORS]
+
+The vectors are made from those of the pictures of flickr8k-train and imagenet-sample-1k, by the
+bundled model: each is a random mean of one, of three of its 32 nearest, and a little noise, so that
+they lie as pictures lie. Queries are real: pictures of flickr8k-val, and captions, which lie far
+from all pictures. Each asks once, after others have warmed up the memory. FOLDER keeps the vectors
+(26 GB) and the lists (5 GB), for a second call, which then only measures. faiss's HNSW is not
+beside it: at a thousand vectors a second it would build for three hours. Writes
+results/search_large.csv.
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import twotower
+from twotower.library.calibrate import background_texts
+from twotower.library.lists import FOLDER
+from twotower.library.vectors import Floats, LocalVectors
+from twotower.pairs.sources import open_source
+
+RESULTS = Path(__file__).parent / "results" / "search_large.csv"
+TOP, QUERIES, WARM_UP = 100, 50, 50
+NEIGHBOURS, MIXED, NOISE = 32, 3, 0.2
+PART = 50_000
+
+
+def main() -> None:
+    data, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    count = int(sys.argv[3]) if len(sys.argv) > 3 else 10_000_000
+    model = twotower.load()
+    folder.mkdir(parents=True, exist_ok=True)
+    vectors = LocalVectors(folder / "vectors", model.config.embed_dim)
+    if len(vectors) < count:
+        fill(vectors, pictures(model, data), count)
+    built = folder / "seconds"
+    if not (folder / "vectors" / FOLDER).exists():
+        start = time.perf_counter()
+        vectors.approximate(model.encode_text(background_texts()[:256]), say)
+        built.write_text(f"{time.perf_counter() - start:.0f}")
+    source = open_source(data / "flickr8k-val")
+    pairs = [source[number] for number in range(QUERIES + WARM_UP)]
+    queries = {
+        "pictures": model.encode_image([one.picture for one in pairs]),
+        "words": model.encode_text([one.captions[0] for one in pairs]),
+    }
+    size = sum(one.stat().st_size for one in (folder / "vectors" / FOLDER).iterdir())
+    report(compare(vectors, exact_copy(folder), queries), count, built.read_text(), size)
+
+
+def say(done: int, total: int) -> None:
+    print(f"{done} of {total} in lists", flush=True)
+
+
+def pictures(model: twotower.Encoder, data: Path) -> Floats:
+    """image_embeds [n, embed_dim]"""
+    parts = []
+    for name in ("flickr8k-train", "imagenet-sample-1k"):
+        source = open_source(str(data / name / "*.tar"))
+        parts.append(model.encode_image([source[i].picture for i in range(len(source))]))
+    return np.concatenate(parts)
+
+
+def fill(vectors: LocalVectors, real: Floats, count: int) -> None:
+    random = np.random.default_rng(0)
+    near = np.argsort(-(real @ real.T), axis=1)[:, 1 : NEIGHBOURS + 1]
+    noise = np.float32(NOISE * real.shape[1] ** -0.5)
+    for start in range(0, count, PART):
+        own = random.integers(0, len(real), PART)
+        chosen = near[own[:, None], random.integers(0, NEIGHBOURS, (PART, MIXED))]
+        weights = random.dirichlet(np.ones(1 + MIXED), PART).astype(np.float32)
+        rows = noise * random.standard_normal((PART, real.shape[1]), np.float32)
+        rows += weights[:, :1] * real[own]
+        for place in range(MIXED):
+            rows += weights[:, place + 1, None] * real[chosen[:, place]]
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        vectors.add(np.arange(start + 1, start + PART + 1), rows)
+        print(f"{start + PART} of {count} vectors", flush=True)
+
+
+def exact_copy(folder: Path) -> LocalVectors:
+    """The same vectors, without the lists."""
+    copy = folder / "exact"
+    copy.mkdir(exist_ok=True)
+    for path in (folder / "vectors").iterdir():
+        if path.is_file() and not (copy / path.name).exists():
+            (copy / path.name).symlink_to(path.resolve())
+    return LocalVectors(copy, twotower.preset("twotower-small").embed_dim)
+
+
+Row = tuple[str, str, float, float]
+
+
+def compare(lists: LocalVectors, exact: LocalVectors, queries: dict[str, Floats]) -> list[Row]:
+    """(method, queries, p50 in ms, recall)"""
+    rows = []
+    for name, embeds in queries.items():
+        by_lists, found = timed(lists.search, embeds)
+        exactly, true = timed(exact.search, embeds)
+        hits = [len(np.intersect1d(*pair)) / TOP for pair in zip(found, true, strict=True)]
+        rows.append(("lists", name, by_lists, float(np.mean(hits))))
+        rows.append(("exact", name, exactly, 1.0))
+    return rows
+
+
+def timed(
+    search: Callable[..., tuple[NDArray[np.int64], Floats]], embeds: Floats
+) -> tuple[float, list[NDArray[np.int64]]]:
+    """Median milliseconds and the ids found, of all but the first queries."""
+    milliseconds, found = [], []
+    for embed in embeds:
+        start = time.perf_counter()
+        ids, _ = search(embed, TOP)
+        milliseconds.append(1000 * (time.perf_counter() - start))
+        found.append(ids)
+    return statistics.median(milliseconds[WARM_UP:]), found[WARM_UP:]
+
+
+def report(rows: list[Row], count: int, built: str, size: int) -> None:
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ("method", "vectors", "queries", "p50_ms", "recall_at_100", "built_s", "gigabytes")
+        )
+        for method, queries, p50, recall in rows:
+            only = (built, f"{size / 1e9:.1f}") if method == "lists" else ("", "")
+            row = (method, count, queries, f"{p50:.1f}", f"{recall:.3f}", *only)
+            writer.writerow(row)
+            print(*row)
+
+
+if __name__ == "__main__":
+    main()

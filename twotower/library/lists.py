@@ -1,0 +1,158 @@
+"""The nearest of many millions, nearly all of them, in milliseconds: an inverted file, by faiss.
+
+Vectors that are alike share a list. A search looks only into the lists whose middles are nearest to
+the query; how many that takes is measured on queries while the lists are built.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twotower.library.catalog import LibraryError
+
+if TYPE_CHECKING:
+    from twotower.library.vectors import Floats, Ids, Slots
+
+FOLDER = "lists"  # in that of the vectors
+LEAST = 100_000  # vectors; exact search takes a few milliseconds for so many
+TOP = 100  # of how many nearest ones `RECALL` is a share
+RECALL = 0.96  # on generic texts, which are harder: what people ask for then gets 0.98 and more
+
+_LISTS = 2  # times the root of the number of vectors
+_SAMPLE = 48  # vectors for each list, from which its middle is learned
+_ROUNDS = 8  # of k-means
+_CHUNK = 65_536  # vectors added at a time
+_BEYOND = 100  # candidates more than asked for: one byte a number orders close ones wrongly
+
+Say = Callable[[int, int], None]
+
+
+class Lists:
+    """An index over the slots of `LocalVectors`, each vector rounded to one byte a number.
+
+    Attributes:
+        ids: whose vector was in each slot when it was built [n]; 0 for none.
+    """
+
+    def __init__(self, index: Any, ids: Ids) -> None:
+        self.ids, self._index = ids, index
+
+    def near(self, query: Floats, top: int, wanted: NDArray[np.bool_] | None) -> Slots:
+        """Slots that hold nearly all of the `top` nearest, and some more, in no order.
+
+        Args:
+            wanted: which slots count [m], if not all do; the fewer, the more lists are read.
+        """
+        import faiss
+
+        parameters: Any = faiss.SearchParametersIVF()
+        parameters.nprobe = self._index.nprobe
+        if wanted is not None:
+            more = int(np.ceil(self._index.nprobe / wanted.mean()))
+            parameters.nprobe = min(self._index.nlist, more)
+            selector: Any = faiss.IDSelectorBitmap
+            parameters.sel = selector(np.packbits(wanted, bitorder="little"))
+        _, found = self._index.search(query[None], top + _BEYOND, params=parameters)
+        slots: Slots = found[0][found[0] >= 0]
+        return slots
+
+
+def open_lists(folder: Path, embed_dim: int) -> Lists | None:
+    """The lists of a folder of vectors; None if there are none, or faiss is not installed.
+
+    Raises:
+        LibraryError: they are damaged.
+    """
+    path = folder / FOLDER
+    if not path.is_dir():
+        return None
+    try:
+        import faiss
+    except ImportError:
+        return None
+    try:
+        ids = np.fromfile(path / "ids", np.int64)
+        index = faiss.read_index(str(path / "lists.faiss"), faiss.IO_FLAG_MMAP)
+        whole = index.d == embed_dim and index.ntotal == np.count_nonzero(ids)
+    except (OSError, RuntimeError):
+        whole = False
+    if not whole:
+        raise LibraryError(
+            f"{path}: damaged; delete it (the search is exact then), or build it again: "
+            "twotower index --approximate"
+        )
+    return Lists(index, ids)
+
+
+def build_lists(folder: Path, ids: Ids, rows: Floats, queries: Floats, say: Say) -> None:
+    """Build the lists of all vectors; those of before are replaced when the new ones are whole.
+
+    Args:
+        ids: of each slot [n], 0 for a free one.
+        rows: the vectors [n, embed_dim].
+        queries: on which to measure how many lists must be read [q, embed_dim].
+        say: called with how many vectors are done, and of how many.
+
+    Raises:
+        LibraryError: faiss is not installed, or there are too few vectors for it to pay.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise LibraryError(
+            "--approximate needs one more package; pip install 'twotower[approximate]'"
+        ) from None
+    slots = np.flatnonzero(ids)
+    if len(slots) < LEAST:
+        raise LibraryError(
+            f"--approximate pays from {LEAST} pictures on; {len(slots)} are searched exactly, and "
+            "at once"
+        )
+    say(0, len(slots))
+    count, dim = int(_LISTS * len(slots) ** 0.5), rows.shape[1]
+    kind = faiss.ScalarQuantizer.QT_8bit
+    middles = faiss.IndexFlatIP(dim)
+    index = faiss.IndexIVFScalarQuantizer(
+        middles, dim, count, kind, faiss.METRIC_INNER_PRODUCT, False
+    )
+    index.cp.niter, index.cp.max_points_per_centroid = _ROUNDS, _SAMPLE
+    random = np.random.default_rng(0)
+    sample = random.choice(slots, min(len(slots), _SAMPLE * count), replace=False)
+    index.train(np.ascontiguousarray(rows[np.sort(sample)]))
+    best = np.full((len(queries), TOP), -np.inf, np.float32)
+    best_slots = np.zeros(best.shape, np.int64)
+    for start in range(0, len(slots), _CHUNK):
+        some = slots[start : start + _CHUNK]
+        part = np.ascontiguousarray(rows[some])
+        index.add_with_ids(part, some)
+        scores = np.hstack([best, queries @ part.T])
+        all_slots = np.hstack([best_slots, np.tile(some, (len(queries), 1))])
+        chosen = np.argpartition(-scores, TOP - 1, axis=1)[:, :TOP]
+        best = np.take_along_axis(scores, chosen, axis=1)
+        best_slots = np.take_along_axis(all_slots, chosen, axis=1)
+        say(start + len(some), len(slots))
+    _set_probes(index, queries, best_slots)
+    partial = folder / f"{FOLDER}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    faiss.write_index(index, str(partial / "lists.faiss"))
+    ids.tofile(partial / "ids")
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    partial.rename(folder / FOLDER)
+
+
+def _set_probes(index: Any, queries: Floats, nearest: Slots) -> None:
+    """Read as many lists as it takes to find `RECALL` of the `nearest` [q, TOP]."""
+    index.nprobe = 1
+    while index.nprobe < index.nlist:
+        found = index.search(queries, TOP + _BEYOND)[1]
+        hits = [len(np.intersect1d(*pair)) / TOP for pair in zip(found, nearest, strict=True)]
+        if np.mean(hits) >= RECALL:
+            return
+        index.nprobe = min(index.nlist, index.nprobe + index.nprobe // 4 + 1)
