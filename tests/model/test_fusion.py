@@ -52,6 +52,13 @@ def test_every_cell_and_its_place_count() -> None:
     assert not torch.allclose(model(moved, tokens, real, picture), logits)
 
 
+def test_what_is_dropped_is_dropped_in_training_only() -> None:
+    model, given = head(), inputs()
+    assert torch.equal(model(*given), model(*given))
+    model.train()
+    assert not torch.equal(model(*given), model(*given))
+
+
 def test_the_cells_are_what_the_towers_pool() -> None:
     torch.manual_seed(0)
     efficient = build_vision(EfficientNetLiteConfig(64), 16).eval()

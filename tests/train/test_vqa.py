@@ -7,12 +7,16 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 import twotower
 from twotower.asking.head import Head, HeadError
 from twotower.cli.main import main
+from twotower.encode.cells import Cells
+from twotower.model.config import FusionConfig
+from twotower.model.fusion import FusionHead
 from twotower.train.config import TrainError
-from twotower.train.vqa import Prior, train_vqa
+from twotower.train.vqa import Prior, Seen, of_raw_cells, train_vqa
 from twotower.train.vqa_data import Sample, plain_answer, read_samples
 
 COLOURS = {"red": (220, 20, 20), "blue": (20, 20, 220), "green": (20, 200, 20)}
@@ -64,6 +68,27 @@ def test_it_looks_at_the_picture(
     options = ["--head", str(trained), "--model", str(tiny_directory)]
     assert main(["ask", str(folder / "images" / "0.png"), "is it red?", *options]) == 0
     assert "[trained]" in capsys.readouterr().out
+
+
+def test_what_is_written_takes_cells_as_they_are(folder: Path, tiny_directory: Path) -> None:
+    samples = read_samples(folder)
+    seen = Seen(Cells(tiny_directory), samples, lambda text: None)
+    pictures = list(seen.pictures)
+    scaled = seen.cells(pictures)
+    torch.testing.assert_close(scaled.mean(dim=(0, 1)), torch.zeros(scaled.shape[2]))
+    assert (scaled.std(dim=(0, 1)) - 1).abs().max() < 1e-3
+    tokens, real = seen.tokens(["is it red?"])
+    torch.manual_seed(0)
+    sizes = (scaled.shape[2], tokens.shape[2], scaled.shape[1])
+    head = FusionHead(FusionConfig("abc", ("yes", "no"), *sizes, width=16)).eval()
+    picture = torch.tensor([0])
+    cells = torch.from_numpy(seen.towers.of_pictures(seen.towers.preprocess(pictures[0])[None]))
+    torch.testing.assert_close(
+        of_raw_cells(head, seen)(cells, tokens, real, picture),
+        head(scaled[:1], tokens, real, picture),
+        atol=0.01,  # cells are kept as float16
+        rtol=0,
+    )
 
 
 def test_bad_pictures_and_questions_leave_the_others_answered(

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from twotower.model.config import FusionConfig
 from twotower.model.layers import merge_heads, split_heads
 
+DROPOUT = 0.2  # of what is seen, and of what each block adds
+
 
 class FusionHead(nn.Module):
     """Cross-attention from question tokens to cells, then a classifier over answers."""
@@ -34,7 +36,8 @@ class FusionHead(nn.Module):
             tokens: of Q questions [Q, L, text_width]; `real` [Q, L] is False where padded.
             picture: which of the P each question is about [Q].
         """
-        seen = self.ln_cells(self.cell_proj(cells) + self.pos_embed)  # [P, cells, width]
+        projected = F.dropout(self.cell_proj(cells), DROPOUT, self.training)
+        seen = self.ln_cells(projected + self.pos_embed)  # [P, cells, width]
         x = self.ln_tokens(self.token_proj(tokens))  # [Q, L, width]
         for block in self.blocks:
             x = block(x, seen, picture)
@@ -58,5 +61,7 @@ class FusionBlock(nn.Module):
         """x: [Q, L, width]; seen: [P, cells, width]; picture: [Q] -> [Q, L, width]"""
         (q,) = split_heads(self.q(self.ln_1(x)), 1, self.heads)
         k, v = split_heads(self.kv(seen), 2, self.heads)
-        x = x + self.out(merge_heads(F.scaled_dot_product_attention(q, k[picture], v[picture])))
-        return x + self.fc2(F.gelu(self.fc1(self.ln_2(x))))
+        looked = self.out(merge_heads(F.scaled_dot_product_attention(q, k[picture], v[picture])))
+        x = x + F.dropout(looked, DROPOUT, self.training)
+        thought = self.fc2(F.gelu(self.fc1(self.ln_2(x))))
+        return x + F.dropout(thought, DROPOUT, self.training)

@@ -6,11 +6,13 @@ stopped finds it again. Batches are of pictures, with all questions about each.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 
@@ -34,6 +36,7 @@ MOST_ANSWERS = 1000
 HELD_OUT = 0.1  # of the pictures, where no test set is given
 PICTURES = 32  # in a batch, with all their questions
 LOOK = 8  # pictures that go through the tower together
+SOME, LEAST_SPREAD = 256, 1e-2  # pictures that tell the scale of a channel
 LR, WEIGHT_DECAY, WARMUP = 2e-3, 0.05, 0.05
 FEWEST_WORDS = 2  # of a question that tell its kind to the language prior
 
@@ -94,7 +97,7 @@ def train_vqa(
     )
     with new_directory(destination) as directory:
         head = _fit(learned, seen, answers, model_hash(model), epochs, seed, say)
-        write_head(head, directory)
+        write_head(of_raw_cells(head, seen), directory)
     right = [
         one.score(said)
         for one, said in zip(tested, answer_samples(head, tested, seen), strict=True)
@@ -141,7 +144,17 @@ class Seen:
         return [one for one in samples if one.picture in self.pictures]
 
     def cells(self, pictures: Sequence[Path]) -> Tensor:
-        """[P, cells, width]"""
+        """[P, cells, width], each channel with mean 0 and deviation 1 over some pictures."""
+        mean, spread = self.scale
+        return (self._raw(pictures) - mean) / spread
+
+    @cached_property
+    def scale(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each channel [width]."""
+        some = self._raw(list(self.pictures)[:SOME]).flatten(0, 1)
+        return some.mean(dim=0), some.std(dim=0).clamp_min(LEAST_SPREAD)
+
+    def _raw(self, pictures: Sequence[Path]) -> Tensor:
         rows = self._cache[[self.pictures[one] for one in pictures]]
         return torch.from_numpy(rows.reshape(len(pictures), self.side_squared, -1))
 
@@ -259,6 +272,15 @@ def _fit(
             losses.append(loss.item())
         say(f"epoch {epoch + 1} of {epochs}: loss {np.mean(losses):.3f}")
     return head.eval()
+
+
+def of_raw_cells(head: FusionHead, seen: Seen) -> FusionHead:
+    """The same head for cells as the towers give them."""
+    raw, (mean, spread) = copy.deepcopy(head), seen.scale
+    with torch.no_grad():
+        raw.cell_proj.weight.div_(spread)
+        raw.cell_proj.bias.sub_(raw.cell_proj.weight @ mean)
+    return raw
 
 
 def _logits(head: FusionHead, samples: Sequence[Sample], seen: Seen) -> Tensor:
