@@ -3,10 +3,11 @@
     python benchmarks/asking.py ../shared/data [--easy-vqa FOLDER --head DIR] [--model M]
     python benchmarks/asking.py ../shared/data --fit [--model M]
 
-Zero-shot against the best constant answer of each kind: on questions derived from the captions of
-flickr8k-val (`caption_questions.py`), and on hand-written ones about examples/photos
-(`examples/questions.csv`). A trained head against the answer that is most frequent for a question:
-on the test questions of easy-VQA (the folder `easy_vqa/data` of the package on PyPI). How many
+Zero-shot and the head that comes with the model, against the best constant answer of each kind and
+the answer that is most frequent for the question in flickr8k-train: on questions derived from the
+captions of flickr8k-val (`caption_questions.py`), and on hand-written ones about examples/photos
+(`examples/questions.csv`). One's own head: on the test questions of easy-VQA (the folder
+`easy_vqa/data` of the package on PyPI). How many
 pictures of a library show something, expected and counted, against captions. Writes
 results/asking.csv and the tables in docs/asking.md. --fit prints the constants of the code, fitted
 on flickr8k-val: the bundled model learned from flickr8k-train, where its cosines are too good. How
@@ -20,7 +21,7 @@ import argparse
 import csv
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,14 @@ from numpy.typing import NDArray
 import twotower
 from twotower.asking import library
 from twotower.asking.answered import Reply
+from twotower.asking.head import Head, head_of
 from twotower.asking.questions import parse_question
 from twotower.asking.vocabulary import with_article
-from twotower.asking.zero_shot import EVERYDAY_STATEMENTS, LEAST_OF_TWO, Judge
+from twotower.asking.zero_shot import EVERYDAY_STATEMENTS, LEARNED, LEAST_OF_TWO, Judge
 from twotower.encode.encoder import Encoder
 from twotower.evaluate.calibration import calibration
 from twotower.evaluate.intervals import bootstrap_shares
+from twotower.inputs.pictures import Picture
 from twotower.library.calibrate import background_texts, read_calibration
 from twotower.library.labelled import LabelledQuery, absent_queries, word_queries
 from twotower.pairs.sources import open_source
@@ -45,12 +48,15 @@ from twotower.pairs.sources import open_source
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "asking.csv"
 PAGE = ROOT / "docs" / "asking.md"
-LIMIT = 1600  # pictures of flickr8k-train that --fit looks at
 FIELDS = ("model", "set", "kind", "method", "n", "right", "low", "high", "sure", "right_when_sure")
+DERIVED, BY_HAND, EASY = "flickr8k-val, derived", "examples/photos", "easy-VQA test"
+# Methods; "ask" is whichever of the first two answers a kind of question.
+ZERO, HEAD, ASK = "zero-shot", "head", "ask"
+GAIN, PRIOR, CONSTANT = "head less zero-shot", "without the picture", "best constant"
 TABLES = {
-    "derived": ("flickr8k-val, derived", "zero-shot", "best constant"),
-    "by-hand": ("examples/photos", "zero-shot", "best constant"),
-    "easy-vqa": ("easy-VQA test", "head", "without the picture"),
+    "derived": (DERIVED, (ZERO, HEAD, GAIN, PRIOR, CONSTANT, ASK)),
+    "by-hand": (BY_HAND, (ZERO, HEAD, CONSTANT, ASK)),
+    "easy-vqa": (EASY, (HEAD, PRIOR)),
 }
 
 Floats = NDArray[np.float32]
@@ -81,44 +87,111 @@ def main() -> None:
         return
     name = model.config.name
     rows: list[Row] = []
-    captions, image_embeds = read_pairs(model, arguments.data / "flickr8k-val", 10**9)
+    head = head_of(model.directory)
+    captions, pictures = read_pairs(arguments.data / "flickr8k-val")
+    seen = see(model, pictures, head)
     items = caption_questions(captions)
-    believed = reliability(model, items, image_embeds)
-    asked = zero_shot(model, items, image_embeds)
-    rows += table(name, "flickr8k-val, derived", "zero-shot", asked)
-    rows += table(name, "flickr8k-val, derived", "best constant", constant(items))
-    items, photos = by_hand(model)
-    rows += table(name, "examples/photos", "zero-shot", zero_shot(model, items, photos))
-    rows += table(name, "examples/photos", "best constant", constant(items))
+    believed = reliability(model, items, seen.image_embeds)
+    rows += compared(model, DERIVED, items, seen, head)
+    learned, _ = read_pairs(arguments.data / "flickr8k-train")
+    rows += table(
+        name, DERIVED, PRIOR, without_picture(caption_questions(learned, most=1000), items)
+    )
+    items, photos = by_hand()
+    rows += compared(model, BY_HAND, items, see(model, photos, head), head)
     if arguments.head:
         rows += of_head(arguments.head, arguments.easy_vqa, model)
     with RESULTS.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(FIELDS)
         writer.writerows(rows)
-    write_tables(rows, believed, counts(model, captions, image_embeds))
+    write_tables(rows, believed, counts(model, captions, seen.image_embeds))
 
 
-def read_pairs(model: Encoder, location: Path, limit: int) -> tuple[list[Sequence[str]], Floats]:
-    """Captions and image_embeds [n, embed_dim] of pairs, evenly spread over them."""
+@dataclass(frozen=True)
+class SeenPictures:
+    """Pictures as the model sees them: image_embeds [n, embed_dim], and the cells of each."""
+
+    image_embeds: Floats
+    cells: list[Floats]
+
+
+def see(model: Encoder, pictures: Sequence[Picture], head: Head | None) -> SeenPictures:
+    pixel_values = (model.preprocess(one) for one in pictures)
+    cells = [head.towers.of_pictures(one[None])[0] for one in pixel_values] if head else []
+    return SeenPictures(model.encode_image(pictures), cells)
+
+
+def read_pairs(location: Path) -> tuple[list[Sequence[str]], list[bytes]]:
+    """Captions and pictures of pairs."""
     tars = location / "*.tar"
     source = open_source(str(tars) if list(location.glob("*.tar")) else location)
-    numbers = range(0, len(source), max(1, len(source) // limit))
-    pairs = [source[number] for number in numbers]
-    return [pair.captions for pair in pairs], model.encode_image([pair.picture for pair in pairs])
+    pairs = [source[number] for number in range(len(source))]
+    return [pair.captions for pair in pairs], [pair.picture for pair in pairs]
 
 
-def zero_shot(model: Encoder, items: Iterable[Item], image_embeds: Floats) -> list[Outcome]:
+def compared(
+    model: Encoder, of: str, items: Sequence[Item], seen: SeenPictures, head: Head | None
+) -> list[Row]:
+    """Rows of a set by zero-shot, by the head that comes with the model, and as `ask` does."""
+    name = model.config.name
+    zero = judged(model, items, seen, None)
+    rows = table(name, of, ZERO, zero) + table(name, of, CONSTANT, constant(items))
+    if not head:
+        return rows
+    by_head = judged(model, items, seen, head)
+    asked = [
+        theirs if parse_question(item.question).kind in LEARNED else mine
+        for item, mine, theirs in zip(items, zero, by_head, strict=True)
+    ]
+    gain = [
+        Outcome(mine.picture, mine.kind, theirs.right - mine.right, True)
+        for mine, theirs in zip(zero, by_head, strict=True)
+    ]
+    for method, outcomes in ((HEAD, by_head), (GAIN, gain), (ASK, asked)):
+        rows += table(name, of, method, outcomes)
+    return rows
+
+
+def judged(
+    model: Encoder, items: Sequence[Item], seen: SeenPictures, head: Head | None
+) -> list[Outcome]:
+    """Zero-shot, or by a head: all kinds, also those that `ask` keeps from it."""
     everyday = model.encode_text(EVERYDAY_STATEMENTS)
     judges: dict[str, Judge] = {}
     outcomes = []
     for item in items:
+        question = parse_question(item.question)
+        image_embeds = seen.image_embeds[item.picture]
+        if head and question.kind not in LEARNED:
+            names = set(question.answers) or {"yes", "no"}
+            tokens = head.towers.of_questions([item.question])
+            logits = head.logits(seen.cells[item.picture], *tokens)[0]
+            ranked = [head.config.answers[i] for i in np.argsort(-logits)]
+            said = next((one for one in ranked if one in names), "")
+            outcomes.append(Outcome(item.picture, item.kind, float(said in item.right), True))
+            continue
         if item.question not in judges:
-            judges[item.question] = Judge(parse_question(item.question), model)
-        replies, sure = judges[item.question].replies(image_embeds[item.picture], everyday)
+            judges[item.question] = Judge(question, model, head)
+        cells = seen.cells[item.picture] if head else None
+        replies, sure = judges[item.question].replies(image_embeds, everyday, cells)
         right = float(replies[0].answer in item.right)
         outcomes.append(Outcome(item.picture, item.kind, right, sure))
     return outcomes
+
+
+def without_picture(learned: Sequence[Item], items: Sequence[Item]) -> list[Outcome]:
+    """The answer that is most frequent for a question in what was learned from."""
+    from twotower.train.vqa import Prior
+    from twotower.train.vqa_data import Sample
+
+    prior = Prior(
+        [Sample(Path(), one.question, tuple((each, 1) for each in one.right)) for one in learned]
+    )
+    return [
+        Outcome(one.picture, one.kind, float(prior(one.question) in one.right), True)
+        for one in items
+    ]
 
 
 def constant(items: Sequence[Item]) -> list[Outcome]:
@@ -136,7 +209,7 @@ def constant(items: Sequence[Item]) -> list[Outcome]:
     return outcomes
 
 
-def by_hand(model: Encoder) -> tuple[list[Item], Floats]:
+def by_hand() -> tuple[list[Item], list[Path]]:
     with (ROOT / "examples" / "questions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     files = sorted({row["file"] for row in rows})
@@ -149,7 +222,7 @@ def by_hand(model: Encoder) -> tuple[list[Item], Floats]:
         )
         for row in rows
     ]
-    return items, model.encode_image([ROOT / "examples" / "photos" / name for name in files])
+    return items, [ROOT / "examples" / "photos" / name for name in files]
 
 
 def kind_of(row: dict[str, str]) -> str:
@@ -159,7 +232,6 @@ def kind_of(row: dict[str, str]) -> str:
 
 
 def of_head(directory: Path, easy_vqa: Path, model: Encoder) -> list[Row]:
-    from twotower.asking.head import Head
     from twotower.train.vqa import Prior
     from twotower.train.vqa_data import read_samples
 
@@ -179,8 +251,8 @@ def of_head(directory: Path, easy_vqa: Path, model: Encoder) -> list[Row]:
             by_prior.append(Outcome(number, kind, one.score(prior(one.question)), True))
     name = model.config.name
     return [
-        *table(name, "easy-VQA test", "head", by_head),
-        *table(name, "easy-VQA test", "without the picture", by_prior),
+        *table(name, EASY, HEAD, by_head),
+        *table(name, EASY, PRIOR, by_prior),
     ]
 
 
@@ -259,7 +331,8 @@ def estimates(
 
 def fit(model: Encoder, data: Path) -> None:
     """Print SLOPE, RIVAL and ZERO of zero_shot.py, and SLOPE, ZERO and LOG_OFF of library.py."""
-    captions, image_embeds = read_pairs(model, data / "flickr8k-val", 10**9)
+    captions, pictures = read_pairs(data / "flickr8k-val")
+    image_embeds = model.encode_image(pictures)
     items = [one for one in caption_questions(captions) if one.kind == "yes/no"]
     (slope, rival), zero = logistic(*stands_out(model, items, image_embeds))
     print(
@@ -347,27 +420,35 @@ def logistic(
 
 def write_tables(rows: Sequence[Row], believed: str, counted: str) -> None:
     text = PAGE.read_text(encoding="utf-8")
-    for mark, (of, method, baseline) in TABLES.items():
-        mine = {row[2]: row for row in rows if row[1] == of and row[3] == method}
-        theirs = {row[2]: row for row in rows if row[1] == of and row[3] == baseline}
-        if mine:
-            text = put(text, mark, markdown(mine, theirs, method, baseline))
+    for mark, (of, methods) in TABLES.items():
+        by = {
+            method: {r[2]: r for r in rows if r[1] == of and r[3] == method} for method in methods
+        }
+        by = {method: some for method, some in by.items() if some}
+        if by:
+            text = put(text, mark, markdown(by))
     text = put(put(text, "reliability", believed), "counts", counted)
     PAGE.write_text(text, encoding="utf-8")
 
 
-def markdown(mine: dict[Any, Row], theirs: dict[Any, Row], name: str, base: str) -> str:
-    lines = [
-        f"| kind | questions | {name} | {base} | sure | right when sure |",
-        "|---|---|---|---|---|---|",
-    ]
-    for kind, row in mine.items():
-        right, low, high, sure = (f"{float(one):.1%}" for one in row[5:9])
-        interval = f"{right} ({low[:-1]} to {high})".replace("%", " %")
-        baseline = f"{float(theirs[kind][5]):.1%}".replace("%", " %")
-        when_sure = f"{float(row[9]):.1%}".replace("%", " %") if row[9] else ""
-        sure = sure.replace("%", " %")
-        lines.append(f"| {kind} | {row[4]} | {interval} | {baseline} | {sure} | {when_sure} |")
+def markdown(by: dict[str, dict[str, Row]]) -> str:
+    """A line for each kind; of `ask`, or the only other method, how often it is sure."""
+    sure = ASK if ASK in by else next(iter(by))
+    shown = [method for method in by if method != ASK]
+    titles = ["kind", "questions", *shown, "sure", "right when sure"]
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    for kind, first in by[shown[0]].items():
+        cells = [kind, str(first[4])]
+        for method in shown:
+            right, low, high = (100 * float(one) for one in by[method][kind][5:8])
+            sign = "+" if method == GAIN else ""
+            interval = f" ({low:{sign}.1f} to {high:{sign}.1f} %)"
+            short = method in (PRIOR, CONSTANT)
+            cells.append(f"{right:{sign}.1f} %" + ("" if short else interval))
+        *_, often, right_when_sure = by[sure][kind]
+        cells.append(f"{100 * float(often):.1f} %")
+        cells.append(f"{100 * float(right_when_sure):.1f} %" if right_when_sure else "")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from twotower.asking.vocabulary import NUMBERS, singular, vocabulary, with_article
+from twotower.asking.vocabulary import NUMBERS, vocabulary, with_article
 from twotower.pairs.sources import open_source
 
 AGREED = 3  # captions of five that must say it
@@ -132,11 +132,26 @@ PLACES = {
     r"\b(river|stream|rapids)\b": ("river", "waterfall"),
     r"\bplayground\b": ("playground", "park"),
 }
-ACTIVITIES = (
-    "running walking jumping standing sitting sleeping eating drinking cooking reading singing "
-    "dancing swimming diving surfing skiing snowboarding skateboarding climbing hiking fishing "
-    "rowing sailing sliding swinging digging"
-).split()
+# What captions say of who does something; of one word, its forms: swims, but no swimsuit.
+ACTIVITIES = {
+    doing: r"\b({}|{}e?s?)\b".format(doing, re.sub(r"([^aeiou])\1ing$|ing$", r"\1", doing))
+    for doing in (
+        "running walking jumping standing sitting sleeping eating drinking cooking reading singing "
+        "dancing swimming diving surfing skiing snowboarding skateboarding climbing hiking fishing "
+        "rowing sailing sliding swinging digging talking smiling hugging fighting barking playing"
+    ).split()
+} | {
+    "cycling": r"^(?!.*\b(dirt|motor|moto)).*\brid\w+ (\w+ ){0,2}(bike|bicycle)s?\b",
+    "riding a horse": r"\brid\w+ (\w+ ){0,2}(horse|pony)\b",
+    "riding a motorcycle": r"\brid\w+ (\w+ ){0,2}(motorcycle|motorbike|dirtbike|dirt bike)s?\b",
+    "playing football": r"\b(play|kick)\w* (\w+ ){0,2}(soccer|football)\b",
+    "playing basketball": r"\bplay\w* (\w+ )?basketball\b",
+    "playing tennis": r"\bplay\w* (\w+ )?tennis\b",
+    "playing baseball": r"\bplay\w* (\w+ )?baseball\b",
+    "playing music": r"\bplay\w* (\w+ ){0,2}(music|guitars?|drums?|piano|violin|instruments?)\b",
+    "throwing a ball": r"\bthrow\w* (\w+ ){0,2}(ball|baseball|football)\b",
+    "catching a frisbee": r"\bcatch\w* (\w+ ){0,2}frisbee\b",
+}
 
 
 @dataclass(frozen=True)
@@ -272,10 +287,9 @@ def _places(captions: list[str], agreed: int) -> Iterator[Made]:
 
 
 def _activities(captions: list[str], agreed: int) -> Iterator[Made]:
-    for doing in ACTIVITIES:
-        stem = singular(doing.removesuffix("ing")).rstrip("n") if doing == "running" else doing[:-3]
-        if _agreed(captions, rf"\b{stem}\w*") >= agreed and (who := _who(captions, agreed)):
-            yield "activity", f"what is the {who} doing?", (doing,)
+    doing = [one for one, said in ACTIVITIES.items() if _agreed(captions, said) >= agreed]
+    if doing and (who := _who(captions, agreed)):
+        yield "activity", f"what is the {who} doing?", tuple(doing)
 
 
 def _who(captions: list[str], agreed: int) -> str | None:

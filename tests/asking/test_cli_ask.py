@@ -31,6 +31,16 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no question" in bad["error"] and bad["answers"] == [] and bad["answer"] is None
 
 
+def test_who_answered_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    horse, question = str(PHOTOS / "horse.jpg"), "what colour is the horse?"
+    assert main(["ask", horse, question, "is it a horse?"]) == 0
+    trained, plain = capsys.readouterr().out.splitlines()
+    assert trained.startswith(f"{horse}  {question}  [colour, trained]  brown ")
+    assert plain.startswith(f"{horse}  is it a horse?  [yes/no]  yes ")
+    assert main(["ask", horse, question, "is it a horse?", "--json"]) == 0
+    assert [one["by"] for one in json.loads(capsys.readouterr().out)] == ["head", "zero-shot"]
+
+
 def test_answers_to_choose_from(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ask", ELEPHANT, "what is this?", "--answers", "teapot, elephant"]) == 0
     assert "[choice]  elephant " in capsys.readouterr().out

@@ -1,12 +1,16 @@
 """A trained head without torch: the graph is the module, and what is broken is named."""
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import twotower
 from twotower.asking.head import Head, HeadError
 from twotower.encode.cells import Cells, _windows
 from twotower.encode.export import write_head
@@ -90,3 +94,65 @@ def test_a_damaged_head_is_one_line(
     with pytest.raises(HeadError) as caught:
         Head(directory, tiny_directory)
     assert str(directory) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_bundled_head_answers_what_it_has_learned() -> None:
+    kinds = {
+        "what colour is the horse?": "head",
+        "what is the horse doing?": "head",
+        "is the horse brown?": "zero-shot",
+        "where was this taken?": "zero-shot",
+        "how many horses are there?": "zero-shot",
+    }
+    answered = list(twotower.ask(PHOTOS / "horse.jpg", list(kinds), top=None))
+    assert {one.question: one.by for one in answered} == kinds
+    colour, doing = answered[:2]
+    assert (colour.kind, colour.answer) == ("colour", "brown")
+    assert doing.kind == "activity" and "running" in {one.answer for one in doing.replies}
+    for one in (colour, doing):
+        assert sum(reply.probability or 0 for reply in one.replies) == pytest.approx(1)
+    [chosen] = twotower.ask(PHOTOS / "horse.jpg", "what colour is it?", answers=["red", "brown"])
+    assert (chosen.by, chosen.kind) == ("zero-shot", "choice")
+
+
+def test_many_pictures_are_each_seen(tmp_path: Path) -> None:
+    pictures = [PHOTOS / "horse.jpg", tmp_path / "missing.jpg", PHOTOS / "elephant.png"]
+    question = "what colour is the animal?"
+    together = list(twotower.ask(pictures, ["is it an animal?", question]))
+    assert [one.error is None for one in together] == [True, True, False, False, True, True]
+    for answered in (together[1], together[5]):
+        [alone] = twotower.ask(answered.source, question)
+        assert [one.answer for one in alone.replies] == [one.answer for one in answered.replies]
+        assert alone.replies[0].probability == pytest.approx(
+            answered.replies[0].probability, abs=1e-3
+        )
+
+
+def test_a_model_without_a_head_answers_zero_shot(
+    head: tuple[FusionHead, Path], tiny_directory: Path, tmp_path: Path
+) -> None:
+    questions = ["what colour is it?", "what is the man doing?"]
+
+    def by(directory: Path) -> list[str]:
+        model = twotower.load(directory)
+        return [one.by for one in twotower.ask(PHOTOS / "cat.jpg", questions, model=model)]
+
+    assert by(tiny_directory) == ["zero-shot", "zero-shot"]
+    own = shutil.copytree(tiny_directory, tmp_path / "own")
+    shutil.copytree(head[1], own / "head", ignore=shutil.ignore_patterns("own"))
+    assert by(own) == ["head", "zero-shot"]  # it can say "red", but nothing that is done
+    (own / "head" / "head.json").unlink()
+    model = twotower.load(own)
+    [plain] = twotower.ask(PHOTOS / "cat.jpg", "is it red?", model=model)
+    assert plain.error is None
+    with pytest.raises(HeadError, match="no such file"):
+        list(twotower.ask(PHOTOS / "cat.jpg", questions, model=model))
+
+
+def test_the_bundled_head_needs_no_torch() -> None:
+    code = (
+        "import sys, twotower\n"
+        f"[one] = twotower.ask({str(PHOTOS / 'horse.jpg')!r}, 'what colour is the horse?')\n"
+        "assert one.by == 'head' and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -34,7 +34,7 @@ LEAST = 0.5  # where many are
 PRESUMED = np.log(9)  # who counts things presumes that there are some: nine to one
 # How often captions of flickr8k-train agree on each number of things; the model sees little of it.
 NUMBERED = np.log([0.36, 0.49, 0.11, 0.03, 0.01])
-LEARNED = ("count", "colour", "activity", "place")  # that the bundled head answers better
+LEARNED = ("colour", "activity")  # that the bundled head answers better
 EVERYDAY_STATEMENTS = tuple(f"a photo of {with_article(word)}." for word in EVERYDAY)
 REASON = (
     "asks for reasons or manners, which no statement about a picture answers; ask what, where, "
@@ -53,10 +53,12 @@ def answer_all(
     batch_size: int = 32,
 ) -> Iterator[Answered]:
     """Every question about every picture, in order; arguments as in `ask`."""
-    head = head_of(model.directory, model.engine)
-    judges = [_prepare(question, answers, model, head) for question in questions]
+    asked = [_parse(question, answers) for question in questions]
+    learned = any(isinstance(one, Question) and one.kind in LEARNED for one in asked)
+    head = head_of(model.directory, model.engine) if learned else None
+    judges = [one if isinstance(one, QuestionError) else Judge(one, model, head) for one in asked]
     everyday = model.encode_text(EVERYDAY_STATEMENTS)
-    if head and any(isinstance(one, Judge) and one.head for one in judges):
+    if head:
         stream = encode_stream(pictures, model.preprocess, _both(model, head), batch_size)
     else:
         stream = model.stream(pictures, batch_size)
@@ -71,11 +73,10 @@ def answer_all(
                 image_embeds, cells = np.split(encoded.image_embeds, [width])
                 seen = cells.reshape(-1, judge.head.config.vision_width) if judge.head else None
                 replies, sure = judge.replies(image_embeds, everyday, seen)
-                asked, by = judge.question, "head" if judge.head else "zero-shot"
                 yield Answered(
-                    *(encoded.source, question, asked.kind, tuple(replies[:top]), sure),
-                    notes=asked.notes,
-                    by=by,
+                    *(encoded.source, question, judge.question.kind, tuple(replies[:top]), sure),
+                    notes=judge.question.notes,
+                    by="head" if judge.head else "zero-shot",
                 )
 
 
@@ -98,13 +99,14 @@ class Judge:
 
     def __init__(self, question: Question, model: Encoder, head: Head | None = None) -> None:
         self.question, self.scale = question, model.logit_scale
-        self.head = head if question.kind in LEARNED else None
-        self.names = list(question.answers)
+        known = head.config.answers if head and question.kind in LEARNED else ()
+        said = [one for one in known if one in question.answers]
+        self.head = head if said else None
+        self.names = said or list(question.answers)
         if self.head:
-            known = self.head.config.answers
-            self.names = [one for one in known if one in question.answers]
             self.columns = [known.index(one) for one in self.names]
             self.tokens = self.head.towers.of_questions([f"{plain(question.text)}?"])
+            return
         if question.kind == "yes/no":
             others = (question.contrary,) if question.contrary else question.rivals
             statements = [question.statement, *others]
@@ -123,22 +125,16 @@ class Judge:
             everyday: text_embeds of everyday words [n, embed_dim].
             cells: what the head sees of the picture [cells, width].
         """
+        if self.head:
+            assert cells is not None
+            logits = self.head.logits(cells, *self.tokens)[0, self.columns]
+            return _of_many(_ranked(self.names, _softmax(logits)))
         scores = (self.text_embeds @ image_embeds).astype(np.float64)
         if self.question.kind == "yes/no":
             return self._yes_no(scores, everyday @ image_embeds)
         if self.question.kind == "count":
-            return self._count(scores, everyday @ image_embeds, cells)
-        if self.head:
-            replies = _ranked(self.names, self._learned(cells))
-        else:
-            replies = _ranked(self.names, _softmax(self.scale * scores))
-        least = LEAST_OF_TWO if len(self.names) == 2 else LEAST
-        return replies, (replies[0].probability or 0) >= least
-
-    def _learned(self, cells: Floats | None) -> NDArray[np.float64]:
-        """What the head gives to each of the names."""
-        assert self.head and cells is not None
-        return _softmax(self.head.logits(cells, *self.tokens)[0, self.columns])
+            return self._count(scores, everyday @ image_embeds)
+        return _of_many(_ranked(self.names, _softmax(self.scale * scores)))
 
     def _yes_no(self, scores: NDArray[np.float64], around: Floats) -> tuple[list[Reply], bool]:
         first, others = float(scores[0]), scores[1:]
@@ -151,16 +147,10 @@ class Judge:
         replies = _ranked(["yes", "no"], np.array([yes, 1 - yes]))
         return replies, max(yes, 1 - yes) >= LEAST_OF_TWO
 
-    def _count(
-        self, scores: NDArray[np.float64], around: Floats, cells: Floats | None
-    ) -> tuple[list[Reply], bool]:
+    def _count(self, scores: NDArray[np.float64], around: Floats) -> tuple[list[Reply], bool]:
         some = statement_probability(float(scores[-1]), around, odds=PRESUMED)
-        if self.head:
-            numbers = self._learned(cells)
-        else:
-            numbers = _softmax(self.scale * scores[:-1] + NUMBERED)
-        replies = _ranked(["0", *self.names], np.array([1 - some, *(some * numbers)]))
-        return replies, (replies[0].probability or 0) >= LEAST
+        numbers = _softmax(self.scale * scores[:-1] + NUMBERED)
+        return _of_many(_ranked(["0", *self.names], np.array([1 - some, *(some * numbers)])))
 
 
 def statement_probability(
@@ -188,17 +178,15 @@ def statement_probability(
     return float(1 / (1 + np.exp(-np.clip(logit + odds, -50, 50))))
 
 
-def _prepare(
-    text: str, answers: Sequence[str], model: Encoder, head: Head | None
-) -> Judge | QuestionError:
-    """A judge, or what is wrong with the question."""
+def _parse(text: str, answers: Sequence[str]) -> Question | QuestionError:
+    """A question, or what is wrong with it."""
     try:
         question = parse_question(text, answers)
         if question.kind == "reason":
             raise QuestionError(f"{question.text!r} {REASON}")
-        return Judge(question, model, head)
     except QuestionError as error:
         return error
+    return question
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -209,3 +197,9 @@ def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 def _ranked(names: Sequence[str], probabilities: NDArray[np.float64]) -> list[Reply]:
     order = np.argsort(-probabilities, kind="stable")
     return [Reply(names[i], float(probabilities[i])) for i in order]
+
+
+def _of_many(replies: list[Reply]) -> tuple[list[Reply], bool]:
+    """Ranked replies, and whether the first is sure."""
+    least = LEAST_OF_TWO if len(replies) == 2 else LEAST
+    return replies, (replies[0].probability or 0) >= least
