@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from twotower.library.catalog import LibraryError
 
 if TYPE_CHECKING:
-    from twotower.library.vectors import Floats, Ids, Slots
+    from twotower.library.vectors import Floats, Slots
 
 FOLDER = "lists"  # in that of the vectors
 LEAST = 100_000  # vectors; exact search takes a few milliseconds for so many
@@ -30,6 +30,7 @@ _ROUNDS = 8  # of k-means
 _CHUNK = 65_536  # vectors added at a time
 _BEYOND = 100  # candidates more than asked for: one byte a number orders close ones wrongly
 
+Marks = NDArray[np.int64]
 Say = Callable[[int, int], None]
 
 
@@ -37,11 +38,11 @@ class Lists:
     """An index over the slots of `LocalVectors`, each vector rounded to one byte a number.
 
     Attributes:
-        ids: whose vector was in each slot when it was built [n]; 0 for none.
+        marks: what tells the vector that was in each slot when it was built [n]; 0 for none.
     """
 
-    def __init__(self, index: Any, ids: Ids) -> None:
-        self.ids, self._index = ids, index
+    def __init__(self, index: Any, marks: Marks) -> None:
+        self.marks, self._index = marks, index
 
     def near(self, query: Floats, top: int, wanted: NDArray[np.bool_] | None) -> Slots:
         """Slots that hold nearly all of the `top` nearest, and some more, in no order.
@@ -77,9 +78,9 @@ def open_lists(folder: Path, embed_dim: int) -> Lists | None:
     except ImportError:
         return None
     try:
-        ids = np.fromfile(path / "ids", np.int64)
+        marks = np.fromfile(path / "marks", np.int64)
         index = faiss.read_index(str(path / "lists.faiss"), faiss.IO_FLAG_MMAP)
-        whole = index.d == embed_dim and index.ntotal == np.count_nonzero(ids)
+        whole = index.d == embed_dim and index.ntotal == np.count_nonzero(marks)
     except (OSError, RuntimeError):
         whole = False
     if not whole:
@@ -87,14 +88,14 @@ def open_lists(folder: Path, embed_dim: int) -> Lists | None:
             f"{path}: damaged; delete it (the search is exact then), or build it again: "
             "twotower index --approximate"
         )
-    return Lists(index, ids)
+    return Lists(index, marks)
 
 
-def build_lists(folder: Path, ids: Ids, rows: Floats, queries: Floats, say: Say) -> None:
+def build_lists(folder: Path, marks: Marks, rows: Floats, queries: Floats, say: Say) -> None:
     """Build the lists of all vectors; those of before are replaced when the new ones are whole.
 
     Args:
-        ids: of each slot [n], 0 for a free one.
+        marks: of the vector in each slot [n], 0 for a free one.
         rows: the vectors [n, embed_dim].
         queries: on which to measure how many lists must be read [q, embed_dim].
         say: called with how many vectors are done, and of how many.
@@ -108,7 +109,7 @@ def build_lists(folder: Path, ids: Ids, rows: Floats, queries: Floats, say: Say)
         raise LibraryError(
             "--approximate needs one more package; pip install 'twotower[approximate]'"
         ) from None
-    slots = np.flatnonzero(ids)
+    slots = np.flatnonzero(marks)
     if len(slots) < LEAST:
         raise LibraryError(
             f"--approximate pays from {LEAST} pictures on; {len(slots)} are searched exactly, and "
@@ -142,7 +143,7 @@ def build_lists(folder: Path, ids: Ids, rows: Floats, queries: Floats, say: Say)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     faiss.write_index(index, str(partial / "lists.faiss"))
-    ids.tofile(partial / "ids")
+    marks.tofile(partial / "marks")
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
     partial.rename(folder / FOLDER)
 

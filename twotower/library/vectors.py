@@ -219,7 +219,7 @@ class LocalVectors:
             queries: typical ones [q, embed_dim], on which it is measured what is found.
         """
         self._read()
-        build_lists(self.folder, self._ids, self._rows, queries, say)
+        build_lists(self.folder, self._marks(), self._rows, queries, say)
         self._map()
 
     def is_stale(self) -> bool:
@@ -241,11 +241,16 @@ class LocalVectors:
     def _open_lists(self) -> tuple[Lists, Slots] | None:
         """The lists, if there are any, and the slots that were filled since they were built."""
         if self._lists is None and (lists := open_lists(self.folder, self.embed_dim)):
-            known = np.zeros(len(self._ids), np.int64)
-            listed = lists.ids[: len(known)]
-            known[: len(listed)] = listed
-            self._lists = lists, np.flatnonzero((self._ids > 0) & (self._ids != known))
+            marks = self._marks()
+            known = np.zeros(len(marks), np.int64)
+            known[: len(lists.marks)] = lists.marks[: len(marks)]
+            self._lists = lists, np.flatnonzero((marks != 0) & (marks != known))
         return self._lists
+
+    def _marks(self, slots: Slots | slice = slice(None)) -> NDArray[np.int64]:
+        """What tells the vector in each slot from any other, 0 for none: its scales, as bits."""
+        marks = np.ascontiguousarray(self._scales[slots]).view(np.int64)[:, 0]
+        return np.where(self._ids[slots] > 0, marks, 0)
 
     def _listed(
         self,
@@ -256,7 +261,7 @@ class LocalVectors:
     ) -> Slots:
         """Slots of nearly all of the `top` by the lists, and all that these lack."""
         near, lacking = lists[0].near(query, top, wanted), lists[1]
-        near = near[self._ids[near] == lists[0].ids[near]]  # what is still there
+        near = near[self._marks(near) == lists[0].marks[near]]  # what is still there
         if wanted is not None:
             lacking = lacking[wanted[lacking]]
         _read_ahead(self._rows, near)
