@@ -1,6 +1,8 @@
 """Lists of like vectors: what they give is true, and what they miss is little and measured."""
 
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twotower import Library
+from twotower import Library, load
 from twotower.cli.main import main
 from twotower.library import lists
 from twotower.library.catalog import LibraryError
@@ -44,7 +46,7 @@ def listed(folder: Path, rows: np.ndarray, queries: np.ndarray) -> LocalVectors:
 def test_nearly_all_of_the_nearest_and_their_true_scores(tmp_path: Path) -> None:
     rows, queries = clusters(20_000), clusters(200, seed=1)
     store = listed(tmp_path, rows, queries[:100])
-    index = store._open_lists()[0]._index  # type: ignore[index]
+    index = store._open_lists().lists._index  # type: ignore[union-attr]
     assert 1 < index.nprobe < index.nlist / 4  # else it would save nothing
     hits = []
     for query in queries[100:]:
@@ -60,7 +62,7 @@ def test_how_many_lists_are_read_follows_from_the_queries(tmp_path: Path) -> Non
     rows = clusters(5000)
     near = listed(tmp_path / "near", rows, rows[:50])
     far = listed(tmp_path / "far", rows, -rows[:50])
-    probes = [one._open_lists()[0]._index.nprobe for one in (near, far)]  # type: ignore[index]
+    probes = [one._open_lists().lists._index.nprobe for one in (near, far)]  # type: ignore[union-attr]
     assert probes[0] < probes[1]
 
 
@@ -91,7 +93,7 @@ def test_when_all_lists_are_read_nothing_is_missed_or_stale(
             else:
                 store.remove(ids)
                 exact = {one: row for one, row in exact.items() if one not in some}
-        index = store._open_lists()[0]._index  # type: ignore[index]
+        index = store._open_lists().lists._index  # type: ignore[union-attr]
         index.nprobe = index.nlist
         ids = np.array(sorted(exact), np.int64)
         allowed = None if share == 1 else ids[random.random(len(ids)) < share]
@@ -115,6 +117,79 @@ def test_lists_that_lack_much_are_stale(tmp_path: Path) -> None:
     assert store.is_stale()
     store.approximate(clusters(5))
     assert not store.is_stale()
+
+
+def test_removed_vectors_leave_no_gap(tmp_path: Path) -> None:
+    rows = clusters(5000)
+    store = listed(tmp_path, rows, clusters(50, seed=1))
+    store.remove(np.arange(1, 4501))
+    assert store.is_stale()
+    for query in clusters(20, seed=2):
+        found, _ = store.search(query, 200)
+        assert len(set(found.tolist())) == 200 and found.min() > 4500
+
+
+def test_a_filter_far_from_the_query_still_finds(tmp_path: Path) -> None:
+    """As in a folder of like pictures: all that pass lie in lists that are looked into last."""
+    rows = clusters(20_000)
+    store = listed(tmp_path, rows, clusters(50, seed=1))
+    for query in clusters(20, seed=2):
+        allowed = np.argsort(rows @ query)[:4000] + 1
+        found, _ = store.search(query, 100, allowed)
+        assert len(found) == 100 and np.isin(found, allowed).all()
+
+
+def test_as_large_a_share_is_found_where_more_is_asked_for(tmp_path: Path) -> None:
+    rows, queries = clusters(20_000), clusters(200, seed=1)
+    store = listed(tmp_path, rows, queries[:100])
+    shares = []
+    for top in (100, 200):
+        nearest = [np.argsort(-(rows @ query))[:top] + 1 for query in queries[100:]]
+        found = [store.search(query, top)[0] for query in queries[100:]]
+        hits = [len(np.intersect1d(*pair)) for pair in zip(found, nearest, strict=True)]
+        shares.append(np.mean(hits) / top)
+    assert shares[1] >= shares[0] - 0.005
+
+
+def test_slots_that_are_none_are_passed_over(tmp_path: Path) -> None:
+    """The last bytes of the file are slots: damaged, they cost a hit and no more."""
+    rows = clusters(300)
+    listed(tmp_path, rows, rows[:5])
+    with (tmp_path / lists.FOLDER / "lists.faiss").open("r+b") as file:
+        file.seek(-8, os.SEEK_END)
+        file.write(np.int64(2**40).tobytes())
+    found, scores = LocalVectors(tmp_path, DIM).search(rows[0], 300)
+    assert len(found) >= 299
+    np.testing.assert_allclose(scores, (rows @ rows[0])[found - 1], atol=1e-6)
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from twotower.library import lists
+from twotower.library.catalog import LibraryError
+from twotower.library.vectors import LocalVectors
+lists.LEAST = 20
+store = LocalVectors(Path(sys.argv[1]), 16)
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+try:
+    store.approximate(np.eye(16, dtype=np.float32))
+except LibraryError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_fills_up_while_lists_are_written(tmp_path: Path) -> None:
+    rows = clusters(3000)
+    store = listed(tmp_path, rows, rows[:5])
+    before = sorted(path.name for path in tmp_path.iterdir())
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, tmp_path], capture_output=True, text=True
+    )
+    assert "make room" in done.stdout, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert store.search(rows[7], 1)[0].tolist() == [8]
 
 
 @pytest.mark.parametrize("name", ["lists.faiss", "marks"])
@@ -157,6 +232,44 @@ def test_without_faiss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.tolist() == (np.argsort(-(rows @ rows[3]), kind="stable") + 1).tolist()
     with pytest.raises(LibraryError, match=r"twotower\[approximate\]"):
         again.approximate(rows[:5])
+
+
+def test_without_faiss_nothing_is_indexed_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert main(["index", str(PHOTOS), "--library", str(tmp_path / "new"), "--approximate"]) == 1
+    assert "pip install 'twotower[approximate]'" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_another_model_has_lists_too(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(load().directory, other)
+    with (other / "vocab.txt").open("a") as file:
+        file.write("\n")
+    location = tmp_path / "library"
+    Library(PHOTOS, location=location).index(approximate=True)
+    library = Library(PHOTOS, location=location, model=other)
+    library.index()
+    assert [path.parent.name for path in location.glob("*/lists")] == ["vectors-2"]
+    assert library.search("a cat", all=True).hits
+    few = Library(PHOTOS, location=tmp_path / "few")
+    few.index()
+    assert not list((tmp_path / "few").glob("*/lists"))
+
+
+def test_a_library_that_has_become_small_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = tmp_path / "library"
+    library = Library(PHOTOS, location=location)
+    library.index(approximate=True)
+    monkeypatch.setattr(lists, "LEAST", 1000)
+    assert isinstance(library.vectors, LocalVectors)
+    library.vectors.remove(library.vectors.ids()[:20])
+    assert library.vectors.is_stale()
+    library.index()
 
 
 def test_index_approximate_and_what_comes_after(

@@ -128,8 +128,11 @@ class Library:
         """
         from twotower.encode.load import BUNDLED_NAME, load
         from twotower.library.indexing import Indexing
+        from twotower.library.lists import need_faiss
         from twotower.library.lock import sole_writer
 
+        if approximate:
+            need_faiss()
         self.close()
         source = self._wanted_model or self._source_used() or BUNDLED_NAME
         encoder = load(source, engine=self._engine)
@@ -144,12 +147,13 @@ class Library:
             if used and used.id != target.id and used.fingerprint == target.fingerprint:
                 _copy(self._vectors_of(used), vectors)
             report = Indexing(catalog, vectors, encoder, progress).run()
+            had = used is not None and used.id != target.id and _has_lists(self._vectors_of(used))
+            _build_lists(vectors, encoder, progress, asked=approximate, had=had)
             catalog.use_model(target)
             for other in catalog.models():
                 if other.id < target.id:  # a later one is still being built
                     self._vectors_of(other).drop()
                     catalog.remove_model(other)
-            _build_lists(vectors, encoder, progress, approximate)
         self.__dict__.update(vectors=vectors, model=encoder)
         return report
 
@@ -259,18 +263,28 @@ def _build_lists(
     vectors: Vectors,
     encoder: Encoder,
     progress: Callable[[Progress], None] | None,
+    *,
     asked: bool,
+    had: bool,
 ) -> None:
-    """Build the lists of local vectors where that is asked for, or where they are out of date."""
+    """Build the lists of local vectors where they are asked for, out of date, or were `had` before.
+
+    Raises:
+        LibraryError: they are asked for and cannot be built.
+    """
     from twotower.library.calibrate import background_texts
     from twotower.library.indexing import Progress
+    from twotower.library.lists import LEAST
     from twotower.library.vectors import LocalVectors
 
     if not isinstance(vectors, LocalVectors):
         if asked:
-            raise LibraryError("--approximate is for vectors on this machine; Milvus has its own")
+            raise LibraryError(
+                "--approximate is for vectors on this machine; Milvus searches its own"
+            )
         return
-    if asked or vectors.is_stale():
+    due = vectors.is_stale() or (had and not vectors.has_lists())
+    if asked or (due and len(vectors) >= LEAST):
 
         def say(done: int, total: int) -> None:
             if progress:
@@ -278,6 +292,15 @@ def _build_lists(
 
         queries = encoder.encode_text(background_texts()[:_LISTED_BY])
         vectors.approximate(queries, say)
+
+
+def _has_lists(vectors: Vectors) -> bool:
+    """Whether vectors, which are closed then, were searched by lists."""
+    from twotower.library.vectors import LocalVectors
+
+    has = isinstance(vectors, LocalVectors) and vectors.has_lists()
+    vectors.close()
+    return has
 
 
 def _copy(source: Vectors, target: Vectors) -> None:

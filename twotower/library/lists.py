@@ -6,6 +6,7 @@ the query; how many that takes is measured on queries while the lists are built.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ _LISTS = 2  # times the root of the number of vectors
 _SAMPLE = 48  # vectors for each list, from which its middle is learned
 _ROUNDS = 8  # of k-means
 _CHUNK = 65_536  # vectors added at a time
+_GROWTH = 1 / 3  # exponent: of eight times as many, twice the lists hold as large a share
 _BEYOND = 100  # candidates more than asked for: one byte a number orders close ones wrongly
 
 Marks = NDArray[np.int64]
@@ -47,21 +49,27 @@ class Lists:
     def near(self, query: Floats, top: int, wanted: NDArray[np.bool_] | None) -> Slots:
         """Slots that hold nearly all of the `top` nearest, and some more, in no order.
 
+        More lists are read if more is asked for, and until that is found: what passes a filter can
+        lie in a few lists, far from the query.
+
         Args:
-            wanted: which slots count [m], if not all do; the fewer, the more lists are read.
+            wanted: which slots count [m], if not all do.
         """
         import faiss
 
         parameters: Any = faiss.SearchParametersIVF()
-        parameters.nprobe = self._index.nprobe
+        probes = self._index.nprobe * max(1, top / TOP) ** _GROWTH
         if wanted is not None:
-            more = int(np.ceil(self._index.nprobe / wanted.mean()))
-            parameters.nprobe = min(self._index.nlist, more)
+            probes *= self._index.ntotal / max(1, np.count_nonzero(wanted))
             selector: Any = faiss.IDSelectorBitmap
             parameters.sel = selector(np.packbits(wanted, bitorder="little"))
-        _, found = self._index.search(query[None], top + _BEYOND, params=parameters)
-        slots: Slots = found[0][found[0] >= 0]
-        return slots
+        while True:
+            parameters.nprobe = min(self._index.nlist, int(np.ceil(probes)))
+            _, [found] = self._index.search(query[None], top + _BEYOND, params=parameters)
+            if found[-1] >= 0 or parameters.nprobe == self._index.nlist:
+                slots: Slots = found[(found >= 0) & (found < len(self.marks))]  # if damaged
+                return slots
+            probes *= 4
 
 
 def open_lists(folder: Path, embed_dim: int) -> Lists | None:
@@ -79,9 +87,11 @@ def open_lists(folder: Path, embed_dim: int) -> Lists | None:
         return None
     try:
         marks = np.fromfile(path / "marks", np.int64)
-        index = faiss.read_index(str(path / "lists.faiss"), faiss.IO_FLAG_MMAP)
+        index: Any = faiss.read_index(str(path / "lists.faiss"), faiss.IO_FLAG_MMAP)
+        inverted: Any = faiss.downcast_InvertedLists(index.invlists)
+        inverted.prefetch_nthread = 0  # starting 32 threads takes as long as the search
         whole = index.d == embed_dim and index.ntotal == np.count_nonzero(marks)
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, AttributeError):  # the last: of an index of another kind
         whole = False
     if not whole:
         raise LibraryError(
@@ -89,6 +99,16 @@ def open_lists(folder: Path, embed_dim: int) -> Lists | None:
             "twotower index --approximate"
         )
     return Lists(index, marks)
+
+
+def need_faiss() -> None:
+    """Raises `LibraryError`: faiss is not installed."""
+    try:
+        import faiss  # noqa: F401
+    except ImportError:
+        raise LibraryError(
+            "--approximate needs one more package; pip install 'twotower[approximate]'"
+        ) from None
 
 
 def build_lists(folder: Path, marks: Marks, rows: Floats, queries: Floats, say: Say) -> None:
@@ -101,14 +121,12 @@ def build_lists(folder: Path, marks: Marks, rows: Floats, queries: Floats, say: 
         say: called with how many vectors are done, and of how many.
 
     Raises:
-        LibraryError: faiss is not installed, or there are too few vectors for it to pay.
+        LibraryError: faiss is not installed, there are too few vectors for it to pay, or the disk
+            is full.
     """
-    try:
-        import faiss
-    except ImportError:
-        raise LibraryError(
-            "--approximate needs one more package; pip install 'twotower[approximate]'"
-        ) from None
+    need_faiss()
+    import faiss
+
     slots = np.flatnonzero(marks)
     if len(slots) < LEAST:
         raise LibraryError(
@@ -139,13 +157,26 @@ def build_lists(folder: Path, marks: Marks, rows: Floats, queries: Floats, say: 
         best_slots = np.take_along_axis(all_slots, chosen, axis=1)
         say(start + len(some), len(slots))
     _set_probes(index, queries, best_slots)
-    partial = folder / f"{FOLDER}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    faiss.write_index(index, str(partial / "lists.faiss"))
-    marks.tofile(partial / "marks")
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    partial, old = folder / f"{FOLDER}.partial", folder / f"{FOLDER}.old"
+    for one in (partial, old):
+        shutil.rmtree(one, ignore_errors=True)
+    try:
+        partial.mkdir()
+        faiss.write_index(index, str(partial / "lists.faiss"))
+        marks.tofile(partial / "marks")
+        for path in partial.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    except (OSError, RuntimeError):  # as faiss says it
+        shutil.rmtree(partial, ignore_errors=True)
+        raise LibraryError(
+            f"{partial}: cannot be written; the search is as it was: make room for "
+            f"{len(slots) * dim / 1e9:.1f} GB and index again"
+        ) from None
+    if (folder / FOLDER).exists():
+        (folder / FOLDER).rename(old)
     partial.rename(folder / FOLDER)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _set_probes(index: Any, queries: Floats, nearest: Slots) -> None:

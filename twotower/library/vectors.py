@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -108,6 +109,20 @@ def best_first(ids: Ids, scores: Floats, top: int) -> tuple[Ids, Floats]:
     return ids[best], scores[best]
 
 
+@dataclass(frozen=True)
+class _Listed:
+    """Lists beside what is in the slots now.
+
+    `kept` [n] tells which slots still hold what was listed, `gone` how many do not, and `lacking`
+    are the slots that were filled since.
+    """
+
+    lists: Lists
+    kept: NDArray[np.bool_]
+    gone: int
+    lacking: Slots
+
+
 class LocalVectors:
     """Vectors in memory-mapped files of a folder, exactly searched unless `approximate` was called.
 
@@ -129,7 +144,7 @@ class LocalVectors:
         self._widths = {"rows.f32": 4 * embed_dim, "codes.i8": embed_dim, "scales.f32": 8}
         self._version: tuple[int, int] | None = None
         self._order: Slots | None = None  # sorts the ids, once that is asked for
-        self._lists: tuple[Lists, Slots] | None = None  # and the slots that they lack
+        self._lists: _Listed | None = None
         self._read()
 
     def __len__(self) -> int:
@@ -179,17 +194,17 @@ class LocalVectors:
         """See `Vectors.search`."""
         self._read()
         query = np.ascontiguousarray(query, np.float32)
-        lists = self._open_lists() if top <= _LISTED else None
-        if lists and allowed is None:
-            return self._best_of(self._listed(lists, query, top), query, top)
+        listed = self._open_lists() if top <= _LISTED else None
+        if listed and allowed is None:
+            return self._best_of(self._near(listed, query, top), query, top)
         wanted = self._ids > 0
         if allowed is not None:
             wanted &= _members(self._ids, allowed)
         count = np.count_nonzero(wanted)
         if count <= max(top, _GATHER * len(wanted)):
             slots = np.flatnonzero(wanted)
-        elif lists:
-            slots = self._listed(lists, query, top, wanted)
+        elif listed:
+            slots = self._near(listed, query, top, wanted)
         else:
             slots = self._candidates(query, top, None if count == len(wanted) else wanted)
         return self._best_of(slots, query, top)
@@ -222,11 +237,16 @@ class LocalVectors:
         build_lists(self.folder, self._marks(), self._rows, queries, say)
         self._map()
 
-    def is_stale(self) -> bool:
-        """Whether lists lack so much of what was added since that they are worth building anew."""
+    def has_lists(self) -> bool:
+        """Whether `approximate` was called, and its lists can be used."""
         self._read()
-        lists = self._open_lists()
-        return lists is not None and len(lists[1]) > _STALE * len(self._ids)
+        return self._open_lists() is not None
+
+    def is_stale(self) -> bool:
+        """Whether so much was added or removed that lists are worth building anew."""
+        self._read()
+        listed = self._open_lists()
+        return listed is not None and len(listed.lacking) + listed.gone > _STALE * len(self._ids)
 
     def drop(self) -> None:
         """See `Vectors.drop`."""
@@ -238,32 +258,32 @@ class LocalVectors:
         self._ids = np.zeros(0, np.int64)
         self._map()
 
-    def _open_lists(self) -> tuple[Lists, Slots] | None:
-        """The lists, if there are any, and the slots that were filled since they were built."""
+    def _open_lists(self) -> _Listed | None:
+        """The lists, if there are any, beside what is there now."""
         if self._lists is None and (lists := open_lists(self.folder, self.embed_dim)):
             marks = self._marks()
             known = np.zeros(len(marks), np.int64)
             known[: len(lists.marks)] = lists.marks[: len(marks)]
-            self._lists = lists, np.flatnonzero((marks != 0) & (marks != known))
+            kept = (marks != 0) & (marks == known)
+            gone = int(np.count_nonzero(lists.marks) - np.count_nonzero(kept))
+            self._lists = _Listed(lists, kept, gone, np.flatnonzero((marks != 0) & ~kept))
         return self._lists
 
-    def _marks(self, slots: Slots | slice = slice(None)) -> NDArray[np.int64]:
+    def _marks(self) -> NDArray[np.int64]:
         """What tells the vector in each slot from any other, 0 for none: its scales, as bits."""
-        marks = np.ascontiguousarray(self._scales[slots]).view(np.int64)[:, 0]
-        return np.where(self._ids[slots] > 0, marks, 0)
+        marks = np.ascontiguousarray(self._scales).view(np.int64)[:, 0]
+        return np.where(self._ids > 0, marks, 0)
 
-    def _listed(
-        self,
-        lists: tuple[Lists, Slots],
-        query: Floats,
-        top: int,
-        wanted: NDArray[np.bool_] | None = None,
+    def _near(
+        self, listed: _Listed, query: Floats, top: int, wanted: NDArray[np.bool_] | None = None
     ) -> Slots:
         """Slots of nearly all of the `top` by the lists, and all that these lack."""
-        near, lacking = lists[0].near(query, top, wanted), lists[1]
-        near = near[self._marks(near) == lists[0].marks[near]]  # what is still there
+        lacking = listed.lacking
         if wanted is not None:
-            lacking = lacking[wanted[lacking]]
+            lacking, wanted = lacking[wanted[lacking]], wanted & listed.kept
+        elif listed.gone:
+            wanted = listed.kept
+        near = listed.lists.near(query, top, wanted)
         _read_ahead(self._rows, near)
         return np.concatenate([near, lacking])
 
