@@ -13,16 +13,25 @@ page (least sure first) and answered by the captions, on the other it is measure
 way round, for three ways to halve. The peers: a fixed cosine of 0.28, and the tag that softmax puts
 first; neither learns.
 
+These tags are those that a calibration knows. How it does on others is measured on the same, by
+curves fitted on flickr8k-train, as `twotower calibrate` does, each without a fifth of them.
+
+Groups of which exactly one applies are judged by `twotower tag` itself, on the pictures of which
+captions name something that tells (GROUPS below; where two things are told, none is), against the
+answer that most of these pictures have.
+
 EMBEDS.npz has image embeds of the model made elsewhere (`val`, `train`), in the order of the data.
-For a model without a calibration, the curve of tags is fitted on flickr8k-train, as `twotower
-calibrate` does. Writes results/tagging.csv (the rows of this model in it) and the table in
+For a model without a calibration, the curve of tags is fitted on flickr8k-train too. Writes
+results/tagging.csv (the rows of this model in it), results/tag_groups.csv and the tables in
 docs/tagging.md.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,23 +43,26 @@ import twotower
 from twotower.encode.encoder import Encoder
 from twotower.evaluate.calibration import calibration as calibration_error
 from twotower.library.calibrate import (
-    TagCurve,
+    Background,
     background_texts,
     measure_background,
     read_calibration,
 )
-from twotower.library.fit import Pictures, fit_tags
+from twotower.library.fit import FOLDS, Pictures, fit_tags
 from twotower.library.labelled import captioned_tags
+from twotower.library.library import Library
 from twotower.library.tag_vectors import tag_vectors
-from twotower.library.tags import TAUGHT
+from twotower.library.tags import TAUGHT, Tagger
 from twotower.library.teach import learn
-from twotower.library.vocabulary import read_vocabulary
+from twotower.library.vocabulary import Vocabulary, read_vocabulary
 from twotower.pairs.sources import open_source
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "tagging.csv"
 PAGE = HERE.parent / "docs" / "tagging.md"
 MARKS = "<!-- written by benchmarks/tagging.py -->", "<!-- until here -->"
+GROUP_RESULTS = HERE / "results" / "tag_groups.csv"
+GROUP_MARKS = "<!-- groups, by benchmarks/tagging.py -->", "<!-- until here, groups -->"
 CORRECTIONS = (0, 1, 5, 20)
 ASKED = (0.9, 0.8, 0.7)
 HALVINGS = 3
@@ -60,6 +72,40 @@ COLUMNS = (
     *("model", "method", "asked", "corrections", "mAP"),
     *("precision", "recall", "tags a picture", "ECE"),
 )
+
+GROUP_COLUMNS = (
+    *("group", "pictures", "members", "commonest", "first right", "asked", "given", "right"),
+)
+# By group and member, words that tell it, in this many captions at least.
+TELLING = 2
+GROUPS = {
+    "season": {
+        "winter": r"snow\w*|winter|ski|skis|skier\w*|skiing|sled\w*|blizzard|icy",
+        "summer": r"summer|beach|bikini\w*|sunbath\w*|swimsuit\w*|swimming|sprinkler\w*|wading",
+        "autumn": r"autumn|fall leaves|fallen leaves|dead leaves",
+        "spring": r"spring time|springtime|blossom\w*",
+    },
+    "time of day": {
+        "night": r"night\w*",
+        "day": r"day|daytime|sunny|sunlight|sunshine|daylight|blue sky",
+        "sunrise or sunset": r"sunset|sunrise|dusk|dawn|setting sun",
+    },
+    "indoors or outdoors": {
+        "indoors": r"indoors?|inside|room|kitchen|bedroom|bathroom|couch|sofa|bed|office|carpet|gym"
+        r"|restaurant|living room|hallway|bowling",
+        "outdoors": r"outdoors?|outside|field|grass\w*|beach|snow\w*|mountain\w*|street|park|forest"
+        r"|woods|lake|ocean|river|yard|sidewalk|desert|cliff|trail|hill",
+    },
+    "how many people": {
+        "one person": r"(?<!and )(a|the|one|young|little|old|older) (man|woman|boy|girl|lady|child"
+        r"|toddler|baby|surfer|skateboarder|skier|snowboarder|climber|cyclist)(?! and)\b",
+        "two people": r"(two|2) (\w+ )?(people|men|women|boys|girls|children|kids|ladies|guys"
+        r"|adults|toddlers|teenagers|players|friends|hikers|wrestlers|boxers)|couple",
+        "group of people": r"(three|four|five|six|several|3|4|5|group of) (\w+ )?(people|men|women"
+        r"|boys|girls|children|kids|ladies|guys|adults|friends|players|teenagers|hikers)",
+        "crowd": r"crowds?|large group|many people|audience",
+    },
+}
 
 Numbers = NDArray[np.float64]
 Floats = NDArray[np.float32]
@@ -75,35 +121,72 @@ class Scores:
     given: Truths
 
 
+@dataclass(frozen=True)
+class Judge:
+    """Log-odds of pictures by tags, and by asked precision the cut-off of each tag."""
+
+    method: str
+    logits: Numbers
+    cutoffs: dict[float, Numbers]
+
+
 def main() -> None:
     data = Path(sys.argv[1])
     model = twotower.load(sys.argv[2] if len(sys.argv) > 2 else None)
     made = dict(np.load(sys.argv[3])) if len(sys.argv) > 3 else {}
     name = model.config.name if not made else str(made["name"])
-    curve = tag_curve(model, data, made.get("train"))
+    train = pictures(model, data / "flickr8k-train", made.get("train"))
+    background = measure_background(train.image_embeds, model.encode_text(background_texts()))
+    calibration = read_calibration(model.directory)
+    curve = calibration.tags if calibration else fit_tags(model, background, [train])
+    assert curve is not None  # the pictures have five captions
     val = pictures(model, data / "flickr8k-val", made.get("val"))
-    said = captioned_tags(val.captions)
+    said = [one for one in captioned_tags(val.captions) if one.name in curve.names]
     answers = np.stack([one.answers for one in said], axis=1)
     vocabulary = read_vocabulary()
     tags = [vocabulary.find(one.name) for one in said]
     vectors = tag_vectors(model, [tag for tag in tags if tag is not None])
     print(f"{len(said)} tags, {int(((answers == 1).sum(axis=0) >= FEWEST).sum())} of them for mAP")
+    judges = [
+        Judge(
+            "twotower",
+            curve.logits(vectors, val.image_embeds, np.ones(len(said), bool)),
+            {asked: np.full(len(said), curve.known.cutoff(asked)) for asked in ASKED},
+        ),
+        judge_new(model, background, train, [one.name for one in said], vectors, val.image_embeds),
+    ]
+    peers = list(measured_peers(model.logit_scale, vectors, val.image_embeds, answers))
     rows = [
         (name, *row)
-        for row in measured(curve, model.logit_scale, vectors, val.image_embeds, answers)
+        for row in [*peers, *measured(curve.background, judges, val.image_embeds, answers)]
     ]
     write(name, rows)
+    if not made:
+        write_groups(list(measured_groups(data / "flickr8k-val", val.captions)))
 
 
-def tag_curve(model: Encoder, data: Path, train_embeds: Floats | None) -> TagCurve:
-    calibration = read_calibration(model.directory)
-    if calibration is not None and calibration.tags is not None:
-        return calibration.tags
-    train = pictures(model, data / "flickr8k-train", train_embeds)
-    texts = model.encode_text(background_texts())
-    curve = fit_tags(model, measure_background(train.image_embeds, texts), [train])
-    assert curve is not None  # its pictures have five captions
-    return curve
+def judge_new(
+    model: Encoder,
+    background: Background,
+    train: Pictures,
+    names: Sequence[str],
+    vectors: Floats,
+    image_embeds: Floats,
+) -> Judge:
+    """Each tag by a curve that does not know it."""
+    logits = np.zeros((len(image_embeds), len(names)))
+    cutoffs = {asked: np.zeros(len(names)) for asked in ASKED}
+    folds = np.arange(len(names)) % FOLDS
+    for fold in range(FOLDS):
+        some = np.flatnonzero(folds == fold)
+        without = frozenset(names[place] for place in some)
+        curve = fit_tags(model, background, [train], without)
+        assert curve is not None
+        new = np.zeros(len(some), bool)
+        logits[:, some] = curve.logits(vectors[some], image_embeds, new)
+        for asked in ASKED:
+            cutoffs[asked][some] = curve.others.cutoff(asked)
+    return Judge("twotower, new tags", logits, cutoffs)
 
 
 def pictures(model: Encoder, folder: Path, image_embeds: Floats | None) -> Pictures:
@@ -116,8 +199,8 @@ def pictures(model: Encoder, folder: Path, image_embeds: Floats | None) -> Pictu
     return Pictures(image_embeds[there], captions)
 
 
-def measured(
-    curve: TagCurve, scale: float, vectors: Floats, image_embeds: Floats, answers: NDArray[np.int8]
+def measured_peers(
+    scale: float, vectors: Floats, image_embeds: Floats, answers: NDArray[np.int8]
 ) -> Iterator[tuple[str, ...]]:
     """Rows of the table behind the model's name."""
     cosines = image_embeds @ vectors.T
@@ -137,35 +220,40 @@ def measured(
             for _, some in halves(len(answers))
         ]
         yield (name, "", "", *summarise(tested))
-    for count in CORRECTIONS:
-        judged = list(judged_halves(curve, vectors, image_embeds, answers, count))
-        for asked in ASKED:
-            cutoff = min(curve.cutoff(asked), asked if count >= TAUGHT else 2.0)
-            tested = [(Scores(p, p, p >= cutoff), truth) for p, truth in judged]
-            yield ("twotower", f"{asked:.1f}", str(count), *summarise(tested))
+
+
+def measured(
+    background: Background, judges: Sequence[Judge], image_embeds: Floats, answers: NDArray[np.int8]
+) -> Iterator[tuple[str, ...]]:
+    """As the peers, after corrections too."""
+    for judge in judges:
+        for count in CORRECTIONS:
+            judged = list(judged_halves(background, judge.logits, image_embeds, answers, count))
+            for asked in ASKED:
+                cutoffs = judge.cutoffs[asked]
+                if count >= TAUGHT:
+                    cutoffs = np.minimum(cutoffs, asked)
+                tested = [(Scores(p, p, p >= cutoffs), truth) for p, truth in judged]
+                yield (judge.method, f"{asked:.1f}", str(count), *summarise(tested))
 
 
 def judged_halves(
-    curve: TagCurve,
-    vectors: Floats,
+    background: Background,
+    logits: Numbers,
     image_embeds: Floats,
     answers: NDArray[np.int8],
     count: int,
 ) -> Iterator[tuple[Numbers, NDArray[np.int8]]]:
     """Probabilities and answers of halves whose other half had `count` corrections a tag."""
-    logits = curve.logits(vectors, image_embeds)
     for taught, tested in halves(len(image_embeds)):
         after = logits[tested].copy()
-        for tag in range(len(vectors)) if count else ():
+        for tag in range(logits.shape[1]) if count else ():
             decided = taught[answers[taught, tag] >= 0]
             asked = decided[np.argsort(np.abs(logits[decided, tag]), kind="stable")[:count]]
             lesson = learn(
-                curve.background,
-                image_embeds[asked],
-                logits[asked, tag],
-                answers[asked, tag] == 1,
+                background, image_embeds[asked], logits[asked, tag], answers[asked, tag] == 1
             )
-            after[:, tag] += lesson.departure(curve.background, image_embeds[tested])
+            after[:, tag] += lesson.departure(background, image_embeds[tested])
         yield 1 / (1 + np.exp(-after)), answers[tested]
 
 
@@ -209,6 +297,58 @@ def average_precision(scores: NDArray[np.floating], true: Truths) -> float:
     return float((np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits].mean())
 
 
+def measured_groups(folder: Path, captions: Sequence[Sequence[str]]) -> Iterator[tuple[str, ...]]:
+    """What captions tell of the groups of the shipped vocabulary, and what `Tagger` says."""
+    source = open_source(folder)
+    with tempfile.TemporaryDirectory() as place:
+        library = Library(folder, location=Path(place) / "library")
+        library.index()
+        whole = read_vocabulary()
+        inside = [tag.path for tag in whole.tags if set(tag.path) & set(GROUPS)]
+        above = {path[:end] for path in inside for end in range(1, len(path) + 1)}
+        vocabulary = Vocabulary(tuple(tag for tag in whole.tags if tag.path in above))
+        tagger = Tagger(library, vocabulary)
+        ids = {one.path: one.id for one in library.catalog.records()}
+        judged = list(tagger.judge([ids[source.key(number)] for number in range(len(source))]))
+        library.close()
+    for group, members in GROUPS.items():
+        told = np.array([told_member(said, list(members.values())) for said in captions])
+        places = [
+            next(place for place, tag in enumerate(tagger.tags) if tag.path[-2:] == (group, member))
+            for member in members
+        ]
+        some = np.flatnonzero(told >= 0)
+        shares = np.stack([judged[row].probabilities[places] for row in some])
+        truth = told[some]
+        commonest = np.bincount(truth).max() / len(truth)
+        first = (shares.argmax(axis=1) == truth).mean()
+        members_told = str(len(set(truth.tolist())))
+        for asked in ASKED:
+            given = shares >= asked
+            right = given[np.arange(len(truth)), truth]
+            yield (
+                *(group, str(len(truth)), members_told, f"{commonest:.3f}", f"{first:.3f}"),
+                *(f"{asked:.1f}", f"{given.any(axis=1).mean():.3f}"),
+                f"{right.sum() / given.sum():.3f}" if given.any() else "",
+            )
+
+
+def told_member(captions: Sequence[str], patterns: Sequence[str]) -> int:
+    """The only member that captions tell; -1 where none or several are told."""
+    told = [
+        place
+        for place, pattern in enumerate(patterns)
+        if sum(bool(re.search(rf"\b(?:{pattern})\b", one.lower())) for one in captions) >= TELLING
+    ]
+    return told[0] if len(told) == 1 else -1
+
+
+def write_groups(rows: list[tuple[str, ...]]) -> None:
+    with GROUP_RESULTS.open("w", newline="") as file:
+        csv.writer(file).writerows([GROUP_COLUMNS, *rows])
+    put_table([GROUP_COLUMNS, *rows], GROUP_MARKS)
+
+
 def write(name: str, rows: list[tuple[str, ...]]) -> None:
     kept: list[tuple[str, ...]] = []
     if RESULTS.exists():
@@ -217,11 +357,15 @@ def write(name: str, rows: list[tuple[str, ...]]) -> None:
     rows = [row for row in kept if row[0] != name] + rows
     with RESULTS.open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
-    table = ["", "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    table += ["| " + " | ".join(row) + " |" for row in rows]
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    page = f"{before}{MARKS[0]}\n" + "\n".join(table) + f"\n\n{MARKS[1]}{after}"
+    put_table([COLUMNS, *rows], MARKS)
+
+
+def put_table(rows: Sequence[tuple[str, ...]], marks: tuple[str, str]) -> None:
+    table = ["| " + " | ".join(row) + " |" for row in rows]
+    table.insert(1, "|" + "---|" * len(rows[0]))
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(marks[0])
+    _, _, after = rest.partition(marks[1])
+    page = f"{before}{marks[0]}\n\n" + "\n".join(table) + f"\n\n{marks[1]}{after}"
     PAGE.write_text(page, encoding="utf-8")
 
 

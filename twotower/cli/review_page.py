@@ -41,7 +41,6 @@ def write_review(library: Library, tagger: Tagger, tagged: list[TaggedPicture], 
         if entry is not None:
             pictures[row] = entry
     tree = {
-        "cutoff": tagger.cutoff,
         "pictures": pictures,
         "tags": [
             {

@@ -92,7 +92,7 @@ def start(library: Library, vocabulary: Vocabulary, precision: float) -> Tagger:
     count = sum(not tag.heading for tag in vocabulary.tags)
     with counting("Reading the vocabulary", count) as advance:
         tagger = Tagger(library, vocabulary, precision, advance)
-    if tagger.cutoff > 1:
+    if (tagger.cutoffs > 1).all():
         print(
             f"twotower: {library.model.config.name} is never so sure that {precision:.0%} of its "
             "tags are right; give a lower --precision, or correct some tags on the --review page",
@@ -182,7 +182,7 @@ def give(
     else:
         for path, tags in given:
             print(line(path, tags))
-    if given and tagger.cutoff <= 1 and not any(tags for _, tags in given):
+    if given and (tagger.cutoffs <= 1).any() and not any(tags for _, tags in given):
         print(
             f"no tag reaches a precision of {arguments.precision:g}; a lower --precision gives"
             " more, and corrections (--review, --learn) teach",

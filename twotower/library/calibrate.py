@@ -13,7 +13,7 @@ import base64
 import contextlib
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,29 +105,67 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Trust:
+    """How far the log-odds that a curve gives tags of a kind are to be believed.
+
+    `slope` and `constant` make of them what comes true on pictures that the model has not learned
+    from; `cutoffs` are pairs, of a precision and the probability from which tags have it there.
+    """
+
+    slope: float
+    constant: float
+    cutoffs: tuple[tuple[float, float], ...]
+
+    def cutoff(self, precision: float) -> float:
+        """The probability from which tags have a precision; above 1 where the model is never so
+        sure."""
+        enough = [cutoff for reached, cutoff in self.cutoffs if reached >= precision - 1e-9]
+        return min(enough, default=2.0)
+
+
+@dataclass(frozen=True)
 class TagCurve:
     """From tags and pictures to probabilities: here no pictures compete, each is judged alone.
 
     What many pictures show ("person") and what few do ("snowboarder") differ in how much the scores
-    of their words vary over pictures, and in how far these words lie from generic queries.
+    of their words vary over pictures, and in how far these words lie from generic queries. What is
+    left is a tag's own: it is linear in the tag's vector, so that tags of the fit have an offset
+    each, and others one between those of the tags that they are like.
 
     Attributes:
         distance: of generic queries from their mean; the unit of a tag's distance.
         weights: of the two deviations, the spread of the tag's scores, its distance, a constant.
-        cutoffs: pairs, of a precision and the probability from which tags had it in the fit.
+        words: weights [embed_dim] of a tag's difference from generic queries.
+        names: of the tags that the curve was fitted on, in lower case.
+        known, others: what to make of the log-odds of these, and of all other tags.
     """
 
     background: Background
     distance: float
     weights: tuple[float, ...]
-    cutoffs: tuple[tuple[float, float], ...]
+    words: Floats
+    names: frozenset[str]
+    known: Trust
+    others: Trust
 
-    def logits(self, tags: Floats, image_embeds: Floats) -> NDArray[np.float64]:
-        """The log-odds [n, t] that pictures [n, embed_dim] show what tags [t, embed_dim] say."""
-        return (
-            np.tensordot(self.features(tags, image_embeds), self.weights[:-1], 1)
-            + (self.weights[-1])
+    def logits(
+        self, tags: Floats, image_embeds: Floats, known: NDArray[np.bool_]
+    ) -> NDArray[np.float64]:
+        """The log-odds [n, t] that pictures [n, embed_dim] show what tags [t, embed_dim] say.
+
+        Args:
+            known: [t], of which the name is among `names`.
+        """
+        logits = np.tensordot(self.features(tags, image_embeds), self.weights[:-1], 1)
+        logits += self.weights[-1] + self.differences(tags) @ self.words
+        slopes = np.where(known, self.known.slope, self.others.slope)
+        return np.asarray(
+            logits * slopes + np.where(known, self.known.constant, self.others.constant)
         )
+
+    def differences(self, tags: Floats) -> NDArray[np.float64]:
+        """What `words` is of: [t, embed_dim]."""
+        return ((tags - self.background.queries) / self.distance).astype(np.float64)
 
     def features(self, tags: Floats, image_embeds: Floats) -> NDArray[np.float64]:
         """What the weights are of: [n, t, 4]."""
@@ -138,12 +176,6 @@ class TagCurve:
         distance = np.linalg.norm(tags - background.queries, axis=1) / self.distance
         facts = [np.broadcast_to(one, scores.shape) for one in (sd / background.query_sd, distance)]
         return np.stack([for_tag, for_picture, *facts], axis=-1).astype(np.float64)
-
-    def cutoff(self, precision: float) -> float:
-        """The probability from which tags have a precision; above 1 where the model is never so
-        sure."""
-        enough = [cutoff for reached, cutoff in self.cutoffs if reached >= precision - 1e-9]
-        return min(enough, default=2.0)
 
 
 @dataclass(frozen=True)
@@ -172,7 +204,10 @@ class Calibration:
             tree["tags"] = {
                 "distance": self.tags.distance,
                 "weights": list(self.tags.weights),
-                "cutoffs": [list(pair) for pair in self.tags.cutoffs],
+                "words": _encode(self.tags.words, "<f4"),
+                "names": sorted(self.tags.names),
+                "known": asdict(self.tags.known),
+                "others": asdict(self.tags.others),
             }
         return json.dumps(tree, indent=1)
 
@@ -246,7 +281,19 @@ def library_tag_curve(library: Library) -> TagCurve:
     )
     background = calibration.text.background
     queries = library.model.encode_text(background_texts())
-    return TagCurve(background, mean_distance(queries), TYPICAL_TAGS, TYPICAL_CUTOFFS)
+    return simple_tag_curve(background, mean_distance(queries), TYPICAL_TAGS, TYPICAL_CUTOFFS)
+
+
+def simple_tag_curve(
+    background: Background,
+    distance: float,
+    weights: tuple[float, ...],
+    cutoffs: tuple[tuple[float, float], ...],
+) -> TagCurve:
+    """One that knows nothing of single tags."""
+    trust = Trust(1.0, 0.0, cutoffs)
+    words = np.zeros_like(background.queries)
+    return TagCurve(background, distance, weights, words, frozenset(), trust, trust)
 
 
 def mean_distance(queries: Floats) -> float:
@@ -336,11 +383,24 @@ def _curve(tree: dict[str, Any]) -> Curve:
 
 
 def _tag_curve(tree: dict[str, Any], background: Background) -> TagCurve:
-    weights = tuple(float(one) for one in tree["weights"])
+    weights, distance = tuple(float(one) for one in tree["weights"]), float(tree["distance"])
     if len(weights) != len(TYPICAL_TAGS):
         raise ValueError("its parts do not fit together")
-    cutoffs = tuple((float(precision), float(cutoff)) for precision, cutoff in tree["cutoffs"])
-    return TagCurve(background, float(tree["distance"]), weights, cutoffs)
+    if "words" not in tree:  # of the format before: all tags were treated alike
+        return simple_tag_curve(background, distance, weights, _pairs(tree["cutoffs"]))
+    words = _decode(tree["words"])
+    if words.shape != background.queries.shape:
+        raise ValueError("its parts do not fit together")
+    known, others = (
+        Trust(float(one["slope"]), float(one["constant"]), _pairs(one["cutoffs"]))
+        for one in (tree["known"], tree["others"])
+    )
+    names = frozenset(str(name) for name in tree["names"])
+    return TagCurve(background, distance, weights, words, names, known, others)
+
+
+def _pairs(rows: list[list[float]]) -> tuple[tuple[float, float], ...]:
+    return tuple((float(precision), float(cutoff)) for precision, cutoff in rows)
 
 
 def _encode(array: Floats, dtype: str) -> dict[str, Any]:

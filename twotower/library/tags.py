@@ -49,14 +49,16 @@ class Words:
 
     curve: TagCurve
     vectors: Floats  # [tags, embed_dim]
+    known: Truths  # [tags], whether the curve was fitted on them
     negatives: Floats  # [k, embed_dim]
     negative_of: NDArray[np.int64]  # [k], the tag of each
 
     def logits(self, image_embeds: Floats) -> Numbers:
         """[n, tags]; what is more like a negative than like its tag is not that."""
-        logits = self.curve.logits(self.vectors, image_embeds)
+        logits = self.curve.logits(self.vectors, image_embeds, self.known)
         if len(self.negatives):
-            against = self.curve.logits(self.negatives, image_embeds)
+            new = np.zeros(len(self.negatives), bool)
+            against = self.curve.logits(self.negatives, image_embeds, new)
             for tag in set(self.negative_of.tolist()):
                 worst = against[:, self.negative_of == tag].max(axis=1)
                 logits[:, tag] -= np.logaddexp(0, worst - logits[:, tag])
@@ -68,7 +70,8 @@ class Tagger:
 
     Attributes:
         tags: those that are judged, in the order of the vocabulary; headings are not among them.
-        cutoff: the probability from which a tag is given; above 1 if the model is never so sure.
+        cutoffs: the probabilities [tags] from which each is given; above 1 for tags of which the
+            model is never so sure.
     """
 
     def __init__(
@@ -87,19 +90,19 @@ class Tagger:
         self._library = library
         self.tags = tuple(tag for tag in vocabulary.tags if not tag.heading)
         self._curve = library_tag_curve(library)
-        self.cutoff = self._curve.cutoff(precision)
         self._words = words(library, self.tags, self._curve, progress)
         self._places = {tag.path: place for place, tag in enumerate(self.tags)}
         self._groups = _groups(vocabulary, self._places)
         self._grouped = {place for members in self._groups for place in members}
-        self._cutoffs = np.full(len(self.tags), self.cutoff)
-        self._cutoffs[list(self._grouped)] = max(precision, min(self.cutoff, 1.0))
+        known, others = self._curve.known.cutoff(precision), self._curve.others.cutoff(precision)
+        self.cutoffs = np.where(self._words.known, known, others)
+        self.cutoffs[list(self._grouped)] = precision
         self._parents = _parents(self.tags, self._places)
         self._verdicts = self._read_verdicts()
         self._lessons = self._learn()
         for tag, lesson in self._lessons.items():
             if len(lesson.weights) >= TAUGHT:
-                self._cutoffs[tag] = min(self._cutoffs[tag], precision)
+                self.cutoffs[tag] = min(self.cutoffs[tag], precision)
 
     def judge(
         self, ids: Sequence[int], progress: Callable[[int], None] = lambda count: None
@@ -111,21 +114,27 @@ class Tagger:
         """
         for start in range(0, len(ids), AT_ONCE):
             some = [int(one) for one in ids[start : start + AT_ONCE]]
-            probabilities = self._probabilities(some, progress)
-            for number, row in zip(some, probabilities, strict=True):
-                yield TaggedPicture(number, row, self._given(number, row))
+            own, logits = self._logits(some, progress)
+            for number, own_row, row in zip(some, own, logits, strict=True):
+                given = self._given(number, _probabilities(own_row))
+                yield TaggedPicture(number, _probabilities(row), given)
 
-    def _given(self, number: int, probabilities: Numbers) -> Truths:
-        """Which tags [tags] a picture gets: with each also what it is a kind of."""
-        given = probabilities >= self._cutoffs
+    def _given(self, number: int, own: Numbers) -> Truths:
+        """Which tags [tags] a picture gets by probabilities of their own: with each also what it is
+        a kind of."""
+        given = own >= self.cutoffs
         for tag, accepted in self._verdicts.get(number, {}).items():
             given[tag] |= accepted
         for tag in np.flatnonzero(given).tolist():
             given[self._above(tag)] = True
         return given
 
-    def _probabilities(self, ids: list[int], progress: Callable[[int], None]) -> Numbers:
-        """[n, tags]."""
+    def _logits(self, ids: list[int], progress: Callable[[int], None]) -> tuple[Numbers, Numbers]:
+        """[n, tags], twice: by each tag's own words and lessons, and no less than any kind of it.
+
+        The first decide what is given: a tag and a kind of it need not be equally well known, and
+        one of hundreds of kinds is always a little probable.
+        """
         image_embeds = self._library.vectors.get(np.array(ids, np.int64))
         logits = self._words.logits(image_embeds)
         self._detect(ids, logits, progress)
@@ -135,13 +144,17 @@ class Tagger:
         }
         for tag, departure in lessons.items():
             logits[:, tag] += departure
+        own = logits.copy()
         for tag in reversed(range(len(self.tags))):  # children before what they are a kind of
             if (parent := self._parents[tag]) is not None and tag not in self._grouped:
                 logits[:, parent] = np.maximum(logits[:, parent], logits[:, tag])
         self._choose(image_embeds, lessons, logits)
+        grouped = list(self._grouped)
+        own[:, grouped] = logits[:, grouped]
         for row, number in enumerate(ids):
-            self._obey(logits[row], self._verdicts.get(number, {}))
-        return 1 / (1 + np.exp(-np.clip(logits, -SURE, SURE)))
+            for some in (own, logits):
+                self._obey(some[row], self._verdicts.get(number, {}))
+        return own, logits
 
     def _choose(self, image_embeds: Floats, lessons: dict[int, Numbers], logits: Numbers) -> None:
         """Share out each group: its members, if what they belong to is there at all.
@@ -224,10 +237,15 @@ def words(
 ) -> Words:
     """The tags in the space of the library's model, kept beside its catalog."""
     vectors = tag_vectors(library.model, tags, library.location, progress)
+    known = np.array([tag.name.casefold() in curve.names for tag in tags], bool)
     sentences = [text for tag in tags for text in tag.negatives]
     places = [place for place, tag in enumerate(tags) for _ in tag.negatives]
     negatives = sentence_vectors(library.model, sentences)
-    return Words(curve, vectors, negatives, np.array(places, np.int64))
+    return Words(curve, vectors, known, negatives, np.array(places, np.int64))
+
+
+def _probabilities(logits: Numbers) -> Numbers:
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -SURE, SURE))))
 
 
 def _groups(vocabulary: Vocabulary, places: dict[TagPath, int]) -> list[list[int]]:
