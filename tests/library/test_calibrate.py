@@ -1,6 +1,7 @@
 """Scores to probabilities: the arithmetic, the file, and whether fitted ones come true."""
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from twotower.library.calibrate import (
     Calibration,
     CalibrationError,
     Curve,
+    TagCurve,
+    Trust,
     background_texts,
     estimate,
     measure_background,
@@ -22,13 +25,16 @@ from twotower.library.calibrate import (
     write_calibration,
 )
 from twotower.library.fit import (
+    JudgedTag,
     Pictures,
     Search,
     altered_copies,
     best_features,
+    cutoffs,
     draw_searches,
     fit_curve,
     fit_logistic,
+    fit_words,
 )
 from twotower.library.labelled import (
     LabelledQuery,
@@ -167,6 +173,59 @@ def test_searches_for_what_is_not_there_are_a_third() -> None:
         np.testing.assert_array_equal(search.matches, world.what[search.library] == search.query)
 
 
+# --- tags ----------------------------------------------------------------------------------------
+
+
+def some_tags(random: np.random.Generator, offsets: np.ndarray) -> list[JudgedTag]:
+    """Tags whose pictures show them by one feature and by an offset that is theirs."""
+    tags = []
+    for number, offset in enumerate(offsets):
+        features = random.standard_normal((3000, 4))
+        chance = 1 / (1 + np.exp(-(2 * features[:, 0] - 4 + offset)))
+        difference = random.standard_normal(64)
+        tags.append(
+            JudgedTag(str(number), features, difference, random.random(len(chance)) < chance)
+        )
+    return tags
+
+
+def test_each_tag_gets_its_own_offset() -> None:
+    random = np.random.default_rng(0)
+    offsets = random.normal(0, 2, 30)
+    tags = some_tags(random, offsets)
+    weights, words = fit_words(tags)
+    assert weights[0] == pytest.approx(2, abs=0.15)
+    np.testing.assert_allclose(weights[1:4], 0, atol=0.1)
+    found = weights[-1] + np.array([tag.difference @ words for tag in tags])
+    np.testing.assert_allclose(found, offsets - 4, atol=0.8)
+
+
+def test_cutoffs_have_the_precision_with_something_to_spare() -> None:
+    random = np.random.default_rng(0)
+    said = random.uniform(0, 1, 200_000) ** 3
+    true = random.random(len(said)) < said
+    found = dict(cutoffs(said, true))
+    for precision in (0.6, 0.7, 0.8, 0.9):
+        share = true[said >= found[precision]].mean()
+        assert precision < share < precision + 0.1
+    assert sorted(found.values()) == list(found.values())
+    assert not dict(cutoffs(said[:20], np.zeros(20, bool)))
+
+
+def test_tags_that_are_known_are_trusted_otherwise() -> None:
+    background = some_calibration().text.background
+    known, others = Trust(1.0, 0.0, ((0.5, 0.3), (0.9, 0.8))), Trust(0.5, -1.0, ())
+    weights, words = (0.1, 2.0, 0.0, 0.0, -3.0), np.ones(8, np.float32)
+    curve = TagCurve(background, 0.5, weights, words, frozenset({"dog"}), known, others)
+    tags = normalize(np.random.default_rng(1).standard_normal((2, 8)).astype(np.float32))
+    plain = curve.logits(tags, tags, np.array([True, True]))
+    np.testing.assert_allclose(
+        curve.logits(tags, tags, np.array([True, False])),
+        np.stack([plain[:, 0], 0.5 * plain[:, 1] - 1], axis=1),
+    )
+    assert known.cutoff(0.6) == 0.8 and known.cutoff(0.95) > 1 and others.cutoff(0.5) > 1
+
+
 # --- captions ------------------------------------------------------------------------------------
 
 CAPTIONS = [
@@ -256,6 +315,24 @@ def test_a_calibration_of_other_weights_does_not_count(tiny_directory: Path) -> 
         assert read_calibration(tiny_directory) is not None
     finally:
         path.unlink()
+
+
+def test_a_curve_of_tags_is_kept_and_one_of_the_format_before_is_read(tmp_path: Path) -> None:
+    calibration = some_calibration()
+    trusts = Trust(0.8, -0.1, ((0.5, 0.25),)), Trust(0.5, -0.5, ((0.5, 0.75), (0.9, 0.9)))
+    weights, words = (0.1, 2.0, 0.5, -0.25, -3.0), np.arange(8, dtype=np.float32)
+    background = calibration.text.background
+    curve = TagCurve(background, 0.5, weights, words, frozenset({"dog", "cat"}), *trusts)
+    text = replace(calibration, tags=curve).to_json()
+    read = Calibration.from_json(text, tmp_path).tags
+    assert read is not None
+    assert (read.names, read.known, read.others) == (curve.names, *trusts)
+    assert read.words.tolist() == words.tolist() and read.weights == weights
+    tree = json.loads(text)
+    tree["tags"] = {"distance": 0.5, "weights": weights, "cutoffs": [[0.5, 0.4]]}
+    before = Calibration.from_json(json.dumps(tree), tmp_path).tags
+    assert before is not None and not before.names and not before.words.any()
+    assert before.known == before.others == Trust(1.0, 0.0, ((0.5, 0.4),))
 
 
 def test_the_bundled_model_is_calibrated_for_its_own_weights() -> None:

@@ -92,10 +92,11 @@ def start(library: Library, vocabulary: Vocabulary, precision: float) -> Tagger:
     count = sum(not tag.heading for tag in vocabulary.tags)
     with counting("Reading the vocabulary", count) as advance:
         tagger = Tagger(library, vocabulary, precision, advance)
-    if (tagger.cutoffs > 1).all():
+    if unsure := int((tagger.cutoffs > 1).sum()):
         print(
-            f"twotower: {library.model.config.name} is never so sure that {precision:.0%} of its "
-            "tags are right; give a lower --precision, or correct some tags on the --review page",
+            f"twotower: {library.model.config.name} is never so sure of {unsure} of the {count} "
+            f"tags that a precision of {precision:g} could be kept; a lower --precision gives them,"
+            " and so do corrections (--review, --learn)",
             file=sys.stderr,
         )
     return tagger

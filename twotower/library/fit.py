@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -54,6 +53,7 @@ PICTURE_QUERIES = 400
 FEWEST = 200  # pictures, below which a fit means nothing
 COPIES = 200  # pictures that are altered, to learn how alike copies are
 FOLDS = 5  # parts of the tags, each judged by what the others teach
+SPLITS = 3  # of the tags into such parts; who is left out with whom makes a difference
 COPIES_FOUND = 0.95
 TAKEN_FOR_COPIES = 0.001
 PRECISIONS = tuple(round(0.5 + 0.01 * step, 2) for step in range(50))  # that tags are cut off at
@@ -127,25 +127,20 @@ def fit_tags(
     sources: Sequence[Pictures],
     without: frozenset[str] = frozenset(),
 ) -> TagCurve | None:
-    """The curve of tags; None where no picture has several captions.
+    """The curve of tags; None where captions, several of a picture, decide too few of them.
 
     Args:
         without: names of tags that it shall not know.
     """
     distance = mean_distance(model.encode_text(background_texts()))
     untrained = simple_tag_curve(background, distance, TYPICAL_TAGS, ())
-    judged = _judged_tags(model, untrained, sources, without)
-    if not any(one.answers.any() for one in judged):
+    judged = judged_tags(model, untrained, sources, without)
+    if len({one.name for one in judged if one.answers.any()}) < FOLDS:
         return None
     answers = np.concatenate([one.answers for one in judged])
     weights, words = fit_words(judged)
     logits = [one.logits(weights, words) for one in judged]
-    unseen = [np.zeros(0)] * len(judged)  # the log-odds of tags that the fit did not see
-    folds = [zlib.crc32(one.name.encode()) % FOLDS for one in judged]
-    for part in range(FOLDS):
-        fitted = fit_words([one for one, fold in zip(judged, folds, strict=True) if fold != part])
-        for place in np.flatnonzero(np.array(folds) == part):
-            unseen[place] = judged[place].logits(*fitted)
+    unseen = [one for split in range(SPLITS) for one in unseen_logits(judged, split)]
     return TagCurve(
         background,
         distance,
@@ -153,12 +148,12 @@ def fit_tags(
         words.astype(np.float32),
         frozenset(one.name.casefold() for one in judged),
         trust(np.concatenate(logits), answers),
-        trust(np.concatenate(unseen), answers),
+        trust(np.concatenate(unseen), np.tile(answers, SPLITS), SPLITS),
     )
 
 
 @dataclass(frozen=True)
-class _JudgedTag:
+class JudgedTag:
     """A tag, and the pictures of a source of which captions say whether they show it.
 
     `features` [n, 4] and `difference` [embed_dim] are what a `TagCurve` has weights for.
@@ -172,12 +167,17 @@ class _JudgedTag:
     def logits(
         self, weights: NDArray[np.float64], words: NDArray[np.float64]
     ) -> NDArray[np.float64]:
+        """The log-odds [n] by weights as `fit_words` gives them."""
         return np.asarray(self.features @ weights[:-1] + weights[-1] + self.difference @ words)
 
 
-def _judged_tags(
-    model: Encoder, curve: TagCurve, sources: Sequence[Pictures], without: frozenset[str]
-) -> list[_JudgedTag]:
+def judged_tags(
+    model: Encoder,
+    curve: TagCurve,
+    sources: Sequence[Pictures],
+    without: frozenset[str] = frozenset(),
+) -> list[JudgedTag]:
+    """The tags that the captions of each source decide, with what `curve` knows of them."""
     vocabulary = read_vocabulary()
     judged = []
     for source in sources:
@@ -188,12 +188,12 @@ def _judged_tags(
         for one, vector, difference in zip(said, vectors, differences, strict=True):
             decided = one.answers >= 0
             features = curve.features(vector[None], source.image_embeds[decided])[:, 0]
-            judged.append(_JudgedTag(one.name, features, difference, one.answers[decided] == 1))
+            judged.append(JudgedTag(one.name, features, difference, one.answers[decided] == 1))
     return judged
 
 
 def fit_words(
-    judged: Sequence[_JudgedTag],
+    judged: Sequence[JudgedTag],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weights of the features with a constant, and of the tags' vectors, by Newton's method.
 
@@ -238,17 +238,32 @@ def fit_words(
     return weights[:first], weights[first:] @ directions
 
 
-def trust(logits: NDArray[np.float64], answers: NDArray[np.bool_]) -> Trust:
+def unseen_logits(judged: Sequence[JudgedTag], split: int) -> list[NDArray[np.float64]]:
+    """The log-odds of each tag by a fit that did not see it."""
+    names = sorted({one.name for one in judged})
+    parts = np.random.default_rng(split).permutation(len(names)) % FOLDS
+    part_of = dict(zip(names, parts.tolist(), strict=True))
+    fits = [
+        fit_words([one for one in judged if part_of[one.name] != part]) for part in range(FOLDS)
+    ]
+    return [one.logits(*fits[part_of[one.name]]) for one in judged]
+
+
+def trust(logits: NDArray[np.float64], answers: NDArray[np.bool_], times: int = 1) -> Trust:
     """What answers came of log-odds, on pictures that the model has learned from, and what will
-    come on others."""
+    come on others.
+
+    Args:
+        times: how often each answer is there.
+    """
     slope, constant = fit_logistic(logits[:, None], answers)
     slope, constant = OTHERS_SLOPE * slope, OTHERS_SLOPE * constant + OTHERS_CONSTANT
     probabilities = 1 / (1 + np.exp(-(slope * logits + constant)))
-    return Trust(float(slope), float(constant), tuple(cutoffs(probabilities, answers)))
+    return Trust(float(slope), float(constant), tuple(cutoffs(probabilities, answers, times)))
 
 
 def cutoffs(
-    probabilities: NDArray[np.float64], answers: NDArray[np.bool_]
+    probabilities: NDArray[np.float64], answers: NDArray[np.bool_], times: int = 1
 ) -> list[tuple[float, float]]:
     """Precisions, and the least probability from which answers have each, as far as one can say.
 
@@ -256,8 +271,8 @@ def cutoffs(
     lucky handful at the top promises nothing, and as what it is on pictures not learned from.
     """
     order = np.argsort(-probabilities, kind="stable")
-    n = np.arange(1, len(order) + 1)
-    share = np.cumsum(answers[order]) / n
+    share = np.cumsum(answers[order]) / np.arange(1, len(order) + 1)
+    n = np.arange(1, len(order) + 1) / times
     lower = (share + 0.5 / n - np.sqrt(share * (1 - share) / n + 0.25 / n**2)) / (1 + 1 / n)
     found = []
     for precision in PRECISIONS:
