@@ -146,8 +146,14 @@ CREATE TABLE measures (id INTEGER PRIMARY KEY, sharpness REAL, brightness REAL);
 # Every search counts the pictures: among millions it would read all of the table for that.
 _FAILED = "CREATE INDEX pictures_failed ON pictures (id) WHERE error IS NOT NULL"
 
+# What pixels measure has become more: an array of float32. What was measured is measured again.
+_FACTS = """
+DROP TABLE measures;
+CREATE TABLE measures (id INTEGER PRIMARY KEY, facts BLOB NOT NULL);
+"""
+
 # Each step leads from one schema version to the next, all or nothing: version 0 is an empty file.
-MIGRATIONS: tuple[str, ...] = (_FIRST, _TAGS, _FAILED)
+MIGRATIONS: tuple[str, ...] = (_FIRST, _TAGS, _FAILED, _FACTS)
 
 
 class Catalog:
@@ -319,24 +325,22 @@ class Catalog:
                 corrections,
             )
 
-    def measures(self, ids: Sequence[int]) -> dict[int, tuple[float, float]]:
-        """Those of `ids` that were measured -> sharpness and brightness; NaN for NULL."""
-        nan = float("nan")
-        found: dict[int, tuple[float, float]] = {}
+    def measures(self, ids: Sequence[int]) -> dict[int, NDArray[np.float64]]:
+        """Those of `ids` that were measured -> the facts of their pixels."""
+        found: dict[int, NDArray[np.float64]] = {}
         for start in range(0, len(ids), 500):
             some = [int(one) for one in ids[start : start + 500]]
             marks = ", ".join("?" * len(some))
-            query = f"SELECT id, sharpness, brightness FROM measures WHERE id IN ({marks})"
-            for number, *values in self._connection.execute(query, some):
-                sharpness, brightness = (nan if one is None else one for one in values)
-                found[number] = sharpness, brightness
+            query = f"SELECT id, facts FROM measures WHERE id IN ({marks})"
+            for number, facts in self._connection.execute(query, some):
+                found[number] = np.frombuffer(facts, np.float32).astype(np.float64)
         return found
 
-    def add_measures(self, measures: dict[int, tuple[float, float]]) -> None:
-        """Keep sharpness and brightness of pictures, and forget those that have gone."""
-        rows = [(number, *values) for number, values in measures.items()]  # NaN becomes NULL
+    def add_measures(self, measures: dict[int, NDArray[np.float64]]) -> None:
+        """Keep the facts of pictures, and forget those that have gone."""
+        rows = [(one, facts.astype(np.float32).tobytes()) for one, facts in measures.items()]
         with self._transaction() as execute_many:
-            execute_many("REPLACE INTO measures (id, sharpness, brightness) VALUES (?, ?, ?)", rows)
+            execute_many("REPLACE INTO measures (id, facts) VALUES (?, ?)", rows)
             execute_many("DELETE FROM measures WHERE id NOT IN (SELECT id FROM pictures)", [()])
 
     # Models

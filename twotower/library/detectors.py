@@ -1,10 +1,18 @@
-"""Tags that the pixels decide without any model: blurry and black pictures."""
+"""Tags that looks decide: blurry and black pictures, screenshots, documents, receipts and memes.
+
+The first two are told by their pixels. The others by a logistic rule over facts of their pixels
+(flat areas, few colours, straight lines, rows of ink, paper lighter than what it lies on, lettering
+with an edge) and over how far the model finds them like each of four sentences. The rules
+(`detectors.json`) were fitted on drawn pictures by examples/make_detectors.py.
+"""
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,31 +24,58 @@ from twotower.inputs.raw import RAW_SUFFIXES, open_preview
 from twotower.inputs.video import VIDEO_SUFFIXES, sample_frames
 
 if TYPE_CHECKING:
+    from twotower.library.calibrate import Floats
     from twotower.library.library import Library
 
+RULES = Path(__file__).with_name("detectors.json")
 SIDE = 512  # pixels of the longer side at which pictures are looked at, as a person does
 BLOCK = 32  # pixels: the sharpest of these decides, since a background may be out of focus
 # Constant and slope of the log-odds, set by hand; how well they do: benchmarks/detectors.py.
 BLURRY = (7.4, -2.0)  # over the logarithm of the sharpness
 BLACK = (6.0, -0.5)  # over the 99th percentile of the brightness, 0 to 255
+FARTHEST = 4.0  # deviations from what the rules were fitted on; what is farther counts as that far
+# What the rules ask the model, in the order of their weights.
+SENTENCES = (
+    "a screenshot of a computer program with windows, menus and icons",
+    "a scan of a printed page of text",
+    "a photo of a shop receipt with a list of prices and a total",
+    "an internet meme with a caption",
+)
+FACTS = 28  # that `measure` finds
 
-Measures = NDArray[np.float64]  # [n, 2]: sharpness, brightness; NaN where it cannot be read
+Measures = NDArray[np.float64]  # [n, FACTS]; NaN where a picture cannot be read
+Pixels = NDArray[np.uint8]
+Grey = NDArray[np.int16]
+Truths = NDArray[np.bool_]
 
 
-def measure(image: Image.Image) -> tuple[float, float]:
-    """Sharpness and brightness of a picture.
+def measure(image: Image.Image) -> Measures:
+    """The facts of a picture [FACTS]; the first two are its sharpness and its brightness.
 
     The sharpness is the standard deviation of the Laplacian in the sharpest twentieth of the
     blocks, the brightness the 99th percentile of the grey values.
     """
-    scale = SIDE / max(image.size)
+    image = image.convert("RGB")
+    scale = min(1.0, SIDE / max(image.size))
     size = max(3, round(image.width * scale)), max(3, round(image.height * scale))
-    grey = image.convert("RGB").convert("L")
-    if scale < 1:
-        grey = grey.resize(size, Image.Resampling.BOX)
-    pixels = np.asarray(grey, np.float32)
-    if min(pixels.shape) < 3:
-        return 0.0, float(pixels.max())
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BOX)
+    pixels, grey = np.asarray(image), np.asarray(image.convert("L"), np.int16)
+    across, down = np.abs(np.diff(grey))[1:], np.abs(np.diff(grey, axis=0))[:, 1:]
+    light = pixels.min(axis=2) >= 215
+    facts = [
+        *(_sharpness(grey), float(np.quantile(grey, 0.99))),
+        *_colours(pixels, light),
+        *_edges(across, down, light),
+        *_paper(light),
+        *_shape(image.width / image.height),
+        *_lettering(pixels),
+    ]
+    return np.array(facts, np.float64)
+
+
+def _sharpness(grey: Grey) -> float:
+    pixels = grey.astype(np.float32)
     laplacian = (
         pixels[:-2, 1:-1] + pixels[2:, 1:-1] + pixels[1:-1, :-2] + pixels[1:-1, 2:]
     ) - 4 * pixels[1:-1, 1:-1]
@@ -49,32 +84,120 @@ def measure(image: Image.Image) -> tuple[float, float]:
         for top in range(0, laplacian.shape[0], BLOCK)
         for left in range(0, laplacian.shape[1], BLOCK)
     ]
-    return float(np.quantile(blocks, 0.95)), float(np.quantile(pixels, 0.99))
+    return float(np.quantile(blocks, 0.95))
 
 
-def judge_pixels(detector: str, measures: Measures) -> NDArray[np.float64]:
-    """Log-odds [n] that `detector` holds; where nothing could be measured, that it does not."""
-    sharpness, brightness = measures[:, 0], measures[:, 1]
-    black = BLACK[0] + BLACK[1] * brightness
+def _colours(pixels: Pixels, light: Truths) -> list[float]:
+    """Shares of the commonest colour, of the eight commonest; of light, dark and grey pixels."""
+    coarse = (pixels >> 4).astype(np.int32)
+    counts = np.bincount((coarse[..., 0] << 8 | coarse[..., 1] << 4 | coarse[..., 2]).ravel())
+    shares = np.sort(counts)[::-1][:8] / light.size
+    least, most = pixels.min(axis=2), pixels.max(axis=2)
+    return [
+        *(float(shares[0]), float(shares.sum())),
+        *(float(one.mean()) for one in (light, most <= 45, most - least <= 16)),
+    ]
+
+
+def _edges(across: Grey, down: Grey, light: Truths) -> list[float]:
+    """Of the steps of brightness between neighbours: how many are none, small or large.
+
+    And of the large ones: how many run straight across or down, how many lines they make, and how
+    unevenly they lie in rows and in columns.
+    """
+    height, width = across.shape
+    steps = np.maximum(across, down)
+    flat, ink = steps <= 2, steps > 48
+    straight = float((np.minimum(across, down)[ink] <= 8).mean()) if ink.any() else 0.5
+    by_row, by_column = ink.mean(axis=1), ink.mean(axis=0)
+    turns = np.count_nonzero(np.diff(by_row > by_row.mean()))
+    return [
+        *(float(flat.mean()), float(((steps > 2) & (steps <= 12)).mean()), float(ink.mean())),
+        *(straight, float((light[1:, 1:] & flat).mean())),
+        min(20 * np.count_nonzero((down > 12).mean(axis=1) > 0.5) / height, 3.0),
+        min(20 * np.count_nonzero((across > 12).mean(axis=0) > 0.5) / width, 3.0),
+        *(float(one.std() / (one.mean() + 0.01)) for one in (by_row, by_column)),
+        min(10 * turns / height, 3.0),
+    ]
+
+
+def _paper(light: Truths) -> list[float]:
+    """How much lighter the middle is than both sides, how many rows are light, and bars of light
+    at the top and at the bottom."""
+    by_row, by_column = light.mean(axis=1), light.mean(axis=0)
+    third, sixth = len(by_column) // 3, max(1, len(by_column) // 6)
+    sides = (by_column[:sixth].mean() + by_column[-sixth:].mean()) / 2
+    bar = max(1, len(by_row) // 7)
+    between = by_row[2 * bar : -2 * bar].mean() if len(by_row) > 4 * bar else by_row.mean()
+    return [
+        float(by_column[third : len(by_column) - third].mean() - sides),
+        float((by_row > 0.6).mean()),
+        float(by_row[:bar].mean() - between),
+        float(by_row[-bar:].mean() - between),
+    ]
+
+
+def _shape(ratio: float) -> list[float]:
+    """The logarithm of width over height, and how near it is to a page, a telephone, a screen."""
+    shape = float(np.log(ratio))
+    near = ((shape, -0.33, 0.12), (shape, -0.72, 0.15), (abs(shape), 0.47, 0.15))
+    return [shape, *(float(np.exp(-(((one - usual) / far) ** 2))) for one, usual, far in near)]
+
+
+def _lettering(pixels: Pixels) -> list[float]:
+    """Of white pixels right beside black ones, the logarithm of the share, in the top quarter, in
+    the bottom one, and between."""
+    white, black = pixels.min(axis=2) >= 225, pixels.max(axis=2) <= 50
+    near = black.copy()
+    for far in (1, 2, 3):
+        near[:, far:] |= black[:, :-far]
+        near[:, :-far] |= black[:, far:]
+        near[far:] |= black[:-far]
+        near[:-far] |= black[far:]
+    edged, quarter = white & near, max(1, len(white) // 4)
+    parts = edged[:quarter], edged[-quarter:], edged[quarter:-quarter]
+    return [float(np.log((one.mean() if one.size else 0) + 1e-3)) for one in parts]
+
+
+def judge_looks(detector: str, measures: Measures, deviations: Floats) -> NDArray[np.float64]:
+    """Log-odds [n] that `detector` holds; where nothing could be measured, that it does not.
+
+    Args:
+        deviations: how far the pictures stand out for each of `SENTENCES` [n, 4].
+    """
+    black = BLACK[0] + BLACK[1] * measures[:, 1]
     if detector == "black":
         logits = black
-    else:  # a black picture has nothing that could be sharp
-        logits = BLURRY[0] + BLURRY[1] * np.log1p(sharpness)
+    elif detector == "blurry":  # a black picture has nothing that could be sharp
+        logits = BLURRY[0] + BLURRY[1] * np.log1p(measures[:, 0])
         logits = np.minimum(logits, -black)
+    else:
+        rules = read_rules()
+        facts = np.concatenate([measures, deviations], axis=1)
+        usual = np.clip((facts - rules["mean"]) / rules["sd"], -FARTHEST, FARTHEST)
+        *weights, constant = rules["weights"][detector]
+        logits = usual @ np.array(weights) + constant
     return np.where(np.isnan(logits), -20.0, np.clip(logits, -20, 20))
+
+
+@functools.cache
+def read_rules() -> dict[str, Any]:
+    """`mean` and `sd` of facts and deviations, and `weights` with a constant by detector."""
+    rules: dict[str, Any] = json.loads(RULES.read_text(encoding="utf-8"))
+    return rules
 
 
 def measure_pictures(
     library: Library, ids: Sequence[int], progress: Callable[[int], None] = lambda count: None
 ) -> Measures:
-    """The measures of pictures [n, 2]; they are kept in the catalog, so each is opened once.
+    """The measures of pictures [n, FACTS]; they are kept in the catalog, so each is opened once.
 
     Args:
         progress: called with how many more are done.
     """
-    known = library.catalog.measures(ids)
+    known = {one: row for one, row in library.catalog.measures(ids).items() if len(row) == FACTS}
     missing = [one for one in ids if one not in known]
-    new: dict[int, tuple[float, float]] = {}
+    new: dict[int, Measures] = {}
     paths = {one.id: library.root / one.path for one in library.catalog.pictures(missing)}
     for (number, _), measured in read_ahead(_measure_file, list(paths.items()), ahead=8):
         assert not isinstance(measured, PictureError)
@@ -84,20 +207,20 @@ def measure_pictures(
             _keep(library, new)
     _keep(library, new)
     known.update(new)
-    nothing = (np.nan, np.nan)
-    return np.array([known.get(one, nothing) for one in ids], np.float64).reshape(-1, 2)
+    nothing = np.full(FACTS, np.nan)
+    return np.array([known.get(one, nothing) for one in ids], np.float64).reshape(-1, FACTS)
 
 
-def _keep(library: Library, new: dict[int, tuple[float, float]]) -> None:
+def _keep(library: Library, new: dict[int, Measures]) -> None:
     if library.catalog.writable:
         library.catalog.add_measures(new)
 
 
-def _measure_file(numbered: tuple[int, Path]) -> tuple[float, float]:
+def _measure_file(numbered: tuple[int, Path]) -> Measures:
     try:
         return measure(_open(numbered[1]))
     except (PictureError, OSError):
-        return np.nan, np.nan
+        return np.full(FACTS, np.nan)
 
 
 def _open(path: Path) -> Image.Image:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.library.calibrate import Floats, TagCurve, library_tag_curve
-from twotower.library.detectors import judge_pixels, measure_pictures
+from twotower.library.detectors import SENTENCES, judge_looks, measure_pictures
 from twotower.library.tag_vectors import sentence_vectors, tag_vectors
 from twotower.library.teach import Lesson, learn
 from twotower.library.vocabulary import Tag, TagPath, Vocabulary
@@ -96,7 +96,8 @@ class Tagger:
         self._grouped = {place for members in self._groups for place in members}
         known, others = self._curve.known.cutoff(precision), self._curve.others.cutoff(precision)
         self.cutoffs = np.where(self._words.known, known, others)
-        self.cutoffs[list(self._grouped)] = precision
+        self._detected = [place for place, tag in enumerate(self.tags) if tag.detector]
+        self.cutoffs[[*self._grouped, *self._detected]] = precision
         self._parents = _parents(self.tags, self._places)
         self._verdicts = self._read_verdicts()
         self._lessons = self._learn()
@@ -137,7 +138,7 @@ class Tagger:
         """
         image_embeds = self._library.vectors.get(np.array(ids, np.int64))
         logits = self._words.logits(image_embeds)
-        self._detect(ids, logits, progress)
+        self._detect(ids, image_embeds, logits, progress)
         lessons = {
             tag: lesson.departure(self._curve.background, image_embeds)
             for tag, lesson in self._lessons.items()
@@ -172,12 +173,20 @@ class Tagger:
             shares = np.minimum(shares, -1e-12)
             logits[:, members] = shares - np.log(-np.expm1(shares))
 
-    def _detect(self, ids: list[int], logits: Numbers, progress: Callable[[int], None]) -> None:
-        detected = [place for place, tag in enumerate(self.tags) if tag.detector]
-        if detected:
+    def _detect(
+        self,
+        ids: list[int],
+        image_embeds: Floats,
+        logits: Numbers,
+        progress: Callable[[int], None],
+    ) -> None:
+        if self._detected:
             measures = measure_pictures(self._library, ids, progress)
-            for place in detected:
-                logits[:, place] = judge_pixels(self.tags[place].detector or "", measures)
+            sentences = sentence_vectors(self._library.model, SENTENCES)
+            deviations = self._curve.background.deviations(sentences, image_embeds)
+            for place in self._detected:
+                detector = self.tags[place].detector or ""
+                logits[:, place] = judge_looks(detector, measures, deviations)
 
     def _obey(self, logits: Numbers, verdicts: dict[int, bool]) -> None:
         """What was rejected is not there, nor any kind of it; what was accepted is, with all above.

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 SHIPPED = Path(__file__).parent / "vocabulary.txt"
-DETECTORS = ("blurry", "black")  # judged by the pixels; how: `detectors.py`
+# Judged by how a picture looks: `detectors.py`.
+DETECTORS = ("blurry", "black", "screenshot", "document", "receipt", "meme")
 COLUMNS = ("tag", "parent", "synonyms", "descriptions", "negatives", "kind")
 
 TagPath = tuple[str, ...]
