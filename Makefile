@@ -15,7 +15,7 @@ demo: .venv/.light
 	$(BIN)/twotower ask examples/photos/cat.jpg "is it a cat or a dog?"
 	$(BIN)/twotower ask build/demo-library "how many of my pictures show a beach?"
 	@echo
-	$(BIN)/twotower tag --library build/demo-library --dry-run --precision 0.6
+	$(BIN)/twotower tag --library build/demo-library --dry-run
 	@echo
 	@echo "Next, try:"
 	@echo "  $(BIN)/twotower classify YOUR_PICTURES --labels \"cat, dog, birthday party\" --none"
