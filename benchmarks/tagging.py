@@ -179,7 +179,7 @@ def judge_new(
     folds = np.arange(len(names)) % FOLDS
     for fold in range(FOLDS):
         some = np.flatnonzero(folds == fold)
-        without = frozenset(names[place] for place in some)
+        without = frozenset(names[place] for place in some.tolist())
         curve = fit_tags(model, background, [train], without)
         assert curve is not None
         new = np.zeros(len(some), bool)
