@@ -4,8 +4,9 @@
 
 Searches of known answer among the pictures of flickr8k-val (for libraries of 5000, filled up with
 those of flickr8k-train): words and phrases of their captions, a third of them asked where every
-match was taken out; and absent.txt, words for what none of them shows. The peer is what others do:
-one threshold on the cosine, here the best that flickr8k-train gives, and a logistic curve over it.
+match was taken out; absent.txt, words for what none of them shows; and pictures, for those of which
+captions agree that they show the same. The peer is what others do: one threshold on the cosine,
+here the best that flickr8k-train gives, and a logistic curve over it.
 
 Writes results/calibration.csv, the table in docs/search.md and docs/reliability.webp.
 """
@@ -26,6 +27,7 @@ from twotower.encode.encoder import Encoder
 from twotower.library.calibrate import Curve, background_texts, read_calibration
 from twotower.library.fit import (
     NOTHING,
+    PICTURE_QUERIES,
     SEARCHES,
     SHOWN,
     Pictures,
@@ -34,7 +36,7 @@ from twotower.library.fit import (
     draw_searches,
     fit_logistic,
 )
-from twotower.library.labelled import LabelledQuery, absent_queries
+from twotower.library.labelled import LabelledQuery, absent_queries, picture_queries
 from twotower.pairs.sources import open_source
 
 HERE = Path(__file__).parent
@@ -82,16 +84,26 @@ def main() -> None:
         raise SystemExit(f"{model.directory}: no calibration; make one with: twotower calibrate")
     train = embed(model, data / "flickr8k-train")
     val = embed(model, data / "flickr8k-val")
-    methods = [calibrated(calibration.text), *cosine_thresholds(model, train)]
+    random = np.random.default_rng(1)
+    words = draw_queries(train.captions, background_texts(), random)
+    embeds = model.encode_text([query.text for query in words])
+    in_words = [calibrated(calibration.text), *cosine_thresholds(train, words, embeds, random)]
+    alike, embeds = pictures_as_queries(train, random)
+    by_pictures = [calibrated(calibration.image), *cosine_thresholds(train, alike, embeds, random)]
     shown: dict[str, list[Judged]] = {}
     rows: list[tuple[str, ...]] = [COLUMNS]
-    for name, asked in all_searches(model, train, val):
-        for method in methods:
-            judged = [judge(method, *one) for one in asked]
-            rows.append((name, method.name, str(len(judged)), *summarise(judged, method.cutoff)))
-            print(*rows[-1], flush=True)
-            if name == "500 pictures":
-                shown[method.name] = judged
+    for methods, searches in (
+        (in_words, all_searches(model, train, val)),
+        (by_pictures, all_similar(train, val)),
+    ):
+        for name, asked in searches:
+            for method in methods:
+                judged = [judge(method, *one) for one in asked]
+                figures = summarise(judged, method.cutoff)
+                rows.append((name, method.name, str(len(judged)), *figures))
+                print(*rows[-1], flush=True)
+                if name == "500 pictures":
+                    shown[method.name] = judged
     with RESULTS.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     write_table(rows, model.config.name)
@@ -117,11 +129,13 @@ def calibrated(curve: Curve) -> Method:
     return Method("calibrated", probability, curve.cutoff)
 
 
-def cosine_thresholds(model: Encoder, train: Pictures) -> list[Method]:
+def cosine_thresholds(
+    train: Pictures,
+    queries: Sequence[LabelledQuery],
+    embeds: NDArray[np.float32],
+    random: np.random.Generator,
+) -> list[Method]:
     """A logistic curve over the cosine, cut by our rule, and where F1 is best; both on train."""
-    random = np.random.default_rng(1)
-    queries = draw_queries(train.captions, background_texts(), random)
-    embeds = model.encode_text([query.text for query in queries])
     pool = np.arange(len(train.image_embeds))
     searches = list(draw_searches(queries, pool, SEARCHES, random))
     cosines, truths, best_of_none = [], [], []
@@ -173,7 +187,8 @@ def all_searches(
     for size in SIZES:
         pictures = val if size <= len(val.captions) else both
         queries = draw_queries(pictures.captions, [], random)
-        yield f"{size} pictures", ask(model, pictures, queries, size, random)
+        embeds = model.encode_text([query.text for query in queries])
+        yield f"{size} pictures", ask(pictures, queries, embeds, size, random)
     for size in SIZES:
         pictures = val if size <= len(val.captions) else both
         absent = absent_queries(pictures.captions, texts) if pictures is both else named(texts)
@@ -188,19 +203,38 @@ def all_searches(
         yield f"absent words, {size} pictures", asked
 
 
+def all_similar(train: Pictures, val: Pictures) -> Iterator[tuple[str, list[Asked]]]:
+    """The same for pictures as queries."""
+    random = np.random.default_rng(3)
+    both = Pictures(
+        np.concatenate([val.image_embeds, train.image_embeds]),
+        [*val.captions, *train.captions],
+    )
+    for size in SIZES:
+        pictures = val if size <= len(val.captions) else both
+        queries, embeds = pictures_as_queries(pictures, random)
+        yield f"like a picture, {size} pictures", ask(pictures, queries, embeds, size, random)
+
+
+def pictures_as_queries(
+    pictures: Pictures, random: np.random.Generator
+) -> tuple[list[LabelledQuery], NDArray[np.float32]]:
+    queries = picture_queries(pictures.captions, PICTURE_QUERIES, random)
+    return queries, pictures.image_embeds[[int(query.text) for query in queries]]
+
+
 def named(texts: Sequence[str]) -> list[LabelledQuery]:
     none = np.zeros(0, np.int64)
     return [LabelledQuery(text, "absent", none, none) for text in texts]
 
 
 def ask(
-    model: Encoder,
     pictures: Pictures,
     queries: Sequence[LabelledQuery],
+    embeds: NDArray[np.float32],
     size: int,
     random: np.random.Generator,
 ) -> list[Asked]:
-    embeds = model.encode_text([query.text for query in queries])
     pool = np.arange(len(pictures.captions))
     searches = draw_searches(queries, pool, SEARCHES_HERE, random, sizes=(size,))
     return [(pictures.image_embeds, embeds[one.query], one) for one in searches]

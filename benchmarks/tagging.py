@@ -20,6 +20,9 @@ Groups of which exactly one applies are judged by `twotower tag` itself, on the 
 captions name something that tells (GROUPS below; where two things are told, none is), against the
 answer that most of these pictures have.
 
+Pictures unlike Flickr8k's: the 50 of examples/photos, of which example_tags.csv says which of the
+known tags they show, by looking; `open` are those that one may or may not call so.
+
 EMBEDS.npz has image embeds of the model made elsewhere (`val`, `train`), in the order of the data.
 For a model without a calibration, the curve of tags is fitted on flickr8k-train too. Writes
 results/tagging.csv (the rows of this model in it), results/tag_groups.csv and the tables in
@@ -44,6 +47,7 @@ from twotower.encode.encoder import Encoder
 from twotower.evaluate.calibration import calibration as calibration_error
 from twotower.library.calibrate import (
     Background,
+    TagCurve,
     background_texts,
     measure_background,
     read_calibration,
@@ -61,6 +65,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "tagging.csv"
 PAGE = HERE.parent / "docs" / "tagging.md"
 MARKS = "<!-- written by benchmarks/tagging.py -->", "<!-- until here -->"
+EXAMPLES = HERE / "example_tags.csv"
 GROUP_RESULTS = HERE / "results" / "tag_groups.csv"
 GROUP_MARKS = "<!-- groups, by benchmarks/tagging.py -->", "<!-- until here, groups -->"
 CORRECTIONS = (0, 1, 5, 20)
@@ -160,6 +165,8 @@ def main() -> None:
         (name, *row)
         for row in [*peers, *measured(curve.background, judges, val.image_embeds, answers)]
     ]
+    if not made:
+        rows += [(f"{name}, examples/photos", *row) for row in measured_examples(model, curve)]
     write(name, rows)
     if not made:
         write_groups(list(measured_groups(data / "flickr8k-val", val.captions)))
@@ -203,15 +210,7 @@ def measured_peers(
     scale: float, vectors: Floats, image_embeds: Floats, answers: NDArray[np.int8]
 ) -> Iterator[tuple[str, ...]]:
     """Rows of the table behind the model's name."""
-    cosines = image_embeds @ vectors.T
-    softmax = np.exp(scale * (cosines - cosines.max(axis=1, keepdims=True)))
-    softmax /= softmax.sum(axis=1, keepdims=True)
-    argmax = np.arange(len(vectors)) == cosines.argmax(axis=1)[:, None]
-    peers = {
-        f"cosine {COSINE}": Scores(cosines, np.clip(cosines, 0, 1), cosines >= COSINE),
-        "softmax, first": Scores(softmax, softmax, argmax),
-    }
-    for name, scores in peers.items():
+    for name, scores in scores_of_peers(scale, vectors, image_embeds).items():
         tested = [
             (
                 Scores(scores.order[some], scores.probability[some], scores.given[some]),
@@ -220,6 +219,40 @@ def measured_peers(
             for _, some in halves(len(answers))
         ]
         yield (name, "", "", *summarise(tested))
+
+
+def scores_of_peers(scale: float, vectors: Floats, image_embeds: Floats) -> dict[str, Scores]:
+    cosines = image_embeds @ vectors.T
+    softmax = np.exp(scale * (cosines - cosines.max(axis=1, keepdims=True)))
+    softmax /= softmax.sum(axis=1, keepdims=True)
+    argmax = np.arange(len(vectors)) == cosines.argmax(axis=1)[:, None]
+    return {
+        f"cosine {COSINE}": Scores(cosines, np.clip(cosines, 0, 1), cosines >= COSINE),
+        "softmax, first": Scores(softmax, softmax, argmax),
+    }
+
+
+def measured_examples(model: Encoder, curve: TagCurve) -> Iterator[tuple[str, ...]]:
+    """Peers and known tags on the example photographs, all at once."""
+    names = sorted(curve.names)
+    with EXAMPLES.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    answers = np.zeros((len(rows), len(names)), np.int8)
+    for said, row in zip(answers, rows, strict=True):
+        for column, answer in (("open", -1), ("shows", 1)):
+            said[[names.index(one) for one in row[column].split("|") if one in names]] = answer
+    photos = HERE.parent / "examples" / "photos"
+    image_embeds = model.encode_image([photos / row["file"] for row in rows])
+    vocabulary = read_vocabulary()
+    tags = [vocabulary.find(name) for name in names]
+    vectors = tag_vectors(model, [tag for tag in tags if tag is not None])
+    for peer, scores in scores_of_peers(model.logit_scale, vectors, image_embeds).items():
+        yield (peer, "", "", *summarise([(scores, answers)]))
+    logits = curve.logits(vectors, image_embeds, np.ones(len(names), bool))
+    p = 1 / (1 + np.exp(-logits))
+    for asked in ASKED:
+        given = Scores(p, p, p >= curve.known.cutoff(asked))
+        yield ("twotower", f"{asked:.1f}", "0", *summarise([(given, answers)]))
 
 
 def measured(
@@ -354,7 +387,7 @@ def write(name: str, rows: list[tuple[str, ...]]) -> None:
     if RESULTS.exists():
         with RESULTS.open(newline="") as file:
             kept = [tuple(row) for row in csv.reader(file)][1:]
-    rows = [row for row in kept if row[0] != name] + rows
+    rows = [row for row in kept if row[0].partition(",")[0] != name] + rows
     with RESULTS.open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
     put_table([COLUMNS, *rows], MARKS)

@@ -1,7 +1,6 @@
 """Scores to probabilities: the arithmetic, the file, and whether fitted ones come true."""
 
 import io
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import twotower
 from twotower.encode.encoder import normalize
 from twotower.encode.golden import model_hash
 from twotower.library.calibrate import (
+    LARGEST,
     Calibration,
     CalibrationError,
     Curve,
@@ -34,6 +34,7 @@ from twotower.library.fit import (
     draw_searches,
     fit_curve,
     fit_logistic,
+    fit_standing,
     fit_words,
 )
 from twotower.library.labelled import (
@@ -63,6 +64,28 @@ def test_features_by_hand() -> None:
     of_pictures = scores - pictures @ queries.mean(axis=0)
     np.testing.assert_allclose(features[:, 1], of_pictures / background.query_sd, rtol=1e-5)
     np.testing.assert_allclose(features[:, 2], np.log(100))
+
+
+def test_beyond_the_sizes_of_the_fit_competition_grows_no_more() -> None:
+    random = np.random.default_rng(0)
+    pictures = normalize(random.standard_normal((20, 8)).astype(np.float32))
+    background = measure_background(pictures, pictures)
+    at = {
+        size: background.features(pictures[0], pictures, size)[0, 2]
+        for size in (LARGEST // 2, LARGEST, 1_000_000)
+    }
+    assert at[LARGEST // 2] < at[LARGEST] == at[1_000_000]
+
+
+def test_who_stands_out_further_never_matches_less() -> None:
+    random = np.random.default_rng(0)
+    features = random.standard_normal((5000, 3))
+    features[:, 1] += features[:, 0]
+    logits = features @ np.array([-1.0, 2.5, -0.5]) - 1
+    answers = random.random(len(logits)) < 1 / (1 + np.exp(-logits))
+    assert fit_logistic(features, answers)[0] < -0.5
+    weights = fit_standing(features, answers)
+    assert weights[0] == pytest.approx(0, abs=1e-6) and weights[1] > 1
 
 
 def test_the_variance_of_a_query_is_that_of_its_scores() -> None:
@@ -317,7 +340,7 @@ def test_a_calibration_of_other_weights_does_not_count(tiny_directory: Path) -> 
         path.unlink()
 
 
-def test_a_curve_of_tags_is_kept_and_one_of_the_format_before_is_read(tmp_path: Path) -> None:
+def test_a_curve_of_tags_is_kept(tmp_path: Path) -> None:
     calibration = some_calibration()
     trusts = Trust(0.8, -0.1, ((0.5, 0.25),)), Trust(0.5, -0.5, ((0.5, 0.75), (0.9, 0.9)))
     weights, words = (0.1, 2.0, 0.5, -0.25, -3.0), np.arange(8, dtype=np.float32)
@@ -328,11 +351,6 @@ def test_a_curve_of_tags_is_kept_and_one_of_the_format_before_is_read(tmp_path: 
     assert read is not None
     assert (read.names, read.known, read.others) == (curve.names, *trusts)
     assert read.words.tolist() == words.tolist() and read.weights == weights
-    tree = json.loads(text)
-    tree["tags"] = {"distance": 0.5, "weights": weights, "cutoffs": [[0.5, 0.4]]}
-    before = Calibration.from_json(json.dumps(tree), tmp_path).tags
-    assert before is not None and not before.names and not before.words.any()
-    assert before.known == before.others == Trust(1.0, 0.0, ((0.5, 0.4),))
 
 
 def test_the_bundled_model_is_calibrated_for_its_own_weights() -> None:
@@ -341,6 +359,7 @@ def test_the_bundled_model_is_calibrated_for_its_own_weights() -> None:
     assert 0.05 < calibration.text.cutoff < 0.9
     weights = calibration.text.weights
     assert weights[0] > 0 and weights[1] > 0 and weights[2] < 0
+    assert min(calibration.image.weights[:2]) >= 0 < max(calibration.image.weights[:2])
 
 
 def test_estimated_from_the_pictures_alone(tiny_directory: Path) -> None:

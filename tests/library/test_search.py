@@ -192,6 +192,14 @@ def test_similar_to_a_picture_from_elsewhere(photos: Library, tmp_path: Path) ->
         photos.similar("nowhere.jpg")
 
 
+def test_a_copy_comes_first_and_matches(photos: Library, tmp_path: Path) -> None:
+    for name, own in NAMES.items():
+        elsewhere = tmp_path / f"{name}{own.suffix}"
+        shutil.copy(own, elsewhere)
+        answer = photos.similar(elsewhere)
+        assert answer.matches and own in (answer[0].path, *answer[0].copies), name
+
+
 def test_duplicates_are_grouped(photos: Library) -> None:
     groups = photos.duplicates()
     [cats] = [group for group in groups if NAMES["cat"] in [hit.path for hit in group]]

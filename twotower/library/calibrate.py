@@ -37,6 +37,10 @@ TYPICAL_DUPLICATE = 0.95
 TYPICAL_TAGS = (0.1, 2.7, 10.1, -9.2, -4.0)
 TYPICAL_CUTOFFS = ((0.5, 0.5), (0.7, 0.7), (0.8, 0.8), (0.9, 0.94), (0.95, 0.98))
 ESTIMATED_FROM = 5000  # pictures of the library
+LARGEST = (
+    5000  # library that curves are fitted on; of the competition in larger ones they know no more
+)
+SURE_OF_COPY = 5.0  # log-odds, at the least, that a copy is a match
 
 Floats = NDArray[np.float32]
 
@@ -73,7 +77,7 @@ class Background:
         variance = float(((self.spread @ query) ** 2).sum()) + self.rest
         for_query = (scores - self.pictures @ query) / np.sqrt(variance)
         for_picture = (scores - image_embeds @ self.queries) / self.query_sd
-        competition = np.full(len(scores), np.log(max(size, 1)))
+        competition = np.full(len(scores), np.log(np.clip(size, 1, LARGEST)))
         return np.stack([for_query, for_picture, competition], axis=1).astype(np.float64)
 
     def deviations(self, queries: Floats, image_embeds: Floats) -> Floats:
@@ -383,20 +387,15 @@ def _curve(tree: dict[str, Any]) -> Curve:
 
 
 def _tag_curve(tree: dict[str, Any], background: Background) -> TagCurve:
-    weights, distance = tuple(float(one) for one in tree["weights"]), float(tree["distance"])
-    if len(weights) != len(TYPICAL_TAGS):
-        raise ValueError("its parts do not fit together")
-    if "words" not in tree:  # of the format before: all tags were treated alike
-        return simple_tag_curve(background, distance, weights, _pairs(tree["cutoffs"]))
-    words = _decode(tree["words"])
-    if words.shape != background.queries.shape:
+    weights, words = tuple(float(one) for one in tree["weights"]), _decode(tree["words"])
+    if len(weights) != len(TYPICAL_TAGS) or words.shape != background.queries.shape:
         raise ValueError("its parts do not fit together")
     known, others = (
         Trust(float(one["slope"]), float(one["constant"]), _pairs(one["cutoffs"]))
         for one in (tree["known"], tree["others"])
     )
     names = frozenset(str(name) for name in tree["names"])
-    return TagCurve(background, distance, weights, words, names, known, others)
+    return TagCurve(background, float(tree["distance"]), weights, words, names, known, others)
 
 
 def _pairs(rows: list[list[float]]) -> tuple[tuple[float, float], ...]:

@@ -14,6 +14,7 @@ from PIL import Image
 from twotower.encode.golden import model_hash
 from twotower.inputs.pictures import open_picture
 from twotower.library.calibrate import (
+    LARGEST,
     TYPICAL_TAGS,
     Background,
     Calibration,
@@ -43,7 +44,7 @@ from twotower.library.vocabulary import read_vocabulary
 if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
 
-SIZES = (50, 150, 500, 1500, 5000)  # of the libraries that are drawn from the pictures
+SIZES = (50, 150, 500, 1500, LARGEST)  # of the libraries that are drawn from the pictures
 SMALLEST = 30  # library that is worth a search
 WITHOUT = 1 / 3  # the share of searches for something that is not there
 SHOWN = 50  # best scores of a search that the curve is fitted on: what a person gets to see
@@ -358,12 +359,24 @@ def fit_curve(
             answers.append(y)
     if not features or not any(one.any() for one in answers):
         raise CalibrationError("the captions give no queries; give more pictures with captions")
-    weights = fit_logistic(np.concatenate(features), np.concatenate(answers))
+    weights = fit_standing(np.concatenate(features), np.concatenate(answers))
     for x, y in zip(features, answers, strict=True):
         if not y.any():
             best_of_none.append(float((x @ weights[:-1] + weights[-1]).max()))
     cutoff = 1 / (1 + np.exp(-np.quantile(best_of_none, NOTHING))) if best_of_none else 0.5
     return Curve(background, tuple(weights.tolist()), float(cutoff))
+
+
+def fit_standing(features: NDArray[np.float64], answers: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Weights of the features of `Background.features` and a constant, none negative of the first
+    two: a picture that stands out further must not match less, or a copy could be no match."""
+    weights = fit_logistic(features, answers)
+    for column in range(2):
+        if weights[column] < 0:
+            without = features.copy()
+            without[:, column] = 0
+            weights = fit_logistic(without, answers)
+    return weights
 
 
 def best_features(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.library.calibrate import Curve, library_calibration
+from twotower.library.calibrate import SURE_OF_COPY, Calibration, Curve, library_calibration
 from twotower.library.catalog import LibraryError, PictureRecord
 from twotower.library.labelled import EMPTY_WORDS
 from twotower.library.query import Query, QueryError, Term, parse_query
@@ -196,11 +196,10 @@ def answer(
     if not query.terms:
         return _by_filters_alone(library, query, allowed, top, offset)
     calibration = library_calibration(library)
-    curves = [calibration.image if term.picture else calibration.text for term in query.terms]
     embeds = _embed(library, query.terms)
     named_ids = _named(library, query, allowed)
     count = max(CANDIDATES, 2 * (offset + top))
-    found = _candidates(library, query, curves, embeds, allowed, named_ids, count)
+    found = _candidates(library, query, calibration, embeds, allowed, named_ids, count)
     named = np.isin(found.ids, named_ids)
     order = _ranked(found, named_ids)
     matches = found.matches | named
@@ -209,7 +208,7 @@ def answer(
         listed = _newest_first(library, listed, found.ids, matches)
     groups = _grouped(listed, found.image_embeds, calibration.duplicate, offset + top, group)
     hits = _hits(library, groups[offset : offset + top], found, matches, named)
-    return Answer(query.text, _cutoff(query, curves), int(matches.sum()), hits)
+    return Answer(query.text, _cutoff(query, calibration), int(matches.sum()), hits)
 
 
 def _hits(
@@ -332,7 +331,7 @@ def _id_of(library: Library, picture: Path) -> int | None:
 def _candidates(
     library: Library,
     query: Query,
-    curves: Sequence[Curve],
+    calibration: Calibration,
     embeds: Floats,
     allowed: Ids | None,
     named_ids: Ids,
@@ -345,7 +344,7 @@ def _candidates(
         lists = [library.vectors.search(embeds[i], count, allowed)[0] for i in wanted]
         # a set, because np.unique imports masked arrays, which takes longer than all of this
         ids = np.array(sorted(set(np.concatenate([*lists, named_ids]).tolist())), np.int64)
-        found = _judge(library, query.terms, curves, embeds, ids, size)
+        found = _judge(library, query.terms, calibration, embeds, ids, size)
         if count >= size or 2 * found.fewest < count:
             return found
         count *= 8
@@ -354,7 +353,7 @@ def _candidates(
 def _judge(
     library: Library,
     terms: Sequence[Term],
-    curves: Sequence[Curve],
+    calibration: Calibration,
     embeds: Floats,
     ids: Ids,
     size: int,
@@ -362,16 +361,22 @@ def _judge(
     """What is thought of candidates: every term counts as a statement of its own.
 
     A picture shows all that is wanted and nothing that is not with the product of the
-    probabilities; it is a match if each of them is on the right side of its cut-off.
+    probabilities; it is a match if each of them is on the right side of its cut-off. What is as
+    near to a wanted picture as a copy matches it.
     """
     image_embeds = library.vectors.get(ids)
     scores, log_probabilities = np.zeros(len(ids)), np.zeros(len(ids))
     matches, fewest = np.ones(len(ids), bool), len(ids)
-    for term, curve, embed in zip(terms, curves, embeds, strict=True):
+    for term, embed in zip(terms, embeds, strict=True):
+        curve = _curve(term, calibration)
         logits = curve.logits(embed, image_embeds, size)
+        cosines = image_embeds @ embed
+        if term.picture:
+            copies = cosines >= calibration.duplicate
+            logits[copies] = np.maximum(logits[copies], SURE_OF_COPY + cosines[copies])
         above = logits >= np.log(curve.cutoff / (1 - curve.cutoff))
         sign = 1 if term.wanted else -1
-        scores += sign * term.weight * (image_embeds @ embed)
+        scores += sign * term.weight * cosines
         log_probabilities -= term.weight * np.logaddexp(0, -sign * logits)
         matches &= above if term.wanted else ~above
         fewest = min(fewest, int(above.sum())) if term.wanted else fewest
@@ -379,10 +384,15 @@ def _judge(
     return _Found(ids, image_embeds, scores, log_probabilities, matches, fewest)
 
 
-def _cutoff(query: Query, curves: Sequence[Curve]) -> float:
+def _curve(term: Term, calibration: Calibration) -> Curve:
+    return calibration.image if term.picture else calibration.text
+
+
+def _cutoff(query: Query, calibration: Calibration) -> float:
     """The cut-off of a term; of several, what a picture at the cut-off of each would have."""
     cutoff = 1.0
-    for term, curve in zip(query.terms, curves, strict=True):
+    for term in query.terms:
+        curve = _curve(term, calibration)
         cutoff *= (curve.cutoff if term.wanted else 1 - curve.cutoff) ** term.weight
     return cutoff
 
