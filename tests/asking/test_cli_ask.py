@@ -66,7 +66,7 @@ def test_bad_input_is_a_line_each_and_the_rest_is_answered(
     ("words", "said"),
     [
         ([CAT], "no question"),
-        (["what is this?"], "about no picture"),
+        (["what is this?"], "is about single pictures; write them before it"),
         ([CAT, " "], "no question"),
         ([CAT, "what is this?", "--head", "no-such-head"], "no-such-head"),
     ],

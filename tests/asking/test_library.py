@@ -14,6 +14,7 @@ import twotower
 from twotower.asking.library import ask_library, count_interval, parse_library_question
 from twotower.asking.questions import QuestionError
 from twotower.cli.main import main
+from twotower.library.catalog import LibraryError
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
@@ -105,6 +106,26 @@ def test_what_they_show(library: twotower.Library) -> None:
     answer = ask_library(library, "when did I last photograph a brain scan?")
     assert answer.answer == "" and answer.hits == []
     assert ask_library(library, "do I have pictures of a brain scan?").answer == "none found"
+
+
+def test_a_folder_of_a_library_is_asked_alone(
+    library: twotower.Library,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trip = library.root / "trip"
+    assert ask_library(library, "how many pictures do I have?", folder=trip).answer == "1"
+    assert ask_library(library, "how many photos did I take in 2021?", folder=trip).answer == "0"
+    answer = ask_library(library, "how many of my pictures show a beach?", folder=trip)
+    assert (answer.answer, answer.total) == ("0 of 1", 1)
+    assert main(["ask", os.fspath(trip), "how many pictures do I have?"]) == 0
+    assert "[count]  1\n" in capsys.readouterr().out
+    monkeypatch.chdir(trip)  # no folder: the library one is in, as for `search` and `tag`
+    assert main(["ask", "how many pictures do I have?"]) == 0
+    assert "[count]  4\n" in capsys.readouterr().out
+    monkeypatch.chdir(PHOTOS)
+    with pytest.raises(LibraryError, match="no folder in"):
+        ask_library(library, "how many pictures do I have?", folder=PHOTOS)
 
 
 def test_no_question_about_a_library(library: twotower.Library) -> None:

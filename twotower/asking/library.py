@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,14 +24,13 @@ from twotower.asking.claims import PICTURE
 from twotower.asking.questions import QuestionError, plain
 from twotower.asking.vocabulary import with_article
 from twotower.asking.zero_shot import EVERYDAY_STATEMENTS
-from twotower.library.query import parse_query
-from twotower.library.search import Hit
+from twotower.library.query import Query, parse_query
+from twotower.library.search import Hit, within
 from twotower.library.search import answer as answer_query
 
 if TYPE_CHECKING:
     from twotower.library.catalog import PictureRecord
     from twotower.library.library import Library
-    from twotower.library.query import Query
 
 # How many pictures to expect: a logistic curve as in `zero_shot.py`, at the rate at which words
 # that captions agree on are there, and the deviation of the logarithm of the true count from the
@@ -139,15 +138,18 @@ def parse_library_question(text: str) -> LibraryQuestion | None:
     return None
 
 
-def ask_library(library: Library, question: str | LibraryQuestion, top: int = 5) -> LibraryAnswer:
+def ask_library(
+    library: Library, question: str | LibraryQuestion, top: int = 5, folder: Path | None = None
+) -> LibraryAnswer:
     """Answer a question about all pictures of a library.
 
     Args:
         top: how many pictures to name as evidence.
+        folder: one inside the library, to ask about the pictures in it and below it alone.
 
     Raises:
         QuestionError: it is no question about a library.
-        LibraryError: nothing is indexed.
+        LibraryError: nothing is indexed, or the folder is not in the library.
     """
     if isinstance(question, str):
         parsed = parse_library_question(question)
@@ -157,14 +159,16 @@ def ask_library(library: Library, question: str | LibraryQuestion, top: int = 5)
                 '"how many of my pictures show snow?" or "when did I last photograph a bicycle?"'
             )
         question = parsed
-    if not question.query:
-        return _about_all(library, question, top)
-    query = parse_query(question.query, lambda name: None)
+    query = parse_query(question.query, lambda name: None) if question.query else Query("", ())
+    if folder is not None:
+        query = within(library, query, folder)
+    if not query.terms:
+        return _about_all(library, question, query, top)
     found = answer_query(library, query, top=MATCHES, group=False)
     expected, total = _expectation(library, query)
-    low, high = count_interval(expected, total) if query.terms else (total, total)
+    low, high = count_interval(expected, total)
     answer, hits, notes = _ANSWERS[question.kind](*_with_records(library, found.hits))
-    if question.kind == "count" and query.terms:
+    if question.kind == "count":
         answer = f"{found.matches} of {total}"
         notes += (f"expected: {expected:.0f}, between {low} and {high} (90 %)",)
     if not found.matches and question.kind not in ("count", "whether"):
@@ -174,9 +178,11 @@ def ask_library(library: Library, question: str | LibraryQuestion, top: int = 5)
     )
 
 
-def _about_all(library: Library, question: LibraryQuestion, top: int) -> LibraryAnswer:
-    """Nothing is looked for: all pictures match, and nothing is uncertain."""
-    records = library.catalog.pictures(library.catalog.select())
+def _about_all(
+    library: Library, question: LibraryQuestion, query: Query, top: int
+) -> LibraryAnswer:
+    """Nothing is looked for: all pictures that pass the filters match; nothing is uncertain."""
+    records = library.catalog.pictures(library.catalog.select(query.where, query.parameters))
     records.sort(key=lambda one: one.taken or "", reverse=True)
     hits = [Hit(library.root / one.path, 0.0, 1.0, True, taken=one.taken) for one in records]
     answer, hits, notes = _ANSWERS[question.kind](hits, records)
@@ -187,8 +193,6 @@ def _about_all(library: Library, question: LibraryQuestion, top: int) -> Library
 def _expectation(library: Library, query: Query) -> tuple[float, int]:
     """How many pictures are to be expected, and among how many."""
     ids = library.catalog.select(query.where, query.parameters)
-    if not query.terms:
-        return float(len(ids)), len(ids)
     statement = f"a photo of {with_article(query.terms[0].text)}."
     embeds = library.model.encode_text([statement, *EVERYDAY_STATEMENTS])
     expected = 0.0

@@ -34,7 +34,8 @@ def add_commands(commands: Commands) -> None:
         "words",
         nargs="+",
         metavar="PICTURE ... QUESTION ...",
-        help="pictures or a folder, then questions; - reads questions from stdin, one on each line",
+        help="pictures or a folder (or the library you are in), then questions; - reads questions "
+        "from stdin, one on each line",
     )
     add_library_option(command)
     command.add_argument("--answers", help='those to choose from ("red, blue")')
@@ -53,7 +54,7 @@ def add_commands(commands: Commands) -> None:
 def run_ask(arguments: argparse.Namespace) -> int:
     from twotower.asking.questions import QuestionError
 
-    places, questions = split_words(arguments.words, sys.stdin, arguments.library is not None)
+    places, questions = split_words(arguments.words, sys.stdin)
     asked = [(question, _of_library(question)) for question in questions]
     of_library = [parsed for _, parsed in asked if parsed]
     of_pictures = [question for question, parsed in asked if not parsed]
@@ -138,7 +139,7 @@ def ask_library_of(
     if folder and (folder / CATALOG_FILE).exists():
         folder, location = None, folder
     library = open_library(folder, location)
-    answers = [ask_library(library, question, arguments.top) for question in questions]
+    answers = [ask_library(library, question, arguments.top, folder) for question in questions]
     if arguments.json:
         print(to_json([_library_tree(answer) for answer in answers], indent=1))
         return
@@ -174,16 +175,14 @@ def _library_tree(answer: LibraryAnswer) -> dict[str, Any]:
     }
 
 
-def split_words(
-    words: list[str], stdin: Iterable[str], library: bool = False
-) -> tuple[list[str], list[str]]:
+def split_words(words: list[str], stdin: Iterable[str]) -> tuple[list[str], list[str]]:
     """What of the command line are pictures and what are questions.
 
     A question has a space or a question mark in it and is no file; what follows the first question
     is a question too.
 
     Raises:
-        QuestionError: there is no question, or no picture.
+        QuestionError: there is no question.
     """
     from twotower.asking.questions import QuestionError
 
@@ -193,8 +192,6 @@ def split_words(
         questions += [line.strip() for line in stdin if line.strip()] if word == "-" else [word]
     if not questions:
         raise QuestionError(f'{words[-1]!r} is no question; ask, such as "is there a dog?"')
-    if first == 0 and not library:
-        raise QuestionError(f"{words[0]!r} is about no picture; write the pictures before it")
     return words[:first], questions
 
 
