@@ -108,6 +108,37 @@ def test_what_they_show(library: twotower.Library) -> None:
     assert ask_library(library, "do I have pictures of a brain scan?").answer == "none found"
 
 
+def test_a_name_alone_shows_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A cat called "elephant and snow", taken after the one elephant, which has a neutral name."""
+    for photo, name, date in (
+        ("cat.jpg", "elephant and snow.jpg", "2022:01:02 03:04:05"),
+        ("elephant.png", "x1.jpg", "2020:01:02 03:04:05"),
+        ("beach.jpg", "x2.jpg", "2019:01:02 03:04:05"),
+    ):
+        with PIL.Image.open(PHOTOS / photo) as image:
+            exif = PIL.Image.Exif()
+            exif.get_ifd(0x8769)[0x9003] = date
+            image.convert("RGB").save(tmp_path / name, exif=exif)
+    library = twotower.Library(tmp_path)
+    library.index()
+    alone = "found by name alone, not by what they show: 1"
+    answer = ask_library(library, "how many of my pictures show snow?")
+    assert (answer.answer, answer.matches) == ("0 of 3", 0)
+    assert answer.notes[1:] == (alone,)
+    assert ask_library(library, "do I have pictures of snow?").answer == "none found"
+    answer = ask_library(library, "when did I last photograph an elephant?")
+    assert (answer.answer, answer.notes) == ("2020-01-02 03:04:05", (alone,))
+    assert [hit.path.name for hit in answer.hits] == ["x1.jpg", "elephant and snow.jpg"]
+    answer = ask_library(library, "when did I last photograph snow?")  # better than no answer
+    assert (answer.answer, answer.matches) == ("2022-01-02 03:04:05", 0)
+    capsys.readouterr()
+    assert main(["ask", os.fspath(tmp_path), "which of my pictures show an elephant?"]) == 0
+    first, _, shown, named = capsys.readouterr().out.splitlines()
+    assert first.endswith("  1 match")
+    assert shown.endswith("x1.jpg  2020-01-02 03:04:05")
+    assert named.endswith("elephant and snow.jpg  2022-01-02 03:04:05  (by its name)")
+
+
 def test_a_folder_of_a_library_is_asked_alone(
     library: twotower.Library,
     capsys: pytest.CaptureFixture[str],

@@ -2,7 +2,8 @@
 
 What is looked for is searched with its cut-off, and dates, places and cameras come from the
 catalog. How many pictures show something has two answers, and both are given: how many are above
-the cut-off, and how many are to be expected, the sum of all pictures' probabilities.
+the cut-off, and how many are to be expected, the sum of all pictures' probabilities. A picture that
+is found by its name alone is named after those that show it, and counts as none.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ class LibraryAnswer:
         expected: the sum of all probabilities.
         low: from how many to how many (90 %), `high`.
         notes: what a reader should know.
+        cutoff: the probability from which a picture counts; what is below has only the name.
     """
 
     question: LibraryQuestion
@@ -101,6 +103,7 @@ class LibraryAnswer:
     low: int
     high: int
     notes: tuple[str, ...] = ()
+    cutoff: float = 0.0
 
 
 # A kind and a form of it; what is looked for follows the form.
@@ -167,14 +170,20 @@ def ask_library(
     found = answer_query(library, query, top=MATCHES, group=False)
     expected, total = _expectation(library, query)
     low, high = count_interval(expected, total)
-    answer, hits, notes = _ANSWERS[question.kind](*_with_records(library, found.hits))
+    shown = [hit for hit in found.hits if hit.probability >= found.cutoff]
+    by_name = [hit for hit in found.hits if hit.probability < found.cutoff]
+    matches = found.matches - len(by_name)
+    tell = _ANSWERS[question.kind]
+    answer, hits, notes = tell(*_with_records(library, shown))
     if question.kind == "count":
-        answer = f"{found.matches} of {total}"
+        answer = f"{matches} of {total}"
         notes += (f"expected: {expected:.0f}, between {low} and {high} (90 %)",)
-    if not found.matches and question.kind not in ("count", "whether"):
-        answer = ""
+    if by_name:
+        instead, others, _ = tell(*_with_records(library, by_name))
+        answer, hits = answer or instead, hits + others
+        notes += (f"found by name alone, not by what they show: {len(by_name)}",)
     return LibraryAnswer(
-        question, answer, hits[:top], found.matches, total, expected, low, high, notes
+        question, answer, hits[:top], matches, total, expected, low, high, notes, found.cutoff
     )
 
 
@@ -243,7 +252,7 @@ def _whether(hits: list[Hit], records: list[PictureRecord]) -> Told:
 
 
 def _show(hits: list[Hit], records: list[PictureRecord]) -> Told:
-    return f"{len(hits)} match", hits, ()
+    return f"{len(hits)} match" if hits else "", hits, ()
 
 
 def _dated(hits: list[Hit], newest: bool) -> Told:

@@ -156,7 +156,8 @@ def print_library_answer(answer: LibraryAnswer) -> None:
         print(f"  {note}")
     for hit in answer.hits:
         date = f"  {hit.taken.replace('T', ' ')}" if hit.taken else ""
-        print(f"  {hit.probability:4.0%}  {shown_path(hit.path)}{date}")
+        name = "  (by its name)" if hit.probability < answer.cutoff else ""
+        print(f"  {hit.probability:4.0%}  {shown_path(hit.path)}{date}{name}")
 
 
 def _library_tree(answer: LibraryAnswer) -> dict[str, Any]:
@@ -166,6 +167,7 @@ def _library_tree(answer: LibraryAnswer) -> dict[str, Any]:
         "kind": asked.kind,
         "query": asked.query,
         "answer": answer.answer,
+        "cutoff": answer.cutoff,
         "matches": answer.matches,
         "total": answer.total,
         "expected": round(answer.expected, 2),
