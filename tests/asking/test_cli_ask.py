@@ -79,6 +79,20 @@ def test_what_cannot_be_asked(
     assert said in err and len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("question", "kind"),
+    [
+        ("is there a picture on the wall?", "yes/no"),
+        ("how many pictures are on the wall?", "count"),
+    ],
+)
+def test_pictures_in_a_picture(
+    question: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ask", CAT, question]) == 0
+    assert capsys.readouterr().out.startswith(f"{CAT}  {question}  [{kind}]  ")
+
+
 def test_questions_from_stdin() -> None:
     lines = io.StringIO("is it red?\n\nis it blue?\n")
     assert split_words(["a.jpg", "-", "is it a car?"], lines) == (

@@ -11,7 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import twotower
-from twotower.asking.library import ask_library, count_interval, parse_library_question
+from twotower.asking.library import (
+    ask_library,
+    count_interval,
+    is_about_library,
+    parse_library_question,
+)
 from twotower.asking.questions import QuestionError
 from twotower.cli.main import main
 from twotower.library.catalog import LibraryError
@@ -56,6 +61,15 @@ def test_forms(text: str, kind: str, looked_for: str, filters: str) -> None:
 @pytest.mark.parametrize("text", ["how many dogs are there?", "what is this?", "is there a dog?"])
 def test_questions_about_one_picture_are_not_taken(text: str) -> None:
     assert parse_library_question(text) is None
+
+
+def test_what_only_a_library_can_answer() -> None:
+    for text in ("how many of my pictures show snow?", "how many pictures do I have?"):
+        assert is_about_library(text)
+    for text in ("is there a picture on the wall?", "how many pictures are on the wall?"):
+        assert not is_about_library(text)
+    assert not is_about_library("is there a picture of my dog?")
+    assert not is_about_library("what is my dog doing?")
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +211,10 @@ def test_as_it_is_typed(
     assert "[count]  4\n" in capsys.readouterr().out
     assert main(["ask", str(PHOTOS / "cat.jpg"), "how many pictures do I have?"]) == 1
     assert "is about a library; give its folder" in capsys.readouterr().err
+    snow = ["ask", folder, "how many of my pictures show snow?"]
+    for option in (["--vlm", "http://localhost:1"], ["--head", folder], ["--answers", "1, 2"]):
+        assert main([*snow, *option]) == 1
+        assert f"about a library, and {option[0]} for single" in capsys.readouterr().err
     assert main(["ask", folder, "is it a car or a beach?", "how many pictures do I have?"]) == 0
     assert len([line for line in capsys.readouterr().out.splitlines() if "[choice]" in line]) == 4
     both = ["ask", folder, "is it a car or a beach?", "how many pictures do I have?", "--json"]

@@ -141,6 +141,19 @@ def parse_library_question(text: str) -> LibraryQuestion | None:
     return None
 
 
+def is_about_library(text: str) -> bool:
+    """Whether a question is about "my" pictures or what "I" did, so that no single one is meant.
+
+    "How many pictures are on the wall?" may be about either; then it counts of what it is asked.
+
+    Raises:
+        QuestionError: it has no words.
+    """
+    said = plain(text)
+    matches = filter(None, (re.match(form, said) for _, form in _FORMS))
+    return any(re.search(r"\b(my|our)\b", one[0]) or re.search(r"\bi\b", said) for one in matches)
+
+
 def ask_library(
     library: Library, question: str | LibraryQuestion, top: int = 5, folder: Path | None = None
 ) -> LibraryAnswer:

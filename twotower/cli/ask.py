@@ -55,9 +55,11 @@ def run_ask(arguments: argparse.Namespace) -> int:
     from twotower.asking.questions import QuestionError
 
     places, questions = split_words(arguments.words, sys.stdin)
-    asked = [(question, _of_library(question)) for question in questions]
+    asked = [(question, _of_library(question, places)) for question in questions]
     of_library = [parsed for _, parsed in asked if parsed]
     of_pictures = [question for question, parsed in asked if not parsed]
+    if of_library:
+        _refuse_options(of_library[0].text, arguments)
     if of_library and of_pictures and arguments.json:
         raise QuestionError(
             f"{of_library[0].text!r} is about a library and {of_pictures[0]!r} about single "
@@ -69,15 +71,36 @@ def run_ask(arguments: argparse.Namespace) -> int:
     return FAILED if failed else OK
 
 
-def _of_library(question: str) -> LibraryQuestion | None:
-    """What it asks of a library; None if it is about single pictures, or no question at all."""
-    from twotower.asking.library import parse_library_question
-    from twotower.asking.questions import QuestionError
+def _of_library(question: str, places: list[str]) -> LibraryQuestion | None:
+    """What it asks of a library; None if it is about single pictures, or has no words at all.
+
+    Raises:
+        QuestionError: it can be about a library alone, and what is asked is not one folder.
+    """
+    from twotower.asking.library import is_about_library, parse_library_question
+    from twotower.asking.questions import QuestionError, plain
 
     try:
-        return parse_library_question(question)
+        plain(question)
     except QuestionError:  # is said where the others are answered
         return None
+    if not places or (len(places) == 1 and Path(places[0]).is_dir()):
+        return parse_library_question(question)
+    if is_about_library(question):
+        raise QuestionError(f"{question!r} is about a library; give its folder, not pictures")
+    return None
+
+
+def _refuse_options(question: str, arguments: argparse.Namespace) -> None:
+    """A library is answered from its vectors. Raises `QuestionError` where something else shall."""
+    from twotower.asking.questions import QuestionError
+
+    for name in ("vlm", "head", "answers"):
+        if getattr(arguments, name):
+            raise QuestionError(
+                f"{question!r} is about a library, and --{name} for single pictures; leave it out, "
+                "or give the pictures instead of their folder"
+            )
 
 
 def ask_pictures(places: list[str], questions: list[str], arguments: argparse.Namespace) -> int:
@@ -121,19 +144,10 @@ def _answers(
 def ask_library_of(
     places: list[str], questions: list[LibraryQuestion], arguments: argparse.Namespace
 ) -> None:
-    """Questions about all pictures of a folder or library.
-
-    Raises:
-        QuestionError: what is asked is not one folder.
-    """
+    """Questions about all pictures of a folder or library."""
     from twotower.asking.library import ask_library
-    from twotower.asking.questions import QuestionError
     from twotower.library.catalog import CATALOG_FILE
 
-    if len(places) > 1 or not all(Path(place).is_dir() for place in places):
-        raise QuestionError(
-            f"{questions[0].text!r} is about a library; give its folder instead of pictures"
-        )
     folder = Path(places[0]) if places else None
     location = arguments.library
     if folder and (folder / CATALOG_FILE).exists():
