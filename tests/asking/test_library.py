@@ -63,6 +63,41 @@ def test_questions_about_one_picture_are_not_taken(text: str) -> None:
     assert parse_library_question(text) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "kind", "looked_for"),
+    [
+        ("how many of my pictures do not show a cat?", "count", "a cat"),
+        ("how many of my pictures don't have a cat in them?", "count", "a cat"),
+        ("how many pictures do I have without people?", "count", "people"),
+        ("how many of my pictures are not of cats since 2019?", "count", "cats"),
+        ("do I have pictures without any people?", "whether", "people"),
+        ("are there pictures with no people?", "whether", "people"),
+        ("which of my pictures show no people?", "show", "people"),
+        ("show me photos that do not show snow", "show", "snow"),
+    ],
+)
+def test_denials(text: str, kind: str, looked_for: str) -> None:
+    question = parse_library_question(text)
+    assert question is not None
+    assert (question.kind, question.looked_for, question.negated) == (kind, looked_for, True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "when did I last photograph no people?",
+        "where did I take pictures without people?",
+        "how many of my pictures were not taken in 2021?",
+        "how many of my pictures show a cat without a collar?",
+        "how many of my pictures do not show no cat?",
+        "show me everything except cats",
+    ],
+)
+def test_denials_that_are_not_understood(text: str) -> None:
+    with pytest.raises(QuestionError, match="negation is not understood"):
+        parse_library_question(text)
+
+
 def test_what_only_a_library_can_answer() -> None:
     for text in ("how many of my pictures show snow?", "how many pictures do I have?"):
         assert is_about_library(text)
@@ -120,6 +155,28 @@ def test_what_they_show(library: twotower.Library) -> None:
     answer = ask_library(library, "when did I last photograph a brain scan?")
     assert answer.answer == "" and answer.hits == []
     assert ask_library(library, "do I have pictures of a brain scan?").answer == "none found"
+
+
+def test_what_they_do_not_show(
+    library: twotower.Library, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = ask_library(library, "how many of my pictures show an elephant?")
+    answer = ask_library(library, "how many of my pictures do not show an elephant?", top=4)
+    assert answer.expected == pytest.approx(4 - shown.expected)
+    assert (answer.low, answer.high) == (4 - shown.high, 4 - shown.low)
+    assert answer.answer == f"{answer.expected:.0f} of 4"
+    assert {hit.path.name for hit in answer.hits} == {"x-beach.jpg", "x-car.jpg", "x-skyline.jpg"}
+    assert all(hit.probability > 0.5 for hit in answer.hits)
+    which = ask_library(library, "which of my pictures do not show an elephant?", top=4)
+    assert (which.answer, which.hits) == (answer.answer, answer.hits)
+    assert ask_library(library, "do I have pictures without an elephant?").answer == "yes"
+    trip = library.root / "trip"
+    alone = ask_library(library, "do I have pictures without an elephant?", folder=trip)
+    assert (alone.answer, alone.hits) == ("none found", [])
+    assert main(["ask", os.fspath(trip), "which pictures do not show an elephant?"]) == 0
+    assert "[show without 'an elephant']" in capsys.readouterr().out
+    assert main(["ask", os.fspath(trip), "when did I last photograph no elephant?"]) == 1
+    assert "negation is not understood" in capsys.readouterr().err
 
 
 def test_a_name_alone_shows_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from twotower.asking.questions import QuestionError, plain
 from twotower.asking.vocabulary import with_article
 from twotower.asking.zero_shot import EVERYDAY_STATEMENTS
 from twotower.library.query import Query, parse_query
-from twotower.library.search import Hit, within
+from twotower.library.search import Answer, Hit, within
 from twotower.library.search import answer as answer_query
 
 if TYPE_CHECKING:
@@ -65,12 +65,14 @@ class LibraryQuestion:
         kind: "count", "whether", "last", "first", "where", "camera", "year" or "show".
         looked_for: what the pictures show; "" for all pictures.
         filters: what of the search language the question adds, such as "after:2021".
+        negated: whether the pictures that do not show it are meant.
     """
 
     text: str
     kind: str
     looked_for: str
     filters: str = ""
+    negated: bool = False
 
     @property
     def query(self) -> str:
@@ -86,7 +88,7 @@ class LibraryAnswer:
         question: what it was taken for.
         answer: in words; "" where nothing matches.
         hits: the pictures that show it, those that the answer is about first.
-        matches: how many pictures are above the cut-off.
+        matches: how many pictures are above the cut-off; of a negated question, are not.
         total: among how many.
         expected: the sum of all probabilities.
         low: from how many to how many (90 %), `high`.
@@ -105,6 +107,9 @@ class LibraryAnswer:
     notes: tuple[str, ...] = ()
     cutoff: float = 0.0
 
+
+INVERTED = ("count", "whether", "show")  # kinds that can be asked of what is not there
+_DENIAL = re.compile(r"\b(?:no|not|none|nobody|nothing|never|neither|nor|without|except)\b|n't\b")
 
 # A kind and a form of it; what is looked for follows the form.
 _FORMS = (
@@ -132,12 +137,19 @@ def parse_library_question(text: str) -> LibraryQuestion | None:
     """What a question asks of a library; None for one that is about single pictures.
 
     Raises:
-        QuestionError: it has no words.
+        QuestionError: it has no words, or denies in a way that is not understood.
     """
     said, filters = _without_dates(plain(text))
     for kind, form in _FORMS:
         if match := re.match(form, said):
-            return LibraryQuestion(text.strip(), kind, _thing(said[match.end() :]), filters)
+            tail, negated = _without_denial(said[match.end() :])
+            thing = _thing(tail)
+            if _DENIAL.search(thing) or (negated and not (thing and kind in INVERTED)):
+                raise QuestionError(
+                    f"{text.strip()!r}: such a negation is not understood; ask, for example, "
+                    '"how many of my pictures do not show a cat?"'
+                )
+            return LibraryQuestion(text.strip(), kind, thing, filters, negated)
     return None
 
 
@@ -180,8 +192,10 @@ def ask_library(
         query = within(library, query, folder)
     if not query.terms:
         return _about_all(library, question, query, top)
-    found = answer_query(library, query, top=MATCHES, group=False)
+    found = answer_query(library, query, top=MATCHES, group=False, all=question.negated)
     expected, total = _expectation(library, query)
+    if question.negated:
+        return _all_but(question, found, expected, total, top)
     low, high = count_interval(expected, total)
     shown = [hit for hit in found.hits if hit.probability >= found.cutoff]
     by_name = [hit for hit in found.hits if hit.probability < found.cutoff]
@@ -210,6 +224,29 @@ def _about_all(
     answer, hits, notes = _ANSWERS[question.kind](hits, records)
     total = len(records)
     return LibraryAnswer(question, answer, hits[:top], total, total, total, total, total, notes)
+
+
+def _all_but(
+    question: LibraryQuestion, found: Answer, expected: float, total: int, top: int
+) -> LibraryAnswer:
+    """The pictures that do not show it: all but as many as are expected to, the surest first.
+
+    Args:
+        found: all that were found for what shall not be there.
+    """
+    high, low = (total - one for one in count_interval(expected, total))
+    rest = [
+        replace(hit, probability=1 - hit.probability) for hit in found.hits[::-1] if not hit.match
+    ]
+    if question.kind == "whether":
+        answer = "yes" if rest else "none found"
+    else:
+        answer = f"{total - expected:.0f} of {total}"
+    notes = (f"all but {expected:.0f} expected to show it; between {low} and {high} (90 %)",)
+    return LibraryAnswer(
+        *(question, answer, rest[:top], total - found.matches, total),
+        *(total - expected, low, high, notes),
+    )
 
 
 def _expectation(library: Library, query: Query) -> tuple[float, int]:
@@ -343,6 +380,20 @@ _ANSWERS: dict[str, Callable[[list[Hit], list[PictureRecord]], Told]] = {
 
 
 # --- what is looked for, and when ----------------------------------------------------------------
+
+
+def _without_denial(tail: str) -> tuple[str, bool]:
+    """` do not show a cat`, ` without a cat`, ` with no cat` -> without the "not", and True."""
+    between = r"^((?: (?:do i have|did i take|are there|that|which|are|is|were))*"
+    for denial, instead in (
+        (rf"{between}) (?:do|does|did|are|is|were)(?: not|n'?t)\b", r"\1"),
+        (rf"{between}) without(?: any)?\b", r"\1 with"),
+        (rf"{between} (?:show|contain|have|depict|include|with|of)) (?:no|not any)\b", r"\1"),
+    ):
+        said, found = re.subn(denial, instead, tail)
+        if found:
+            return said, True
+    return tail, False
 
 
 def _thing(tail: str) -> str:

@@ -165,6 +165,7 @@ def print_library_answer(answer: LibraryAnswer) -> None:
     """The answer, what is uncertain about it, and the pictures that show it."""
     asked = answer.question
     looked_for = f" {asked.looked_for!r}" if asked.looked_for else ""
+    looked_for = f" without{looked_for}" if asked.negated else looked_for
     print(f"{asked.text}  [{asked.kind}{looked_for}]  {answer.answer or 'nothing matches'}")
     for note in answer.notes:
         print(f"  {note}")
@@ -180,6 +181,7 @@ def _library_tree(answer: LibraryAnswer) -> dict[str, Any]:
         "question": asked.text,
         "kind": asked.kind,
         "query": asked.query,
+        "negated": asked.negated,
         "answer": answer.answer,
         "cutoff": answer.cutoff,
         "matches": answer.matches,
