@@ -8,6 +8,7 @@ from twotower.asking.questions import (
     COUNTING,
     DOING,
     NEGATION,
+    READING,
     RELATIONS,
     WHO,
     QuestionError,
@@ -197,6 +198,44 @@ def test_weaknesses_are_said() -> None:
     assert DOING in parse_question("what is the man doing?").notes
     assert WHO in parse_question("who is this?").notes
     assert parse_question("is there a dog?").notes == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("how many dogs are there?", COUNTING),
+        ("is the cat left of the dog?", RELATIONS),
+        ("is the ball under the table?", RELATIONS),
+        ("which is bigger, the cat or the dog?", RELATIONS),
+        ("what does the sign say?", READING),
+        ("what is written on the wall?", READING),
+        ("what number is on the shirt?", READING),
+        ("what is the man's name?", READING),
+        ("who is this?", READING),
+        ("what time is it?", READING),
+        ("which city is this?", READING),
+    ],
+)
+def test_no_answer_is_sure_where_such_models_are_bad(text: str, note: str) -> None:
+    question = parse_question(text)
+    assert question.weak and note in question.notes
+    assert parse_question(text, ["cat", "dog"]).weak
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "is there a dog?",
+        "what time of day is it?",
+        "when was this taken?",
+        "is this taken from above?",
+        "who is riding the horse?",
+        "what colour are the letters?",
+        "is he reading a book?",
+    ],
+)
+def test_what_is_answered_as_well_as_anything(text: str) -> None:
+    assert not parse_question(text).weak
 
 
 @pytest.mark.parametrize(

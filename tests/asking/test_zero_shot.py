@@ -34,7 +34,24 @@ def test_what_is_plain_to_see(model: Encoder) -> None:
     assert ask(model, "cat.jpg", "is there no cat?").answer == "no"
     assert ask(model, "beach.jpg", "where was this taken?").replies[0].answer == "beach"
     assert ask(model, "elephant.png", "what animal is this?").replies[0].answer == "elephant"
-    assert ask(model, "beach.jpg", "how many elephants are there?").answer == "0"
+    assert ask(model, "beach.jpg", "how many elephants are there?").replies[0].answer == "0"
+
+
+@pytest.mark.parametrize(
+    ("picture", "question"),
+    [
+        ("beach.jpg", "how many elephants are there?"),
+        ("cat.jpg", "is the cat left of the dog?"),
+        ("cat.jpg", "what does the sign say?"),
+        ("cat.jpg", "what colour is the cat left of the dog?"),  # by the head
+    ],
+)
+def test_what_such_models_are_bad_at_is_never_sure(
+    model: Encoder, picture: str, question: str
+) -> None:
+    answered = ask(model, picture, question)
+    assert (answered.sure, answered.answer) == (False, None)
+    assert answered.replies and answered.notes
 
 
 def test_own_answers(model: Encoder) -> None:

@@ -39,13 +39,21 @@ TAKEN = {
 
 COUNTING = "counting is weak: such models hardly tell two from four"
 DOING = "what is done is weak: such models name things better than what happens to them"
+READING = "such models read no text and know no names, dates or clock times"
 RELATIONS = "relations between things are weak: such models see the things, not who is where"
 NEGATION = "asked as its contrary: such models do not understand negation"
 WHO = "it never says who somebody is, only what kind of person"
 OPEN = "taken for a question of no known type; answered from all everyday words"
 _RELATION = re.compile(
-    r"\b(left|right|behind|front of|under|above|below|beside|next to|between|on top of|"
-    r"closer|farther|bigger than|smaller than|taller than|more than|facing)\b"
+    r"\b(left|right|behind|front of|under|underneath|beneath|(?<!from )above|below|beside|next to|"
+    r"near|nearer|nearest|between|on top of|facing|more than|fewer than|"
+    r"(?:clos|bigg|small|larg|tall|short|long|high|low|fast|heavi|old|young)(?:er|est)|"
+    r"farther|farthest|further|furthest)\b"
+)
+_TO_READ = re.compile(
+    r"\b(says?|spells?|written|names?|named)\b|^who (is|are|was|were) \w+$|"
+    r"^(what|which) ((is|are|was) )?(the )?(texts?|words?|letters?|city|town|country|brand|title|"
+    r"price|year|date|hour|day|(time|numbers?)(?! of))\b"
 )
 
 # What a question begins with that is no part of its options.
@@ -70,6 +78,7 @@ class Question:
         negated: whether a yes/no question denies: its "yes" says that the statement is wrong.
         noun: of a count, what is counted.
         notes: what a reader of the answer should know.
+        weak: whether such models are known to be bad at it, so that no answer is sure.
         text: as it was typed.
     """
 
@@ -81,6 +90,7 @@ class Question:
     negated: bool = False
     noun: str = ""
     notes: tuple[str, ...] = ()
+    weak: bool = False
     text: str = ""
 
     def statements(self) -> list[str]:
@@ -115,8 +125,9 @@ def parse_question(text: str, answers: Sequence[str] = ()) -> Question:
     question = question or Question("choice", f"{said}: {{}}.")
     if answers:
         question = _among(question, answers)
-    if _RELATION.search(said):
-        question = replace(question, notes=(*question.notes, RELATIONS))
+    for asked, note in ((_RELATION, RELATIONS), (_TO_READ, READING)):
+        if asked.search(said):
+            question = replace(question, notes=(*question.notes, note), weak=True)
     return replace(question, text=text.strip())
 
 
@@ -178,7 +189,7 @@ def _among(question: Question, answers: Sequence[str]) -> Question:
     statement = question.statement
     if question.kind in ("yes/no", "reason", "choice") and "{}" not in statement:
         statement = f"{statement.rstrip('.')}, {{}}."
-    return Question("choice", statement, phrases, noun=question.noun, notes=question.notes)
+    return replace(question, kind="choice", statement=statement, answers=phrases)
 
 
 # --- the rules: each takes a plain question and gives None if it is not of its forms ------------
@@ -257,7 +268,8 @@ def _count(said: str) -> Question | None:
         str(number): f"{word} {singular(noun) if number == 1 else plural(noun)}"
         for number, word in enumerate(NUMBERS, 1)
     }
-    return Question("count", statement, answers, noun=f"{noun} {tail}".strip(), notes=(COUNTING,))
+    noun = f"{noun} {tail}".strip()
+    return Question("count", statement, answers, noun=noun, notes=(COUNTING,), weak=True)
 
 
 def _colour(said: str) -> Question | None:

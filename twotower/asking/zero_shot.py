@@ -125,6 +125,12 @@ class Judge:
             everyday: text_embeds of everyday words [n, embed_dim].
             cells: what the head sees of the picture [cells, width].
         """
+        replies, sure = self._replies(image_embeds, everyday, cells)
+        return replies, sure and not self.question.weak
+
+    def _replies(
+        self, image_embeds: Floats, everyday: Floats, cells: Floats | None
+    ) -> tuple[list[Reply], bool]:
         if self.head:
             assert cells is not None
             logits = self.head.logits(cells, *self.tokens)[0, self.columns]
