@@ -7,12 +7,13 @@ Zero-shot and the head that comes with the model, against the best constant answ
 the answer that is most frequent for the question in flickr8k-train: on questions derived from the
 captions of flickr8k-val (`caption_questions.py`), and on hand-written ones about examples/photos
 (`examples/questions.csv`). One's own head: on the test questions of easy-VQA (the folder
-`easy_vqa/data` of the package on PyPI). How many
+`easy_vqa/data` of the package on PyPI); without --head, its rows stay as they are. How many
 pictures of a library show something, expected and counted, against captions. Writes
 results/asking.csv and the tables in docs/asking.md. --fit prints the constants of the code, fitted
 on flickr8k-val: the bundled model learned from flickr8k-train, where its cosines are too good. How
 far their probabilities can be believed is measured on half of the pictures with the constants of
-the other half, and the other way round.
+the other half, and the other way round; that table and the sentence on counts are in the page
+alone.
 """
 
 from __future__ import annotations
@@ -99,13 +100,18 @@ def main() -> None:
     )
     items, photos = by_hand()
     rows += compared(model, BY_HAND, items, see(model, photos, head), head)
-    if arguments.head:
-        rows += of_head(arguments.head, arguments.easy_vqa, model)
+    rows += of_head(arguments.head, arguments.easy_vqa, model) if arguments.head else kept(EASY)
     with RESULTS.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(FIELDS)
         writer.writerows(rows)
     write_tables(rows, believed, counts(model, captions, seen.image_embeds))
+
+
+def kept(of: str) -> list[Row]:
+    """Rows of a set that is not measured this time, as they are."""
+    with RESULTS.open(newline="") as file:
+        return [tuple(row) for row in csv.reader(file) if row[1] == of]
 
 
 @dataclass(frozen=True)
@@ -419,7 +425,13 @@ def logistic(
 
 
 def write_tables(rows: Sequence[Row], believed: str, counted: str) -> None:
-    text = PAGE.read_text(encoding="utf-8")
+    text = with_tables(PAGE.read_text(encoding="utf-8"), rows)
+    text = put(put(text, "reliability", believed), "counts", counted)
+    PAGE.write_text(text, encoding="utf-8")
+
+
+def with_tables(text: str, rows: Sequence[Row]) -> str:
+    """The page with the tables of these rows."""
     for mark, (of, methods) in TABLES.items():
         by = {
             method: {r[2]: r for r in rows if r[1] == of and r[3] == method} for method in methods
@@ -427,8 +439,7 @@ def write_tables(rows: Sequence[Row], believed: str, counted: str) -> None:
         by = {method: some for method, some in by.items() if some}
         if by:
             text = put(text, mark, markdown(by))
-    text = put(put(text, "reliability", believed), "counts", counted)
-    PAGE.write_text(text, encoding="utf-8")
+    return text
 
 
 def markdown(by: dict[str, dict[str, Row]]) -> str:
