@@ -98,6 +98,15 @@ def test_denials_that_are_not_understood(text: str) -> None:
         parse_library_question(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["how many of my pictures show", "how many of my pictures do not show?", "find photos of"],
+)
+def test_something_must_be_named(text: str) -> None:
+    with pytest.raises(QuestionError, match="names nothing"):
+        parse_library_question(text)
+
+
 def test_what_only_a_library_can_answer() -> None:
     for text in ("how many of my pictures show snow?", "how many pictures do I have?"):
         assert is_about_library(text)

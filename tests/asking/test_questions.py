@@ -8,6 +8,7 @@ from twotower.asking.questions import (
     COUNTING,
     DOING,
     NEGATION,
+    ONE_OF,
     READING,
     RELATIONS,
     WHO,
@@ -74,6 +75,10 @@ FORMS = [
     ("is the dog running on grass?", "yes/no", "the dog is running on grass."),
     ("does the man wear a hat?", "yes/no", "the man wears a hat."),
     ("does the dog have a collar?", "yes/no", "a photo of the dog with a collar."),
+    ("does he wear a hat?", "yes/no", "a photo of someone who wears a hat."),
+    ("does she have a hat?", "yes/no", "a photo with a hat."),
+    ("does it look old?", "yes/no", "it looks old."),
+    ("does it show a dog?", "yes/no", "a photo of a dog."),
     ("is it raining?", "yes/no", "it is raining."),
     ("is this indoors?", "yes/no", "a photo taken indoors."),
     ("is anyone smiling?", "yes/no", "a photo of someone smiling."),
@@ -98,6 +103,16 @@ CHOICES = [
     ("is it a cat or a dog?", ["a photo of a cat.", "a photo of a dog."]),
     ("cat or dog?", ["a photo of a cat.", "a photo of a dog."]),
     ("is the car red or blue?", ["the car is red.", "the car is blue."]),
+    (
+        "does he look happy or sad?",
+        [f"a photo of someone who looks {one}." for one in ("happy", "sad")],
+    ),
+    (
+        "is it a cat, a dog or people?",
+        ["a photo of a cat.", "a photo of a dog.", "a photo of people."],
+    ),
+    ("is there a cat, a dog or neither?", ["a photo of a cat.", "a photo of a dog."]),
+    ("is it a cat or a dog or both?", ["a photo of a cat.", "a photo of a dog."]),
     ("is it red or blue?", ["a photo of something red.", "a photo of something blue."]),
     ("is it day or night?", ["a photo taken in the daytime.", "a photo taken at night."]),
     (
@@ -128,6 +143,13 @@ def test_choices(text: str, statements: list[str]) -> None:
 
 def test_yes_or_not_is_no_choice() -> None:
     assert parse_question("is it a dog or not?").kind == "yes/no"
+    neither = parse_question("is there a dog or neither?")
+    assert (neither.kind, neither.statement) == ("yes/no", "a photo of a dog.")
+
+
+def test_neither_is_no_statement() -> None:
+    question = parse_question("is there a cat, a dog or neither?")
+    assert question.weak and ONE_OF in question.notes
 
 
 @pytest.mark.parametrize(

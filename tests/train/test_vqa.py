@@ -70,6 +70,13 @@ def test_it_looks_at_the_picture(
     assert "[trained]" in capsys.readouterr().out
 
 
+def test_all_that_is_written_has_the_mode_that_the_umask_says(
+    trained: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    assert {one.stat().st_mode for one in trained.iterdir()} == {(tmp_path / "file").stat().st_mode}
+
+
 def test_what_is_written_takes_cells_as_they_are(folder: Path, tiny_directory: Path) -> None:
     samples = read_samples(folder)
     seen = Seen(Cells(tiny_directory), samples, lambda text: None)

@@ -30,6 +30,12 @@ def claim(asked: str) -> str:
         r"(?:there|you see|we see|i see|(?:it|this|that) (?:show|contain|have|depict)s?) (.+)", rest
     ):
         return f"a photo of {_thing(match[1])}."
+    if match := re.fullmatch(r"(he|she|they|it|this|that) (?!have |show |contain )(\w+)(.*)", rest):
+        who, verb, tail = match.groups()
+        if auxiliary in ("does", "do", "did") and who in ("he", "she", "they"):
+            return f"a photo of someone who {verb}s{tail}."
+        if auxiliary == "does" and verb in ("look", "seem", "appear"):
+            return f"it {verb}s{tail}."
     if match := re.fullmatch(r"(?:this|it|that|they|these|those|he|she) (.+)", rest):
         return _of_picture(auxiliary, match[1])
     if match := re.fullmatch(r"(?:anyone|anybody|someone|somebody) (.+)", rest):

@@ -47,10 +47,8 @@ Floats = NDArray[np.float32]
 
 _PICTURES = rf"(?:(?:{PICTURE})s?\b)"
 _SAW = r"(?:photograph(?:ed)?|see|saw|seen|shoot|shot|take|took|taken)\b"
-_SHOWING = (
-    r"(?:(?:that |which )?(?:show|shows|contain|contains|have|has|depict|depicts|include|with|of|"
-    r"are of|is of|are|were taken|was taken|taken)\b)"
-)
+_SHOW = "show|shows|contain|contains|have|has|depict|depicts|include|with|of|are of|is of"
+_SHOWING = rf"(?:(?:that |which )?(?:{_SHOW}|are|were taken|was taken|taken)\b)"
 _MONTHS = (
     "january february march april may june july august september october november december".split()
 )
@@ -137,13 +135,18 @@ def parse_library_question(text: str) -> LibraryQuestion | None:
     """What a question asks of a library; None for one that is about single pictures.
 
     Raises:
-        QuestionError: it has no words, or denies in a way that is not understood.
+        QuestionError: it has no words, does not say what is shown, or denies in a way that is not
+            understood.
     """
     said, filters = _without_dates(plain(text))
     for kind, form in _FORMS:
         if match := re.match(form, said):
             tail, negated = _without_denial(said[match.end() :])
             thing = _thing(tail)
+            if not thing and re.search(rf"(?<! i) (?:{_SHOW})$", tail):
+                raise QuestionError(
+                    f'{text.strip()!r} names nothing; ask, for example, "... show snow?"'
+                )
             if _DENIAL.search(thing) or (negated and not (thing and kind in INVERTED)):
                 raise QuestionError(
                     f"{text.strip()!r}: such a negation is not understood; ask, for example, "
@@ -388,7 +391,7 @@ def _without_denial(tail: str) -> tuple[str, bool]:
     for denial, instead in (
         (rf"{between}) (?:do|does|did|are|is|were)(?: not|n'?t)\b", r"\1"),
         (rf"{between}) without(?: any)?\b", r"\1 with"),
-        (rf"{between} (?:show|contain|have|depict|include|with|of)) (?:no|not any)\b", r"\1"),
+        (rf"{between} (?:{_SHOW})) (?:no|not any)\b", r"\1"),
     ):
         said, found = re.subn(denial, instead, tail)
         if found:

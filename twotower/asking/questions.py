@@ -43,6 +43,7 @@ READING = "such models read no text and know no names, dates or clock times"
 RELATIONS = "relations between things are weak: such models see the things, not who is where"
 NEGATION = "asked as its contrary: such models do not understand negation"
 WHO = "it never says who somebody is, only what kind of person"
+ONE_OF = "it is always one of those named; ask of each whether it is there"
 OPEN = "taken for a question of no known type; answered from all everyday words"
 _RELATION = re.compile(
     r"\b(left|right|behind|front of|under|underneath|beneath|(?<!from )above|below|beside|next to|"
@@ -55,6 +56,8 @@ _TO_READ = re.compile(
     r"^(what|which) ((is|are|was) )?(the )?(texts?|words?|letters?|city|town|country|brand|title|"
     r"price|year|date|hour|day|(time|numbers?)(?! of))\b"
 )
+
+NONE_OR_ALL = "neither|none|nothing|both|all"  # at the end of a choice: no statement
 
 # What a question begins with that is no part of its options.
 _BEGIN = re.compile(rf"(?:(?:{AUXILIARY})\b ?)?(?:(?:{PRONOUN})\b ?)?(?:(?:show|contain)s? ?)?")
@@ -201,8 +204,12 @@ def _choice(said: str) -> Question | None:
     What the options have in common stands before the first one, which begins with the same small
     word as the last, or else has as many words, but is not the verb or a pronoun.
     """
+    if named := re.fullmatch(rf"(.+?),? or (?:{NONE_OR_ALL})", said):
+        first, comma, last = named[1].rpartition(", ")
+        question = _choice(f"{first} or {last}" if comma else named[1])
+        return replace(question, notes=(ONE_OF,), weak=True) if question else None
     match = re.fullmatch(rf"(?:(?:{INTERROGATIVE}) .*?, )?(.+?),? or (.+)", said)
-    if not match or re.fullmatch(r"not|no|none", match[2]) or said.startswith("how many"):
+    if not match or re.fullmatch(r"not|no", match[2]) or said.startswith("how many"):
         return None
     first, *middle = [one.strip() for one in match[1].split(",")]
     last = match[2]
@@ -214,6 +221,8 @@ def _choice(said: str) -> Question | None:
         start = max(i for i, word in enumerate(words) if word in ("a", "an"))
     else:
         start = max(len(words) - len(last.split()), min(least, len(words) - 1))
+    if start and words[start - 1] in ("a", "an") and re.match(r"(a|an) ", (*middle, last)[0]):
+        start -= 1  # the article belongs to the option, as that of the next one does
     begin = " ".join(words[:start])
     options = [" ".join(words[start:]), *middle, last]
     if _BEGIN.fullmatch(begin):
@@ -447,7 +456,7 @@ def _yes_no(said: str) -> Question | None:
     """
     asked = re.sub(r"^(if|whether) ", "is ", said)
     asked = re.sub(r"^(\w+)n't\b", _without_not, asked)
-    asked = re.sub(r",? or (not|no)$", "", asked)
+    asked = re.sub(rf",? or (not|no|{NONE_OR_ALL})$", "", asked)
     if not re.match(rf"({AUXILIARY}) (?!({PRONOUN})$)\w", asked):
         return None
     denial = re.search(r"\b(not|never|no one|nobody|nothing|no|without)\b", asked)

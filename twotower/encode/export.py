@@ -201,6 +201,9 @@ def new_directory(destination: Path) -> Iterator[Path]:
         directory.mkdir()
         try:
             yield directory
+            for path in filter(Path.is_file, directory.iterdir()):
+                # safetensors writes for the owner alone; the directory's mode follows the umask
+                path.chmod(directory.stat().st_mode & 0o666)
             directory.rename(destination)
         except SafetensorError as error:  # its form of a full disk
             raise ExportError(f"{destination}: cannot be written ({error})") from None
