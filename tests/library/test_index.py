@@ -15,7 +15,7 @@ from twotower.encode.load import BUNDLED
 from twotower.inputs.preprocess import Preprocess, PreprocessConfig
 from twotower.library import catalog as catalog_module
 from twotower.library import indexing
-from twotower.library.catalog import LibraryError
+from twotower.library.catalog import LibraryError, find_library
 from twotower.library.intake import Intake
 from twotower.library.library import Library
 from twotower.library.scan import scan
@@ -190,6 +190,16 @@ def test_a_library_belongs_to_one_folder_wherever_that_goes(
     inside.close()
     (tmp_path / "moved").rename(tmp_path / "again")  # together with the library inside
     assert Library(location=tmp_path / "again" / ".twotower").root == tmp_path / "again"
+
+
+def test_the_library_around_a_folder_is_that_of_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    index(tmp_path / "photos")
+    location = tmp_path.resolve() / "photos" / ".twotower"
+    assert find_library(tmp_path / "photos" / "within") == location
+    assert find_library(tmp_path / "photos" / ".." / "links") is None
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    assert find_library(tmp_path / "link" / "within") == location
 
 
 def test_before_the_first_index(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twotower.cli.main import main
+from twotower.cli.output import written_whole
 from twotower.library.calibrate import Background
 from twotower.library.catalog import MIGRATIONS, Catalog
 from twotower.library.detectors import FACTS, SENTENCES, judge_looks, measure
@@ -340,7 +341,12 @@ def test_a_wrong_line_is_named_and_the_others_are_learned(
         (("--vocabulary", "missing.txt"), "missing.txt: No such file"),
         (("--vocabulary", "{empty}"), "no tags in it; write one on each line"),
         (("--learn", "missing.csv"), "missing.csv: No such file"),
-        (("--export", "tags.docx", "--dry-run"), "tags.docx: no kind of export"),
+        (("--export", "tags.docx"), "tags.docx: cannot be written; end it in .csv or .json or"),
+        (("--export", "nowhere/tags.csv"), "choose a file in a folder that is there"),
+        (("--export", "{words}"), "words.txt: is read here, and would be lost"),
+        (("--review", "{root}/dog.jpg"), "dog.jpg: cannot be written; end it in .html or .htm"),
+        (("--to-folders", "{root}/by-tag"), "by-tag: lies among the pictures of"),
+        (("--to-folders", "{words}"), "words.txt: cannot be made (it is a file)"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -353,13 +359,54 @@ def test_bad_input_is_one_line(
 ) -> None:
     empty = tmp_path / "empty.txt"
     empty.touch()
-    given = [one.replace("{empty}", str(empty)) for one in arguments]
+    given = [one.format(empty=empty, words=words, root=root) for one in arguments]
     if "--vocabulary" not in given:
         given += ["--vocabulary", str(words)]
+    before = {path: path.read_bytes() for path in (words, root / "dog.jpg")}
     assert tag(root, *given, "--precision", "0.5") == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert message in lines[0]
+    assert {path: path.read_bytes() for path in before} == before
+    assert not list(root.glob("*.xmp"))
+
+
+@pytest.mark.parametrize("options", [("--to-folders", "by-tag"), ("--review", "cat.jpg")])
+def test_targets_are_looked_at_before_anything_is_indexed(
+    tmp_path: Path,
+    options: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copy(PHOTOS / "cat.jpg", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert tag(*options) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["cat.jpg"]
+
+
+def test_links_beside_pictures_whose_library_lies_elsewhere(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    location = (root / ".twotower").rename(tmp_path / "library")
+    Library(root, location=location).catalog.set_setting("root", json.dumps(str(root)))
+    options = ("--library", location, "--dry-run", "--to-folders", root / "by-tag")
+    assert tag(root / "some", *options) == 1
+    assert "lies among the pictures of" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_finished_is_as_before(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "tags.csv"
+    file.write_text("before")
+    with pytest.raises(OSError, match=r"tags\.csv"), written_whole(file) as out:
+        out.write("half")
+        raise OSError(28, "No space left on device")
+    assert file.read_text() == "before" and list(tmp_path.iterdir()) == [file]
+    with written_whole(file) as out:
+        out.write("after")
+    assert file.read_text() == "after" and list(tmp_path.iterdir()) == [file]
 
 
 def test_a_precision_that_is_none(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,15 +6,34 @@ import argparse
 import contextlib
 import json
 import re
+import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     # the class that argparse has no public name for
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
+
+
+@contextlib.contextmanager
+def written_whole(file: Path) -> Iterator[IO[str]]:
+    """A text file to write, that gets its name when all of it is there: a full disk leaves what was
+    there before."""
+    file = file.resolve()  # of a link, what it leads to
+    beside = file.with_name(f".twotower-{secrets.token_hex(4)}")
+    try:
+        with beside.open("x", encoding="utf-8", errors="surrogateescape", newline="") as out:
+            yield out
+        beside.replace(file)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from None
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from twotower.cli.output import written_whole
 from twotower.cli.thumbnails import thumbnail
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def write_review(library: Library, tagger: Tagger, tagged: list[TaggedPicture], 
     text = json.dumps(tree).replace("<", "\\u003c")  # so that no name can end the script
     page = PAGE.read_text(encoding="utf-8")
     page = page.replace("$library", html.escape(library.root.name)).replace("$data", text)
-    file.write_text(page, encoding="utf-8")
+    with written_whole(file) as out:
+        out.write(page)
     return len(questions)
 
 

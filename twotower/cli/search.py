@@ -106,21 +106,33 @@ def run_duplicates(arguments: argparse.Namespace) -> int:
 
 def open_library(folder: Path | None, location: Path | None) -> Library:
     """The library that is meant, indexed now if it never was."""
-    from twotower.library.catalog import CATALOG_FILE, LIBRARY_FOLDER, find_library
+    library = find_or_begin(folder, location)
+    index_if_new(library)
+    return library
+
+
+def find_or_begin(folder: Path | None, location: Path | None) -> Library:
+    """The library that is meant; nothing is written yet if there is none."""
+    from twotower.library.catalog import CATALOG_FILE, find_library
     from twotower.library.library import Library
 
     location = location or find_library(folder or Path.cwd())
     if location is not None and (location / CATALOG_FILE).exists():
         return Library(location=location)
-    folder = folder or Path.cwd()
-    library = Library(folder, location=location)
-    print(
-        f"twotower: {folder} is not indexed yet; it is now, once, into "
-        f"{location or folder / LIBRARY_FOLDER} (Ctrl-C loses nothing)",
-        file=sys.stderr,
-    )
-    index_once(library, sys.stderr)
-    return library
+    return Library(folder or Path.cwd(), location=location)
+
+
+def index_if_new(library: Library) -> None:
+    """Index a library that never was."""
+    from twotower.library.catalog import CATALOG_FILE
+
+    if not (library.location / CATALOG_FILE).exists():
+        print(
+            f"twotower: {library.root} is not indexed yet; it is now, once, into "
+            f"{library.location} (Ctrl-C loses nothing)",
+            file=sys.stderr,
+        )
+        index_once(library, sys.stderr)
 
 
 def give(query: Query, library: Library, arguments: argparse.Namespace, sort: Sort) -> int:

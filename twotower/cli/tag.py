@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twotower.cli.index import add_library_option
-from twotower.cli.output import FAILED, OK, to_json
-from twotower.cli.search import open_library, shown_path
+from twotower.cli.output import FAILED, OK, to_json, written_whole
+from twotower.cli.search import find_or_begin, index_if_new, shown_path
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from twotower.library.vocabulary import Vocabulary
 
 MOST_SHOWN = 8  # tags on a line
+PAGES = (".html", ".htm")
+EXPORTS = (".csv", ".json", ".txt")
 
 
 def add_commands(commands: Commands) -> None:
@@ -68,8 +70,10 @@ def share(text: str) -> float:
 def run_tag(arguments: argparse.Namespace) -> int:
     from twotower.library.vocabulary import read_vocabulary
 
-    vocabulary = read_vocabulary(arguments.vocabulary)  # before anything is indexed
-    library = open_library(arguments.folder, arguments.library)
+    library = find_or_begin(arguments.folder, arguments.library)
+    check_targets(arguments, library)  # before anything is indexed
+    vocabulary = read_vocabulary(arguments.vocabulary)
+    index_if_new(library)
     if arguments.undo:
         return undo(library)
     failed = 0
@@ -84,6 +88,24 @@ def run_tag(arguments: argparse.Namespace) -> int:
     else:
         failed += give(library, vocabulary, tagger, tagged, arguments)
     return FAILED if failed else OK
+
+
+def check_targets(arguments: argparse.Namespace, library: Library) -> None:
+    """Refuse to write over something that is no earlier target of this kind."""
+    from twotower.library.tag_export import ExportError, check_folder
+
+    for file, kinds in ((arguments.review, PAGES), (arguments.export, EXPORTS)):
+        if file is None:
+            continue
+        if file.suffix.lower() not in kinds:
+            raise ExportError(f"{file}: cannot be written; end it in {' or '.join(kinds)}")
+        if file.is_dir() or not file.absolute().parent.is_dir():
+            raise ExportError(f"{file}: cannot be written; choose a file in a folder that is there")
+        for read in (arguments.vocabulary, arguments.learn):
+            if read is not None and file.exists() and read.exists() and file.samefile(read):
+                raise ExportError(f"{file}: is read here, and would be lost; choose another name")
+    if arguments.to_folders:
+        check_folder(arguments.to_folders, library.root)
 
 
 def start(library: Library, vocabulary: Vocabulary, precision: float) -> Tagger:
@@ -223,12 +245,10 @@ def line(path: Path, tags: dict[tuple[str, ...], float]) -> str:
 
 
 def export(vocabulary: Vocabulary, given: Given, file: Path) -> None:
-    from twotower.library.tag_export import ExportError, write_csv, write_json, write_keyword_list
+    from twotower.library.tag_export import write_csv, write_json, write_keyword_list
 
     kind = file.suffix.lower()
-    if kind not in (".csv", ".json", ".txt"):
-        raise ExportError(f"{file}: no kind of export; end it in .csv, .json, or .txt for keywords")
-    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
+    with written_whole(file) as out:
         if kind == ".txt":
             used = {tag for _, tags in given for tag in tags}
             synonyms = {tag.path: tag.synonyms for tag in vocabulary.tags if tag.path in used}

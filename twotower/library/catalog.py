@@ -444,7 +444,7 @@ _SET = "REPLACE INTO settings (name, value) VALUES (?, ?)"
 
 def find_library(start: Path) -> Path | None:
     """The library folder of `start` or of the nearest folder above it, as git looks for its own."""
-    start = start.absolute()
+    start = start.resolve()
     for folder in (start, *start.parents):
         if (folder / LIBRARY_FOLDER / CATALOG_FILE).is_file():
             return folder / LIBRARY_FOLDER

@@ -95,15 +95,11 @@ def link_folders(
 
     Raises:
         ExportError: `target` cannot be made, or links cannot be made there, or it lies among the
-            pictures of a library, which would then have them twice.
+            pictures of a library (see `check_folder`).
     """
     linked = there = 0
     errors: list[str] = []
-    if library := find_library(target):
-        raise ExportError(
-            f"{target}: lies among the pictures of {library.parent}, which would then be found "
-            "twice; choose a folder outside"
-        )
+    check_folder(target)
     _make_folder(target)
     for path, tags in tagged:
         for tag in tags:
@@ -125,6 +121,22 @@ def link_folders(
             there += not made
         progress()
     return LinkReport(linked, there, tuple(dict.fromkeys(errors)))
+
+
+def check_folder(target: Path, root: Path | None = None) -> None:
+    """Raise `ExportError` where a folder of links cannot be.
+
+    Among the pictures in `root`, or of any library, these would be found twice.
+    """
+    if target.exists() and not target.is_dir():
+        raise ExportError(f"{target}: cannot be made (it is a file); choose another folder")
+    library = find_library(target)
+    for pictures in (root, library.parent if library else None):
+        if pictures is not None and target.resolve().is_relative_to(pictures.resolve()):
+            raise ExportError(
+                f"{target}: lies among the pictures of {pictures}, which would then be found "
+                "twice; choose a folder outside"
+            )
 
 
 def _make_folder(target: Path) -> None:
