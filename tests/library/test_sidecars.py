@@ -72,8 +72,10 @@ def test_writing_reading_and_taking_back(tmp_path: Path) -> None:
 
 
 @settings(unhurried, max_examples=20)
-@given(st.lists(sidecars(), min_size=1, max_size=2), TAGGINGS, TAGGINGS)
-def test_any_sidecars_come_back(contents: list[bytes], tags: dict, others: dict) -> None:
+@given(st.lists(sidecars(), min_size=1, max_size=2), TAGGINGS, TAGGINGS, st.booleans())
+def test_any_sidecars_come_back(
+    contents: list[bytes], tags: dict, others: dict, some_stay: bool
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         pictures = [photo(root / f"{number}.png") for number in range(len(contents))]
@@ -81,7 +83,9 @@ def test_any_sidecars_come_back(contents: list[bytes], tags: dict, others: dict)
             path.with_name(path.name + ".xmp").write_bytes(content)
         states = [files(root)]
         for some in (tags, others, {}):
-            report = write_tags(root / ".twotower", [(path, some) for path in pictures], "m")
+            wanted = [(path, some) for path in pictures]
+            judged = [*some, *list(tags)[:1]] if some_stay else None
+            report = write_tags(root / ".twotower", wanted, "m", judged=judged)
             assert not report.errors
             if report.files:
                 states.append(files(root))
@@ -131,6 +135,22 @@ def test_two_sidecars_are_both_kept_up(tmp_path: Path) -> None:
     undo(tmp_path / ".twotower")
     assert files(tmp_path)["a.jpg.xmp"] == before["a.jpg.xmp"]
     assert read_keywords(path).ours == {}
+
+
+def test_tags_that_are_not_judged_stay(tmp_path: Path) -> None:
+    path, location = photo(tmp_path / "a.jpg"), tmp_path / ".twotower"
+    for name in ("a.jpg.xmp", "a.xmp"):
+        (tmp_path / name).write_bytes(SAMPLES["Lightroom"])
+    write_tags(location, [(path, {**POODLE, ("sea",): 0.5, ("sky",): 0.6})], "m")
+    report = write_tags(location, [(path, {("hill",): 0.7})], "n", judged=[("sea",), ("hill",)])
+    assert (report.files, report.removed) == (2, 1)
+    assert read_keywords(path).ours == {**POODLE, ("sky",): 0.6, ("hill",): 0.7}
+    # what a person takes out of one file goes from the other, judged or not
+    content = (tmp_path / "a.xmp").read_bytes()
+    (tmp_path / "a.xmp").write_bytes(content.replace(b"<rdf:li>poodle</rdf:li>", b""))
+    write_tags(location, [(path, {("hill",): 0.7})], "n", judged=[("hill",)])
+    assert b"poodle" not in (tmp_path / "a.jpg.xmp").read_bytes()
+    assert read_keywords(path).ours == {("sky",): 0.6, ("hill",): 0.7}
 
 
 def test_keywords_in_the_picture_are_not_hidden_by_a_new_sidecar(tmp_path: Path) -> None:

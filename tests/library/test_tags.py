@@ -2,6 +2,8 @@ import base64
 import csv
 import io
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from twotower.cli.output import written_whole
 from twotower.library.calibrate import Background
 from twotower.library.catalog import MIGRATIONS, Catalog
 from twotower.library.detectors import FACTS, SENTENCES, judge_looks, measure
+from twotower.library.keywords import read_keywords
 from twotower.library.library import Library
 from twotower.library.tags import Tagger
 from twotower.library.teach import learn
@@ -314,6 +317,36 @@ def test_corrections_are_written_and_taken_back(
     assert not list(root.glob("*.xmp"))
 
 
+def test_tags_of_another_vocabulary_stay(
+    root: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tag(root, "--vocabulary", words, "--precision", "0.5") == 0
+    before = read_keywords(root / "dog.jpg").ours
+    assert ("animal", "dog") in before
+    other = tmp_path / "other.txt"
+    other.write_text("fruit\nanimal\n")
+    corrections = tmp_path / "corrections.csv"
+    corrections.write_text("tag,picture,verdict\nanimal,dog.jpg,no\n")
+    capsys.readouterr()
+    assert tag(root, "--vocabulary", other, "--learn", corrections) == 0
+    assert re.search(r"[1-9]\d* earlier tags taken out", capsys.readouterr().err)
+    after = read_keywords(root / "dog.jpg").ours
+    assert after == {tag: p for tag, p in before.items() if tag != ("animal",)}
+
+
+def test_corrections_that_cannot_be_used_write_nothing(
+    root: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with a page that was made with another vocabulary."""
+    corrections = tmp_path / "corrections.csv"
+    corrections.write_text("tag,picture,verdict\nunicorn,dog.jpg,yes\nfruit,oranges.jpg,yes\n")
+    assert tag(root, "--vocabulary", words, "--learn", corrections) == 1
+    assert "no sidecars are written: mend" in capsys.readouterr().err
+    assert not list(root.glob("*.xmp"))
+    library = Library(root)
+    assert [one.tag for one in library.catalog.corrections()] == ["fruit"]
+
+
 def test_a_wrong_line_is_named_and_the_others_are_learned(
     root: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -454,6 +487,8 @@ def test_the_review_page_holds_what_is_unsure(
     assert tag(root, "--vocabulary", words, "--review", page) == 0
     assert not list(root.glob("*.xmp"))
     text = page.read_text()
+    command = ["twotower", "tag", str(root), "--vocabulary", str(words), "--learn"]
+    assert f"<code>{shlex.join(command)} corrections.csv</code>" in text
     start = text.index('type="application/json">') + len('type="application/json">')
     tree = json.loads(text[start : text.index("</script>", start)])
     assert "animal|dog" in {one["tag"] for one in tree["tags"]}

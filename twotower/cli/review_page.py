@@ -26,8 +26,13 @@ TAGS = 60  # the most that one page asks about
 PAGE = Path(__file__).with_name("review.html")
 
 
-def write_review(library: Library, tagger: Tagger, tagged: list[TaggedPicture], file: Path) -> int:
+def write_review(
+    library: Library, tagger: Tagger, tagged: list[TaggedPicture], file: Path, learning: str
+) -> int:
     """Write the page: the tags about which most is unsure, of each the least sure pictures first.
+
+    Args:
+        learning: the command that takes in what is said there.
 
     Returns:
         How many tags are on it.
@@ -61,7 +66,10 @@ def write_review(library: Library, tagger: Tagger, tagged: list[TaggedPicture], 
     }
     text = json.dumps(tree).replace("<", "\\u003c")  # so that no name can end the script
     page = PAGE.read_text(encoding="utf-8")
-    page = page.replace("$library", html.escape(library.root.name)).replace("$data", text)
+    page = page.replace("$library", _shown(library.root.name)).replace(
+        "$learning", _shown(learning)
+    )
+    page = page.replace("$data", text)
     with written_whole(file) as out:
         out.write(page)
     return len(questions)
@@ -84,6 +92,11 @@ def choose(tagger: Tagger, tagged: list[TaggedPicture]) -> list[tuple[int, list[
         if rows:
             questions.append((tag, rows))
     return questions
+
+
+def _shown(name: str) -> str:
+    """As HTML; bytes that are no text cannot be shown there."""
+    return html.escape(os.fsencode(name).decode("utf-8", "replace"))
 
 
 def _picture(path: Path, record: PictureRecord) -> dict[str, Any] | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twotower.cli.index import add_library_option
-from twotower.cli.output import FAILED, OK, to_json, written_whole
+from twotower.cli.output import FAILED, OK, print_broken, to_json, written_whole
 from twotower.cli.search import find_or_begin, index_if_new, shown_path
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from twotower.library.tags import TaggedPicture, Tagger
     from twotower.library.vocabulary import Vocabulary
 
+PRECISION = 0.9
 MOST_SHOWN = 8  # tags on a line
 PAGES = (".html", ".htm")
 EXPORTS = (".csv", ".json", ".txt")
@@ -38,7 +40,10 @@ def add_commands(commands: Commands) -> None:
         help="your tags, as .txt, .csv, .yaml or .json (1 700 everyday ones)",
     )
     command.add_argument(
-        "--precision", type=share, default=0.9, help="the share of tags that shall be right (0.9)"
+        "--precision",
+        type=share,
+        default=PRECISION,
+        help="the share of tags that shall be right (0.9)",
     )
     command.add_argument("--dry-run", action="store_true", help="write nothing, only say the tags")
     command.add_argument("--json", action="store_true", help="print one JSON array")
@@ -76,18 +81,24 @@ def run_tag(arguments: argparse.Namespace) -> int:
     index_if_new(library)
     if arguments.undo:
         return undo(library)
-    failed = 0
-    if arguments.learn:
-        failed += learn(library, vocabulary, arguments.learn)
+    unusable = learn(library, vocabulary, arguments.learn) if arguments.learn else 0
     tagger = start(library, vocabulary, arguments.precision)
     ids = pictures(library, arguments.folder)
     with counting("Tagging", len(ids)) as advance:
         tagged = list(tagger.judge(ids, advance))
     if arguments.review:
-        review(library, tagger, tagged, arguments.review)
-    else:
-        failed += give(library, vocabulary, tagger, tagged, arguments)
-    return FAILED if failed else OK
+        review(library, tagger, tagged, arguments)
+        return FAILED if unusable else OK
+    given = with_paths(library, tagger, tagged)
+    say(given, tagger, arguments)
+    errors = hand_on(given, vocabulary, arguments)
+    if not arguments.dry_run:
+        if unusable:
+            errors += [f"no sidecars are written: mend {arguments.learn}, or give its --vocabulary"]
+        else:
+            errors += write(library, tagger, given, arguments.embed)
+    print_broken(errors)
+    return FAILED if errors or unusable else OK
 
 
 def check_targets(arguments: argparse.Namespace, library: Library) -> None:
@@ -157,7 +168,6 @@ def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def learn(library: Library, vocabulary: Vocabulary, file: Path) -> int:
     """Take in corrections. Returns how many lines could not be used."""
-    from twotower.cli.output import print_broken
     from twotower.library.corrections import take_in
 
     kept, errors = take_in(library, vocabulary, file)
@@ -166,31 +176,46 @@ def learn(library: Library, vocabulary: Vocabulary, file: Path) -> int:
     return len(errors)
 
 
-def review(library: Library, tagger: Tagger, tagged: list[TaggedPicture], file: Path) -> None:
-    from twotower.cli.review_page import write_review
-
-    count = write_review(library, tagger, tagged, file)
-    print(f"{file}: {count} tags to look at; nothing else was written", file=sys.stderr)
-
-
-def give(
+def review(
     library: Library,
-    vocabulary: Vocabulary,
     tagger: Tagger,
     tagged: list[TaggedPicture],
     arguments: argparse.Namespace,
-) -> int:
-    """Print, export and write the tags. Returns how many files had errors."""
-    from twotower.cli.output import print_broken
+) -> None:
+    from twotower.cli.review_page import write_review
 
-    paths = {
-        one.id: library.root / one.path
-        for one in library.catalog.pictures(one.id for one in tagged)
-    }
-    given = [
+    count = write_review(library, tagger, tagged, arguments.review, learning(arguments))
+    print(f"{arguments.review}: {count} tags to look at; nothing else was written", file=sys.stderr)
+
+
+def learning(arguments: argparse.Namespace) -> str:
+    """The command that takes in what is said on a review page, for these pictures and tags."""
+    command = ["twotower", "tag"]
+    if arguments.folder:
+        command += [str(arguments.folder.resolve())]
+    for option in ("library", "vocabulary"):
+        if path := getattr(arguments, option):
+            command += [f"--{option}", str(path.resolve())]
+    if arguments.precision != PRECISION:
+        command += ["--precision", f"{arguments.precision:g}"]
+    return shlex.join([*command, "--learn", "corrections.csv"])
+
+
+Given = list[tuple[Path, dict[tuple[str, ...], float]]]
+
+
+def with_paths(library: Library, tagger: Tagger, tagged: list[TaggedPicture]) -> Given:
+    """Pictures with the tags that they are given, the most probable first."""
+    records = library.catalog.pictures(one.id for one in tagged)
+    paths = {one.id: library.root / one.path for one in records}
+    return [
         (paths[one.id], {tagger.tags[i].path: float(one.probabilities[i]) for i in order(one)})
         for one in tagged
     ]
+
+
+def say(given: Given, tagger: Tagger, arguments: argparse.Namespace) -> None:
+    """Print the tags."""
     if arguments.json:
         trees = [
             {
@@ -211,23 +236,20 @@ def give(
             " more, and corrections (--review, --learn) teach",
             file=sys.stderr,
         )
-    errors: list[str] = []
+
+
+def hand_on(given: Given, vocabulary: Vocabulary, arguments: argparse.Namespace) -> list[str]:
+    """Write the tags for other programs. Returns the errors."""
     if arguments.export:
         export(vocabulary, given, arguments.export)
-    if arguments.to_folders:
-        from twotower.library.tag_export import link_folders
+    if not arguments.to_folders:
+        return []
+    from twotower.library.tag_export import link_folders
 
-        with counting("Linking", len(given)) as advance:
-            links = link_folders(arguments.to_folders, given, lambda: advance(1))
-        print(f"{arguments.to_folders}: {links.linked} links made", file=sys.stderr)
-        errors += links.errors
-    if not arguments.dry_run:
-        errors += write(library, given, arguments.embed)
-    print_broken(errors)
-    return len(errors)
-
-
-Given = list[tuple[Path, dict[tuple[str, ...], float]]]
+    with counting("Linking", len(given)) as advance:
+        links = link_folders(arguments.to_folders, given, lambda: advance(1))
+    print(f"{arguments.to_folders}: {links.linked} links made", file=sys.stderr)
+    return list(links.errors)
 
 
 def order(one: TaggedPicture) -> list[int]:
@@ -258,7 +280,7 @@ def export(vocabulary: Vocabulary, given: Given, file: Path) -> None:
     print(f"{file}: written", file=sys.stderr)
 
 
-def write(library: Library, given: Given, embed: bool) -> tuple[str, ...]:
+def write(library: Library, tagger: Tagger, given: Given, embed: bool) -> tuple[str, ...]:
     """Write sidecars. Returns the errors."""
     from twotower.library.sidecars import write_tags
 
@@ -266,18 +288,23 @@ def write(library: Library, given: Given, embed: bool) -> tuple[str, ...]:
     assert record is not None  # there are vectors
     with counting("Writing", len(given)) as advance:
         report = write_tags(
-            library.location, given, record.fingerprint, embed=embed, progress=lambda: advance(1)
+            library.location,
+            given,
+            record.fingerprint,
+            judged=[tag.path for tag in tagger.tags],
+            embed=embed,
+            progress=lambda: advance(1),
         )
     print(
-        f"tags of {report.pictures} pictures written into {report.files} files, {report.unchanged} "
-        "were so already; take it back with: twotower tag --undo",
+        f"tags of {report.pictures} pictures written into {report.files} files, {report.removed} "
+        f"earlier tags taken out, {report.unchanged} pictures were so already; take it back with: "
+        "twotower tag --undo",
         file=sys.stderr,
     )
     return report.errors
 
 
 def undo(library: Library) -> int:
-    from twotower.cli.output import print_broken
     from twotower.library.sidecars import undo as undo_tags
 
     report = undo_tags(library.location)

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -74,8 +74,16 @@ class ExifTool:
             self._process.communicate(b"-stay_open\nFalse\n")
             self._process = None
 
-    def plan(self, picture: Path, tags: Mapping[Tag, float], model: str = "-") -> Change | None:
+    def plan(
+        self,
+        picture: Path,
+        tags: Mapping[Tag, float],
+        model: str = "-",
+        judged: Set[tuple[str, ...]] | None = None,
+    ) -> Change | None:
         """What is to change in a picture file so that our tags in it are `tags`.
+
+        Tags of ours whose keys are not `judged` stay.
 
         Raises:
             SidecarError: exiftool cannot write into it, or its packet cannot be edited.
@@ -90,7 +98,7 @@ class ExifTool:
             raise SidecarError(f"{picture}: its XMP is in two parts; write a sidecar instead")
         try:
             ours = read_keywords_of(Packet(content)).ours
-            after = set_tags(content, tags, model, read_keywords(picture).person)
+            after = set_tags(content, tags, model, read_keywords(picture).person, judged)
         except XmpError as error:
             raise SidecarError(f"{picture}: its XMP: {error}; left as it is") from None
         if after == content:

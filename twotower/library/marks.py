@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
@@ -141,8 +141,17 @@ def _covers(claim: _Claim, name: Property) -> bool:
     return name.prefix in claim.lists or (name not in _LISTS and bool(claim.lists))
 
 
+def keys_of(tags: Iterable[Tag]) -> frozenset[tuple[str, ...]]:
+    """What to know tags by: those that people would call the same have one key."""
+    return frozenset(_keys(clean_tag(tag)) for tag in tags)
+
+
 def set_tags(
-    content: bytes, tags: Mapping[Tag, float], model: str = "-", person: Iterable[Tag] = ()
+    content: bytes,
+    tags: Mapping[Tag, float],
+    model: str = "-",
+    person: Iterable[Tag] = (),
+    judged: Set[tuple[str, ...]] | None = None,
 ) -> bytes:
     """Make the tags that are ours in a packet be exactly `tags`, and leave the rest as it is.
 
@@ -155,6 +164,8 @@ def set_tags(
         tags: each with its probability.
         model: the fingerprint of the model that says so.
         person: keywords of a person that are known from elsewhere, such as from the picture.
+        judged: keys (see `keys_of`) of what `tags` decides: tags of ours that are not among them
+            stay as they are. By default it decides all.
 
     Returns:
         The bytes, the same ones if there is nothing to change.
@@ -169,12 +180,15 @@ def set_tags(
     elsewhere = [tag for tag in person if tag and _keys(tag) not in claimed]
     theirs = list({_keys(tag): tag for tag in [*known.person, *elsewhere]}.values())
     refused = {_keys(tag) for tag in (*known.rejected, *theirs)}
-    wanted: dict[tuple[str, ...], tuple[Tag, float]] = {}
+    stay = [one for one in before if judged is not None and _keys(one.tag) not in judged]
+    wanted: dict[tuple[str, ...], _Claim] = {}
     for tag, probability in tags.items():
-        clean = clean_tag(tag)
-        if clean and _keys(clean) not in refused:
-            wanted.setdefault(_keys(clean), (clean, probability))
-    edits, lists = {}, {tag: set[str]() for tag, _ in wanted.values()}
+        one = _Claim(clean_tag(tag), min(1.0, max(0.0, probability)), _model(model), frozenset())
+        wanted.setdefault(_keys(one.tag), one)
+    for one in stay:
+        wanted.setdefault(_keys(one.tag), one)
+    wanted = {key: one for key, one in wanted.items() if key and key not in refused}
+    edits, lists = {}, {one.tag: set[str]() for one in wanted.values()}
     for name in _LISTS:
         ours = {_key(_written(name, one.tag)) for one in before if name.prefix in one.lists}
         there = {_key(text): text for text in packet.items(name)}
@@ -196,9 +210,9 @@ def set_tags(
         edits[name] = Edit(remove, [*begun.values(), *add] if add else ())
     claims = [one for one in before if one.rejected]
     claims += [
-        _Claim(tag, min(1.0, max(0.0, probability)), _model(model), frozenset(lists[tag]))
-        for tag, probability in wanted.values()
-        if lists[tag]
+        one._replace(lists=frozenset(lists[one.tag]), rejected=False)
+        for one in wanted.values()
+        if lists[one.tag]
     ]
     edits[MARK] = _difference(packet.items(MARK), map(str, claims))
     if not any(remove or add for remove, add in edits.values()):

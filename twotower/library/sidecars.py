@@ -8,7 +8,7 @@ and a new one is `a.jpg.xmp`, which cannot be taken for that of another picture.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from twotower.inputs.xmp import NEW_PACKET, Packet, XmpError
 from twotower.library.embedded import ExifTool, can_embed
 from twotower.library.journal import Change, Journal, SidecarError, UndoReport, read
 from twotower.library.keywords import read_keywords
-from twotower.library.marks import Tag, clean_tag, read_keywords_of, set_tags
+from twotower.library.marks import Tag, clean_tag, keys_of, read_keywords_of, set_tags
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,14 @@ class WriteReport:
     Attributes:
         pictures: how many have got or lost a tag.
         files: how many files were changed or made (or would be, in a dry run).
+        removed: earlier tags of ours that were taken out.
         unchanged: pictures that had these tags already.
         errors: one line each, naming the file or folder.
     """
 
     pictures: int
     files: int
+    removed: int
     unchanged: int
     errors: tuple[str, ...]
 
@@ -44,19 +46,22 @@ def write_tags(
     wanted: Iterable[tuple[Path, Mapping[Tag, float]]],
     model: str,
     *,
+    judged: Iterable[Tag] | None = None,
     embed: bool = False,
     dry_run: bool = False,
     progress: Callable[[], None] = lambda: None,
 ) -> WriteReport:
     """Make our tags in the sidecars of pictures be exactly those given, as one run of the journal.
 
-    Tags of ours that are not given any more are taken out; keywords of a person are never touched,
-    and tags that a person has taken out are not written again.
+    Tags of ours that are judged and not given any more are taken out; keywords of a person are
+    never touched, and tags that a person has taken out are not written again.
 
     Args:
         location: the library's folder, where the journal lies.
         wanted: pictures, each with its tags and their probabilities.
         model: the fingerprint of the model.
+        judged: the tags that might have been given; ours that are not among them, such as those of
+            another vocabulary, stay. By default none stays that is not given.
         embed: write into the picture files themselves, through exiftool, where it can; a raw file
             or a video gets its sidecar all the same.
         dry_run: only say what would be done.
@@ -69,18 +74,23 @@ def write_tags(
     exiftool = ExifTool() if embed else None
     errors: list[str] = []
     unchanged = 0
+    decided = None if judged is None else keys_of(judged)
     picture_of: dict[Path, Path] = {}
+    taken_out: dict[Path, frozenset[tuple[str, ...]]] = {}  # by file
 
     def changes() -> Iterator[Change]:
         nonlocal unchanged
         for picture, tags in wanted:
             try:
-                planned = plan(picture, tags, model, exiftool)
+                planned = plan(picture, tags, model, exiftool, decided)
             except (SidecarError, OSError) as error:
                 errors.append(_line(error))
             else:
                 unchanged += not planned
-                picture_of.update((change.path, picture) for change in planned)
+                for change in planned:
+                    picture_of[change.path] = picture
+                    gone = keys_of(change.ours) - keys_of(tags)
+                    taken_out[change.path] = gone if decided is None else gone & decided
                 yield from planned
             progress()
 
@@ -100,6 +110,7 @@ def write_tags(
     return WriteReport(
         pictures=len({picture_of[path] for path in written}),
         files=len(written),
+        removed=len({(picture_of[path], key) for path in written for key in taken_out[path]}),
         unchanged=unchanged,
         errors=tuple(dict.fromkeys(errors)),
     )
@@ -116,12 +127,16 @@ def undo(location: Path) -> UndoReport:
 
 
 def plan(
-    picture: Path, tags: Mapping[Tag, float], model: str = "-", exiftool: ExifTool | None = None
+    picture: Path,
+    tags: Mapping[Tag, float],
+    model: str = "-",
+    exiftool: ExifTool | None = None,
+    judged: Set[tuple[str, ...]] | None = None,
 ) -> list[Change]:
     """What is to change on the disk so that our tags of a picture are `tags`: nothing, or files.
 
-    With exiftool it is the picture itself, and the sidecars that are there already, since programs
-    believe these rather than the picture.
+    Tags of ours whose keys are not `judged` stay. With exiftool it is the picture itself, and the
+    sidecars that are there already, since programs believe these rather than the picture.
 
     Raises:
         SidecarError: a file cannot be edited; two sidecars differ in nothing but capitals.
@@ -130,13 +145,15 @@ def plan(
     paths = sidecars_to_write(picture)
     known = read_keywords(picture)
     tags = {tag: p for tag, p in tags.items() if clean_tag(tag) not in known.rejected}
+    if judged is not None:  # what was taken out of one file goes from the others too
+        judged = judged | keys_of(known.rejected)
     changes = []
     if exiftool is not None and can_embed(picture):
-        changes.append(exiftool.plan(picture, tags, model))
+        changes.append(exiftool.plan(picture, tags, model, judged))
         paths = [path for path in paths if path.exists()]
     for path in paths:
         if tags or path.exists():
-            changes.append(_change(path, tags, model, known.person))
+            changes.append(_change(path, tags, model, known.person, judged))
     return [change for change in changes if change is not None]
 
 
@@ -181,12 +198,16 @@ _ALL_SUFFIXES = PICTURE_SUFFIXES | RAW_SUFFIXES | VIDEO_SUFFIXES
 
 
 def _change(
-    path: Path, tags: Mapping[Tag, float], model: str, person: Iterable[Tag]
+    path: Path,
+    tags: Mapping[Tag, float],
+    model: str,
+    person: Iterable[Tag],
+    judged: Set[tuple[str, ...]] | None = None,
 ) -> Change | None:
     before = read(path)
     try:
         content = NEW_PACKET if before is None else before
-        after = set_tags(content, tags, model, person)
+        after = set_tags(content, tags, model, person, judged)
         ours = read_keywords_of(Packet(content)).ours
     except XmpError as error:
         raise SidecarError(f"{path}: {error}; left as it is") from None
