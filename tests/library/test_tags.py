@@ -480,6 +480,30 @@ def test_the_tags_of_one_folder(
     assert "nowhere: no folder in" in capsys.readouterr().err
 
 
+def test_pictures_that_are_not_as_they_were_indexed_are_left(
+    root: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "beach.jpg").unlink()
+    shutil.copy(root / "dog.jpg", root / "cat.jpg")
+    for options in ((), ("--review", tmp_path / "page.html")):
+        assert tag(root, "--vocabulary", words, "--precision", "0.5", *options) == 1
+        printed = capsys.readouterr()
+        assert "beach.jpg: has gone since it was indexed; run: twotower index\n" in printed.err
+        assert "cat.jpg: has changed since it was indexed; run: twotower index\n" in printed.err
+        assert "beach.jpg" not in printed.out and "cat.jpg" not in printed.out
+    assert not (root / "beach.jpg.xmp").exists() and not (root / "cat.jpg.xmp").exists()
+    assert (root / "dog.jpg.xmp").exists()
+
+
+def test_a_folder_that_is_not_indexed_yet_is_named(
+    root: Path, words: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "new").mkdir()
+    shutil.copy(root / "dog.jpg", root / "new")
+    assert tag(root / "new", "--vocabulary", words) == 1
+    assert "new: no indexed pictures in it; if there are new" in capsys.readouterr().err
+
+
 def test_the_review_page_holds_what_is_unsure(
     root: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,17 +81,18 @@ def run_tag(arguments: argparse.Namespace) -> int:
     index_if_new(library)
     if arguments.undo:
         return undo(library)
+    ids, stale = pictures(library, arguments.folder)
     unusable = learn(library, vocabulary, arguments.learn) if arguments.learn else 0
     tagger = start(library, vocabulary, arguments.precision)
-    ids = pictures(library, arguments.folder)
     with counting("Tagging", len(ids)) as advance:
         tagged = list(tagger.judge(ids, advance))
     if arguments.review:
         review(library, tagger, tagged, arguments)
-        return FAILED if unusable else OK
+        print_broken(stale)
+        return FAILED if stale or unusable else OK
     given = with_paths(library, tagger, tagged)
     say(given, tagger, arguments)
-    errors = hand_on(given, vocabulary, arguments)
+    errors = stale + hand_on(given, vocabulary, arguments)
     if not arguments.dry_run:
         if unusable:
             errors += [f"no sidecars are written: mend {arguments.learn}, or give its --vocabulary"]
@@ -135,8 +136,13 @@ def start(library: Library, vocabulary: Vocabulary, precision: float) -> Tagger:
     return tagger
 
 
-def pictures(library: Library, folder: Path | None) -> list[int]:
-    """Ids of the readable pictures in a folder, by path; of all of them without one."""
+def pictures(library: Library, folder: Path | None) -> tuple[list[int], list[str]]:
+    """The readable pictures in a folder; all of them without one.
+
+    Returns:
+        Their ids, by path, and a line for each that is no longer what was indexed: its vector says
+        nothing of what is there now.
+    """
     from twotower.library.catalog import LibraryError
 
     where: tuple[str, list[bytes]] = ("1", [])
@@ -149,7 +155,26 @@ def pictures(library: Library, folder: Path | None) -> list[int]:
             where = library.catalog.in_folder(relative)
     ids = library.catalog.select(*where)
     records = sorted(library.catalog.pictures(ids), key=lambda one: one.path)
-    return [one.id for one in records]
+    if not records:
+        raise LibraryError(
+            f"{folder or library.root}: no indexed pictures in it; if there are new ones, run: "
+            "twotower index"
+        )
+    found, stale = [], []
+    for one in records:
+        path = library.root / one.path
+        try:
+            facts = path.stat()
+        except OSError:
+            stale.append(f"{shown_path(path)}: has gone since it was indexed; run: twotower index")
+            continue
+        if (facts.st_size, facts.st_mtime_ns) == (one.size, one.mtime_ns):
+            found.append(one.id)
+        else:
+            stale.append(
+                f"{shown_path(path)}: has changed since it was indexed; run: twotower index"
+            )
+    return found, stale
 
 
 @contextlib.contextmanager
