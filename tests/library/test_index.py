@@ -158,6 +158,44 @@ def test_vectors_move_to_milvus_and_back(
         assert len(list(photos.glob(".twotower/vectors-*"))) == files
 
 
+def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on no Milvus answers."""
+
+    def fail(address: str, *_: object) -> None:
+        raise LibraryError(f"{address}: Milvus says: nobody there")
+
+    monkeypatch.setattr("twotower.library.milvus.MilvusVectors.__init__", fail)
+
+
+def test_vectors_that_cannot_be_opened_leave_nothing_behind(
+    photos: Path, tiny_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Library(photos, model=tiny_directory).index()
+    unreachable(monkeypatch)
+    with pytest.raises(LibraryError, match="nobody there"):
+        Library(photos, vectors="milvus://localhost:1/x").index()
+    library = Library(photos, model=BUNDLED)
+    assert [one.vectors for one in library.catalog.models()] == [None]
+    assert library.index().added == 5
+    assert len(library.catalog.models()) == 1
+
+
+def test_away_from_a_milvus_that_is_gone(
+    photos: Path, tiny_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("milvus_lite", reason="pip install 'twotower[milvus]'")
+    library = Library(photos, model=tiny_directory, vectors=f"{tmp_path}/vectors.db")
+    library.index()
+    library.close()
+    unreachable(monkeypatch)
+    back = Library(photos, vectors="local")
+    with pytest.warns(UserWarning) as warned:
+        assert back.index().added == 5
+    assert "read again" in str(warned[0].message) and "stays" in str(warned[1].message)
+    assert len(back.vectors) == 5 and len(back.catalog.models()) == 1
+    assert Library(photos).index().unchanged == 5
+
+
 def test_models_and_libraries_do_not_meet_in_milvus(
     photos: Path, tiny_directory: Path, tmp_path: Path
 ) -> None:

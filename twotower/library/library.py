@@ -6,8 +6,9 @@ import errno
 import hashlib
 import json
 import sqlite3
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from twotower.library.catalog import (
     ModelRecord,
     create_folder,
 )
-from twotower.library.vectors import Vectors, open_vectors
+from twotower.library.vectors import LocalVectors, Vectors, open_vectors
 
 if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
@@ -140,20 +141,25 @@ class Library:
         with sole_writer(self.location), _disk_errors(self.location):
             catalog = self.__dict__["catalog"] = Catalog(self.location, self._root)
             used = catalog.model
+            before = {one.id for one in catalog.models()}
             target = catalog.add_model(self._describe(encoder, str(source), used))
+            try:
+                vectors = self._vectors_of(target)
+            except LibraryError:
+                if target.id not in before:
+                    catalog.remove_model(target)
+                raise
             if used is None:
                 catalog.use_model(target)  # what is there can be searched from the start
-            vectors = self._vectors_of(target)
-            if used and used.id != target.id and used.fingerprint == target.fingerprint:
-                _copy(self._vectors_of(used), vectors)
+            had = False
+            if used and used.id != target.id:
+                had = self._take_over(used, vectors, same=used.fingerprint == target.fingerprint)
             report = Indexing(catalog, vectors, encoder, progress).run()
-            had = used is not None and used.id != target.id and _has_lists(self._vectors_of(used))
             _build_lists(vectors, encoder, progress, asked=approximate, had=had)
             catalog.use_model(target)
             for other in catalog.models():
                 if other.id < target.id:  # a later one is still being built
-                    self._vectors_of(other).drop()
-                    catalog.remove_model(other)
+                    self._drop(other)
         self.__dict__.update(vectors=vectors, model=encoder)
         return report
 
@@ -223,6 +229,31 @@ class Library:
             raise LibraryError(f"{self.location}: nothing is indexed yet; run: twotower index")
         return record
 
+    def _take_over(self, used: ModelRecord, vectors: Vectors, same: bool) -> bool:
+        """Copy what is in use if it is of the same model, as far as it can be reached.
+
+        Returns:
+            Whether those in use are searched by lists.
+        """
+        if not same and used.vectors is not None:
+            return False  # Milvus has no lists, and need not be reached
+        try:
+            with closing(self._vectors_of(used)) as source:
+                if same:
+                    _copy(source, vectors)
+                return isinstance(source, LocalVectors) and source.has_lists()
+        except LibraryError as error:
+            warnings.warn(f"{error}; the pictures are read again", stacklevel=2)
+            return False
+
+    def _drop(self, record: ModelRecord) -> None:
+        """Forget a model that is no longer used, and delete its vectors if they can be reached."""
+        try:
+            self._vectors_of(record).drop()
+        except LibraryError as error:
+            warnings.warn(f"{error}; what is there is no longer used, and stays", stacklevel=2)
+        self.catalog.remove_model(record)
+
     def _vectors_of(self, record: ModelRecord) -> Vectors:
         name = f"{self.catalog.name}_{record.id}"
         location = record.vectors or self.location / f"vectors-{record.id}"
@@ -275,7 +306,6 @@ def _build_lists(
     from twotower.library.calibrate import background_texts
     from twotower.library.indexing import Progress
     from twotower.library.lists import LEAST
-    from twotower.library.vectors import LocalVectors
 
     if not isinstance(vectors, LocalVectors):
         if asked:
@@ -294,22 +324,12 @@ def _build_lists(
         vectors.approximate(queries, say)
 
 
-def _has_lists(vectors: Vectors) -> bool:
-    """Whether vectors, which are closed then, were searched by lists."""
-    from twotower.library.vectors import LocalVectors
-
-    has = isinstance(vectors, LocalVectors) and vectors.has_lists()
-    vectors.close()
-    return has
-
-
 def _copy(source: Vectors, target: Vectors) -> None:
-    """All vectors of one place to another; closes the first."""
+    """All vectors of one place to another."""
     ids = np.setdiff1d(source.ids(), target.ids())
     for start in range(0, len(ids), 10_000):
         some = ids[start : start + 10_000]
         target.add(some, source.get(some))
-    source.close()
 
 
 @contextmanager
