@@ -240,6 +240,22 @@ def test_the_library_around_a_folder_is_that_of_where_it_leads(tmp_path: Path) -
     assert find_library(tmp_path / "link" / "within") == location
 
 
+def test_a_program_may_go_to_another_folder(
+    photos: Path, tiny_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    library, other = Library("photos", model=tiny_directory), Library(location="photos/.twotower")
+    library.index()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert library.index().unchanged == 5 and len(other.vectors) == 5
+    assert library.search("type:png")[0].path.is_file()
+    photos.rename(tmp_path / "gone")
+    with pytest.raises(LibraryError, match="no such folder"):
+        library.index()
+    assert not photos.exists() and not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_before_the_first_index(tmp_path: Path) -> None:
     with pytest.raises(LibraryError, match="no such folder"):
         Library(tmp_path / "missing")

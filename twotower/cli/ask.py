@@ -16,10 +16,12 @@ from twotower.cli.output import (
     add_model_options,
     positive,
     print_array,
+    printable,
     progress,
+    shown_path,
     to_json,
 )
-from twotower.cli.search import hit_tree, open_library, shown_path
+from twotower.cli.search import hit_tree, open_library
 
 if TYPE_CHECKING:
     from twotower.asking.answered import Answered
@@ -172,7 +174,7 @@ def print_library_answer(answer: LibraryAnswer) -> None:
     for hit in answer.hits:
         date = f"  {hit.taken.replace('T', ' ')}" if hit.taken else ""
         name = "  (by its name)" if hit.probability < answer.cutoff else ""
-        print(f"  {hit.probability:4.0%}  {shown_path(hit.path)}{date}{name}")
+        print(f"  {hit.probability:4.0%}  {printable(shown_path(hit.path))}{date}{name}")
 
 
 def _library_tree(answer: LibraryAnswer) -> dict[str, Any]:

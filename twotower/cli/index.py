@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from twotower.cli.output import FAILED, OK, add_model_options
+from twotower.cli.output import FAILED, OK, add_model_options, printable, shown_path
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
     from twotower.library.indexing import IndexReport, Progress
     from twotower.library.library import Library
+
+_TICK_MS = 500  # how long to wait for a change before looking at the clock
+_RETRY_SECONDS = 10.0
 
 
 def add_commands(commands: Commands) -> None:
@@ -64,10 +69,10 @@ def run_index(arguments: argparse.Namespace) -> int:
     )
     if arguments.errors:
         return print_errors(library)
-    code = index_once(library, approximate=arguments.approximate)
     if arguments.watch:
-        watch(library)
-    return code
+        watch(library, approximate=arguments.approximate)
+        return OK
+    return index_once(library, approximate=arguments.approximate)
 
 
 def where(folder: Path | None, location: Path | None) -> tuple[Path | None, Path | None]:
@@ -88,7 +93,8 @@ def index_once(library: Library, out: TextIO | None = None, *, approximate: bool
         report = library.index(show, approximate=approximate)
     print(summary(report), file=out)
     for path, reason in report.unreadable.items():
-        print(f"twotower: {library.root / path}: {reason}; its pictures stay", file=sys.stderr)
+        folder = printable(shown_path(library.root / path))
+        print(f"twotower: {folder}: {reason}; its pictures stay", file=sys.stderr)
     if report.failed:
         print(f"twotower: {report.failed} could not be read: index --errors", file=sys.stderr)
     return FAILED if report.failed or report.unreadable else OK
@@ -106,12 +112,19 @@ def print_errors(library: Library) -> int:
     """One line for each picture that could not be read."""
     errors = library.catalog.errors()
     for record in errors:
-        print(" ".join(f"{library.root / record.path}: {record.error}".splitlines()))
+        print(printable(f"{shown_path(library.root / record.path)}: {record.error}"))
     return OK
 
 
-def watch(library: Library) -> None:
-    """Index again whenever something in the folder has changed, until Ctrl-C."""
+def watch(library: Library, *, approximate: bool = False) -> None:
+    """Index, and again whenever something in the folder has changed, until Ctrl-C.
+
+    What fails after the first time is said, and tried again: another process may be at it, or the
+    disk be away for a while.
+
+    Raises:
+        LibraryError: the first time fails.
+    """
     from twotower.library.catalog import LibraryError
 
     try:
@@ -121,15 +134,31 @@ def watch(library: Library) -> None:
             "--watch needs one more package; pip install 'twotower[watch]'"
         ) from None
     location = library.location.resolve()
-    print(f"watching {library.root} (Ctrl-C ends)", file=sys.stderr)
     changes = watchfiles.watch(
-        library.root,
+        library.root.resolve(),
         watch_filter=lambda change, path: not Path(path).is_relative_to(location),
         debounce=2000,
+        rust_timeout=_TICK_MS,
+        yield_on_timeout=True,
+        ignore_permission_denied=True,
         raise_interrupt=True,
     )
-    for _ in changes:
-        index_once(library)
+    next(changes)  # it looks from here on, and keeps what changes meanwhile
+    index_once(library, approximate=approximate)
+    root = printable(shown_path(library.root))
+    print(f"watching {root} (Ctrl-C ends)", file=sys.stderr)
+    due, said = math.inf, ""
+    for changed in changes:
+        if not changed and time.monotonic() < due:
+            continue
+        try:
+            index_once(library)
+            due, said = math.inf, ""
+        except LibraryError as error:
+            due = time.monotonic() + _RETRY_SECONDS
+            if str(error) != said:
+                print(f"twotower: {printable(str(error))}", file=sys.stderr)
+            said = str(error)
 
 
 @contextlib.contextmanager

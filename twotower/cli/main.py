@@ -23,7 +23,7 @@ from twotower.cli import (
     train,
     weights,
 )
-from twotower.cli.output import FAILED, INTERRUPTED, OK
+from twotower.cli.output import FAILED, INTERRUPTED, OK, printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,9 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+        return printable(f"{error.filename}: {error.strerror}")
+    return printable(" ".join(str(error).split()))
 
 
 def _print_warning(message: Warning | str, *_: Any) -> None:
-    print(f"twotower: {message}", file=sys.stderr)
+    print(f"twotower: {printable(str(message))}", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import re
 import secrets
 import sys
@@ -56,6 +57,17 @@ def status(text: str) -> Any:
     return Console(stderr=True).status(text)
 
 
+def shown_path(path: Path) -> str:
+    """A path as one writes it from here: relative, unless it lies outside."""
+    relative = os.path.relpath(path)
+    return str(path.resolve()) if relative.startswith("..") else relative
+
+
+def printable(text: str) -> str:
+    """Text for one line of a terminal: control characters, which a name may have, are escaped."""
+    return re.sub("[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
+
+
 def to_json(tree: Any, indent: int | None = None) -> str:
     """JSON as text, with the names of files that are no text escaped."""
     text = json.dumps(tree, ensure_ascii=False, indent=indent)
@@ -82,7 +94,7 @@ def print_array(trees: Iterable[dict[str, Any]]) -> int:
 
 def print_broken(broken: Sequence[str], most: int = 20) -> None:
     for line in broken[:most]:
-        print(f"twotower: {line}", file=sys.stderr)
+        print(f"twotower: {printable(line)}", file=sys.stderr)
     if len(broken) > most:
         print(f"twotower: and {len(broken) - most} more", file=sys.stderr)
 

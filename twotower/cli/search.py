@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twotower.cli.index import add_library_option, index_once
-from twotower.cli.output import OK, positive, to_json
+from twotower.cli.output import OK, positive, printable, shown_path, to_json
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -98,7 +97,7 @@ def run_duplicates(arguments: argparse.Namespace) -> int:
         return OK
     for group in groups:
         for hit in group:
-            print(f"{hit.score:.3f}  {shown_path(hit.path)}")
+            print(f"{hit.score:.3f}  {printable(shown_path(hit.path))}")
         print()
     print(f"{len(groups)} groups of copies" if groups else "no copies here")
     return OK
@@ -170,7 +169,7 @@ def print_answer(answer: Answer, offset: int, all: bool) -> None:
         notes += ["by its name"] if hit.named else []
         notes += [] if hit.match else ["below the cut-off"]
         note = f"  ({', '.join(notes)})" if notes else ""
-        print(f"{hit.probability:4.0%}  {shown_path(hit.path)}{note}")
+        print(f"{hit.probability:4.0%}  {printable(shown_path(hit.path))}{note}")
     if not answer.matches:
         hint = "" if all else "; --all lists what comes nearest"
         print(f"nothing here matches {answer.query!r}{hint}", file=sys.stderr)
@@ -201,12 +200,6 @@ def hit_tree(hit: Hit) -> dict[str, Any]:
         "taken": hit.taken,
         "copies": [shown_path(path) for path in hit.copies],
     }
-
-
-def shown_path(path: Path) -> str:
-    """A path as one writes it from here: relative, unless it lies outside."""
-    relative = os.path.relpath(path)
-    return str(path.resolve()) if relative.startswith("..") else relative
 
 
 def copy_hits(hits: Iterable[Hit], folder: Path) -> int:

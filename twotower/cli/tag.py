@@ -11,8 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twotower.cli.index import add_library_option
-from twotower.cli.output import FAILED, OK, print_broken, to_json, written_whole
-from twotower.cli.search import find_or_begin, index_if_new, shown_path
+from twotower.cli.output import (
+    FAILED,
+    OK,
+    print_broken,
+    printable,
+    shown_path,
+    to_json,
+    written_whole,
+)
+from twotower.cli.search import find_or_begin, index_if_new
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -288,7 +296,7 @@ def line(path: Path, tags: dict[tuple[str, ...], float]) -> str:
     special = [(tag, p) for tag, p in tags.items() if tag not in above]
     parts = [f"{tag[-1]} {p:.0%}" for tag, p in special[:MOST_SHOWN]]
     parts += [f"and {len(special) - MOST_SHOWN} more"] if len(special) > MOST_SHOWN else []
-    return "  ".join([shown_path(path), *(parts or ["-"])])
+    return "  ".join([printable(shown_path(path)), *(parts or ["-"])])
 
 
 def export(vocabulary: Vocabulary, given: Given, file: Path) -> None:

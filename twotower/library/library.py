@@ -69,10 +69,10 @@ class Library:
         """
         if root is None and location is None:
             raise LibraryError("give the folder of pictures, or where its library lies")
-        self.location = Path(location) if location else Path(root or ".") / LIBRARY_FOLDER
-        self._root = Path(root) if root is not None else None
-        if self._root is not None and not self._root.is_dir():
-            raise LibraryError(f"{self._root}: no such folder; give the folder of pictures")
+        _check_folder(root)
+        # absolute: the program may go to another folder
+        self._root = Path(root).absolute() if root is not None else None
+        self.location = Path(location or Path(root or ".") / LIBRARY_FOLDER).absolute()
         if vectors not in (None, LOCAL) and "://" not in vectors:
             vectors = str(Path(vectors).expanduser().absolute())
         self._wanted_model, self._wanted_vectors, self._engine = model, vectors, engine
@@ -132,6 +132,7 @@ class Library:
         from twotower.library.lists import need_faiss
         from twotower.library.lock import sole_writer
 
+        _check_folder(self._root)
         if approximate:
             need_faiss()
         self.close()
@@ -258,6 +259,11 @@ class Library:
         name = f"{self.catalog.name}_{record.id}"
         location = record.vectors or self.location / f"vectors-{record.id}"
         return open_vectors(location, record.embed_dim, name)
+
+
+def _check_folder(root: str | Path | None) -> None:
+    if root is not None and not Path(root).is_dir():
+        raise LibraryError(f"{root}: no such folder; give the folder of pictures")
 
 
 def fingerprint(encoder: Encoder) -> str:
