@@ -11,8 +11,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from tests.library.tiny import picture
 from twotower.cli.main import main
 from twotower.cli.thumbnails import iterm, kitty, sixel, thumbnail
+from twotower.library.indexing import Progress
+from twotower.library.library import Library
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 SOME = ("cat.jpg", "dog.jpg", "skyline.jpg", "elephant.png", "penguin.jpg")
@@ -43,6 +46,34 @@ def test_the_first_search_indexes(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert re.fullmatch(r" *\d+%  \S*cat\.jpg  \(by its name\)\n", out)
     assert main(["search", "a cat", str(tmp_path)]) == 0
     assert "indexed" not in capsys.readouterr().err
+
+
+def test_a_search_says_what_it_misses(
+    tmp_path: Path, tiny_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in range(3):
+        (tmp_path / f"{seed}.png").write_bytes(picture(seed))
+
+    def stop(progress: Progress) -> None:
+        if progress.done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Library(tmp_path, model=tiny_directory).index(stop)
+    assert main(["search", "type:png", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 2
+    assert err == (
+        "twotower: indexing was stopped at 2 of 3, or still goes on; run: twotower index\n"
+    )
+    Library(tmp_path).index()
+    assert main(["search", "type:png", str(tmp_path)]) == 0
+    assert capsys.readouterr().err == ""
+    shutil.rmtree(tmp_path / ".twotower" / "vectors-1")
+    assert main(["search", "a cat", str(tmp_path)]) == 0
+    assert "the vectors of 3 of 3 pictures are missing; run: twotower index" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_folder_within_is_searched_alone(
@@ -119,8 +150,8 @@ def test_a_contact_sheet_needs_nothing_else(inside: Path, tmp_path: Path) -> Non
     assert "&lt;b&gt;" in page and '<b>"' not in page
     pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
     assert len(pictures) == 5
-    for picture in pictures:
-        with PIL.Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+    for encoded in pictures:
+        with PIL.Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
             assert image.mode == "RGB" and image.height <= 360
     assert not re.search(r'(?:src|href)="https?:', page)
 

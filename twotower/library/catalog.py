@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CATALOG_FILE = "catalog.sqlite"
+STOPPED_AT = "stopped_at"  # setting: how far a run has come that has not ended, such as "2 of 9"
 RETRY = -1  # as `mtime_ns`: no file has it, so that the picture is looked at again next time
 
 Orientation = Literal["landscape", "portrait", "square"]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from twotower.encode.encoder import Encoder, normalize
 from twotower.encode.stream import read_ahead
 from twotower.inputs.pictures import PictureError
-from twotower.library.catalog import Catalog, LibraryError, PictureRecord
+from twotower.library.catalog import STOPPED_AT, Catalog, LibraryError, PictureRecord
 from twotower.library.intake import Intake, Taken
 from twotower.library.scan import Found, Scan, compare, scan
 from twotower.library.vectors import Vectors
@@ -86,6 +86,7 @@ class Indexing:
         self._committed_at = time.monotonic()
         self._next_id = 0
         self._total = self._done = self._added = self._moved = self._failed = 0
+        self._unchanged = 0
 
     def run(self) -> IndexReport:
         """Do it. Stopped by Ctrl-C, keep what is done.
@@ -94,6 +95,8 @@ class Indexing:
             LibraryError: the folder of pictures cannot be read, or has become empty.
         """
         started = time.monotonic()
+        if not len(self._catalog):
+            self._catalog.set_setting(STOPPED_AT, "the start")
         lacking = self._mend()
         result = scan(self._catalog.root)
         self._check(result)
@@ -102,7 +105,7 @@ class Indexing:
         again = [one for one in result.found if one.path in known and known[one.path].id in lacking]
         self._old = {one.path: one for one in self._catalog.pictures([*changes.stale, *lacking])}
         new = list(dict.fromkeys(changes.new + again))
-        self._total = len(new)
+        self._total, self._unchanged = len(new), len(result.found) - len(new)
         self._next_id = self._catalog.next_id()
         try:
             left = self._find_again(self._read_sidecars(new))
@@ -112,11 +115,14 @@ class Indexing:
             self._finish()
             raise
         self._finish()
+        removed = self._remove(changes.stale)
+        if self._catalog.get_setting(STOPPED_AT):
+            self._catalog.set_setting(STOPPED_AT, "")
         return IndexReport(
             added=self._added,
             moved=self._moved,
-            removed=self._remove(changes.stale),
-            unchanged=len(result.found) - len(new),
+            removed=removed,
+            unchanged=self._unchanged,
             failed=self._failed,
             unreadable={os.fsdecode(path): why for path, why in result.unreadable.items()},
             seconds=time.monotonic() - started,
@@ -252,6 +258,9 @@ class Indexing:
             self._vectors.add(np.array(ids, np.int64), np.stack(embeds))
         self._catalog.replace(self._replaced, [record for record, _ in self._ready])
         self._vectors.remove(np.array(self._replaced, np.int64))
+        if self._total:
+            done, all_of_them = self._unchanged + self._done, self._unchanged + self._total
+            self._catalog.set_setting(STOPPED_AT, f"{done} of {all_of_them}")
         self._ready, self._replaced = [], []
         self._committed_at = time.monotonic()
 

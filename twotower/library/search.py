@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.library.calibrate import SURE_OF_COPY, Calibration, Curve, library_calibration
-from twotower.library.catalog import LibraryError, PictureRecord
+from twotower.library.catalog import STOPPED_AT, LibraryError, PictureRecord
 from twotower.library.labelled import EMPTY_WORDS
 from twotower.library.query import Query, QueryError, Term, parse_query
 
@@ -266,8 +267,14 @@ def _allowed(library: Library, query: Query) -> Ids | None:
     """Ids that pass the filters and are not themselves the question; None for all."""
     asked = [_id_of(library, term.picture) for term in query.terms if term.picture]
     own = [number for number in asked if number is not None]
-    left_over = len(library.vectors) != len(library.catalog)  # by a crash: no picture, no hit
-    if query.where == "1" and not own and not left_over:
+    vectors, rows = len(library.vectors), len(library.catalog)
+    shortfall = f"the vectors of {rows - vectors} of {rows} pictures are missing"
+    if stopped_at := library.catalog.get_setting(STOPPED_AT):
+        shortfall = f"indexing was stopped at {stopped_at}, or still goes on"
+    if stopped_at or vectors < rows:
+        warnings.warn(f"{shortfall}; run: twotower index", stacklevel=4)
+    # more vectors than rows are left over by a crash: no picture, no hit
+    if query.where == "1" and not own and vectors == rows:
         return None
     ids = library.catalog.select(query.where, query.parameters)
     if query.near:
