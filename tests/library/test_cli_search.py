@@ -116,6 +116,8 @@ def test_nothing_is_an_answer(inside: Path, capsys: pytest.CaptureFixture[str]) 
         (["search", "x + gone.jpg"], "gone.jpg: there is no such picture"),
         (["similar", "gone.jpg"], "gone.jpg: there is no such picture"),
         (["explain", "gone.jpg", "a cat"], "gone.jpg: there is no such file"),
+        (["explain", "../a0.jpg", " "], "there are no words"),
+        (["explain", "../a0.jpg", "a cat", "--out", "h.xyz"], "h.xyz: no kind of picture"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -154,6 +156,12 @@ def test_a_contact_sheet_needs_nothing_else(inside: Path, tmp_path: Path) -> Non
         with PIL.Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
             assert image.mode == "RGB" and image.height <= 360
     assert not re.search(r'(?:src|href)="https?:', page)
+
+
+def test_a_query_need_not_be_text(inside: Path, tmp_path: Path) -> None:
+    file = tmp_path / "sheet.html"
+    assert main(["search", "a \udcff cat", "--html", str(file)]) == 0
+    assert "<h1>a \ufffd cat</h1>" in file.read_text(encoding="utf-8")
 
 
 def test_copies_overwrite_nothing(inside: Path, tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def test_terms(text: str, terms: list[tuple[str, bool]]) -> None:
         ("x near:91,0", "latitude goes from -90"),
         ("x orientation:portait", "did you mean orientation:portrait?"),
         ("x folder:/", "folder:/ names no folder"),
+        ("x folder:\ud800", "is no name that a folder can have"),
         ("x + nope.jpg", "nope.jpg: there is no such picture"),
         ("sub/nope.jpg", "sub/nope.jpg: there is no such picture"),
         ('"beach"^zero', "^zero is no weight"),
@@ -82,7 +83,9 @@ def test_what_makes_no_sense_is_named(text: str, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@given(st.text())
+@given(
+    st.text() | st.text(st.characters(categories=("Cs", "L"))).map("folder:{0} camera:{0}".format)
+)
 def test_anything_is_either_understood_or_refused(text: str) -> None:
     try:
         query = parse(text)
@@ -117,6 +120,7 @@ ROWS = {  # name: taken, camera, path, type, orientation, latitude, longitude
     "new": ("2022-03-09T10:00:00", "Canon 100%", "Trips/2.heic", "heic", "portrait", 0, 179.95),
     "edge": ("2021-01-01T00:00:00", None, "strips/3.tif", "tiff", "square", None, None),
     "bare": (None, "X_T3", "4.jpg", "jpeg", "portrait", 0, -179.95),
+    "odd": (None, "\ufffdX", "F\udcff/5.jpg", "png", "square", None, None),
 }
 
 
@@ -151,6 +155,9 @@ def chosen(text: str) -> set[str]:
         ("folder:trips", {"old", "new"}),
         ("folder:trips/rome", {"old"}),
         ("folder:rome", {"old"}),
+        ("folder:f\udcff", {"odd"}),
+        ("folder:f\udcfe", set()),
+        ("camera:\udcff", {"odd"}),
         ("type:jpg", {"old", "bare"}),
         ("type:tif type:heic", {"edge", "new"}),
         ("orientation:portrait type:heic", {"new"}),

@@ -25,7 +25,7 @@ def write_contact_sheet(answer: Answer, of: int, file: Path) -> None:
     rest = "".join(_figure(hit, file) for hit in answer if not hit.match)
     found = f"{answer.matches:,} of {of:,} pictures match" if answer.matches else "Nothing matches"
     page = _PAGE.substitute(
-        query=html.escape(answer.query),
+        query=_escaped(answer.query),
         found=found.replace(",", "\u202f"),
         matches=f"<main>{matches}</main>" if matches else "",
         rest=f"<h2>below the cut-off</h2><main class=rest>{rest}</main>" if rest else "",
@@ -42,7 +42,6 @@ def _figure(hit: Hit, file: Path) -> str:
     image.save(content, "JPEG", quality=82, optimize=True)
     data = base64.b64encode(content.getvalue()).decode()
     link = os.path.relpath(hit.path.resolve(), file.resolve().parent)
-    name = os.fsencode(hit.path.name).decode("utf-8", "replace")
     notes = [hit.taken[:10]] if hit.taken else []
     notes += [f"+{len(hit.copies)} alike"] if hit.copies else []
     return _FIGURE.substitute(
@@ -51,11 +50,16 @@ def _figure(hit: Hit, file: Path) -> str:
         width=image.width,
         height=image.height,
         share=f"{image.width / image.height:.4f}",
-        name=html.escape(name),
+        name=_escaped(hit.path.name),
         notes=html.escape(" \u00b7 ".join(notes)),
         percent=f"{hit.probability:.0%}",
         bar=f"{100 * hit.probability:.1f}%",
     )
+
+
+def _escaped(text: str) -> str:
+    """As HTML; for bytes that are no text there is a mark."""
+    return html.escape(os.fsencode(text).decode("utf-8", "replace"))
 
 
 _FIGURE = string.Template(

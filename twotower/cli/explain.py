@@ -24,9 +24,11 @@ def add_commands(commands: Commands) -> None:
 
 
 def run_explain(arguments: argparse.Namespace) -> int:
-    from twotower.encode.explain import draw, explain
+    from twotower.encode.explain import ExplainError, draw, explain
     from twotower.encode.load import load
 
+    if not _can_be_written(arguments.out):
+        raise ExplainError(f"{arguments.out}: no kind of picture to write; end it in .png or .jpg")
     model = load(arguments.model, engine=arguments.engine)
     with status("Looking"):
         explanation = explain(model, arguments.picture, arguments.words)
@@ -37,3 +39,10 @@ def run_explain(arguments: argparse.Namespace) -> int:
         f"(the whole picture's cosine is {explanation.score:.3f})"
     )
     return OK
+
+
+def _can_be_written(path: Path) -> bool:
+    """Whether a picture of that ending can be, asked before the work."""
+    from PIL import Image
+
+    return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE

@@ -26,6 +26,10 @@ Floats = NDArray[np.float32]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
+class ExplainError(ValueError):
+    """What cannot be shown in a picture, or not be written; the message says what to give."""
+
+
 @dataclass(frozen=True)
 class Explanation:
     """Where a picture matches words.
@@ -56,8 +60,11 @@ def explain(model: Encoder, picture: Picture, text: str) -> Explanation:
     more for a longer one.
 
     Raises:
+        ExplainError: `text` has no words.
         PictureError: the picture cannot be read.
     """
+    if not text.strip():
+        raise ExplainError("there are no words; say what to look for in the picture")
     image = _over_white(open_picture(picture))
     image = _middle(image)
     query = model.encode_text(text)[0]

@@ -260,7 +260,8 @@ def _date(key: str, value: str) -> str:
 
 
 def _camera(value: str) -> Condition:
-    return "camera LIKE ? ESCAPE '!'", [f"%{_literal(value)}%"]
+    name = re.sub("[\ud800-\udfff]", "\ufffd", value)  # bytes that are no text, as in the catalog
+    return "camera LIKE ? ESCAPE '!'", [f"%{_literal(name)}%"]
 
 
 def _folder(value: str) -> Condition:
@@ -268,7 +269,12 @@ def _folder(value: str) -> Condition:
     name = value.strip("/")
     if not name or name in (".", ".."):
         raise QueryError(f"folder:{value} names no folder; write one, such as folder:trips")
-    return "'/' || CAST(path AS TEXT) LIKE ? ESCAPE '!'", [f"%/{_literal(name)}/%"]
+    try:
+        part = os.fsencode(f"/{name}/").lower()  # of bytes, as of SQL: the letters A to Z alone
+    except UnicodeEncodeError:
+        raise QueryError(f"folder:{value!r} is no name that a folder can have") from None
+    # as bytes, because names need not be text
+    return "instr(CAST(lower('/' || CAST(path AS TEXT)) AS BLOB), ?)", [part]
 
 
 def _literal(text: str) -> str:
