@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from tests.library.test_index import write_dng
 from tests.library.tiny import picture
 from twotower.cli.main import main
 from twotower.cli.thumbnails import iterm, kitty, sixel, thumbnail
@@ -203,6 +204,13 @@ def test_thumbnails_are_upright_and_on_white() -> None:
     elephant = thumbnail(PHOTOS / "elephant.png", 60)
     assert elephant is not None and elephant.getpixel((0, 0)) == (255, 255, 255)
     assert thumbnail(PHOTOS / "README.md", 60) is None
+
+
+def test_the_preview_in_a_raw_file_is_upright(tmp_path: Path) -> None:
+    pytest.importorskip("rawpy", reason="pip install 'twotower[raw]'")
+    write_dng(tmp_path / "a.dng", PIL.Image.new("RGB", (320, 240)), orientation=6)
+    image = thumbnail(tmp_path / "a.dng", 100)
+    assert image is not None and image.width < image.height
 
 
 def test_kitty_and_iterm_carry_the_picture() -> None:

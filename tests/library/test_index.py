@@ -424,7 +424,7 @@ def test_raw_files_by_their_preview(tmp_path: Path) -> None:
     assert (row.type, row.width, row.height) == ("raw", 320, 240)
 
 
-def write_dng(path: Path, preview: PIL.Image.Image) -> None:
+def write_dng(path: Path, preview: PIL.Image.Image, orientation: int = 1) -> None:
     """A raw file of a few grey pixels, with a JPEG preview before them."""
     import struct
 
@@ -457,7 +457,7 @@ def write_dng(path: Path, preview: PIL.Image.Image) -> None:
             (254, 4, 1, long(1)), (256, 4, 1, long(preview.width)),
             (257, 4, 1, long(preview.height)), (258, 3, 3, short(8, 8, 8)),
             (259, 3, 1, short(7)), (262, 3, 1, short(6)), (271, 2, 5, b"Test\0"),
-            (272, 2, 5, b"Test\0"), (273, 4, 1, long(jpeg_at)), (274, 3, 1, short(1)),
+            (272, 2, 5, b"Test\0"), (273, 4, 1, long(jpeg_at)), (274, 3, 1, short(orientation)),
             (277, 3, 1, short(3)), (278, 4, 1, long(preview.height)),
             (279, 4, 1, long(len(jpeg))), (330, 4, 1, long(sub_at)),
             (50706, 1, 4, bytes((1, 4, 0, 0))), (50708, 2, 5, b"Test\0"),

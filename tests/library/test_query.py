@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 
 from twotower.library.query import Near, Query, QueryError, Term, parse_query
 
-SEEN = {"photo.jpg": Path("photo.jpg"), "a b.png": Path("a b.png")}
+SEEN = {
+    "clip.MP4": Path("clip.MP4"),
+    "x.cr2": Path("x.cr2"),
+    "photo.jpg": Path("photo.jpg"),
+    "a b.png": Path("a b.png"),
+}
 
 
 def parse(text: str) -> Query:
@@ -30,6 +35,11 @@ def test_the_language_of_the_manual() -> None:
         Term(picture=Path("photo.jpg"), weight=0.5),
     )
     assert query.where.count("?") == len(query.parameters) == 2
+
+
+@pytest.mark.parametrize("name", ["clip.MP4", "x.cr2", "photo.jpg"])
+def test_whatever_a_library_takes_in_can_be_looked_for(name: str) -> None:
+    assert parse(f"snow + {name}").terms[1] == Term(picture=Path(name))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import PIL.Image
 import pytest
 
 import twotower
+from tests.library.test_index import write_dng
+from twotower.inputs.pictures import PictureError
 from twotower.library.calibrate import read_calibration
 from twotower.library.fit import altered_copies
 from twotower.library.library import Library
@@ -198,6 +200,45 @@ def test_a_copy_comes_first_and_matches(photos: Library, tmp_path: Path) -> None
         shutil.copy(own, elsewhere)
         answer = photos.similar(elsewhere)
         assert answer.matches and own in (answer[0].path, *answer[0].copies), name
+
+
+def write_video(path: Path, image: PIL.Image.Image) -> None:
+    av = pytest.importorskip("av", reason="pip install 'twotower[video]'")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height = image.size
+        for _ in range(20):
+            container.mux(stream.encode(av.VideoFrame.from_image(image)))
+        container.mux(stream.encode())
+
+
+def test_videos_and_raw_files_are_pictures_too(tmp_path: Path) -> None:
+    """In the library by their stored vectors, and from elsewhere by the same way in."""
+    pytest.importorskip("rawpy", reason="pip install 'twotower[raw]'")
+    root, elsewhere = tmp_path / "library", tmp_path / "elsewhere"
+    root.mkdir()
+    elsewhere.mkdir()
+    with PIL.Image.open(PHOTOS / "cat.jpg") as image:
+        cat = image.convert("RGB").resize((320, 240))
+    write_video(root / "a.mp4", cat)
+    write_dng(root / "b.DNG", cat)
+    for name in ("cat.jpg", "dog.jpg"):
+        shutil.copy(PHOTOS / name, root)
+    library = make_library(root)
+    for name in ("a.mp4", "b.DNG"):
+        shutil.copy(root / name, elsewhere)
+        own = library.similar(root / name, all=True)
+        assert root / name not in {hit.path for hit in own}
+        assert len(own) == 3 and own[-1].path.name == "dog.jpg"
+        [first, *_] = library.similar(elsewhere / name, all=True)
+        assert first.path == root / name
+        assert first.score == pytest.approx(1, abs=1e-5)
+        named = library.search(f"+{elsewhere / name} - dog.jpg", all=True)
+        assert named[0].path != root / "dog.jpg"
+    (elsewhere / "c.mp4").write_bytes(b"no video")
+    with pytest.raises(PictureError, match=r"c\.mp4: not a video that can be decoded.*convert it"):
+        library.similar(elsewhere / "c.mp4")
+    library.close()
 
 
 def test_duplicates_are_grouped(photos: Library) -> None:

@@ -35,7 +35,7 @@ def add_commands(commands: Commands) -> None:
 
     command = commands.add_parser("similar", help="find pictures that look like one")
     command.set_defaults(run=run_similar)
-    command.add_argument("picture", help="a picture, of the library or not")
+    command.add_argument("picture", help="a picture, raw file or video, of the library or not")
     _add_folder(command)
     _add_paging(command)
     _add_output(command)

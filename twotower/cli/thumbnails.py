@@ -59,7 +59,7 @@ def _open(path: Path, height: int) -> Image.Image:
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return sample_frames(path, 1)[0]
     if path.suffix.lower() in RAW_SUFFIXES:
-        return open_preview(path.read_bytes(), str(path))
+        return open_picture(open_preview(path.read_bytes(), str(path)))
     return open_picture(path, draft_size=height)
 
 

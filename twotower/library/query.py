@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twotower.inputs.pictures import PICTURE_SUFFIXES
+from twotower.library.scan import SUFFIXES
 
 FILTERS = ("after", "before", "camera", "folder", "near", "orientation", "type")
 ORIENTATIONS = ("landscape", "portrait", "square")
@@ -183,7 +183,7 @@ def _picture(
         QueryError: it can only mean a file, and there is none.
     """
     name, weight = _split_weight(token.lstrip("+-")) if "^" in token else (token.lstrip("+-"), 1.0)
-    if Path(name).suffix.lower() not in PICTURE_SUFFIXES:
+    if Path(name).suffix.lower() not in SUFFIXES:
         return None
     path = find_picture(name)
     if path is not None:

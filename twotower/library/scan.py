@@ -14,7 +14,10 @@ from twotower.inputs.raw import RAW_SUFFIXES
 from twotower.inputs.video import VIDEO_SUFFIXES
 from twotower.library.catalog import Known
 
-_SUFFIXES = frozenset(map(os.fsencode, PICTURE_SUFFIXES | RAW_SUFFIXES | VIDEO_SUFFIXES))
+SUFFIXES = PICTURE_SUFFIXES | RAW_SUFFIXES | VIDEO_SUFFIXES
+"""Endings, in lower case, of what a library takes in."""
+
+_SUFFIXES = frozenset(map(os.fsencode, SUFFIXES))
 _SIDECAR = b".xmp"
 
 # Folders that programs keep copies in; those with a dot in front are passed over anyway.

@@ -17,6 +17,7 @@ from twotower.library.calibrate import SURE_OF_COPY, Calibration, Curve, library
 from twotower.library.catalog import STOPPED_AT, LibraryError, PictureRecord
 from twotower.library.labelled import EMPTY_WORDS
 from twotower.library.query import Query, QueryError, Term, parse_query
+from twotower.library.scan import Found
 
 if TYPE_CHECKING:
     from twotower.library.library import Library
@@ -315,11 +316,32 @@ def _embed(library: Library, terms: Sequence[Term]) -> Floats:
         if term.picture is not None:
             number = _id_of(library, term.picture)
             embeds[i] = (
-                library.model.encode_image(term.picture)[0]
+                _embed_file(library, term.picture)
                 if number is None
                 else library.vectors.get(np.array([number]))[0]
             )
     return embeds
+
+
+def _embed_file(library: Library, picture: Path) -> Floats:
+    """The embed [embed_dim] that a picture, raw file or video would have in the library.
+
+    Raises:
+        PictureError: it cannot be read.
+    """
+    from twotower.encode.encoder import normalize
+    from twotower.inputs.pictures import PictureError
+    from twotower.library.intake import Intake
+
+    stat = picture.stat()
+    intake = Intake(Path(), library.model.preprocess)
+    taken = intake(Found(os.fsencode(picture), stat.st_size, stat.st_mtime_ns, 0))
+    if taken is None or taken.pixel_values is None:
+        error = taken.record.error if taken else None
+        reason, _, remedy = (error or "there is no such file; check the path").partition("; ")
+        raise PictureError(str(picture), reason, remedy)
+    frames = library.model.encode_pixels(taken.pixel_values)
+    return normalize(frames.mean(axis=0, keepdims=True))[0]
 
 
 def _id_of(library: Library, picture: Path) -> int | None:
