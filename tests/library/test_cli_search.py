@@ -146,6 +146,32 @@ def test_similar_and_duplicates(inside: Path, capsys: pytest.CaptureFixture[str]
     assert json.loads(capsys.readouterr().out) == []
 
 
+def test_pages_count_what_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "zoo").mkdir()
+    for name in SOME:
+        shutil.copy(PHOTOS / name, tmp_path / "zoo")
+    for number in range(8):
+        shutil.copy(PHOTOS / "cat.jpg", tmp_path / "zoo" / f"a{number}.jpg")
+    assert main(["index", str(tmp_path)]) == 0
+
+    def page(number: int, query: str, *more: str) -> tuple[int, str]:
+        capsys.readouterr()
+        options = ["--top", "1", "--page", str(number), *more]
+        assert main(["search", query, str(tmp_path), *options]) == 0
+        out, err = capsys.readouterr()
+        return len(out.splitlines()), err
+
+    for number in (1, 2, 3, 4):
+        assert page(number, "zoo") == (1, "13 match; --page or --top for more\n")
+    assert page(5, "zoo") == (1, "")
+    assert page(7, "zoo") == (0, "page 7 is beyond the end; the last is --page 5\n")
+    monkeypatch.setattr("twotower.library.search.CANDIDATES", 2)
+    # also where all the candidates first looked at are copies
+    assert [page(number, "a cat", "--all")[0] for number in range(1, 7)] == [1, 1, 1, 1, 1, 0]
+
+
 def test_a_contact_sheet_needs_nothing_else(inside: Path, tmp_path: Path) -> None:
     file = tmp_path / "sheet.html"
     assert main(["search", '"<b>" + "a cat"', "--all", "--html", str(file)]) == 0

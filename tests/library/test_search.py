@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import twotower
 from tests.library.test_index import write_dng
@@ -17,6 +19,7 @@ from twotower.library.calibrate import read_calibration
 from twotower.library.fit import altered_copies
 from twotower.library.library import Library
 from twotower.library.query import QueryError
+from twotower.library.search import _grouped
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
@@ -166,6 +169,35 @@ def test_copies_are_listed_under_the_first(photos: Library) -> None:
     assert grouped.matches == apart.matches
     assert {NAMES["cat"], photos.root / "small cat.jpg"} <= {grouped[0].path, *grouped[0].copies}
     assert len(grouped) == 3
+
+
+def test_pages_of_groups_together_are_the_whole(photos: Library) -> None:
+    whole = photos.search("an animal", top=53, all=True)
+    assert whole.groups == len(whole) < len(photos.catalog)
+    pages = [
+        hit
+        for offset in range(0, whole.groups, 10)
+        for hit in photos.search("an animal", top=10, offset=offset, all=True)
+    ]
+    assert pages == list(whole)
+    assert photos.search("folder:trips", top=3).groups == 25
+
+
+@given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 9))
+def test_groups_by_hand(contents: list[int], nearby: int) -> None:
+    """Each with the last that is like it, unless that is two blocks before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("twotower.library.search.NEARBY", nearby)
+        groups = _grouped(np.arange(len(contents)), np.eye(6, dtype=np.float32)[contents], 0.9)
+    assert sorted(one for group in groups for one in group) == list(range(len(contents)))
+    for group in groups:
+        assert len({contents[one] for one in group}) == 1
+        assert group == sorted(group)
+    firsts = [group[0] for group in groups]
+    assert firsts == sorted(firsts)
+    for first in firsts:
+        near = contents[max(0, (first // nearby - 1) * nearby) : first]
+        assert contents[first] not in near
 
 
 def test_names_count(photos: Library) -> None:

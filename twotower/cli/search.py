@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import sys
 import tempfile
@@ -153,11 +154,11 @@ def give(query: Query, library: Library, arguments: argparse.Namespace, sort: So
     if arguments.json:
         print(to_json(answer_tree(answer), indent=1))
     else:
-        print_answer(answer, offset, arguments.all)
+        print_answer(answer, arguments.page, arguments.top, arguments.all)
     return OK
 
 
-def print_answer(answer: Answer, offset: int, all: bool) -> None:
+def print_answer(answer: Answer, page: int, top: int, all: bool) -> None:
     """A line for each hit, with a thumbnail in terminals that can show one."""
     from twotower.cli.thumbnails import thumbnail_printer
 
@@ -170,12 +171,13 @@ def print_answer(answer: Answer, offset: int, all: bool) -> None:
         notes += [] if hit.match else ["below the cut-off"]
         note = f"  ({', '.join(notes)})" if notes else ""
         print(f"{hit.probability:4.0%}  {printable(shown_path(hit.path))}{note}")
-    if not answer.matches:
+    pages = math.ceil(answer.groups / top)
+    if page > pages > 0:
+        print(f"page {page} is beyond the end; the last is --page {pages}", file=sys.stderr)
+    elif not answer.matches:
         hint = "" if all else "; --all lists what comes nearest"
         print(f"nothing here matches {answer.query!r}{hint}", file=sys.stderr)
-        return
-    listed = offset + sum(1 + len(hit.copies) for hit in answer)
-    if not all and listed < answer.matches:
+    elif page < pages and not all:
         print(f"{answer.matches} match; --page or --top for more", file=sys.stderr)
 
 

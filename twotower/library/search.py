@@ -27,9 +27,10 @@ Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.float64]
 Truths = NDArray[np.bool_]
+Places = NDArray[np.intp]
 
 CANDIDATES = 1000  # looked at first for each term; more where half of them match
-NEARBY = 200  # places in the ranking within which copies are looked for
+NEARBY = 200  # places before a hit, at least, among which it may have a copy
 FUSION = 60  # of reciprocal rank fusion (Cormack, Clarke and Büttcher 2009)
 
 
@@ -64,12 +65,14 @@ class Answer(Sequence[Hit]):
         query: as it was typed.
         cutoff: the probability from which a picture counts as a match.
         matches: how many pictures do, on this page or not.
+        groups: how many hits there are on all pages; near-duplicates are one.
         hits: those asked for.
     """
 
     query: str
     cutoff: float
     matches: int
+    groups: int
     hits: list[Hit]
 
     @overload
@@ -91,7 +94,8 @@ class Answer(Sequence[Hit]):
 class _Found:
     """Candidates: ids [n], image_embeds [n, embed_dim], and what is thought of each.
 
-    `fewest` is how many match the wanted term that the least match.
+    `matches` are above the cut-off or `named`: have all the words in path or keywords. `fewest` is
+    how many match the wanted term that the least match.
     """
 
     ids: Ids
@@ -99,6 +103,7 @@ class _Found:
     scores: Numbers
     log_probabilities: Numbers
     matches: Truths
+    named: Truths
     fewest: int
 
 
@@ -200,26 +205,29 @@ def answer(
     calibration = library_calibration(library)
     embeds = _embed(library, query.terms)
     named_ids = _named(library, query, allowed)
+    size = len(library.vectors) if allowed is None else len(allowed)
     count = max(CANDIDATES, 2 * (offset + top))
-    found = _candidates(library, query, calibration, embeds, allowed, named_ids, count)
-    named = np.isin(found.ids, named_ids)
-    order = _ranked(found, named_ids)
-    matches = found.matches | named
-    listed = np.concatenate([order[matches[order]], order[~matches[order]] if all else order[:0]])
-    if sort == "date":
-        listed = _newest_first(library, listed, found.ids, matches)
-    groups = _grouped(listed, found.image_embeds, calibration.duplicate, offset + top, group)
-    hits = _hits(library, groups[offset : offset + top], found, matches, named)
-    return Answer(query.text, _cutoff(query, calibration), int(matches.sum()), hits)
+    while True:
+        found = _candidates(
+            library, query.terms, calibration, embeds, allowed, named_ids, count, size
+        )
+        order = _ranked(found, named_ids)
+        below = order[~found.matches[order]] if all else order[:0]
+        listed = np.concatenate([order[found.matches[order]], below])
+        if sort == "date":
+            listed = _newest_first(library, listed, found)
+        groups = [[one] for one in listed.tolist()]
+        if group:
+            groups = _grouped(listed, found.image_embeds, calibration.duplicate)
+        if not all or len(groups) >= offset + top or count >= size:
+            break
+        count *= 8  # most of the candidates are copies of others
+    hits = _hits(library, groups[offset : offset + top], found)
+    matches = int(found.matches.sum())
+    return Answer(query.text, _cutoff(query, calibration), matches, len(groups), hits)
 
 
-def _hits(
-    library: Library,
-    groups: list[list[int]],
-    found: _Found,
-    matches: Truths,
-    named: Truths,
-) -> list[Hit]:
+def _hits(library: Library, groups: list[list[int]], found: _Found) -> list[Hit]:
     """A hit for each group of candidates, without those that have left the catalog meanwhile."""
     ids = found.ids.tolist()
     records = library.catalog.pictures(ids[one] for group in groups for one in group)
@@ -230,8 +238,8 @@ def _hits(
             path=library.root / known[ids[first]].path,
             score=float(found.scores[first]),
             probability=float(np.exp(found.log_probabilities[first])),
-            match=bool(matches[first]),
-            named=bool(named[first]),
+            match=bool(found.matches[first]),
+            named=bool(found.named[first]),
             taken=known[ids[first]].taken,
             copies=tuple(library.root / known[ids[one]].path for one in copies),
         )
@@ -303,7 +311,7 @@ def _by_filters_alone(
         Hit(library.root / one.path, 0.0, 1.0, True, taken=one.taken)
         for one in records[offset : offset + top]
     ]
-    return Answer(query.text, 0.0, len(records), hits)
+    return Answer(query.text, 0.0, len(records), len(records), hits)
 
 
 def _embed(library: Library, terms: Sequence[Term]) -> Floats:
@@ -359,21 +367,25 @@ def _id_of(library: Library, picture: Path) -> int | None:
 
 def _candidates(
     library: Library,
-    query: Query,
+    terms: Sequence[Term],
     calibration: Calibration,
     embeds: Floats,
     allowed: Ids | None,
     named_ids: Ids,
     count: int,
+    size: int,
 ) -> _Found:
-    """The best `count` of each wanted term, or so many more that every match is among them."""
-    size = len(library.vectors) if allowed is None else len(allowed)
-    wanted = [i for i, term in enumerate(query.terms) if term.wanted]
+    """The `count` nearest to each wanted term, and more for as long as half of them match it.
+
+    Nearest is by cosine, but a match is by logit, which knows what each picture gets from queries
+    in general. So it is likely and not certain that every match is among them.
+    """
+    wanted = [i for i, term in enumerate(terms) if term.wanted]
     while True:
         lists = [library.vectors.search(embeds[i], count, allowed)[0] for i in wanted]
         # a set, because np.unique imports masked arrays, which takes longer than all of this
         ids = np.array(sorted(set(np.concatenate([*lists, named_ids]).tolist())), np.int64)
-        found = _judge(library, query.terms, calibration, embeds, ids, size)
+        found = _judge(library, terms, calibration, embeds, ids, named_ids, size)
         if count >= size or 2 * found.fewest < count:
             return found
         count *= 8
@@ -385,6 +397,7 @@ def _judge(
     calibration: Calibration,
     embeds: Floats,
     ids: Ids,
+    named_ids: Ids,
     size: int,
 ) -> _Found:
     """What is thought of candidates: every term counts as a statement of its own.
@@ -410,7 +423,8 @@ def _judge(
         matches &= above if term.wanted else ~above
         fewest = min(fewest, int(above.sum())) if term.wanted else fewest
     scores /= sum(term.weight for term in terms)
-    return _Found(ids, image_embeds, scores, log_probabilities, matches, fewest)
+    named = np.isin(ids, named_ids)
+    return _Found(ids, image_embeds, scores, log_probabilities, matches | named, named, fewest)
 
 
 def _curve(term: Term, calibration: Calibration) -> Curve:
@@ -451,7 +465,7 @@ def _name_words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.lower())
 
 
-def _ranked(found: _Found, named_ids: Ids) -> NDArray[np.intp]:
+def _ranked(found: _Found, named_ids: Ids) -> Places:
     """Places of the candidates, best first: by probability, fused with the rank by name."""
     order = np.lexsort((found.ids, -found.log_probabilities))
     if not len(named_ids):
@@ -463,35 +477,39 @@ def _ranked(found: _Found, named_ids: Ids) -> NDArray[np.intp]:
     return np.lexsort((found.ids, -fused))
 
 
-def _newest_first(
-    library: Library, listed: NDArray[np.intp], ids: Ids, matches: Truths
-) -> NDArray[np.intp]:
+def _newest_first(library: Library, listed: Places, found: _Found) -> Places:
     """The matches by date, what has none last; after them the rest, as it was."""
-    dates = {one.id: one.taken or "" for one in library.catalog.pictures(ids[listed])}
-    dated = [one for one in listed.tolist() if matches[one]]
-    dated.sort(key=lambda one: dates.get(int(ids[one]), ""), reverse=True)
-    return np.array(dated + [one for one in listed.tolist() if not matches[one]], np.intp)
+    records = library.catalog.pictures(found.ids[listed])
+    dates = {one.id: one.taken or "" for one in records}
+    dated = [one for one in listed.tolist() if found.matches[one]]
+    dated.sort(key=lambda one: dates.get(int(found.ids[one]), ""), reverse=True)
+    return np.array(dated + [one for one in listed.tolist() if not found.matches[one]], np.intp)
 
 
-def _grouped(
-    listed: NDArray[np.intp], image_embeds: Floats, least: float, most: int, group: bool
-) -> list[list[int]]:
-    """The first `most` of the listed, each with the near-duplicates that follow it."""
-    if not group:
-        return [[one] for one in listed.tolist()[:most]]
+def _grouped(listed: Places, image_embeds: Floats, least: float) -> list[list[int]]:
+    """The listed in groups: each joins the nearest before it whose cosine with it is `least`.
+
+    What is far before it is not looked at. No group depends on what comes after its members, so
+    that pages fit together.
+    """
     groups: list[list[int]] = []
-    firsts = np.zeros((0, image_embeds.shape[1]), np.float32)
-    end = NEARBY
-    for place, one in enumerate(listed.tolist()):
-        cosines = firsts @ image_embeds[one]
-        if len(groups) and cosines.max() >= least:
-            groups[int(cosines.argmax())].append(one)
-        elif len(groups) < most:
-            groups.append([one])
-            firsts = np.vstack([firsts, image_embeds[one][None]])
-            end = place + NEARBY
-        elif place > end:
-            break
+    group_of: list[list[int]] = []
+    for start in range(0, len(listed), NEARBY):
+        before = max(0, start - NEARBY)
+        some = image_embeds[listed[before : start + NEARBY]]
+        new = some[start - before :]
+        earlier = np.tri(len(new), len(some), start - before - 1, dtype=bool)
+        cosines = np.where(earlier, new @ some.T, -np.inf)
+        nearest = cosines.argmax(axis=1)
+        close = cosines.max(axis=1) >= least
+        for i, one in enumerate(listed[start : start + NEARBY].tolist()):
+            if close[i]:
+                group = group_of[before + nearest[i]]
+            else:
+                group = []
+                groups.append(group)
+            group.append(one)
+            group_of.append(group)
     return groups
 
 
