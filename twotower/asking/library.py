@@ -159,7 +159,7 @@ def parse_library_question(text: str) -> LibraryQuestion | None:
 def is_about_library(text: str) -> bool:
     """Whether a question is about "my" pictures or what "I" did, so that no single one is meant.
 
-    "How many pictures are on the wall?" may be about either; then it counts of what it is asked.
+    "How many pictures are on the wall?" may be about either, and is about what it is asked of.
 
     Raises:
         QuestionError: it has no words.
