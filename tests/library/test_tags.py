@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 
 from twotower.cli.main import main
 from twotower.cli.output import written_whole
+from twotower.inputs.xmp import NEW_PACKET
 from twotower.library.calibrate import Background
 from twotower.library.catalog import MIGRATIONS, Catalog
 from twotower.library.detectors import FACTS, SENTENCES, judge_looks, measure
 from twotower.library.keywords import read_keywords
 from twotower.library.library import Library
+from twotower.library.marks import set_tags
 from twotower.library.tags import Tagger
 from twotower.library.teach import learn
 from twotower.library.vocabulary import DETECTORS, Vocabulary, parse_vocabulary
@@ -155,6 +157,80 @@ def test_corrections_live_through_moves_and_another_vocabulary(root: Path) -> No
     Library(root).index()
     _, table = judge(root, parse_vocabulary(WORDS))
     assert table["back.jpg"]["fruit"] > 0.999
+
+
+def test_corrections_are_known_by_their_name_where_the_path_is_another(root: Path) -> None:
+    correct(root, "mood|calm", "beach.jpg", True)
+    correct(root, "animal|dog", "cat.jpg", True)
+    _, table = judge(root, parse_vocabulary("calm\npet\n\tdog\nmood|stormy\n"))
+    assert table["beach.jpg"]["calm"] > 0.999 and table["cat.jpg"]["pet|dog"] > 0.999
+    _, table = judge(root, parse_vocabulary("sea|calm\nmood|still {calm}\n"))
+    assert max(table["beach.jpg"].values()) < 0.999  # which of the two is not known
+    correct(root, "calm", "beach.jpg", False)
+    _, table = judge(root, parse_vocabulary("calm\n"))
+    assert table["beach.jpg"]["calm"] < 0.001  # the whole path counts for more
+
+
+def test_a_correction_can_be_taken_back(root: Path, tmp_path: Path) -> None:
+    correct(root, "mood|calm", "beach.jpg", True)
+    words, corrections = tmp_path / "words.txt", tmp_path / "corrections.csv"
+    words.write_text("calm\ndog\n")
+    corrections.write_text(
+        "tag,picture,verdict\ncalm,beach.jpg,no\ncalm,beach.jpg,forget\ndog,cat.jpg,forget\n"
+        "dog,dog.jpg,forget\ndog,dog.jpg,no\n"
+    )
+    assert tag(root, "--vocabulary", words, "--dry-run", "--learn", corrections) == 0
+    library = Library(root)
+    assert [(one.tag, one.accepted) for one in library.catalog.corrections()] == [("dog", False)]
+
+
+def test_keywords_of_a_person_are_verdicts(root: Path) -> None:
+    vocabulary = parse_vocabulary(WORDS)
+    _, before = judge(root, vocabulary)
+    for name, keyword in (("tower.jpg", "puppy"), ("cat.jpg", "place|city"), ("dog.jpg", "place")):
+        (root / f"{name}.xmp").write_bytes(set_tags(NEW_PACKET, {tuple(keyword.split("|")): 1}))
+        content = (root / f"{name}.xmp").read_bytes()
+        (root / f"{name}.xmp").write_bytes(content.replace(b"ns.twotower", b"ns.other"))
+    Library(root).index()
+    _, table = judge(root, vocabulary)
+    assert table["tower.jpg"]["animal|dog"] > 0.999 and table["cat.jpg"]["place|city"] > 0.999
+    assert "place" not in table["dog.jpg"]
+    assert table["beach.jpg"] == pytest.approx(before["beach.jpg"])  # they alone teach nothing
+    correct(root, "animal|dog", "beach.jpg", False)
+    tagger, _ = judge(root, vocabulary)
+    [dog] = [place for place, one in enumerate(tagger.tags) if one.name == "dog"]
+    assert len(tagger._lessons[dog].weights) == 2  # as many as were rejected
+    correct(root, "animal|dog", "tower.jpg", False)
+    _, table = judge(root, vocabulary)
+    assert table["tower.jpg"]["animal|dog"] < 0.001
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-16"])
+def test_what_a_person_took_out_of_a_sidecar_is_rejected(
+    root: Path, words: Path, codec: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dog, sidecar = ("animal", "dog"), root / "dog.jpg.xmp"
+    content = set_tags(NEW_PACKET, {dog: 0.9, ("fruit",): 0.8}).replace(
+        b"<rdf:li>dog</rdf:li>", b""
+    )
+    sidecar.write_bytes(content.decode().encode(codec))
+    assert read_keywords(root / "dog.jpg").rejected == (dog,)
+    assert tag(root, "--vocabulary", words, "--precision", "0.5") == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "dog.jpg" in line]
+    assert "dog " not in line and "shepherd" not in line
+    assert "dog" not in {name for path in read_keywords(root / "dog.jpg").ours for name in path}
+    (root / "cat.jpg.xmp").write_text(  # moved, which says nothing against it
+        set_tags(NEW_PACKET, {("animal", "cat"): 0.9, ("fruit",): 0.8})
+        .decode()
+        .replace("<rdf:li>animal|cat</rdf:li>", "<rdf:li>pets|cat</rdf:li>")
+    )
+    assert read_keywords(root / "cat.jpg").rejected == (("animal", "cat"),)
+    tagger, table = judge(root, parse_vocabulary(WORDS))
+    assert table["dog.jpg"]["animal|dog|german shepherd"] < 0.001
+    assert [tagger.tags[place].path for place in tagger._lessons] == [dog]
+    correct(root, "animal|dog", "dog.jpg", True)
+    _, table = judge(root, parse_vocabulary(WORDS))
+    assert table["dog.jpg"]["animal|dog"] > 0.999
 
 
 @given(

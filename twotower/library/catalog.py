@@ -318,13 +318,20 @@ class Catalog:
             found.setdefault((tag, content), Correction(tag, content, bool(accepted), number))
         return list(found.values())
 
-    def correct(self, corrections: Iterable[tuple[str, bytes, bool]]) -> None:
-        """Keep what was said of tags and contents; the last word on each counts."""
+    def correct(self, corrections: Iterable[tuple[str, bytes, bool | None]]) -> None:
+        """Keep what was said of tags and contents; the last word on each counts, None forgets."""
+        last = {(tag, content): accepted for tag, content, accepted in corrections}
         with self._transaction() as execute_many:
+            execute_many("DELETE FROM corrections WHERE tag = ? AND content_hash = ?", last)
             execute_many(
-                "REPLACE INTO corrections (tag, content_hash, accepted) VALUES (?, ?, ?)",
-                corrections,
+                "INSERT INTO corrections (tag, content_hash, accepted) VALUES (?, ?, ?)",
+                [(*one, accepted) for one, accepted in last.items() if accepted is not None],
             )
+
+    def keywords(self) -> dict[int, list[str]]:
+        """By picture, what people gave; the names of a path with | between them."""
+        query = "SELECT id, keywords FROM pictures WHERE error IS NULL AND keywords != ''"
+        return {number: text.split("\n") for number, text in self._connection.execute(query)}
 
     def measures(self, ids: Sequence[int]) -> dict[int, NDArray[np.float64]]:
         """Those of `ids` that were measured -> the facts of their pixels."""

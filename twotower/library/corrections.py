@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 COLUMNS = ("tag", "picture", "verdict")  # and, from the review page, "content"
 ACCEPT = ("yes", "y", "1", "true", "accept")
 REJECT = ("no", "n", "0", "false", "reject")
+FORGET = ("forget",)  # what was said before
 
 
 class CorrectionError(ValueError):
@@ -32,10 +34,17 @@ def take_in(library: Library, vocabulary: Vocabulary, path: Path) -> tuple[int, 
         CorrectionError: the file is no such table.
         OSError: it cannot be read.
     """
-    kept: list[tuple[str, bytes, bool]] = []
+    kept: list[tuple[str, bytes, bool | None]] = []
     errors: list[str] = []
     contents = {one.path: one.content_hash for one in library.catalog.records() if not one.error}
     known = set(contents.values())
+    said: dict[bytes, list[str]] = defaultdict(list)
+    for one in library.catalog.corrections():
+        said[one.content_hash].append(one.tag)
+
+    def means(name: str, tag: Tag) -> bool:  # it may have been said in another vocabulary
+        return vocabulary.find_foreign(name) == tag
+
     for line, row in _rows(path):
         try:
             tag = _tag(vocabulary, row["tag"])
@@ -45,6 +54,8 @@ def take_in(library: Library, vocabulary: Vocabulary, path: Path) -> tuple[int, 
             errors.append(f"{path} line {line}: {error}")
         else:
             kept.append((str(tag), content, accepted))
+            if accepted is None:
+                kept += [(name, content, None) for name in said[content] if means(name, tag)]
     library.catalog.correct(kept)
     return len(kept), errors
 
@@ -73,12 +84,14 @@ def _tag(vocabulary: Vocabulary, name: str) -> Tag:
     return tag
 
 
-def _verdict(text: str) -> bool:
+def _verdict(text: str) -> bool | None:
     if text.lower() in ACCEPT:
         return True
     if text.lower() in REJECT:
         return False
-    raise CorrectionError(f"{text!r} is no verdict; write yes or no")
+    if text.lower() in FORGET:
+        return None
+    raise CorrectionError(f"{text!r} is no verdict; write yes, no or forget")
 
 
 def _content(

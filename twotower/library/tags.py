@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from twotower.library.calibrate import Floats, TagCurve, library_tag_curve
 from twotower.library.detectors import SENTENCES, judge_looks, measure_pictures
+from twotower.library.keywords import rejected_tags
 from twotower.library.tag_vectors import sentence_vectors, tag_vectors
 from twotower.library.teach import Lesson, learn
 from twotower.library.vocabulary import Tag, TagPath, Vocabulary
@@ -25,6 +26,7 @@ from twotower.library.vocabulary import Tag, TagPath, Vocabulary
 if TYPE_CHECKING:
     from twotower.library.library import Library
 
+Verdicts = dict[int, dict[int, bool]]  # by picture and tag
 Numbers = NDArray[np.float64]
 Truths = NDArray[np.bool_]
 
@@ -99,8 +101,11 @@ class Tagger:
         self._detected = [place for place, tag in enumerate(self.tags) if tag.detector]
         self.cutoffs[[*self._grouped, *self._detected]] = precision
         self._parents = _parents(self.tags, self._places)
-        self._verdicts = self._read_verdicts()
-        self._lessons = self._learn()
+        said, keywords = self._read_corrections(vocabulary), self._read_keywords(vocabulary)
+        self._verdicts = {
+            number: keywords.get(number, {}) | said.get(number, {}) for number in keywords | said
+        }
+        self._lessons = self._learn(said, keywords)
         for tag, lesson in self._lessons.items():
             if len(lesson.weights) >= TAUGHT:
                 self.cutoffs[tag] = min(self.cutoffs[tag], precision)
@@ -211,30 +216,60 @@ class Tagger:
             parent = self._parents[parent]
         return found
 
-    def _read_verdicts(self) -> dict[int, dict[int, bool]]:
-        """By picture and tag, what a person has said."""
-        found: dict[int, dict[int, bool]] = defaultdict(dict)
-        by_name = {str(tag).casefold(): place for place, tag in enumerate(self.tags)}
-        for one in self._library.catalog.corrections():
-            place = by_name.get(one.tag.casefold())
+    def _read_corrections(self, vocabulary: Vocabulary) -> Verdicts:
+        """What a person has said: tags taken out of sidecars, and corrections, which win."""
+        catalog = self._library.catalog
+        found: Verdicts = defaultdict(dict)
+        known, readable = catalog.known(), set(catalog.select().tolist())
+        for path, tags in rejected_tags(self._library.root).items():
+            for rejected in tags:
+                place = self._place(vocabulary.find_foreign("|".join(rejected)))
+                if place is not None and path in known and known[path].id in readable:
+                    found[known[path].id][place] = False
+        corrections = [(one, vocabulary.find(one.tag)) for one in catalog.corrections()]
+        for one, tag in sorted(corrections, key=lambda pair: pair[1] is not None):  # exact ones win
+            place = self._place(tag or vocabulary.find_foreign(one.tag))
             if place is not None and one.id is not None:
                 found[one.id][place] = one.accepted
         return dict(found)
 
-    def _learn(self) -> dict[int, Lesson]:
-        """By tag; from the vectors that the pictures have in the model of now."""
+    def _read_keywords(self, vocabulary: Vocabulary) -> Verdicts:
+        """The tags that a person has given, as the index has them."""
+        found: Verdicts = defaultdict(dict)
+        for number, keywords in self._library.catalog.keywords().items():
+            for keyword in keywords:
+                if (place := self._place(vocabulary.find(keyword))) is not None:
+                    found[number][place] = True
+        return dict(found)
+
+    def _place(self, tag: Tag | None) -> int | None:
+        return None if tag is None else self._places[tag.path]
+
+    def _learn(self, said: Verdicts, keywords: Verdicts) -> dict[int, Lesson]:
+        """By tag; from the vectors that the pictures have in the model of now.
+
+        Keywords say only yes, which alone would push a tag up everywhere: of them there are no more
+        than balance what was rejected.
+        """
         taught: dict[int, list[tuple[int, bool]]] = defaultdict(list)
-        for number, verdicts in self._verdicts.items():
-            for tag, accepted in verdicts.items():
-                taught[tag].append((number, accepted))
+        lacking: dict[int, int] = defaultdict(int)  # examples that are accepted
+        for number, verdicts in said.items():
+            for tag, verdict in verdicts.items():
+                taught[tag].append((number, verdict))
+                lacking[tag] += -1 if verdict else 1
+        for number in sorted(keywords, reverse=True):  # the latest first
+            for tag in keywords[number]:
+                if lacking[tag] > 0 and tag not in said.get(number, {}):
+                    taught[tag].append((number, True))
+                    lacking[tag] -= 1
         lessons = {}
         for tag, examples in taught.items():
             if self.tags[tag].detector:
                 continue  # judged by other facts than the vectors have
             image_embeds = self._library.vectors.get(np.array([one for one, _ in examples]))
-            said = np.array([accepted for _, accepted in examples])
+            accepted = np.array([verdict for _, verdict in examples])
             logits = self._words.logits(image_embeds)[:, tag]
-            lessons[tag] = learn(self._curve.background, image_embeds, logits, said)
+            lessons[tag] = learn(self._curve.background, image_embeds, logits, accepted)
         return lessons
 
 

@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,19 +67,26 @@ class Vocabulary:
     def find(self, name: str) -> Tag | None:
         """The tag that a path (`animal|dog`) or a name that only one tag has stands for."""
         wanted = tuple(part.strip().casefold() for part in name.split("|"))
-        found = [
-            tag
-            for tag in self.tags
-            if not tag.heading
-            and (
-                _key(tag.path) == wanted
-                or (len(wanted) == 1 and wanted[0] in _key((tag.name, *tag.synonyms)))
-            )
-        ]
-        exact = [tag for tag in found if _key(tag.path) == wanted]
-        if exact or len(found) == 1:
-            return (exact or found)[0]
-        return None
+        if wanted in self._by_path:
+            return self._by_path[wanted]
+        found = self._by_name.get(wanted[0], []) if len(wanted) == 1 else []
+        return found[0] if len(found) == 1 else None
+
+    def find_foreign(self, tag: str) -> Tag | None:
+        """The same for a tag of another vocabulary: by its path, or else by its last name."""
+        return self.find(tag) or self.find(tag.rpartition("|")[2])
+
+    @cached_property
+    def _by_path(self) -> dict[TagPath, Tag]:
+        return {_key(tag.path): tag for tag in self.tags if not tag.heading}
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Tag]]:
+        found: dict[str, list[Tag]] = {}
+        for tag in self._by_path.values():
+            for name in dict.fromkeys(_key((tag.name, *tag.synonyms))):
+                found.setdefault(name, []).append(tag)
+        return found
 
 
 class _Line(NamedTuple):
