@@ -143,6 +143,30 @@ def test_a_negative_takes_away_and_never_adds(root: Path) -> None:
         assert warned[name]["dog"] < plain[name]["dog"]
 
 
+def test_a_negative_counts_in_a_group_too(root: Path) -> None:
+    group = "place (one)\n\tcity\n\tcoast\n{}\tforest\n"
+    _, plain = judge(root, parse_vocabulary(group.format("")))
+    _, warned = judge(root, parse_vocabulary(group.format("\t\t- a photo of a coast.\n")))
+    for name in NAMES:
+        assert warned[name]["place|coast"] < plain[name]["place|coast"]
+        assert sum(warned[name].values()) == pytest.approx(1)
+
+
+def test_a_lesson_in_a_group_is_about_its_shares(root: Path) -> None:
+    """At the solution a weight is what was said less what is then believed."""
+    for accepted in (True, False):
+        correct(root, "place|city", "oranges.jpg", accepted)
+        library = Library(root)
+        tagger = Tagger(library, parse_vocabulary(WORDS))
+        tagger._verdicts = {}
+        [number] = [one.id for one in library.catalog.records() if one.path == "oranges.jpg"]
+        [judged] = tagger.judge([number])
+        [city] = [place for place, one in enumerate(tagger.tags) if one.name == "city"]
+        believed = judged.probabilities[city]
+        assert tagger._lessons[city].weights == pytest.approx([accepted - believed], abs=1e-4)
+        library.close()
+
+
 def test_corrections_live_through_moves_and_another_vocabulary(root: Path) -> None:
     correct(root, "fruit", "oranges.jpg", True)
     (root / "moved").mkdir()

@@ -56,15 +56,36 @@ class Words:
     negative_of: NDArray[np.int64]  # [k], the tag of each
 
     def logits(self, image_embeds: Floats) -> Numbers:
-        """[n, tags]; what is more like a negative than like its tag is not that."""
+        """[n, tags], of each tag by itself."""
         logits = self.curve.logits(self.vectors, image_embeds, self.known)
         if len(self.negatives):
             new = np.zeros(len(self.negatives), bool)
             against = self.curve.logits(self.negatives, image_embeds, new)
-            for tag in set(self.negative_of.tolist()):
-                worst = against[:, self.negative_of == tag].max(axis=1)
-                logits[:, tag] -= np.logaddexp(0, worst - logits[:, tag])
+            self._take_off(logits, against, range(len(self.vectors)))
         return logits
+
+    def odds(self, members: Sequence[int], image_embeds: Floats) -> Numbers:
+        """[n, members], of the tags of a group against one another.
+
+        Here a tag's own commonness says nothing, only how it stands out against itself.
+        """
+
+        def standing_out(vectors: Floats) -> Numbers:
+            deviations = self.curve.background.deviations(vectors, image_embeds)
+            return GROUP_SLOPE * deviations.astype(np.float64)
+
+        odds = standing_out(self.vectors[members])
+        if len(self.negatives):
+            self._take_off(odds, standing_out(self.negatives), members)
+        return odds
+
+    def _take_off(self, logits: Numbers, against: Numbers, tags: Sequence[int]) -> None:
+        """What is more like a negative than like its tag is not that."""
+        for column, tag in enumerate(tags):
+            own = self.negative_of == tag
+            if own.any():
+                worst = against[:, own].max(axis=1)
+                logits[:, column] -= np.logaddexp(0, worst - logits[:, column])
 
 
 class Tagger:
@@ -163,13 +184,9 @@ class Tagger:
         return own, logits
 
     def _choose(self, image_embeds: Floats, lessons: dict[int, Numbers], logits: Numbers) -> None:
-        """Share out each group: its members, if what they belong to is there at all.
-
-        Here a tag's own commonness says nothing, only how it stands out against itself.
-        """
+        """Share out each group: its members, if what they belong to is there at all."""
         for members in self._groups:
-            for_tags = self._curve.background.deviations(self._words.vectors[members], image_embeds)
-            odds = GROUP_SLOPE * for_tags
+            odds = self._words.odds(members, image_embeds)
             for column, tag in enumerate(members):
                 odds[:, column] += lessons.get(tag, 0.0)
             shares = odds - np.logaddexp.reduce(odds, axis=1, keepdims=True)
@@ -268,9 +285,19 @@ class Tagger:
                 continue  # judged by other facts than the vectors have
             image_embeds = self._library.vectors.get(np.array([one for one, _ in examples]))
             accepted = np.array([verdict for _, verdict in examples])
-            logits = self._words.logits(image_embeds)[:, tag]
+            logits = self._untaught(tag, image_embeds)
             lessons[tag] = learn(self._curve.background, image_embeds, logits, accepted)
         return lessons
+
+    def _untaught(self, tag: int, image_embeds: Floats) -> Numbers:
+        """Log-odds [n] that the words give a tag; in a group, against the other members."""
+        for members in self._groups:
+            if tag in members:
+                odds = self._words.odds(members, image_embeds)
+                column = members.index(tag)
+                others = np.logaddexp.reduce(np.delete(odds, column, axis=1), axis=1)
+                return np.clip(odds[:, column] - others, -SURE, SURE)
+        return self._words.logits(image_embeds)[:, tag]
 
 
 def words(
