@@ -52,6 +52,11 @@ def test_keys_accept_and_reject_and_the_file_is_learned(tmp_path: Path) -> None:
             page.keyboard.press("s")
         corrections = tmp_path / "corrections.csv"
         download.value.save_as(corrections)
+        leaving = "!dispatchEvent(new Event('beforeunload', {cancelable: true}))"
+        assert not page.evaluate(leaving)
+        third.click()
+        third.click()  # yes: as many verdicts as were saved, and another one
+        assert page.evaluate(leaving)
         browser.close()
     assert [one for one in problems if not one.startswith(("file:", "blob:", "data:"))] == []
     options = ["--vocabulary", str(words), "--dry-run", "--learn", str(corrections)]

@@ -6,6 +6,8 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import PIL.Image
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 
 from twotower.cli.main import main
 from twotower.cli.output import written_whole
+from twotower.cli.review_page import choose
 from twotower.inputs.xmp import NEW_PACKET
 from twotower.library.calibrate import Background
 from twotower.library.catalog import MIGRATIONS, Catalog
@@ -24,7 +27,7 @@ from twotower.library.detectors import FACTS, SENTENCES, judge_looks, measure
 from twotower.library.keywords import read_keywords
 from twotower.library.library import Library
 from twotower.library.marks import set_tags
-from twotower.library.tags import Tagger
+from twotower.library.tags import TaggedPicture, Tagger
 from twotower.library.teach import learn
 from twotower.library.vocabulary import DETECTORS, Vocabulary, parse_vocabulary
 
@@ -602,6 +605,16 @@ def test_a_folder_that_is_not_indexed_yet_is_named(
     shutil.copy(root / "dog.jpg", root / "new")
     assert tag(root / "new", "--vocabulary", words) == 1
     assert "new: no indexed pictures in it; if there are new" in capsys.readouterr().err
+
+
+def test_the_review_asks_first_what_may_be_given() -> None:
+    """Not the tags of which most is unsure: these may be far from their cut-offs."""
+    probabilities = np.array([[0.5, 0.92, 0.001, 0.5], [0.5, 0.85, 0.002, 0.4]])
+    tagger = SimpleNamespace(cutoffs=np.array([2.0, 0.9, 0.9, 0.9999]))
+    tagged = [TaggedPicture(n, row, row > 0.9) for n, row in enumerate(probabilities)]
+    questions = choose(cast(Tagger, tagger), tagged)
+    assert [tag for tag, _ in questions] == [1, 0, 3, 2]
+    assert dict(questions)[1] == [1, 0]
 
 
 def test_the_review_page_holds_what_is_unsure(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twotower.cli.output import written_whole
 from twotower.cli.thumbnails import thumbnail
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 HEIGHT = 200  # pixels of a picture in the file
 PICTURES = 24  # of each tag
 TAGS = 60  # the most that one page asks about
+NEAR = 3.0  # log-odds from a cut-off
 PAGE = Path(__file__).with_name("review.html")
 
 
@@ -78,20 +80,29 @@ def write_review(
 def choose(tagger: Tagger, tagged: list[TaggedPicture]) -> list[tuple[int, list[int]]]:
     """Tags, the most worth asking first, each with rows of `tagged`, the least sure first.
 
-    What is worth asking is the sum of doubts over the pictures that come nearest to it.
+    What is worth asking is whether pictures are given a tag: first come tags of which many are near
+    the cut-off, within a factor of 20 of its odds, then, as for tags that are never given, those of
+    which most is unsure.
     """
     if not tagged:
         return []
     probabilities = np.stack([one.probabilities for one in tagged])
     doubts = np.minimum(probabilities, 1 - probabilities)
-    top = np.sort(doubts, axis=0)[::-1][:PICTURES].sum(axis=0)
+    distances = np.abs(_logits(probabilities) - _logits(tagger.cutoffs))
+    near = np.where((tagger.cutoffs < 1) & (distances < NEAR), np.exp(-distances), 0.0)
+    nearest, unsure = (np.sort(one, axis=0)[-PICTURES:].sum(axis=0) for one in (near, doubts))
     questions = []
-    for tag in np.argsort(-top, kind="stable")[:TAGS].tolist():
+    for tag in np.lexsort((-unsure, -nearest))[:TAGS].tolist():
         order = np.argsort(-doubts[:, tag], kind="stable")[:PICTURES]
         rows = [row for row in order.tolist() if doubts[row, tag] > 1e-6]  # not yet answered
         if rows:
             questions.append((tag, rows))
     return questions
+
+
+def _logits(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    bounded = np.clip(probabilities, 1e-9, 1 - 1e-9)
+    return np.asarray(np.log(bounded / (1 - bounded)))
 
 
 def _shown(name: str) -> str:
