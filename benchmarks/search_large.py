@@ -5,7 +5,7 @@
 The vectors are made from those of the pictures of flickr8k-train and imagenet-sample-1k, by the
 bundled model: each is a random mean of one, of three of its 32 nearest, and a little noise, so that
 they lie as pictures lie. Queries are real: pictures of flickr8k-val, and captions, which lie far
-from all pictures. Each asks once, after others have warmed up the memory. FOLDER keeps the vectors
+from all pictures. Each asks once; the lists were read into memory before. FOLDER keeps the vectors
 (26 GB) and the lists (5 GB), for a second call, which then only measures. faiss's HNSW is not
 beside it: at a thousand vectors a second it would build for three hours. Writes
 results/search_large.csv.
@@ -31,7 +31,7 @@ from twotower.pairs.sources import open_source
 
 RESULTS = Path(__file__).parent / "results" / "search_large.csv"
 TOP, QUERIES, WARM_UP = 100, 50, 50
-EXACT = 5  # queries that are searched exactly, for the time that it takes
+EXACT = 2  # queries that are searched exactly, for the time that it takes
 NEIGHBOURS, MIXED, NOISE = 32, 3, 0.2
 PART = 50_000
 
@@ -58,8 +58,21 @@ def main() -> None:
         "pictures": model.encode_image([one.picture for one in pairs]),
         "words": model.encode_text([one.captions[0] for one in pairs]),
     }
+    read_once(folder / "vectors" / FOLDER / "lists.faiss")
     size = sum(one.stat().st_size for one in (folder / "vectors" / FOLDER).iterdir())
-    report(compare(vectors, exact_copy(folder), queries), count, built.read_text(), size)
+    report(
+        compare(vectors, exact_copy(folder), queries, folder / "nearest.npy"),
+        count,
+        built.read_text(),
+        size,
+    )
+
+
+def read_once(path: Path) -> None:
+    """Have a file in memory, as that of a server that runs is."""
+    with path.open("rb") as file:
+        while file.read(2**24):
+            pass
 
 
 def say(done: int, total: int) -> None:
@@ -105,11 +118,19 @@ def exact_copy(folder: Path) -> LocalVectors:
 Row = tuple[str, str, float, float]
 
 
-def compare(lists: LocalVectors, exact: LocalVectors, queries: dict[str, Floats]) -> list[Row]:
-    """(method, queries, p50 in ms, recall); exactly last, as that takes the memory for itself."""
+def compare(
+    lists: LocalVectors, exact: LocalVectors, queries: dict[str, Floats], kept: Path
+) -> list[Row]:
+    """(method, queries, p50 in ms, recall); exactly last, as that takes the memory for itself.
+
+    `kept` is where the nearest are kept, which take minutes to find.
+    """
     by_lists = {name: timed(lists.search, embeds) for name, embeds in queries.items()}
     print("lists measured", flush=True)
-    true = nearest(exact, np.concatenate([embeds[WARM_UP:] for embeds in queries.values()]))
+    asked = np.concatenate([embeds[WARM_UP:] for embeds in queries.values()])
+    if not kept.exists():
+        np.save(kept, nearest(exact, asked))
+    true = list(np.load(kept))
     rows = []
     for name, embeds in queries.items():
         milliseconds, found = by_lists[name]
@@ -121,8 +142,8 @@ def compare(lists: LocalVectors, exact: LocalVectors, queries: dict[str, Floats]
     return rows
 
 
-def nearest(vectors: LocalVectors, queries: Floats) -> list[Ids]:
-    """The ids of the nearest of each query [q, embed_dim], in one pass over all vectors."""
+def nearest(vectors: LocalVectors, queries: Floats) -> Ids:
+    """The ids of the nearest of each query [q, TOP], in one pass over all vectors."""
     ids = vectors.ids()
     best = np.zeros((len(queries), 0), np.int64)
     scores = np.zeros((len(queries), 0), np.float32)
@@ -134,7 +155,7 @@ def nearest(vectors: LocalVectors, queries: Floats) -> list[Ids]:
         scores = np.take_along_axis(scores, kept, axis=1)
         best = np.take_along_axis(best, kept, axis=1)
         print(f"{start + len(some)} of {len(ids)} compared", flush=True)
-    return list(best)
+    return best
 
 
 def timed(

@@ -58,6 +58,15 @@ def test_usage_that_cannot_work(photos: Path) -> None:
     assert not (photos / ".twotower").exists()
 
 
+def test_a_library_within_another_is_said(photos: Path) -> None:
+    assert run(".", cwd=photos).stderr == ""
+    done = run("trip", cwd=photos)
+    assert done.stdout.startswith("2 added")
+    assert "trip lies in the library of . and gets one of its own" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert run("trip", cwd=photos).stderr == ""
+
+
 def test_a_library_elsewhere(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     elsewhere = tmp_path_factory.mktemp("libraries") / "mine"
     run("photos", "--library", elsewhere, cwd=photos, code=1)  # no such folder

@@ -309,6 +309,8 @@ def test_a_read_only_library_is_indexed_elsewhere(unprivileged: Path, tiny_direc
     assert again.catalog.pictures(again.vectors.ids())[0].path == "a.png"
     with pytest.raises(LibraryError):
         again.catalog.set_setting("a", "b")
+    with pytest.raises(LibraryError, match="--library FOLDER"):
+        again.index()
     again.close()
 
 

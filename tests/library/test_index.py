@@ -174,6 +174,10 @@ def test_vectors_that_cannot_be_opened_leave_nothing_behind(
     unreachable(monkeypatch)
     with pytest.raises(LibraryError, match="nobody there"):
         Library(photos, vectors="milvus://localhost:1/x").index()
+    with pytest.raises(LibraryError, match="nobody there"):
+        Library(photos, vectors="milvus://me:secret@localhost:1/x").index()
+    modes = {path.stat().st_mode & 0o777 for path in photos.glob(".twotower/catalog*")}
+    assert modes == {0o600}, "a password may be in it"
     library = Library(photos, model=BUNDLED)
     assert [one.vectors for one in library.catalog.models()] == [None]
     assert library.index().added == 5
@@ -238,6 +242,29 @@ def test_the_library_around_a_folder_is_that_of_where_it_leads(tmp_path: Path) -
     assert find_library(tmp_path / "photos" / ".." / "links") is None
     (tmp_path / "link").symlink_to(tmp_path / "photos")
     assert find_library(tmp_path / "link" / "within") == location
+
+
+def test_a_library_that_was_moved_away_from_its_pictures(
+    photos: Path, tiny_directory: Path, tmp_path: Path
+) -> None:
+    Library(photos, model=tiny_directory).index()
+    (tmp_path / "stray.png").write_bytes(picture(9))
+    (photos / ".twotower").rename(tmp_path / "library")  # its root would be tmp_path now
+    with pytest.raises(LibraryError, match=f"moved away from its pictures, which were in {photos}"):
+        Library(location=tmp_path / "library").index()
+    with pytest.raises(LibraryError, match=f"is the library of {photos}"):
+        Library(tmp_path, location=tmp_path / "library").index()
+    assert Library(photos, location=tmp_path / "library").index().unchanged == 5
+    assert Library(location=tmp_path / "library").index().unchanged == 5
+
+
+def test_a_library_that_was_copied_with_its_pictures(
+    photos: Path, tiny_directory: Path, tmp_path: Path
+) -> None:
+    Library(photos, model=tiny_directory).index()
+    shutil.copytree(photos, tmp_path / "copy")
+    copy = Library(location=tmp_path / "copy" / ".twotower")
+    assert copy.index().unchanged == 5 and copy.root == tmp_path / "copy"
 
 
 def test_a_program_may_go_to_another_folder(

@@ -1,5 +1,6 @@
 """One contract, whatever keeps the vectors: nothing lost, doubled or under another's id."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -136,6 +137,24 @@ def test_a_milvus_that_cannot_be_reached(tmp_path: Path) -> None:
         open_vectors("milvus://localhost:1/some", DIM)
     with pytest.raises(LibraryError, match="names no host"):
         open_vectors("milvus:///some", DIM)
+
+
+def test_a_password_is_not_shown(tmp_path: Path) -> None:
+    pytest.importorskip("pymilvus")
+    for address in ("milvus://me:se@c:ret@localhost:1/some", "milvus://me:se/ret@host/some"):
+        with pytest.raises(LibraryError, match=r"milvus://me:\*\*\*@") as caught:
+            open_vectors(address, DIM)
+        assert "ret" not in str(caught.value)
+
+
+def test_milvus_lite_serves_one_process(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("milvus_lite", reason="pip install 'twotower[milvus]'")
+    (tmp_path / "lite.db").mkdir()
+    with (tmp_path / "lite.db" / "LOCK").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as the other process does
+        with pytest.raises(LibraryError, match="another process has it open"):
+            open_vectors(f"{tmp_path}/lite.db", DIM)
+    assert not caplog.records
 
 
 def test_a_collection_of_another_model(tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ def run_index(arguments: argparse.Namespace) -> int:
     )
     if arguments.errors:
         return print_errors(library)
+    if folder and location is None:
+        say_if_nested(folder)
     if arguments.watch:
         watch(library, approximate=arguments.approximate)
         return OK
@@ -84,6 +86,20 @@ def where(folder: Path | None, location: Path | None) -> tuple[Path | None, Path
         if location is None:
             raise LibraryError("no library here or above; run: twotower index FOLDER")
     return folder, location
+
+
+def say_if_nested(folder: Path) -> None:
+    """Say that a folder inside a library is about to get one of its own."""
+    from twotower.library.catalog import find_library
+
+    location = find_library(folder)
+    if location and not location.parent.samefile(folder):
+        inner, outer = (printable(shown_path(path)) for path in (folder, location.parent))
+        print(
+            f"twotower: {inner} lies in the library of {outer} and gets one of its own, which is "
+            f"searched there instead; for a single one: twotower index {outer}",
+            file=sys.stderr,
+        )
 
 
 def index_once(library: Library, out: TextIO | None = None, *, approximate: bool = False) -> int:

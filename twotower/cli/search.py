@@ -128,7 +128,7 @@ def index_if_new(library: Library) -> None:
 
     if not (library.location / CATALOG_FILE).exists():
         print(
-            f"twotower: {library.root} is not indexed yet; it is now, once, into "
+            f"twotower: {library.root} is not indexed yet; indexing it first, once, into "
             f"{library.location} (Ctrl-C loses nothing)",
             file=sys.stderr,
         )

@@ -365,6 +365,9 @@ class Catalog:
 
     def add_model(self, record: ModelRecord) -> ModelRecord:
         """Store a model (its `id` is given here), or find it by its fingerprint and `vectors`."""
+        if "@" in (record.vectors or ""):  # a password, perhaps
+            for path in self.location.glob(f"{CATALOG_FILE}*"):
+                path.chmod(0o600)
         row = (*astuple(record)[1:-1], record.vectors or "")
         with self._transaction() as execute_many:
             execute_many(
@@ -394,6 +397,16 @@ class Catalog:
 
     # The file itself
 
+    def strayed_from(self) -> Path | None:
+        """Where the pictures were, if the library inside them has been moved away without them."""
+        last, root = self.get_setting("last_root"), self._root()
+        if last is None or _decoded(last) == root:
+            return None
+        some = self._connection.execute("SELECT path FROM pictures LIMIT 100").fetchall()
+        if not some or any((root / os.fsdecode(path)).exists() for (path,) in some):
+            return None  # they have moved together
+        return _decoded(last)
+
     def _migrate(self) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if version > len(MIGRATIONS):
@@ -420,18 +433,19 @@ class Catalog:
         if self.get_setting("root") is None:
             self.set_setting("name", secrets.token_hex(4))
         else:
-            before = self._root()
+            before = self.strayed_from() or self._root()
             if before.is_dir() and not before.samefile(root):
                 raise LibraryError(
                     f"{self.location}: is the library of {before}; keep that of {root} elsewhere"
                 )
         self.set_setting("root", _relative(root, self.location))
+        self.set_setting("last_root", _encoded(root.resolve()))
 
     def _root(self) -> Path:
         stored = self.get_setting("root")
         if stored is None:
             raise LibraryError(f"{self.location}: names no folder of pictures; index again")
-        return (self.location / os.fsdecode(json.loads(stored).encode("latin-1"))).resolve()
+        return (self.location / _decoded(stored)).resolve()
 
     @contextmanager
     def _transaction(self) -> Iterator[Callable[[str, Iterable[Any]], Any]]:
@@ -521,8 +535,15 @@ def _open(address: str) -> sqlite3.Connection:
 def _relative(root: Path, location: Path) -> str:
     """JSON of the root as seen from a library inside it, so that both can move; else absolute."""
     root, location = root.resolve(), location.resolve()
-    path = os.path.relpath(root, location) if location.is_relative_to(root) else str(root)
+    return _encoded(os.path.relpath(root, location) if location.is_relative_to(root) else root)
+
+
+def _encoded(path: str | Path) -> str:
     return json.dumps(os.fsencode(path).decode("latin-1"))
+
+
+def _decoded(stored: str) -> Path:
+    return Path(os.fsdecode(json.loads(stored).encode("latin-1")))
 
 
 def _readable(path: str) -> str:

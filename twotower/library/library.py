@@ -140,7 +140,8 @@ class Library:
         encoder = load(source, engine=self._engine)
         create_folder(self.location)
         with sole_writer(self.location), _disk_errors(self.location):
-            catalog = self.__dict__["catalog"] = Catalog(self.location, self._root)
+            root = self._root or self._root_known()
+            catalog = self.__dict__["catalog"] = Catalog(self.location, root)
             used = catalog.model
             before = {one.id for one in catalog.models()}
             target = catalog.add_model(self._describe(encoder, str(source), used))
@@ -205,6 +206,15 @@ class Library:
         record = self.catalog.model
         self.close()
         return record.source if record else None
+
+    def _root_known(self) -> Path:
+        with Catalog(self.location) as catalog:
+            if before := catalog.strayed_from():
+                raise LibraryError(
+                    f"{self.location}: was moved away from its pictures, which were in {before}; "
+                    f"say where they are: twotower index PICTURES --library {self.location}"
+                )
+            return catalog.root
 
     def _describe(self, encoder: Encoder, source: str, used: ModelRecord | None) -> ModelRecord:
         from twotower.encode.load import BUNDLED_NAME

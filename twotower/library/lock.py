@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from twotower.library.catalog import LibraryError
 
@@ -21,10 +22,10 @@ def sole_writer(location: Path) -> Iterator[None]:
     one. The file's text only says whose it is.
 
     Raises:
-        LibraryError: another process holds it.
+        LibraryError: another process holds it, or nothing can be written there.
     """
     path = location / LOCK_FILE
-    with path.open("a+b", buffering=0) as file:
+    with _open(path) as file:
         try:
             _lock(file.fileno())
         except OSError:
@@ -37,6 +38,16 @@ def sole_writer(location: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()}\n".encode())
         yield
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("a+b", buffering=0)
+    except OSError as error:
+        raise LibraryError(
+            f"{path.parent}: cannot be changed ({error.strerror}); index into another place with: "
+            "twotower index PICTURES --library FOLDER"
+        ) from None
 
 
 if sys.platform == "win32":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -33,15 +34,15 @@ class MilvusVectors:
             LibraryError: pymilvus is not installed, Milvus cannot be reached, or the collection
                 holds vectors of another length.
         """
+        self._address, self.embed_dim = _without_secret(address), embed_dim
         try:
             import pymilvus
         except ImportError:
             raise LibraryError(
-                f"{address}: Milvus needs more packages; pip install 'twotower[milvus]'"
+                f"{self._address}: Milvus needs more packages; pip install 'twotower[milvus]'"
             ) from None
-        for logger in ("pymilvus", "grpc"):  # what goes wrong is raised, not logged
+        for logger in ("pymilvus", "grpc", "milvus_lite"):  # what goes wrong is raised, not logged
             logging.getLogger(logger).setLevel(logging.CRITICAL)
-        self._address, self.embed_dim = address, embed_dim
         uri, token, collection = _parts(address)
         self._collection = f"{collection}_{name}" if name else collection
         with self._errors():
@@ -168,7 +169,13 @@ class MilvusVectors:
         try:
             yield
         except pymilvus.MilvusException as error:
-            raise LibraryError(f"{self._address}: Milvus says: {error.message}") from None
+            reason = f"Milvus says: {error.message}"
+            if error.message == "Open local milvus failed":
+                reason = (
+                    "cannot be opened; most likely another process has it open, and Milvus Lite "
+                    "serves one at a time: wait until that has finished"
+                )
+            raise LibraryError(f"{self._address}: {reason}") from None
 
 
 def _parts(address: str) -> tuple[str, str, str]:
@@ -176,11 +183,22 @@ def _parts(address: str) -> tuple[str, str, str]:
     if not address.startswith(SCHEME):
         return address, "", COLLECTION
     parts = urlsplit(address)
-    if not parts.hostname:
-        raise LibraryError(f"{address}: names no host; write {SCHEME}HOST:PORT/COLLECTION")
+    try:
+        host, port = parts.hostname, parts.port or 19530
+    except ValueError:  # the port is no number
+        host = None
+    if not host:
+        raise LibraryError(
+            f"{_without_secret(address)}: names no host; write {SCHEME}HOST:PORT/COLLECTION"
+        )
     token = f"{parts.username}:{parts.password or ''}" if parts.username else ""
-    uri = f"http://{parts.hostname}:{parts.port or 19530}"
+    uri = f"http://{host}:{port}"
     return uri, token, parts.path.strip("/") or COLLECTION
+
+
+def _without_secret(address: str) -> str:
+    """An address for people to read."""
+    return re.sub("^(milvus://[^/@:]*):.*@", r"\1:***@", address)
 
 
 def _chunks(ids: Ids) -> Iterator[list[int]]:
