@@ -130,6 +130,21 @@ def test_mistakes_are_one_line(
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("start", ["search", "search --"])
+def test_a_query_may_start_with_a_minus(
+    inside: Path, capsys: pytest.CaptureFixture[str], start: str
+) -> None:
+    assert main([*start.split(), "-people"]) == 1
+    assert "'-people' only says what shall not be there" in capsys.readouterr().err
+    if start == "search":
+        assert main(["search", "-house dog", "--json", "--all"]) == 0
+        tree = json.loads(capsys.readouterr().out)
+        assert tree["query"] == "-house dog" and Path(tree["hits"][0]["path"]).name == "a1.jpg"
+    with pytest.raises(SystemExit) as done:
+        main(["search", "-h"])
+    assert done.value.code == 0
+
+
 def test_a_mistake_in_the_query_comes_before_the_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twotower.library.query import Near, Query, QueryError, Term, parse_query
+from twotower.inputs.metadata import _KINDS
+from twotower.inputs.pictures import _FORMATS
+from twotower.library.query import KIND_OF, KINDS, Near, Query, QueryError, Term, parse_query
+from twotower.library.scan import SUFFIXES
 
 SEEN = {
     "clip.MP4": Path("clip.MP4"),
@@ -47,6 +50,11 @@ def test_whatever_a_library_takes_in_can_be_looked_for(name: str) -> None:
     [
         ("beach -people", [("beach", True), ("people", False)]),
         ("beach - people playing", [("beach", True), ("people playing", False)]),
+        (
+            "beach - people after:2021 sunset",
+            [("beach", True), ("people", False), ("sunset", True)],
+        ),
+        ('beach - people "sunset"', [("beach", True), ("people", False), ("sunset", True)]),
         ("beach -people sunset", [("beach", True), ("people", False), ("sunset", True)]),
         ('-"people" beach', [("people", False), ("beach", True)]),
         ("“curly quotes”", [("curly quotes", True)]),
@@ -66,6 +74,17 @@ def test_terms(text: str, terms: list[tuple[str, bool]]) -> None:
     ("text", "message"),
     [
         ("", "nothing to look for"),
+        ("a -", "- has nothing behind it"),
+        ("a + - b", "+ has nothing behind it"),
+        ("a - after:2021", "after:2021 is a filter and takes no + or -"),
+        ("a -type:jpeg", "type:jpeg is a filter and takes no + or -"),
+        ("x type:", "type: has nothing behind it; write type:heic without a space"),
+        ("x after: 2021", "after: has nothing behind it; write after:2021 without a space"),
+        ('x camera:""', "camera: has nothing behind it"),
+        ("x type:banana", "type:banana is none of avif, bmp, gif, heic, jpeg, jpeg2000"),
+        ("x type:jepg", "did you mean type:jpeg?"),
+        ("x after:2021-02-31", "after:2021-02-31 is no date"),
+        ("x before:0000", "before:0000 is no date"),
         (" - ", "nothing to look for"),
         ("-people", "only says what shall not be there"),
         ('"abc', "the quote at '\"abc' is not closed"),
@@ -91,6 +110,12 @@ def test_what_makes_no_sense_is_named(text: str, message: str) -> None:
         parse(text)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_kinds_are_those_of_the_catalog() -> None:
+    written = {_KINDS.get(one.lower(), one.lower()) for one in _FORMATS}
+    assert set(KINDS) == written | {"heic", "raw", "video"}
+    assert {suffix[1:] for suffix in SUFFIXES} <= set(KIND_OF)
 
 
 @given(
@@ -130,6 +155,8 @@ ROWS = {  # name: taken, camera, path, type, orientation, latitude, longitude
     "new": ("2022-03-09T10:00:00", "Canon 100%", "Trips/2.heic", "heic", "portrait", 0, 179.95),
     "edge": ("2021-01-01T00:00:00", None, "strips/3.tif", "tiff", "square", None, None),
     "bare": (None, "X_T3", "4.jpg", "jpeg", "portrait", 0, -179.95),
+    "clip": (None, None, "6.mov", "video", "square", None, None),
+    "raw": (None, None, "7.nef", "raw", "square", None, None),
     "odd": (None, "\ufffdX", "F\udcff/5.jpg", "png", "square", None, None),
 }
 
@@ -168,7 +195,9 @@ def chosen(text: str) -> set[str]:
         ("folder:f\udcff", {"odd"}),
         ("folder:f\udcfe", set()),
         ("camera:\udcff", {"odd"}),
-        ("type:jpg", {"old", "bare"}),
+        ("type:.JPG", {"old", "bare"}),
+        ("type:mp4 type:cr2", {"clip", "raw"}),
+        ("type:video", {"clip"}),
         ("type:tif type:heic", {"edge", "new"}),
         ("orientation:portrait type:heic", {"new"}),
         ("near:48.05,11,10km", {"old"}),

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")  # file names as the bytes that they are
-    arguments = build_parser().parse_args(argv)
+    arguments = build_parser().parse_args(search.keep_minus(sys.argv[1:] if argv is None else argv))
     warnings.showwarning = _print_warning  # type: ignore[assignment]
     try:
         return int(arguments.run(arguments))

@@ -7,7 +7,7 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,9 @@ def add_commands(commands: Commands) -> None:
     command = commands.add_parser("search", help="find pictures by what they show")
     command.set_defaults(run=run_search)
     command.add_argument(
-        "query", help='words, pictures and filters: \'"beach" - "people" + photo.jpg after:2021\''
+        "query",
+        type=str.strip,
+        help='words, pictures and filters: \'"beach" - "people" + photo.jpg after:2021\'',
     )
     _add_folder(command)
     command.add_argument(
@@ -45,6 +47,16 @@ def add_commands(commands: Commands) -> None:
     command.set_defaults(run=run_duplicates)
     _add_folder(command)
     command.add_argument("--json", action="store_true", help="print one JSON array of groups")
+
+
+def keep_minus(argv: Sequence[str]) -> list[str]:
+    """The arguments, with a query such as "-people dog" behind `search` kept from being an option.
+
+    A space before it does that; the options of `search` start with two minus signs.
+    """
+    query = argv[1] if len(argv) > 1 and argv[0] == "search" else ""
+    is_query = query.startswith("-") and not query.startswith("--") and query != "-h"
+    return [argv[0], f" {query}", *argv[2:]] if is_query else list(argv)
 
 
 def _add_folder(command: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import math
 import os
@@ -14,11 +15,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from twotower.inputs.raw import RAW_SUFFIXES
+from twotower.inputs.video import VIDEO_SUFFIXES
 from twotower.library.scan import SUFFIXES
 
-FILTERS = ("after", "before", "camera", "folder", "near", "orientation", "type")
 ORIENTATIONS = ("landscape", "portrait", "square")
-TYPES = {"jpg": "jpeg", "jpe": "jpeg", "tif": "tiff", "heif": "heic", "hif": "heic"}
+FILTERS = {  # and what may stand behind each
+    "after": "2021",
+    "before": "2023-06",
+    "camera": "fuji",
+    "folder": "trips",
+    "near": "48.1,11.5,20km",
+    "orientation": "portrait",
+    "type": "heic",
+}
+KINDS = {  # as the catalog has them, and the endings that mean them
+    "avif": "avif",
+    "bmp": "bmp dib",
+    "gif": "gif",
+    "heic": "heic heif hif",
+    "jpeg": "jpeg jpg jpe jfif mpo",
+    "jpeg2000": "jpeg2000 jp2",
+    "png": "png apng",
+    "ppm": "ppm pgm pbm pnm",
+    "raw": " ".join(["raw", *(suffix[1:] for suffix in RAW_SUFFIXES)]),
+    "tiff": "tiff tif",
+    "video": " ".join(["video", *(suffix[1:] for suffix in VIDEO_SUFFIXES)]),
+    "webp": "webp",
+}
+KIND_OF = {name: kind for kind, names in KINDS.items() for name in names.split()}
 EARTH_KM = 6371.0
 KM_PER_DEGREE = 111.0  # a little less than the truth, so that no picture is left out
 
@@ -92,28 +117,30 @@ def parse_query(text: str, find_picture: Callable[[str], Path | None] | None = N
     terms: list[Term] = []
     filters: dict[str, list[str]] = {}
     words: list[str] = []
-    wanted, signed = True, False  # what the last + or - said, and whether one stands just before
+    wanted, signed = True, ""  # of the next term; the + or - that stands just before, if one does
 
     def end_words() -> None:
+        nonlocal wanted
         if words:
             terms.append(_term(" ".join(words), wanted))
             words.clear()
+            wanted = True
 
     for token in _tokens(text):
         if token in ("+", "-"):
             end_words()
-            wanted, signed = token == "+", True
+            if signed:
+                raise QueryError(_nothing_behind(signed))
+            wanted, signed = token == "+", token
             continue
         if match := re.fullmatch(r'([+-]?)"(.*)"(\^\S*)?', token, re.DOTALL):
             end_words()
             sign, quoted, weight = match.groups()
             terms.append(_term(quoted + (weight or ""), _sign(sign, wanted)))
             wanted = True
-        elif match := re.fullmatch(r"([A-Za-z]+):(\S.*)", token, re.DOTALL):
+        elif condition := _filter(token, signed):
             end_words()
-            key, value = match[1].lower(), match[2].strip('"')
-            if key not in FILTERS:
-                raise QueryError(_unknown_filter(key, token))
+            key, value = condition
             filters.setdefault(key, []).append(value)
         elif picture := _picture(token, find_picture, signed):
             end_words()
@@ -127,9 +154,11 @@ def parse_query(text: str, find_picture: Callable[[str], Path | None] | None = N
             wanted = True
         else:
             words.append(token)
-        signed = False
+        signed = ""
     end_words()
     _check(text, terms, filters)
+    if signed:
+        raise QueryError(_nothing_behind(signed))
     where, parameters, near = _conditions(filters)
     return Query(text, tuple(terms), where, parameters, near)
 
@@ -174,8 +203,36 @@ def _split_weight(text: str) -> tuple[str, float]:
     return words, weight
 
 
+def _filter(token: str, signed: str) -> tuple[str, str] | None:
+    """The key and the value of a filter; None for words, such as `star wars: a hope`.
+
+    Raises:
+        QueryError: no such filter, nothing behind the colon, or a sign before it.
+    """
+    match = re.fullmatch(r"([+-]?)([A-Za-z]+):(.*)", token, re.DOTALL)
+    if not match:
+        return None
+    sign, key, value = match[1], match[2].lower(), match[3].strip('"')
+    if key not in FILTERS:
+        if sign or not value:
+            return None
+        raise QueryError(_unknown_filter(key, token))
+    if sign or signed:
+        raise QueryError(f"{key}:{value} is a filter and takes no + or -; leave that out")
+    if not value.strip():
+        raise QueryError(
+            f"{key}: has nothing behind it; write {key}:{FILTERS[key]} without a space, "
+            f'or as words: "{key}:"'
+        )
+    return key, value
+
+
+def _nothing_behind(sign: str) -> str:
+    return f'{sign} has nothing behind it; write words, or put it in quotes: "{sign}"'
+
+
 def _picture(
-    token: str, find_picture: Callable[[str], Path | None], signed: bool
+    token: str, find_picture: Callable[[str], Path | None], signed: str
 ) -> tuple[Path, float] | None:
     """The file that a token means and its weight; None for words.
 
@@ -252,11 +309,12 @@ def _date(key: str, value: str) -> str:
     """`2021`, `2021-06` or `2021-06-30`, as it sorts beside ISO times."""
     match = re.fullmatch(r"(\d{4})(?:-(\d{1,2}))?(?:-(\d{1,2}))?", value)
     year, month, day = (int(one or 1) for one in match.groups()) if match else (0, 0, 0)
-    if not (1 <= month <= 12 and 1 <= day <= 31):
+    try:
+        return datetime.date(year, month, day).isoformat()
+    except ValueError:
         raise QueryError(
             f"{key}:{value} is no date; write {key}:2021, {key}:2021-06 or {key}:2021-06-30"
-        )
-    return f"{year:04}-{month:02}-{day:02}"
+        ) from None
 
 
 def _camera(value: str) -> Condition:
@@ -284,7 +342,11 @@ def _literal(text: str) -> str:
 
 def _type(value: str) -> Condition:
     name = value.lower().lstrip(".")
-    return "type = ?", [TYPES.get(name, name)]
+    if name not in KIND_OF:
+        close = difflib.get_close_matches(name, KIND_OF, 1)
+        hint = f"; did you mean type:{KIND_OF[close[0]]}?" if close else ""
+        raise QueryError(f"type:{value} is none of {', '.join(KINDS)}{hint}")
+    return "type = ?", [KIND_OF[name]]
 
 
 def _orientation(value: str) -> Condition:
