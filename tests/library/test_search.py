@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tracemalloc
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from twotower.library.calibrate import read_calibration
 from twotower.library.fit import altered_copies
 from twotower.library.library import Library
 from twotower.library.query import QueryError
-from twotower.library.search import _grouped
+from twotower.library.search import _connected, _grouped
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
@@ -281,6 +282,40 @@ def test_duplicates_are_grouped(photos: Library) -> None:
     sizes = [hit.path.stat().st_size for hit in cats]
     assert sizes == sorted(sizes, reverse=True)
     assert len(groups) < 4, "the others differ"
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(-2, 2)] * 3), max_size=30),
+    st.integers(1, 12),
+    st.integers(1, 5),
+    st.integers(3, 9),
+)
+def test_linked_vectors_are_found_as_in_the_plain_way(
+    rows: list[tuple[int, ...]], block: int, strip: int, least: int
+) -> None:
+    """In whole numbers, whose products are exact."""
+    embeds = np.array(rows, np.float32).reshape(-1, 3)
+    linked = embeds @ embeds.T >= least
+    np.fill_diagonal(linked, True)
+    for _ in rows:  # paths of any length
+        linked = linked @ linked
+    expected = {tuple(np.flatnonzero(row).tolist()) for row in linked if row.sum() > 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("twotower.library.search.BLOCK", block)
+        patch.setattr("twotower.library.search.STRIP", strip)
+        groups = _connected(lambda some: embeds[some], len(embeds), least)
+    assert {tuple(group.tolist()) for group in groups} == expected
+    assert len(groups) == len(expected)
+
+
+def test_many_copies_need_little_memory() -> None:
+    embeds = np.tile(np.float32([1, 0]), (5000, 1))
+    tracemalloc.start()
+    [group] = _connected(lambda some: embeds[some], len(embeds), 0.9)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert group.tolist() == list(range(5000))
+    assert peak < 100e6
 
 
 def test_what_a_crash_left_over_is_no_hit(photos: Library) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
@@ -31,6 +31,8 @@ Places = NDArray[np.intp]
 
 CANDIDATES = 1000  # looked at first for each term; more where half of them match
 NEARBY = 200  # places before a hit, at least, among which it may have a copy
+BLOCK = 4096  # vectors that `duplicates` has in memory at once, twice
+STRIP = 256  # of them are compared with a block at once
 FUSION = 60  # of reciprocal rank fusion (Cormack, Clarke and Büttcher 2009)
 
 
@@ -172,9 +174,8 @@ def duplicates(library: Library, folder: Path | None = None) -> list[list[Hit]]:
     if folder is not None:
         query = within(library, query, folder)
     ids = library.catalog.select(query.where, query.parameters)
-    embeds = library.vectors.get(ids)
     groups = []
-    for members in _connected(embeds, least):
+    for members in _connected(lambda some: library.vectors.get(ids[some]), len(ids), least):
         records = sorted(
             library.catalog.pictures(ids[members]), key=lambda one: (-one.size, one.path)
         )
@@ -513,22 +514,40 @@ def _grouped(listed: Places, image_embeds: Floats, least: float) -> list[list[in
     return groups
 
 
-def _connected(embeds: Floats, least: float) -> list[list[int]]:
-    """Places of vectors that are linked, directly or through others, by a cosine of `least`."""
-    parent = list(range(len(embeds)))
+def _connected(get: Callable[[slice], Floats], count: int, least: float) -> list[Places]:
+    """Places of vectors that are linked, directly or through others, by a cosine of `least`.
 
-    def root(one: int) -> int:
-        while parent[one] != one:
-            parent[one] = parent[parent[one]]
-            one = parent[one]
-        return one
+    Args:
+        get: gives the vectors at some of the places 0 to `count`.
+    """
+    lowest = np.arange(count)  # place -> the lowest that it is known to be linked with
+    for start in range(0, count, BLOCK):
+        rows = get(slice(start, start + BLOCK))
+        for other in range(start, count, BLOCK):
+            columns = rows if other == start else get(slice(other, other + BLOCK))
+            for strip in range(0, len(rows), STRIP):
+                close = rows[strip : strip + STRIP] @ columns.T >= least
+                if close.any():
+                    first, second = start + strip, other
+                    height, width = close.shape
+                    known = lowest[first : first + height, None] == lowest[second : second + width]
+                    one, another = np.nonzero(close & ~known)
+                    _link(lowest, first + one, second + another)
+    sizes = np.bincount(lowest, minlength=count)
+    members = np.flatnonzero(sizes[lowest] > 1)
+    members = members[np.argsort(lowest[members], kind="stable")]
+    ends = np.cumsum(sizes[sizes > 1])
+    return np.split(members, ends[:-1]) if len(ends) else []
 
-    for start in range(0, len(embeds), 1024):
-        close = embeds[start : start + 1024] @ embeds[start:].T >= least
-        for a, b in np.argwhere(close).tolist():
-            if root(start + a) != root(start + b):
-                parent[root(start + b)] = root(start + a)
-    groups: dict[int, list[int]] = {}
-    for one in range(len(embeds)):
-        groups.setdefault(root(one), []).append(one)
-    return [members for members in groups.values() if len(members) > 1]
+
+def _link(lowest: Places, one: Places, another: Places) -> None:
+    """Join, in place, the groups of each pair of linked places."""
+    while True:
+        low = np.minimum(lowest[one], lowest[another])
+        high = np.maximum(lowest[one], lowest[another])
+        apart = low < high
+        if not apart.any():
+            return
+        np.minimum.at(lowest, high[apart], low[apart])
+        while ((further := lowest[lowest]) != lowest).any():
+            lowest[:] = further
