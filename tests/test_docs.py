@@ -129,3 +129,12 @@ def test_figures_are_the_measured_ones() -> None:
     )
     for figure in figures:
         assert figure in README, figure
+
+
+def test_the_heat_map_points_as_measured() -> None:
+    right, low, high = (
+        100 * result("explain.csv", "twotower-small", column)
+        for column in ("right_half", "low", "high")
+    )
+    text = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
+    assert f"{right:.1f} % ({low:.1f}-{high:.1f}; chance is 50 %" in text
