@@ -214,6 +214,39 @@ def test_copies_overwrite_nothing(inside: Path, tmp_path: Path) -> None:
     assert (tmp_path / "found" / "a3.png").read_bytes() == (inside / "a3.png").read_bytes()
 
 
+def test_a_hit_that_has_gone_is_named_and_the_others_are_given(
+    inside: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet, copies = tmp_path / "sheet.html", tmp_path / "found"
+    (inside / "a1.jpg").rename(tmp_path / "gone.jpg")
+    try:
+        options = ["--html", str(sheet), "--copy-to", str(copies)]
+        assert main(["search", "a dog", "--all", *options]) == 1
+    finally:
+        (tmp_path / "gone.jpg").rename(inside / "a1.jpg")
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 5, "the answer all the same"
+    gone = f"twotower: {inside / 'a1.jpg'}: not there any more; index again\n"
+    assert err.count(gone) == 2 and err.count("twotower:") == 2
+    assert len(list(copies.iterdir())) == sheet.read_text().count("<a class=hit") == 4
+
+
+def test_filters_alone_judge_nothing(
+    inside: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = tmp_path / "sheet.html"
+    assert main(["search", "type:png", "--html", str(sheet)]) == 0
+    assert capsys.readouterr().out == f"{inside / 'a3.png'}\n"
+    assert (
+        "%</b>" not in sheet.read_text() and "cut-off" not in sheet.read_text().split("</style>")[1]
+    )
+    assert main(["search", "type:png", "--json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert tree["cutoff"] is tree["hits"][0]["probability"] is tree["hits"][0]["score"] is None
+    assert main(["search", "type:gif"]) == 0
+    assert capsys.readouterr().err == "nothing here matches 'type:gif'\n"
+
+
 def test_explain_writes_a_picture(
     inside: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

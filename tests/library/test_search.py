@@ -6,6 +6,7 @@ import tracemalloc
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -199,6 +200,23 @@ def test_groups_by_hand(contents: list[int], nearby: int) -> None:
     for first in firsts:
         near = contents[max(0, (first // nearby - 1) * nearby) : first]
         assert contents[first] not in near
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top": 0}, "top=0, offset=0: ask for 1 hit or more"),
+        ({"top": -3}, "top=-3"),
+        ({"offset": -1}, "offset=-1"),
+        ({"sort": "banana"}, "sort='banana' is none of relevance, date"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    photos: Library, options: dict[str, Any], message: str
+) -> None:
+    for query in ("a cat", "type:jpeg"):
+        with pytest.raises(ValueError, match=message):
+            photos.search(query, **options)
 
 
 def test_names_count(photos: Library) -> None:

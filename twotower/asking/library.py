@@ -200,8 +200,9 @@ def ask_library(
     if question.negated:
         return _all_but(question, found, expected, total, top)
     low, high = count_interval(expected, total)
-    shown = [hit for hit in found.hits if hit.probability >= found.cutoff]
-    by_name = [hit for hit in found.hits if hit.probability < found.cutoff]
+    cutoff = found.cutoff or 0.0
+    shown = [hit for hit in found.hits if (hit.probability or 0.0) >= cutoff]
+    by_name = [hit for hit in found.hits if (hit.probability or 0.0) < cutoff]
     matches = found.matches - len(by_name)
     tell = _ANSWERS[question.kind]
     answer, hits, notes = tell(*_with_records(library, shown))
@@ -213,7 +214,7 @@ def ask_library(
         answer, hits = answer or instead, hits + others
         notes += (f"found by name alone, not by what they show: {len(by_name)}",)
     return LibraryAnswer(
-        question, answer, hits[:top], matches, total, expected, low, high, notes, found.cutoff
+        question, answer, hits[:top], matches, total, expected, low, high, notes, cutoff
     )
 
 
@@ -223,7 +224,7 @@ def _about_all(
     """Nothing is looked for: all pictures that pass the filters match; nothing is uncertain."""
     records = library.catalog.pictures(library.catalog.select(query.where, query.parameters))
     records.sort(key=lambda one: one.taken or "", reverse=True)
-    hits = [Hit(library.root / one.path, 0.0, 1.0, True, taken=one.taken) for one in records]
+    hits = [Hit(library.root / one.path, None, None, True, taken=one.taken) for one in records]
     answer, hits, notes = _ANSWERS[question.kind](hits, records)
     total = len(records)
     return LibraryAnswer(question, answer, hits[:top], total, total, total, total, total, notes)
@@ -239,7 +240,9 @@ def _all_but(
     """
     high, low = (total - one for one in count_interval(expected, total))
     rest = [
-        replace(hit, probability=1 - hit.probability) for hit in found.hits[::-1] if not hit.match
+        replace(hit, probability=1 - (hit.probability or 0.0))
+        for hit in found.hits[::-1]
+        if not hit.match
     ]
     if question.kind == "whether":
         answer = "yes" if rest else "none found"

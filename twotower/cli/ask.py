@@ -21,7 +21,7 @@ from twotower.cli.output import (
     shown_path,
     to_json,
 )
-from twotower.cli.search import hit_tree, open_library
+from twotower.cli.search import hit_tree, open_library, percent
 
 if TYPE_CHECKING:
     from twotower.asking.answered import Answered
@@ -173,8 +173,9 @@ def print_library_answer(answer: LibraryAnswer) -> None:
         print(f"  {note}")
     for hit in answer.hits:
         date = f"  {hit.taken.replace('T', ' ')}" if hit.taken else ""
-        name = "  (by its name)" if hit.probability < answer.cutoff else ""
-        print(f"  {hit.probability:4.0%}  {printable(shown_path(hit.path))}{date}{name}")
+        by_name = hit.probability is not None and hit.probability < answer.cutoff
+        name = "  (by its name)" if by_name else ""
+        print(f"  {percent(hit)}{printable(shown_path(hit.path))}{date}{name}")
 
 
 def _library_tree(answer: LibraryAnswer) -> dict[str, Any]:

@@ -19,19 +19,25 @@ if TYPE_CHECKING:
 HEIGHT = 360  # pixels of a picture in the file; shown at most two thirds as high
 
 
-def write_contact_sheet(answer: Answer, of: int, file: Path) -> None:
-    """Write the hits of `answer`, found among `of` pictures."""
-    matches = "".join(_figure(hit, file) for hit in answer if hit.match)
-    rest = "".join(_figure(hit, file) for hit in answer if not hit.match)
+def write_contact_sheet(answer: Answer, of: int, file: Path) -> list[Path]:
+    """Write the hits of `answer`, found among `of` pictures.
+
+    Returns:
+        Those that are lacking, because they cannot be read any more.
+    """
+    figures = [(hit, _figure(hit, file)) for hit in answer]
+    matches = "".join(figure for hit, figure in figures if hit.match)
+    rest = "".join(figure for hit, figure in figures if not hit.match)
     found = f"{answer.matches:,} of {of:,} pictures match" if answer.matches else "Nothing matches"
     page = _PAGE.substitute(
         query=_escaped(answer.query),
         found=found.replace(",", "\u202f"),
         matches=f"<main>{matches}</main>" if matches else "",
         rest=f"<h2>below the cut-off</h2><main class=rest>{rest}</main>" if rest else "",
-        cutoff=f"{answer.cutoff:.0%}",
+        cutoff="" if answer.cutoff is None else f" \u00b7 cut-off {answer.cutoff:.0%}",
     )
     file.write_text(page, encoding="utf-8")
+    return [hit.path for hit, figure in figures if not figure]
 
 
 def _figure(hit: Hit, file: Path) -> str:
@@ -42,6 +48,7 @@ def _figure(hit: Hit, file: Path) -> str:
     image.save(content, "JPEG", quality=82, optimize=True)
     data = base64.b64encode(content.getvalue()).decode()
     link = os.path.relpath(hit.path.resolve(), file.resolve().parent)
+    probability = hit.probability
     notes = [hit.taken[:10]] if hit.taken else []
     notes += [f"+{len(hit.copies)} alike"] if hit.copies else []
     return _FIGURE.substitute(
@@ -52,8 +59,8 @@ def _figure(hit: Hit, file: Path) -> str:
         share=f"{image.width / image.height:.4f}",
         name=_escaped(hit.path.name),
         notes=html.escape(" \u00b7 ".join(notes)),
-        percent=f"{hit.probability:.0%}",
-        bar=f"{100 * hit.probability:.1f}%",
+        percent="" if probability is None else f"<b>{probability:.0%}</b>",
+        bar="" if probability is None else f'<i style="width:{100 * probability:.1f}%"></i>',
     )
 
 
@@ -65,8 +72,7 @@ def _escaped(text: str) -> str:
 _FIGURE = string.Template(
     '<a class=hit href="$link" style="--share:$share"><img alt="$name" width=$width height=$height '
     'src="data:image/jpeg;base64,$data"><span class=about><span class=name>$name</span>'
-    "<span class=notes>$notes</span><b>$percent</b></span>"
-    '<i style="width:$bar"></i></a>\n'
+    "<span class=notes>$notes</span>$percent</span>$bar</a>\n"
 )
 
 _PAGE = string.Template("""<!doctype html>
@@ -107,7 +113,7 @@ main::after { content: ""; flex: 1000 0 0; }
 .rest { --row: 160px; }
 .rest img { filter: saturate(.5); opacity: .8; }
 </style>
-<header><h1>$query</h1><p>$found \u00b7 cut-off $cutoff</p></header>
+<header><h1>$query</h1><p>$found$cutoff</p></header>
 $matches$rest
 </html>
 """)

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twotower.cli.index import add_library_option, index_once
-from twotower.cli.output import OK, positive, printable, shown_path, to_json
+from twotower.cli.output import FAILED, OK, positive, print_broken, printable, shown_path, to_json
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
     from twotower.library.library import Library
     from twotower.library.query import Query
     from twotower.library.search import Answer, Hit, Sort
+
+
+_GONE = "not there any more; index again"
 
 
 def add_commands(commands: Commands) -> None:
@@ -158,16 +161,23 @@ def give(query: Query, library: Library, arguments: argparse.Namespace, sort: So
     answer = answer_query(
         library, query, top=arguments.top, offset=offset, all=arguments.all, sort=sort
     )
+    broken: list[str] = []
     if arguments.html or arguments.open:
-        _write_sheet(answer, library, arguments)
+        lacking = _write_sheet(answer, library, arguments)
+        broken += [
+            f"{shown_path(path)}: {'cannot be shown' if path.exists() else _GONE}"
+            for path in lacking
+        ]
     if arguments.copy_to:
-        copies = copy_hits(answer, arguments.copy_to)
+        copies, failures = copy_hits(answer, arguments.copy_to)
         print(f"{arguments.copy_to}: {copies} pictures copied", file=sys.stderr)
+        broken += failures
     if arguments.json:
         print(to_json(answer_tree(answer), indent=1))
     else:
         print_answer(answer, arguments.page, arguments.top, arguments.all)
-    return OK
+    print_broken(broken)
+    return FAILED if broken else OK
 
 
 def print_answer(answer: Answer, page: int, top: int, all: bool) -> None:
@@ -182,15 +192,21 @@ def print_answer(answer: Answer, page: int, top: int, all: bool) -> None:
         notes += ["by its name"] if hit.named else []
         notes += [] if hit.match else ["below the cut-off"]
         note = f"  ({', '.join(notes)})" if notes else ""
-        print(f"{hit.probability:4.0%}  {printable(shown_path(hit.path))}{note}")
+        print(f"{percent(hit)}{printable(shown_path(hit.path))}{note}")
     pages = math.ceil(answer.groups / top)
     if page > pages > 0:
         print(f"page {page} is beyond the end; the last is --page {pages}", file=sys.stderr)
     elif not answer.matches:
-        hint = "" if all else "; --all lists what comes nearest"
+        judged = answer.cutoff is not None
+        hint = "; --all lists what comes nearest" if judged and not all else ""
         print(f"nothing here matches {answer.query!r}{hint}", file=sys.stderr)
     elif page < pages and not all:
         print(f"{answer.matches} match; --page or --top for more", file=sys.stderr)
+
+
+def percent(hit: Hit) -> str:
+    """How probable a hit is, as a column; nothing where that was not judged."""
+    return "" if hit.probability is None else f"{hit.probability:4.0%}  "
 
 
 def answer_tree(answer: Answer) -> dict[str, Any]:
@@ -207,8 +223,8 @@ def hit_tree(hit: Hit) -> dict[str, Any]:
     """A hit as it goes into JSON."""
     return {
         "path": shown_path(hit.path),
-        "score": round(hit.score, 6),
-        "probability": round(hit.probability, 6),
+        "score": None if hit.score is None else round(hit.score, 6),
+        "probability": None if hit.probability is None else round(hit.probability, 6),
         "match": hit.match,
         "named": hit.named,
         "taken": hit.taken,
@@ -216,22 +232,27 @@ def hit_tree(hit: Hit) -> dict[str, Any]:
     }
 
 
-def copy_hits(hits: Iterable[Hit], folder: Path) -> int:
+def copy_hits(hits: Iterable[Hit], folder: Path) -> tuple[int, list[str]]:
     """Copy pictures into a folder; nothing there is overwritten, none is left half written.
 
     Returns:
-        How many.
+        How many, and a line for each that could not be.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    count = 0
+    count, failures = 0, []
     for hit in hits:
         for path in (hit.path, *hit.copies):
-            with tempfile.TemporaryDirectory(prefix=".copying-", dir=folder) as scratch:
-                copy = Path(scratch) / "picture"
-                shutil.copy2(path, copy)
-                copy.rename(_free_name(folder, path))
-            count += 1
-    return count
+            try:
+                with tempfile.TemporaryDirectory(prefix=".copying-", dir=folder) as scratch:
+                    copy = Path(scratch) / "picture"
+                    shutil.copy2(path, copy)
+                    copy.rename(_free_name(folder, path))
+            except OSError as error:
+                reason = f"not copied ({error.strerror or error})" if path.exists() else _GONE
+                failures.append(f"{shown_path(path)}: {reason}")
+            else:
+                count += 1
+    return count, failures
 
 
 def _free_name(folder: Path, path: Path) -> Path:
@@ -243,13 +264,15 @@ def _free_name(folder: Path, path: Path) -> Path:
     return name
 
 
-def _write_sheet(answer: Answer, library: Library, arguments: argparse.Namespace) -> None:
+def _write_sheet(answer: Answer, library: Library, arguments: argparse.Namespace) -> list[Path]:
+    """Write it and open it, as asked; gives the pictures that are lacking in it."""
     from twotower.cli.contact_sheet import write_contact_sheet
 
     file: Path = arguments.html or Path(tempfile.mkdtemp(prefix="twotower-")) / "hits.html"
-    write_contact_sheet(answer, len(library.catalog), file)
+    lacking = write_contact_sheet(answer, len(library.catalog), file)
     print(f"{file}: written", file=sys.stderr)
     if arguments.open:
         import webbrowser
 
         webbrowser.open(file.resolve().as_uri())
+    return lacking

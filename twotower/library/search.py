@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +42,10 @@ class Hit:
 
     Attributes:
         path: where it lies.
-        score: the cosine; of several terms, the weighted mean (minus what shall not be there).
-        probability: that a person would call it a match, by what it shows.
+        score: the cosine; of several terms, the weighted mean (minus what shall not be there). None
+            where filters alone were asked.
+        probability: that a person would call it a match, by what it shows. None where that was not
+            judged: by filters alone, and of copies.
         match: whether it is above the cut-off, or is named so.
         named: whether all the words are in its path or keywords.
         taken: when, as the camera wrote it; ISO 8601.
@@ -51,8 +53,8 @@ class Hit:
     """
 
     path: Path
-    score: float
-    probability: float
+    score: float | None
+    probability: float | None
     match: bool
     named: bool = False
     taken: str | None = None
@@ -65,14 +67,14 @@ class Answer(Sequence[Hit]):
 
     Attributes:
         query: as it was typed.
-        cutoff: the probability from which a picture counts as a match.
+        cutoff: the probability from which a picture counts as a match; None for filters alone.
         matches: how many pictures do, on this page or not.
         groups: how many hits there are on all pages; near-duplicates are one.
         hits: those asked for.
     """
 
     query: str
-    cutoff: float
+    cutoff: float | None
     matches: int
     groups: int
     hits: list[Hit]
@@ -132,6 +134,7 @@ def search(
         QueryError: the query cannot be understood.
         LibraryError: nothing is indexed.
         PictureError: a picture in the query cannot be read.
+        ValueError: `top`, `offset` or `sort` is none that there can be.
     """
     parsed = parse_query(query, lambda name: find_picture(library, name))
     return answer(library, parsed, top=top, offset=offset, all=all, sort=sort, group=group)
@@ -182,7 +185,7 @@ def duplicates(library: Library, folder: Path | None = None) -> list[list[Hit]]:
         own = library.vectors.get(np.array([one.id for one in records]))
         groups.append(
             [
-                Hit(library.root / record.path, float(cosine), 1.0, True, taken=record.taken)
+                Hit(library.root / record.path, float(cosine), None, True, taken=record.taken)
                 for record, cosine in zip(records, own @ own[0], strict=True)
             ]
         )
@@ -200,6 +203,10 @@ def answer(
     group: bool = True,
 ) -> Answer:
     """What `search` gives, for a query that is parsed already."""
+    if top < 1 or offset < 0:
+        raise ValueError(f"top={top}, offset={offset}: ask for 1 hit or more, from 0 on")
+    if sort not in get_args(Sort):
+        raise ValueError(f"sort={sort!r} is none of {', '.join(get_args(Sort))}")
     allowed = _allowed(library, query)
     if not query.terms:
         return _by_filters_alone(library, query, allowed, top, offset)
@@ -309,10 +316,10 @@ def _by_filters_alone(
     records.sort(key=lambda one: one.path)
     records.sort(key=lambda one: one.taken or "", reverse=True)
     hits = [
-        Hit(library.root / one.path, 0.0, 1.0, True, taken=one.taken)
+        Hit(library.root / one.path, None, None, True, taken=one.taken)
         for one in records[offset : offset + top]
     ]
-    return Answer(query.text, 0.0, len(records), len(records), hits)
+    return Answer(query.text, None, len(records), len(records), hits)
 
 
 def _embed(library: Library, terms: Sequence[Term]) -> Floats:
