@@ -142,9 +142,10 @@ def index_if_new(library: Library) -> None:
     from twotower.library.catalog import CATALOG_FILE
 
     if not (library.location / CATALOG_FILE).exists():
+        root, location = (printable(shown_path(path)) for path in (library.root, library.location))
         print(
-            f"twotower: {library.root} is not indexed yet; indexing it first, once, into "
-            f"{library.location} (Ctrl-C loses nothing)",
+            f"twotower: {root} is not indexed yet; indexing it first, once, into {location} "
+            "(Ctrl-C loses nothing)",
             file=sys.stderr,
         )
         index_once(library, sys.stderr)
