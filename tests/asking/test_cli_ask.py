@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from twotower.cli.ask import split_words
+from twotower.asking.library import LibraryAnswer, LibraryQuestion
+from twotower.cli.ask import print_library_answer, split_words
 from twotower.cli.main import main
+from twotower.library.search import Hit
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 CAT, ELEPHANT = str(PHOTOS / "cat.jpg"), str(PHOTOS / "elephant.png")
@@ -99,3 +101,11 @@ def test_questions_from_stdin() -> None:
         ["a.jpg"],
         ["is it red?", "is it blue?", "is it a car?"],
     )
+
+
+def test_no_probability_where_none_was_judged(capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as of all pictures of a year."""
+    question = LibraryQuestion("when was my last photo in 2021?", "last", "", "after:2021")
+    hit = Hit(Path("a.jpg"), None, None, True, taken="2021-05-06T07:08:09")
+    print_library_answer(LibraryAnswer(question, "2021-05-06", [hit], 1, 1, 1.0, 1, 1))
+    assert capsys.readouterr().out.splitlines()[1] == "  a.jpg  2021-05-06 07:08:09"
