@@ -217,6 +217,7 @@ def test_undo_keeps_what_a_person_did_since(tmp_path: Path) -> None:
     report = undo(location)
     assert (report.restored, report.untagged, report.unchanged) == (1, 2, 1)
     assert len(report.errors) == 1 and "broken.jpg.xmp: not XML" in report.errors[0]
+    assert report.errors[0].startswith(f"{tmp_path.resolve()}{os.sep}broken.jpg.xmp: ")
     beach = (("People", "Grandmother"), ("beach",))
     assert read_keywords(paths[0]) == Keywords((*beach, ("mine",)), {("sky",): 0.7})
     assert read_keywords(paths[1]) == Keywords((("mine",),), {})

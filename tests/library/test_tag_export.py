@@ -34,7 +34,8 @@ def test_tables_read_back(tags: dict) -> None:
     write_json(file, [(path, tags), (Path("none.jpg"), {})])
     first, second = json.loads(file.getvalue())
     assert first["path"] == str(path) and second == {"path": "none.jpg", "tags": []}
-    assert {tuple(one["tag"]): one["probability"] for one in first["tags"]} == tags
+    told = [(one["tag"], one["probability"]) for one in first["tags"]]
+    assert told == [("|".join(tag), p) for tag, p in tags.items()]  # as `tag --json` says it
     file = io.StringIO()
     write_json(file, [])
     assert json.loads(file.getvalue()) == []
@@ -69,6 +70,9 @@ def test_keyword_list() -> None:
         "\t{(main)}",
         "(odd)",
     ]
+    file = io.StringIO()
+    write_keyword_list(file, {("things", "cup"): [], ("season", "fall"): []}, [("things",), ("a",)])
+    assert file.getvalue() == "[things]\n\tcup\nseason\n\tfall\n"
     deep = tuple(str(number) for number in range(2000))
     write_keyword_list(io.StringIO(), {deep: []})
 

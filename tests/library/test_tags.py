@@ -550,6 +550,37 @@ def test_a_precision_that_is_none(root: Path, capsys: pytest.CaptureFixture[str]
         with pytest.raises(SystemExit) as ended:
             tag(root, "--precision", text)
         assert ended.value.code == 2
+        assert f"{text} is no share between 0 and 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--undo", "--dry-run"),
+        ("--undo", "--learn", "corrections.csv"),
+        ("--undo", "--review", "page.html"),
+        ("--review", "page.html", "--json"),
+        ("--review", "page.html", "--to-folders", "by-tag"),
+        ("--review", "page.html", "--export", "tags.csv"),
+    ],
+)
+def test_options_that_would_be_passed_over_are_wrong_usage(
+    root: Path, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        tag(root, *options)
+    assert ended.value.code == 2
+    other = [one for one in options if one.startswith("--")][1]
+    assert f"{other} means nothing with {options[0]}; leave it out" in capsys.readouterr().err
+
+
+def test_headings_stay_headings_in_a_keyword_list(
+    root: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    correct(root, "place|coast", "beach.jpg", True)
+    export = tmp_path / "keywords.txt"
+    assert tag(root, "--vocabulary", words, "--dry-run", "--export", export) == 0
+    assert "\n[place]\n\t" in export.read_text()
     capsys.readouterr()
 
 

@@ -110,6 +110,13 @@ def test_yaml_json_and_tables_say_the_same() -> None:
     assert parse_vocabulary(table, "csv") == tree
 
 
+def test_parents_in_a_table_are_told_apart_by_their_path() -> None:
+    rows = "dog,animal\ndog,toy\nleg,animal|dog\ndog,\npaw,dog\ncell,toy|dog,,\n"
+    tags = map(str, parse_vocabulary(f"tag,parent\n{rows}", "csv").tags)
+    assert {"animal|dog|leg", "dog|paw", "toy|dog|cell"} <= set(tags)
+    assert paths("a\n  dog {hound}\nhound\n") == ["a", "a|dog", "hound"]
+
+
 def test_find_by_path_name_and_synonym() -> None:
     vocabulary = parse_vocabulary("fruit\n\torange {clementine}\ncolour\n\torange\n\tred\n")
     assert str(vocabulary.find("Fruit | Orange")) == "fruit|orange"
@@ -133,6 +140,7 @@ def vocabularies(draw: st.DrawFn) -> Vocabulary:
         names = draw(
             st.lists(NAMES.filter(bool), min_size=count, max_size=count, unique_by=str.casefold)
         )
+        beside = [one.casefold() for one in names]
         for name in names:
             if name.casefold() in (one.casefold() for one in above):
                 continue
@@ -141,7 +149,7 @@ def vocabularies(draw: st.DrawFn) -> Vocabulary:
             tags.append(
                 Tag(
                     (*above, name),
-                    tuple(one for one in synonyms if one.casefold() != name.casefold()),
+                    tuple(one for one in synonyms if one.casefold() not in beside),
                     draw(SENTENCES),
                     draw(SENTENCES),
                     heading,
@@ -190,6 +198,14 @@ def test_any_text_is_a_vocabulary_or_an_error_of_one_line(text: str, kind: str) 
         ("tag,parent\na,b\nb,a\n", "csv", "file line 2: 'a' lies below itself, by its parents"),
         ("tag,parent\na,a\n", "csv", "file line 2: 'a' lies below itself"),
         ("tag\na\na\n", "csv", "file line 3: 'a' is there already"),
+        (
+            "tag,parent\ndog,animal\ndog,toy\nleg,dog\n",
+            "csv",
+            "file line 4: several tags are called 'dog'; write the whole path as parent",
+        ),
+        ("tag\na,b\n", "csv", "file line 2: 2 cells below 1 columns; put quotes"),
+        ("a\n  dog {Hound}\n  hound\n", "txt", "file line 3: 'hound' is another name of 'dog'"),
+        ("[" * 3000 + "]" * 3000, "json", "file: nested too deeply"),
         ("name\na\n", "csv", "file line 1: no column 'name' is known"),
         ('tag\n"a\n', "csv", "file line 2: unexpected end of data"),
         ("tag,kind\na,many\n", "csv", "file line 2: kind 'many' is none of"),

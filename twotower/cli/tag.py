@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ EXPORTS = (".csv", ".json", ".txt")
 
 def add_commands(commands: Commands) -> None:
     command = commands.add_parser("tag", help="tag pictures, into XMP sidecars")
-    command.set_defaults(run=run_tag)
+    command.set_defaults(run=run_tag, usage_error=command.error)
     command.add_argument(
         "folder", nargs="?", type=Path, help="the pictures (those of the library you are in)"
     )
@@ -53,10 +54,15 @@ def add_commands(commands: Commands) -> None:
         default=PRECISION,
         help="the share of tags that shall be right (0.9)",
     )
-    command.add_argument("--dry-run", action="store_true", help="write nothing, only say the tags")
+    command.add_argument(
+        "--dry-run", action="store_true", help="write no sidecars, only say the tags"
+    )
     command.add_argument("--json", action="store_true", help="print one JSON array")
     command.add_argument(
-        "--learn", type=Path, metavar="FILE", help="first take in corrections: tag, picture, yes/no"
+        "--learn",
+        type=Path,
+        metavar="FILE",
+        help="first take in corrections: tag, picture, verdict",
     )
     command.add_argument(
         "--review", type=Path, metavar="FILE", help="write a page to accept and reject tags on"
@@ -74,7 +80,10 @@ def add_commands(commands: Commands) -> None:
 
 
 def share(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < 1:  # also catches NaN
         raise argparse.ArgumentTypeError(f"{text} is no share between 0 and 1, such as 0.9")
     return value
@@ -83,6 +92,7 @@ def share(text: str) -> float:
 def run_tag(arguments: argparse.Namespace) -> int:
     from twotower.library.vocabulary import read_vocabulary
 
+    check_options(arguments)
     library = find_or_begin(arguments.folder, arguments.library)
     check_targets(arguments, library)  # before anything is indexed
     vocabulary = read_vocabulary(arguments.vocabulary)
@@ -108,6 +118,20 @@ def run_tag(arguments: argparse.Namespace) -> int:
             errors += write(library, tagger, given, arguments.embed)
     print_broken(errors)
     return FAILED if errors or unusable else OK
+
+
+def check_options(arguments: argparse.Namespace) -> None:
+    """Refuse options that would be passed over, as wrong usage."""
+    written = ("dry_run", "json", "embed", "export", "to_folders")
+    for mode, others in (
+        ("undo", (*written, "vocabulary", "learn", "review")),
+        ("review", written),
+    ):
+        if getattr(arguments, mode):
+            for other in others:
+                if getattr(arguments, other):
+                    option = other.replace("_", "-")
+                    arguments.usage_error(f"--{option} means nothing with --{mode}; leave it out")
 
 
 def check_targets(arguments: argparse.Namespace, library: Library) -> None:
@@ -307,7 +331,7 @@ def export(vocabulary: Vocabulary, given: Given, file: Path) -> None:
         if kind == ".txt":
             used = {tag for _, tags in given for tag in tags}
             synonyms = {tag.path: tag.synonyms for tag in vocabulary.tags if tag.path in used}
-            write_keyword_list(out, synonyms)
+            write_keyword_list(out, synonyms, [tag.path for tag in vocabulary.tags if tag.heading])
         else:
             (write_csv if kind == ".csv" else write_json)(out, given)
     print(f"{file}: written", file=sys.stderr)

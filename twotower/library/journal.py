@@ -176,7 +176,7 @@ class Journal:
                 "SELECT path, before, after, head, tail, middle, ours FROM changes WHERE id = ?",
                 [number],
             ).fetchone()
-            file = self._location / os.fsdecode(path)
+            file = Path(os.path.normpath(self._location / os.fsdecode(path)))
             folders.add(file.parent)
             done, change, error = _way_back(file, untag, *row)
             if error is None and change is not None:

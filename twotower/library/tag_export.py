@@ -52,21 +52,25 @@ def write_csv(file: IO[str], tagged: Tagged) -> None:
 
 
 def write_json(file: IO[str], tagged: Tagged) -> None:
-    """A list of `{"path", "tags": [{"tag": [names], "probability"}]}`, a picture a line."""
+    """A list of `{"path", "tags": [{"tag", "probability"}]}`, a picture a line; tags as in CSV."""
     file.write("[")
     for number, (path, tags) in enumerate(tagged):
-        some = [{"tag": list(tag), "probability": round(p, 4)} for tag, p in tags.items()]
+        some = [{"tag": _joined(tag), "probability": round(p, 4)} for tag, p in tags.items()]
         line = json.dumps({"path": os.fspath(path), "tags": some}, ensure_ascii=False)
         file.write(("," if number else "") + "\n" + line)
     file.write("\n]\n")
 
 
-def write_keyword_list(file: IO[str], tags: Mapping[Tag, Sequence[str]]) -> None:
+def write_keyword_list(
+    file: IO[str], tags: Mapping[Tag, Sequence[str]], headings: Iterable[Tag] = ()
+) -> None:
     """A list that Lightroom and digiKam import: a tab for each level, synonyms in braces below.
 
     Args:
         tags: each with its synonyms; the levels above a tag need not be among them.
+        headings: levels that are no keywords themselves, and stand in brackets.
     """
+    bracketed = {clean_tag(tag) for tag in headings}
     children: dict[Tag, dict[str, None]] = {}
     synonyms: dict[Tag, list[str]] = {}
     for tag, others in tags.items():
@@ -79,7 +83,8 @@ def write_keyword_list(file: IO[str], tags: Mapping[Tag, Sequence[str]]) -> None
     while stack:
         tag = stack.pop()
         depth = len(tag) - 1
-        lines.append("\t" * depth + _listed(tag[-1]))
+        name = f"[{_listed(tag[-1])}]" if tag in bracketed else _listed(tag[-1])
+        lines.append("\t" * depth + name)
         lines += ["\t" * (depth + 1) + f"{{{_listed(one)}}}" for one in synonyms.get(tag, ())]
         stack += [(*tag, name) for name in reversed(children.get(tag, {}))]
     file.write("".join(line + "\n" for line in lines))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -185,6 +185,15 @@ class _Builder:
         """All tags, parents first and siblings together."""
         if not any(not draft.heading for draft in self.drafts.values()):
             raise VocabularyError(f"{self.source}: no tags in it; write one on each line")
+        for key, draft in self.drafts.items():
+            for name in draft.synonyms:
+                beside = self.drafts.get((*key[:-1], name.casefold()))
+                if beside is not None and beside is not draft:
+                    raise self.error(
+                        beside.line or draft.line or 1,
+                        f"{beside.path[-1]!r} is another name of {draft.path[-1]!r} beside it; "
+                        "keep one of them",
+                    )
         places = {key: number for number, key in enumerate(self.drafts)}
         order = sorted(
             self.drafts, key=lambda key: [places[key[:end]] for end in range(1, len(key) + 1)]
@@ -238,7 +247,7 @@ def _unique(texts: list[str]) -> tuple[str, ...]:
 # --- lines, from text and YAML -------------------------------------------------------------------
 
 
-def _read_lines(lines: Iterator[_Line], builder: _Builder) -> None:
+def _read_lines(lines: Iterable[_Line], builder: _Builder) -> None:
     above: list[tuple[int, _Draft]] = []  # the tags that the next line may stand below
     for line in lines:
         while above and above[-1][0] >= line.depth:
@@ -300,19 +309,21 @@ def _text_lines(text: str, source: str) -> Iterator[_Line]:
         yield _Line(number, len(indents), content)
 
 
-def _yaml_lines(text: str, source: str) -> Iterator[_Line]:
+def _yaml_lines(text: str, source: str) -> list[_Line]:
     """The names in nested lists and mappings; JSON is YAML too."""
     import yaml
 
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines = [] if root is None else list(_nodes(root, 0, (), source))
+    except RecursionError:
+        raise VocabularyError(f"{source}: nested too deeply; a tree of tags is flatter") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not YAML"
         raise VocabularyError(f"{source}{place}: {problem}; check the file") from None
-    if root is not None:
-        yield from _nodes(root, 0, (), source)
+    return lines
 
 
 def _nodes(node: Any, depth: int, inside: tuple[int, ...], source: str) -> Iterator[_Line]:
@@ -360,12 +371,21 @@ def _read_csv(text: str, builder: _Builder) -> None:
             if not header:
                 header = _header(cells, reader.line_num, builder)
             else:
+                if any(cells[len(header) :]):
+                    raise builder.error(
+                        reader.line_num,
+                        f"{len(cells)} cells below {len(header)} columns; put quotes around a cell "
+                        "with commas",
+                    )
                 values = dict(zip(header, cells, strict=False))
                 rows.append(_Row(reader.line_num, tuple(values["tag"].split("|")), values))
     except csv.Error as error:
         raise builder.error(reader.line_num, f"{error}; check the quotes") from None
+    called: dict[str, list[_Row]] = {}
     for row in rows:
-        draft = builder.add(row.line, (*_ancestors(row, rows, builder), *row.path))
+        called.setdefault(_key(row.path)[-1], []).append(row)
+    for row in rows:
+        draft = builder.add(row.line, (*_ancestors(row, called, builder), *row.path))
         draft.synonyms = [builder._name(row.line, one) for one in _list(row, "synonyms")]
         draft.descriptions, draft.negatives = _list(row, "descriptions"), _list(row, "negatives")
         kind = row.values.get("kind", "").lower()
@@ -389,17 +409,22 @@ def _list(row: _Row, column: str) -> list[str]:
     return [" ".join(one.split()) for one in row.values.get(column, "").split(";") if one.strip()]
 
 
-def _ancestors(row: _Row, rows: list[_Row], builder: _Builder) -> TagPath:
-    """The path that the column `parent` leads to, from row to row."""
-    by_name = {_key(one.path)[-1]: one for one in reversed(rows)}
+def _ancestors(row: _Row, called: dict[str, list[_Row]], builder: _Builder) -> TagPath:
+    """The path that the column `parent` leads to, from row to row; `called` has them by name."""
     above: list[str] = []
     at, seen = row, {row.line}
     while parent := at.values.get("parent", ""):
         path = tuple(parent.split("|"))
         above[:0] = path
-        following = by_name.get(path[0].strip().casefold())
-        if following is None:
+        found = called.get(path[0].strip().casefold(), [])
+        if not found:
             break
+        top = [one for one in found if len(one.path) == 1 and not one.values.get("parent")]
+        if len(found) > 1 and not top:
+            raise builder.error(
+                row.line, f"several tags are called {path[0]!r}; write the whole path as parent"
+            )
+        following = (top or found)[0]
         if following.line in seen:
             raise builder.error(
                 row.line, f"{row.values['tag']!r} lies below itself, by its parents"
