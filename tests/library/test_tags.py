@@ -444,7 +444,7 @@ def test_corrections_that_cannot_be_used_write_nothing(
     corrections = tmp_path / "corrections.csv"
     corrections.write_text("tag,picture,verdict\nunicorn,dog.jpg,yes\nfruit,oranges.jpg,yes\n")
     assert tag(root, "--vocabulary", words, "--learn", corrections) == 1
-    assert "no sidecars are written: mend" in capsys.readouterr().err
+    assert "no sidecars written: mend" in capsys.readouterr().err
     assert not list(root.glob("*.xmp"))
     library = Library(root)
     assert [one.tag for one in library.catalog.corrections()] == ["fruit"]

@@ -113,7 +113,7 @@ def run_tag(arguments: argparse.Namespace) -> int:
     errors = stale + hand_on(given, vocabulary, arguments)
     if not arguments.dry_run:
         if unusable:
-            errors += [f"no sidecars are written: mend {arguments.learn}, or give its --vocabulary"]
+            errors[:0] = [f"no sidecars written: mend {arguments.learn}, or give its --vocabulary"]
         else:
             errors += write(library, tagger, given, arguments.embed)
     print_broken(errors)
