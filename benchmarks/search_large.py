@@ -5,10 +5,10 @@
 The vectors are made from those of the pictures of flickr8k-train and imagenet-sample-1k, by the
 bundled model: each is a random mean of one, of three of its 32 nearest, and a little noise, so that
 they lie as pictures lie. Queries are real: pictures of flickr8k-val, and captions, which lie far
-from all pictures. Each asks once; the lists were read into memory before. FOLDER keeps the vectors
-(26 GB) and the lists (5 GB), for a second call, which then only measures. faiss's HNSW is not
-beside it: at a thousand vectors a second it would build for three hours. Writes
-results/search_large.csv.
+from all pictures. The lists were read into memory before; the vectors that are scored exactly come
+from the disk, and from memory when the same is asked again. FOLDER keeps the vectors (26 GB) and
+the lists (5 GB), for a second call, which then only measures. faiss's HNSW is not beside it: at a
+thousand vectors a second it would build for three hours. Writes results/search_large.csv.
 """
 
 from __future__ import annotations
@@ -126,6 +126,7 @@ def compare(
     `kept` is where the nearest are kept, which take minutes to find.
     """
     by_lists = {name: timed(lists.search, embeds) for name, embeds in queries.items()}
+    again = {name: timed(lists.search, embeds)[0] for name, embeds in queries.items()}
     print("lists measured", flush=True)
     asked = np.concatenate([embeds[WARM_UP:] for embeds in queries.values()])
     if not kept.exists():
@@ -136,8 +137,9 @@ def compare(
         milliseconds, found = by_lists[name]
         exactly, _ = timed(exact.search, embeds[WARM_UP : WARM_UP + EXACT])
         hits = [len(np.intersect1d(own, true.pop(0))) / TOP for own in found[WARM_UP:]]
-        p50 = statistics.median(milliseconds[WARM_UP:])
-        rows.append(("lists", name, p50, float(np.mean(hits))))
+        recall = float(np.mean(hits))
+        rows.append(("lists", name, statistics.median(milliseconds[WARM_UP:]), recall))
+        rows.append(("lists, asked again", name, statistics.median(again[name][WARM_UP:]), recall))
         rows.append(("exact", name, statistics.median(exactly), 1.0))
     return rows
 

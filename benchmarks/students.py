@@ -30,7 +30,7 @@ from twotower.train import bundled
 from twotower.train.bundled import STEADY, TEACHER, TEACHER_SCALE, Pictures, Pixels
 
 LITE = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}  # multipliers of width and depth
-STUDENTS = ((0, 160), (0, 224), (1, 160), (1, 192), (1, 224), (2, 224), (2, 256))
+STUDENTS = ((0, 160), (0, 224), (1, 160), (1, 224), (2, 224))
 
 
 def main() -> None:
