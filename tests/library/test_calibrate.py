@@ -34,7 +34,6 @@ from twotower.library.fit import (
     draw_searches,
     fit_curve,
     fit_logistic,
-    fit_standing,
     fit_words,
 )
 from twotower.library.labelled import (
@@ -75,17 +74,6 @@ def test_beyond_the_sizes_of_the_fit_competition_grows_no_more() -> None:
         for size in (LARGEST // 2, LARGEST, 1_000_000)
     }
     assert at[LARGEST // 2] < at[LARGEST] == at[1_000_000]
-
-
-def test_who_stands_out_further_never_matches_less() -> None:
-    random = np.random.default_rng(0)
-    features = random.standard_normal((5000, 3))
-    features[:, 1] += features[:, 0]
-    logits = features @ np.array([-1.0, 2.5, -0.5]) - 1
-    answers = random.random(len(logits)) < 1 / (1 + np.exp(-logits))
-    assert fit_logistic(features, answers)[0] < -0.5
-    weights = fit_standing(features, answers)
-    assert weights[0] == pytest.approx(0, abs=1e-6) and weights[1] > 1
 
 
 def test_the_variance_of_a_query_is_that_of_its_scores() -> None:
@@ -359,7 +347,7 @@ def test_the_bundled_model_is_calibrated_for_its_own_weights() -> None:
     assert 0.05 < calibration.text.cutoff < 0.9
     weights = calibration.text.weights
     assert weights[0] > 0 and weights[1] > 0 and weights[2] < 0
-    assert min(calibration.image.weights[:2]) >= 0 < max(calibration.image.weights[:2])
+    assert calibration.image.weights[0] > 0 and calibration.image.weights[1:3] == (0, 0)
 
 
 def test_estimated_from_the_pictures_alone(tiny_directory: Path) -> None:

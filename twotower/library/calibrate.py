@@ -4,7 +4,9 @@ A cosine means nothing by itself: what is high for one query is low for the next
 pictures lie near everything. So a score is measured against two backgrounds: what this query gets
 from pictures in general, and what this picture gets from queries in general. A logistic curve over
 the two and the number of pictures that compete, fitted once for a model on pictures with captions
-(`fit.py`), gives the probability. How well that holds: docs/search.md.
+(`fit.py`), gives the probability. Where a picture is the query, the curve is over the cosine alone,
+which tells more on pictures that the model has not learned from. How well that holds:
+docs/search.md.
 """
 
 from __future__ import annotations
@@ -357,6 +359,12 @@ def measure_background(image_embeds: Floats, queries: Floats) -> Background:
         queries=mean.astype(np.float32),
         query_sd=max(float(residuals.std()), 1e-6),
     )
+
+
+def no_background(embed_dim: int) -> Background:
+    """One that leaves a cosine as it is."""
+    nothing = np.zeros(embed_dim, np.float32)
+    return Background(nothing, np.zeros((1, embed_dim), np.float32), 1.0, nothing, 1.0)
 
 
 def _curve_tree(curve: Curve) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from twotower.library.calibrate import (
     background_texts,
     mean_distance,
     measure_background,
+    no_background,
     simple_tag_curve,
 )
 from twotower.library.labelled import (
@@ -102,7 +103,6 @@ def fit(
     random = np.random.default_rng(seed)
     texts = background_texts()
     text_background = measure_background(image_embeds, model.encode_text(texts))
-    image_background = measure_background(image_embeds, image_embeds)
     text_searches, image_searches = [], []
     for source in sources:
         queries = draw_queries(source.captions, texts, random)
@@ -116,7 +116,7 @@ def fit(
     return Calibration(
         text=fit_curve(text_background, text_searches, random),
         tags=fit_tags(model, text_background, sources),
-        image=fit_curve(image_background, image_searches, random),
+        image=fit_curve(no_background(image_embeds.shape[1]), image_searches, random, (0,)),
         duplicate=copies_cosine(model, some_pictures, image_embeds),
         model=model_hash(model.directory),
     )
@@ -342,8 +342,12 @@ def fit_curve(
     background: Background,
     sources: Sequence[tuple[Pictures, Sequence[LabelledQuery], Floats]],
     random: np.random.Generator,
+    columns: Sequence[int] = (0, 1, 2),
 ) -> Curve:
     """The curve and the cut-off for queries (with their embeds) of known answer.
+
+    Args:
+        columns: the features that count.
 
     Raises:
         CalibrationError: there is no query.
@@ -359,24 +363,14 @@ def fit_curve(
             answers.append(y)
     if not features or not any(one.any() for one in answers):
         raise CalibrationError("the captions give no queries; give more pictures with captions")
-    weights = fit_standing(np.concatenate(features), np.concatenate(answers))
+    places = [*columns, 3]
+    weights = np.zeros(4)
+    weights[places] = fit_logistic(np.concatenate(features)[:, columns], np.concatenate(answers))
     for x, y in zip(features, answers, strict=True):
         if not y.any():
             best_of_none.append(float((x @ weights[:-1] + weights[-1]).max()))
     cutoff = 1 / (1 + np.exp(-np.quantile(best_of_none, NOTHING))) if best_of_none else 0.5
     return Curve(background, tuple(weights.tolist()), float(cutoff))
-
-
-def fit_standing(features: NDArray[np.float64], answers: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Weights of the features of `Background.features` and a constant, none negative of the first
-    two: a picture that stands out further must not match less, or a copy could be no match."""
-    weights = fit_logistic(features, answers)
-    for column in range(2):
-        if weights[column] < 0:
-            without = features.copy()
-            without[:, column] = 0
-            weights = fit_logistic(without, answers)
-    return weights
 
 
 def best_features(
