@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from twotower.asking.questions import (
     COUNTING,
     DOING,
+    INNER_NEGATION,
     NEGATION,
     ONE_OF,
     READING,
@@ -302,3 +303,17 @@ def test_any_words_are_a_question_or_an_error(words: list[str]) -> None:
             continue
         assert question.kind == "reason" or question.statement
         assert question.kind != "choice" or len(question.answers) > 1
+
+
+@pytest.mark.parametrize(
+    "text", ["is there a cat that is not black?", "is there a cat without a tail?"]
+)
+def test_a_negation_inside_a_statement_is_never_sure(text: str) -> None:
+    question = parse_question(text)
+    assert question.weak and not question.negated and INNER_NEGATION in question.notes
+
+
+@pytest.mark.parametrize("text", ["is there no cat?", "is it not raining?", "are there no dogs?"])
+def test_a_negation_of_the_whole_is_turned_round(text: str) -> None:
+    question = parse_question(text)
+    assert question.negated and not question.weak

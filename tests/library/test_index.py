@@ -251,6 +251,8 @@ def test_a_library_that_was_moved_away_from_its_pictures(
     (tmp_path / "stray.png").write_bytes(picture(9))
     (photos / ".twotower").rename(tmp_path / "library")  # its root would be tmp_path now
     with pytest.raises(LibraryError, match=f"moved away from its pictures, which were in {photos}"):
+        Library(location=tmp_path / "library").search("a dog")
+    with pytest.raises(LibraryError, match=f"moved away from its pictures, which were in {photos}"):
         Library(location=tmp_path / "library").index()
     with pytest.raises(LibraryError, match=f"is the library of {photos}"):
         Library(tmp_path, location=tmp_path / "library").index()

@@ -147,7 +147,8 @@ def parse_library_question(text: str) -> LibraryQuestion | None:
                 raise QuestionError(
                     f'{text.strip()!r} names nothing; ask, for example, "... show snow?"'
                 )
-            if _DENIAL.search(thing) or (negated and not (thing and kind in INVERTED)):
+            one_thing = thing and not re.search(r",|\b(?:and|or|but)\b", thing)
+            if _DENIAL.search(thing) or (negated and not (one_thing and kind in INVERTED)):
                 raise QuestionError(
                     f"{text.strip()!r}: such a negation is not understood; ask, for example, "
                     '"how many of my pictures do not show a cat?"'
@@ -211,8 +212,9 @@ def ask_library(
         notes += (f"expected: {expected:.0f}, between {low} and {high} (90 %)",)
     if by_name:
         instead, others, _ = tell(*_with_records(library, by_name))
-        answer, hits = answer or instead, hits + others
+        answer, hits = answer or ("" if question.kind == "show" else instead), hits + others
         notes += (f"found by name alone, not by what they show: {len(by_name)}",)
+    notes += _undated(library, question)
     return LibraryAnswer(
         question, answer, hits[:top], matches, total, expected, low, high, notes, cutoff
     )
@@ -227,7 +229,14 @@ def _about_all(
     hits = [Hit(library.root / one.path, None, None, True, taken=one.taken) for one in records]
     answer, hits, notes = _ANSWERS[question.kind](hits, records)
     total = len(records)
+    notes += _undated(library, question)
     return LibraryAnswer(question, answer, hits[:top], total, total, total, total, total, notes)
+
+
+def _undated(library: Library, question: LibraryQuestion) -> tuple[str, ...]:
+    """A note on the pictures that have no date, where dates are asked for."""
+    count = len(library.catalog.select("taken IS NULL")) if question.filters else 0
+    return (f"without a date, and not counted: {count}",) if count else ()
 
 
 def _all_but(

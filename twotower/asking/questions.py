@@ -42,6 +42,7 @@ DOING = "what is done is weak: such models name things better than what happens 
 READING = "such models read no text and know no names, dates or clock times"
 RELATIONS = "relations between things are weak: such models see the things, not who is where"
 NEGATION = "asked as its contrary: such models do not understand negation"
+INNER_NEGATION = "such models do not understand a negation inside a statement"
 WHO = "it never says who somebody is, only what kind of person"
 ONE_OF = "it is always one of those named; ask of each whether it is there"
 OPEN = "taken for a question of no known type; answered from all everyday words"
@@ -460,15 +461,22 @@ def _yes_no(said: str) -> Question | None:
     if not re.match(rf"({AUXILIARY}) (?!({PRONOUN})$)\w", asked):
         return None
     denial = re.search(r"\b(not|never|no one|nobody|nothing|no|without)\b", asked)
-    if denial:
+    inner = denial and re.match(_STATED, asked[: denial.start()])
+    if denial and not inner:
         instead = {"without": "with", "nobody": "somebody", "no one": "somebody"}
         instead["nothing"] = "something"
         asked = asked[: denial.start()] + instead.get(denial[0], "") + asked[denial.end() :]
         asked = " ".join(asked.split())
     statement = claim(asked)
-    notes = (NEGATION,) if denial else ()
     contrary, rivals = contrary_of(statement), rivals_of(statement)
-    return Question("yes/no", statement, {}, contrary, rivals, bool(denial), notes=notes)
+    question = Question("yes/no", statement, {}, contrary, rivals)
+    if inner:
+        return replace(question, notes=(INNER_NEGATION,), weak=True)
+    return replace(question, negated=True, notes=(NEGATION,)) if denial else question
+
+
+# what is before a denial that is of something in the statement, not of the statement
+_STATED = r"(is|are|was|were) there (an?|any|some|the|\w+s)\b|.*\b(that|which|who)\b"
 
 
 def _without_not(match: re.Match[str]) -> str:

@@ -89,7 +89,7 @@ def _of_library(question: str, places: list[str]) -> LibraryQuestion | None:
     if not places or (len(places) == 1 and Path(places[0]).is_dir()):
         return parse_library_question(question)
     if is_about_library(question):
-        raise QuestionError(f"{question!r} is about a library; give its folder, not pictures")
+        raise QuestionError(f"{question!r} is about a library; give one folder of pictures")
     return None
 
 
@@ -252,7 +252,7 @@ def print_lines(answers: Iterable[Answered]) -> int:
 
     def say(text: str) -> None:
         if text not in said:
-            print(f"twotower: {text}", file=sys.stderr)
+            print(f"twotower: {printable(text)}", file=sys.stderr)
             said.add(text)
 
     for answer in answers:
@@ -268,7 +268,8 @@ def print_lines(answers: Iterable[Answered]) -> int:
         kind = answer.kind
         if answer.by == "head" and kind != "trained":
             kind = f"{kind}, trained"
-        print(f"{answer.source!s}  {answer.question}  [{kind}]  {doubt}{replies}", flush=True)
+        picture = printable(str(answer.source))
+        print(f"{picture}  {answer.question}  [{kind}]  {doubt}{replies}", flush=True)
         for note in answer.notes:
             say(f"{answer.question} {note}")
     return failed

@@ -9,7 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twotower.cli.output import FAILED, OK, add_model_options, positive, print_array, progress
+from twotower.cli.output import (
+    FAILED,
+    OK,
+    add_model_options,
+    positive,
+    print_array,
+    printable,
+    progress,
+)
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -106,10 +114,10 @@ def print_lines(answers: Iterable[Classified]) -> int:
     for answer in answers:
         if answer.error:
             failed += 1
-            print(f"twotower: {answer.error}", file=sys.stderr)
+            print(f"twotower: {printable(str(answer.error))}", file=sys.stderr)
         else:
             labels = "  ".join(f"{one.label} {one.probability:.0%}" for one in answer.labels)
-            print(f"{answer.source!s}  {labels}", flush=True)
+            print(f"{printable(str(answer.source))}  {labels}", flush=True)
     return failed
 
 

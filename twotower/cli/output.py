@@ -64,8 +64,11 @@ def shown_path(path: Path) -> str:
 
 
 def printable(text: str) -> str:
-    """Text for one line of a terminal: control characters, which a name may have, are escaped."""
-    return re.sub("[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
+    """Text for one line of a terminal: what a name may do to it is escaped, such as controls."""
+    return re.sub(_CONTROLS, lambda found: ascii(found[0])[1:-1], text)
+
+
+_CONTROLS = "[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 
 
 def to_json(tree: Any, indent: int | None = None) -> str:

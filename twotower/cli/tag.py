@@ -362,10 +362,14 @@ def write(library: Library, tagger: Tagger, given: Given, embed: bool) -> tuple[
 
 
 def undo(library: Library) -> int:
+    from twotower.library.journal import UndoReport
     from twotower.library.sidecars import undo as undo_tags
 
     report = undo_tags(library.location)
     print_broken(report.errors)
+    if report == UndoReport():
+        print("there is nothing to take back")
+        return OK
     print(
         f"{report.restored} files are as they were; from {report.untagged}, which have changed "
         "since, only our tags were taken out"

@@ -84,8 +84,19 @@ class Library:
 
     @cached_property
     def catalog(self) -> Catalog:
-        """What is known of the pictures. Raises `LibraryError` before the first `index`."""
-        return Catalog(self.location)
+        """What is known of the pictures.
+
+        Raises:
+            LibraryError: before the first `index`, or where the library was moved away from them.
+        """
+        catalog = Catalog(self.location)
+        if before := catalog.strayed_from():
+            catalog.close()
+            raise LibraryError(
+                f"{self.location}: was moved away from its pictures, which were in {before}; "
+                f"say where they are: twotower index PICTURES --library {self.location}"
+            )
+        return catalog
 
     @cached_property
     def vectors(self) -> Vectors:
@@ -140,7 +151,8 @@ class Library:
         encoder = load(source, engine=self._engine)
         create_folder(self.location)
         with sole_writer(self.location), _disk_errors(self.location):
-            root = self._root or self._root_known()
+            root = self.root
+            self.close()
             catalog = self.__dict__["catalog"] = Catalog(self.location, root)
             used = catalog.model
             before = {one.id for one in catalog.models()}
@@ -203,18 +215,9 @@ class Library:
         """What the library was indexed with before, if it was."""
         if self._root is not None and not (self.location / CATALOG_FILE).exists():
             return None
-        record = self.catalog.model
-        self.close()
-        return record.source if record else None
-
-    def _root_known(self) -> Path:
         with Catalog(self.location) as catalog:
-            if before := catalog.strayed_from():
-                raise LibraryError(
-                    f"{self.location}: was moved away from its pictures, which were in {before}; "
-                    f"say where they are: twotower index PICTURES --library {self.location}"
-                )
-            return catalog.root
+            record = catalog.model
+        return record.source if record else None
 
     def _describe(self, encoder: Encoder, source: str, used: ModelRecord | None) -> ModelRecord:
         from twotower.encode.load import BUNDLED_NAME

@@ -173,6 +173,7 @@ def duplicates(library: Library, folder: Path | None = None) -> list[list[Hit]]:
     A copy is a picture whose cosine to another of its group reaches `Calibration.duplicate`.
     """
     least = library_calibration(library).duplicate
+    warn_of_missing(library, len(library.vectors), len(library.catalog))
     query = Query("", ())
     if folder is not None:
         query = within(library, query, folder)
@@ -280,16 +281,21 @@ def within(library: Library, query: Query, folder: Path) -> Query:
     return replace(query, where=where, parameters=(*query.parameters, *parameters))
 
 
-def _allowed(library: Library, query: Query) -> Ids | None:
-    """Ids that pass the filters and are not themselves the question; None for all."""
-    asked = [_id_of(library, term.picture) for term in query.terms if term.picture]
-    own = [number for number in asked if number is not None]
-    vectors, rows = len(library.vectors), len(library.catalog)
+def warn_of_missing(library: Library, vectors: int, rows: int) -> None:
+    """Warn where indexing was stopped, or there are fewer vectors than readable pictures."""
     shortfall = f"the vectors of {rows - vectors} of {rows} pictures are missing"
     if stopped_at := library.catalog.get_setting(STOPPED_AT):
         shortfall = f"indexing was stopped at {stopped_at}, or still goes on"
     if stopped_at or vectors < rows:
         warnings.warn(f"{shortfall}; run: twotower index", stacklevel=4)
+
+
+def _allowed(library: Library, query: Query) -> Ids | None:
+    """Ids that pass the filters and are not themselves the question; None for all."""
+    asked = [_id_of(library, term.picture) for term in query.terms if term.picture]
+    own = [number for number in asked if number is not None]
+    vectors, rows = len(library.vectors), len(library.catalog)
+    warn_of_missing(library, vectors, rows)
     # more vectors than rows are left over by a crash: no picture, no hit
     if query.where == "1" and not own and vectors == rows:
         return None
