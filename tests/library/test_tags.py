@@ -524,8 +524,10 @@ def test_targets_are_looked_at_before_anything_is_indexed(
 def test_links_beside_pictures_whose_library_lies_elsewhere(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    library = Library(root)
+    library.catalog.set_setting("root", json.dumps(str(root)))
+    library.close()
     location = (root / ".twotower").rename(tmp_path / "library")
-    Library(root, location=location).catalog.set_setting("root", json.dumps(str(root)))
     options = ("--library", location, "--dry-run", "--to-folders", root / "by-tag")
     assert tag(root / "some", *options) == 1
     assert "lies among the pictures of" in capsys.readouterr().err
