@@ -12,10 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.library.tiny import picture
-from twotower.cli import index as cli_index
-from twotower.cli.index import summary
 from twotower.library.catalog import Catalog
-from twotower.library.library import Library
 from twotower.library.lock import sole_writer
 
 ROOT = Path(__file__).parents[2]
@@ -140,23 +137,23 @@ def test_watch_outlives_the_last_picture(photos: Path, watched: subprocess.Popen
         assert "removed" in line  # it may have looked while some were still there
 
 
-def test_watch_sees_what_changes_during_the_first_index(
-    photos: Path, tiny_directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_watch_sees_what_changes_during_the_first_index(photos: Path) -> None:
     pytest.importorskip("watchfiles", reason="pip install 'twotower[watch]'")
-    reports: list[str] = []
-
-    def once(library: Library, **_: bool) -> int:
-        reports.append(summary(library.index()))
-        if len(reports) == 2:
-            raise KeyboardInterrupt
+    for number in range(200, 300):
+        (photos / f"{number}.png").write_bytes(picture(number))
+    with subprocess.Popen(
+        [*COMMAND, str(photos), "--watch"],
+        env=ENVIRONMENT, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        while not (photos / ".twotower" / "lock").exists():  # it has begun to index
+            time.sleep(0.01)
+        time.sleep(0.3)  # it has read the folder
         (photos / "new.png").write_bytes(picture(77))
-        return 0
-
-    monkeypatch.setattr(cli_index, "index_once", once)
-    with pytest.raises(KeyboardInterrupt):
-        cli_index.watch(Library(photos, model=tiny_directory))
-    assert reports[0].startswith("3 added") and reports[1].startswith("1 added")
+        added = 0
+        while added < 104:  # at once or in two steps
+            added += int(process.stdout.readline().partition(" added")[0])
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
 
 
 def test_names_cannot_speak_to_the_terminal(photos: Path) -> None:

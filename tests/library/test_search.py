@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tracemalloc
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -326,14 +325,10 @@ def test_linked_vectors_are_found_as_in_the_plain_way(
     assert len(groups) == len(expected)
 
 
-def test_many_copies_need_little_memory() -> None:
+def test_many_copies_are_one_group() -> None:
     embeds = np.tile(np.float32([1, 0]), (5000, 1))
-    tracemalloc.start()
     [group] = _connected(lambda some: embeds[some], len(embeds), 0.9)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
     assert group.tolist() == list(range(5000))
-    assert peak < 100e6
 
 
 def test_what_a_crash_left_over_is_no_hit(photos: Library) -> None:
