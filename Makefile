@@ -22,13 +22,16 @@ demo: .venv/.light
 	@echo "  $(BIN)/twotower classify examples/photos --labels \"indoors, outdoors\" --json"
 	@echo "  $(BIN)/python -c 'import twotower; print(twotower.load().encode_text(\"a red car\").shape)'"
 
-# In CI the same command also checks, and runs the groups that the default run leaves out.
+# In CI the same command also checks, and runs the groups that the default run leaves out. Training
+# has a process of its own: torch forks workers, which the threads of other tests do not survive.
 ifdef CI
 test: check
-	$(BIN)/pytest -q -m ""
+	$(BIN)/pytest -q -m "" --ignore tests/train
+	$(BIN)/pytest -q -m "" tests/train
 else
 test: .venv/.dev
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q --ignore tests/train
+	$(BIN)/pytest -q tests/train
 endif
 
 check: .venv/.dev
