@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from twotower.cli.output import to_html
 from twotower.cli.thumbnails import thumbnail
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def write_contact_sheet(answer: Answer, of: int, file: Path) -> list[Path]:
     rest = "".join(figure for hit, figure in figures if not hit.match)
     found = f"{answer.matches:,} of {of:,} pictures match" if answer.matches else "Nothing matches"
     page = _PAGE.substitute(
-        query=_escaped(answer.query),
+        query=to_html(answer.query),
         found=found.replace(",", "\u202f"),
         matches=f"<main>{matches}</main>" if matches else "",
         rest=f"<h2>below the cut-off</h2><main class=rest>{rest}</main>" if rest else "",
@@ -57,16 +58,11 @@ def _figure(hit: Hit, file: Path) -> str:
         width=image.width,
         height=image.height,
         share=f"{image.width / image.height:.4f}",
-        name=_escaped(hit.path.name),
+        name=to_html(hit.path.name),
         notes=html.escape(" \u00b7 ".join(notes)),
         percent="" if probability is None else f"<b>{probability:.0%}</b>",
         bar="" if probability is None else f'<i style="width:{100 * probability:.1f}%"></i>',
     )
-
-
-def _escaped(text: str) -> str:
-    """As HTML; for bytes that are no text there is a mark."""
-    return html.escape(os.fsencode(text).decode("utf-8", "replace"))
 
 
 _FIGURE = string.Template(

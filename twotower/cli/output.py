@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import html
 import json
 import os
 import re
@@ -69,6 +70,11 @@ def printable(text: str) -> str:
 
 
 _CONTROLS = "[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+
+
+def to_html(text: str) -> str:
+    """Text as HTML shows it; for bytes that are no text there is a mark."""
+    return html.escape(os.fsencode(text).decode("utf-8", "replace"))
 
 
 def to_json(tree: Any, indent: int | None = None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import json
 import os
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.cli.output import written_whole
+from twotower.cli.output import to_html, written_whole
 from twotower.cli.thumbnails import thumbnail
 
 if TYPE_CHECKING:
@@ -68,8 +67,8 @@ def write_review(
     }
     text = json.dumps(tree).replace("<", "\\u003c")  # so that no name can end the script
     page = PAGE.read_text(encoding="utf-8")
-    page = page.replace("$library", _shown(library.root.name)).replace(
-        "$learning", _shown(learning)
+    page = page.replace("$library", to_html(library.root.name)).replace(
+        "$learning", to_html(learning)
     )
     page = page.replace("$data", text)
     with written_whole(file) as out:
@@ -103,11 +102,6 @@ def choose(tagger: Tagger, tagged: list[TaggedPicture]) -> list[tuple[int, list[
 def _logits(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     bounded = np.clip(probabilities, 1e-9, 1 - 1e-9)
     return np.asarray(np.log(bounded / (1 - bounded)))
-
-
-def _shown(name: str) -> str:
-    """As HTML; bytes that are no text cannot be shown there."""
-    return html.escape(os.fsencode(name).decode("utf-8", "replace"))
 
 
 def _picture(path: Path, record: PictureRecord) -> dict[str, Any] | None:

@@ -39,10 +39,7 @@ TYPICAL_DUPLICATE = 0.95
 TYPICAL_TAGS = (0.1, 2.7, 10.1, -9.2, -4.0)
 TYPICAL_CUTOFFS = ((0.5, 0.5), (0.7, 0.7), (0.8, 0.8), (0.9, 0.94), (0.95, 0.98))
 ESTIMATED_FROM = 5000  # pictures of the library
-LARGEST = (
-    5000  # library that curves are fitted on; of the competition in larger ones they know no more
-)
-SURE_OF_COPY = 5.0  # log-odds, at the least, that a copy is a match
+LARGEST = 5000  # library that curves are fitted on; of larger ones the competition is not known
 
 Floats = NDArray[np.float32]
 

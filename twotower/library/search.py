@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.library.calibrate import SURE_OF_COPY, Calibration, Curve, library_calibration
+from twotower.library.calibrate import Calibration, Curve, library_calibration
 from twotower.library.catalog import STOPPED_AT, LibraryError, PictureRecord
 from twotower.library.labelled import EMPTY_WORDS
 from twotower.library.query import Query, QueryError, Term, parse_query
@@ -417,8 +417,7 @@ def _judge(
     """What is thought of candidates: every term counts as a statement of its own.
 
     A picture shows all that is wanted and nothing that is not with the product of the
-    probabilities; it is a match if each of them is on the right side of its cut-off. What is as
-    near to a wanted picture as a copy matches it.
+    probabilities; it is a match if each of them is on the right side of its cut-off.
     """
     image_embeds = library.vectors.get(ids)
     scores, log_probabilities = np.zeros(len(ids)), np.zeros(len(ids))
@@ -426,13 +425,9 @@ def _judge(
     for term, embed in zip(terms, embeds, strict=True):
         curve = _curve(term, calibration)
         logits = curve.logits(embed, image_embeds, size)
-        cosines = image_embeds @ embed
-        if term.picture:
-            copies = cosines >= calibration.duplicate
-            logits[copies] = np.maximum(logits[copies], SURE_OF_COPY + cosines[copies])
         above = logits >= np.log(curve.cutoff / (1 - curve.cutoff))
         sign = 1 if term.wanted else -1
-        scores += sign * term.weight * cosines
+        scores += sign * term.weight * (image_embeds @ embed)
         log_probabilities -= term.weight * np.logaddexp(0, -sign * logits)
         matches &= above if term.wanted else ~above
         fewest = min(fewest, int(above.sum())) if term.wanted else fewest
