@@ -1,12 +1,13 @@
 """What is known of words whose genuine vectors were never seen.
 
-    python benchmarks/unseen_words.py DATA [MODEL]
+    python benchmarks/unseen_words.py DATA
 
-unseen_words.txt is a random fifth of the names with genuine vectors. The photographs of those that
-are ImageNet classes are classified among these names alone, with the teacher's picture features, by
-the genuine vectors, by the dictionary that the text tower learns from (`twotower.train.words`,
-without these vectors), and by MODEL, which `twotower train bundled DATA MODEL --held-out
-benchmarks/unseen_words.txt` makes. Writes results/unseen_words.csv, with 95 % intervals (Wilson).
+unseen_words.txt is a random fifth of the names with genuine vectors. The text tower is trained as
+`twotower train bundled DATA` does, but without these vectors and without pictures of such names.
+Then the photographs of those that are ImageNet classes are classified among these names alone, with
+the teacher's picture features, by the genuine vectors, by the dictionary that the text tower learns
+from (`twotower.train.words`), and by the text tower. Writes results/unseen_words.csv, with 95 %
+intervals (Wilson).
 """
 
 from __future__ import annotations
@@ -16,43 +17,48 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
-import twotower
 from twotower.evaluate.intervals import wilson
 from twotower.evaluate.zero_shot import class_ranks
-from twotower.inputs.tokenizer import load_tokenizer
-from twotower.model.clip import CLIP
-from twotower.model.foreign.pretrained import bert_tensors
 from twotower.train.bundled import (
+    Plan,
+    encode_texts,
     known_vectors,
     look_at_pictures,
-    minilm_folder,
-    sentence_encoder,
+    look_up_words,
+    pretrained_model,
+    train_text,
 )
-from twotower.train.wordnet import WordNet, plain
-from twotower.train.words import teach_words
+from twotower.train.wordnet import plain
 
 ROOT = Path(__file__).parent
 
 
 def main() -> None:
-    data, *directories = map(Path, sys.argv[1:])
-    held_out = set((ROOT / "unseen_words.txt").read_text(encoding="utf-8").splitlines())
-    pictures = look_at_pictures(data / "pictures", print, only="imagenet-sample.tar")
-    shown = [plain(captions[0]) for captions in pictures.captions]
-    rows = [row for row, name in enumerate(shown) if name in held_out]
+    data = Path(sys.argv[1])
+    unseen = (ROOT / "unseen_words.txt").read_text(encoding="utf-8").splitlines()
+    plan = Plan(held_out=frozenset(unseen))
+    torch.manual_seed(plan.seed)
+    model, tokenizer = pretrained_model()
+    pictures = look_at_pictures(data / "pictures", print)
+    words = look_up_words(data, model, tokenizer, plan.held_out, print)
+    train_text(model, tokenizer, words, pictures, plan, print)
+
+    photographs = look_at_pictures(data / "pictures", print, only="imagenet-sample.tar")
+    shown = [plain(captions[0]) for captions in photographs.captions]
+    rows = [row for row, name in enumerate(shown) if name in plan.held_out]
     names = sorted({shown[row] for row in rows})
     labels = np.array([names.index(shown[row]) for row in rows])
-    image_embeds = pictures.features[rows].numpy()
-    vectors, _ = known_vectors(data / "clip-b16-text-vectors", frozenset())
+    image_embeds = photographs.features[rows].numpy()
+    genuine, _ = known_vectors(data / "clip-b16-text-vectors", frozenset())
+    placed = dict(zip(words.names, words.vectors.numpy(), strict=True))
     text_embeds = {
-        "genuine vectors": np.stack([vectors[name] for name in names]),
-        "dictionary, words held out": dictionary_embeds(data, names, frozenset(held_out)),
+        "genuine vectors": np.stack([genuine[name] for name in names]),
+        "dictionary, words held out": np.stack([placed[name] for name in names]),
+        "text tower, words held out": encode_texts(model, tokenizer, names).numpy(),
     }
-    for directory in directories:
-        text_embeds["text tower, words held out"] = twotower.load(directory).encode_text(names)
     with (ROOT / "results" / "unseen_words.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("text side", "measure", "names", "n", "value", "low", "high"))
@@ -60,27 +66,6 @@ def main() -> None:
             for row in measure(image_embeds @ embeds.T, labels):
                 print(side, *row)
                 writer.writerow((side, row[0], len(names), *row[1:]))
-
-
-def dictionary_embeds(
-    data: Path, names: list[str], held_out: frozenset[str]
-) -> NDArray[np.float32]:
-    """Where the dictionary puts names, all of `held_out` unknown: [n, 512]."""
-    known, trust = known_vectors(data / "clip-b16-text-vectors", held_out)
-    config = twotower.preset("twotower-small")
-    model = CLIP(config)
-    model.load_state_dict(
-        bert_tensors(config, load_file(minilm_folder() / "model.safetensors")), strict=False
-    )
-    encode = sentence_encoder(model, load_tokenizer(config.tokenizer, minilm_folder()))
-    placed = teach_words(
-        [*known, *names],
-        np.stack(list(known.values())),
-        np.array(list(trust.values()), np.float32),
-        WordNet(data / "wordnet"),
-        encode,
-    )
-    return placed[len(known) :]
 
 
 def measure(

