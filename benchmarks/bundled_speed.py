@@ -122,13 +122,11 @@ def draw(rows: list[Row], path: Path) -> None:
     titles = ("CIFAR-10 dev, top-1, %", "Flickr8k val, text to image R@1, %")
     for axes, title, column in zip(both, titles, (3, 4), strict=True):
         for row in rows:
-            point = row[1], 100 * row[column]
-            own = row[0].startswith("twotower")
-            axes.plot(*point, "o", color="tab:red" if own else "tab:blue")
-            axes.annotate(row[0], point, xytext=(6, -3), textcoords="offset points", fontsize=8)
+            marker = "*" if row[0].startswith("twotower") else "o"
+            axes.plot(row[1], 100 * row[column], marker, markersize=8, label=row[0])
         axes.set(xscale="log", xlabel="ms a picture, two cores", ylabel=title)
-        axes.set_xlim(right=3 * max(row[1] for row in rows))
         axes.grid(alpha=0.3)
+    both[0].legend(loc="lower right", fontsize=8)
     figure.savefig(path, dpi=110)
 
 
