@@ -38,18 +38,8 @@ from twotower.library.calibrate import (
 from twotower.library.fit import Pictures, fit_logistic, fit_words, judged_tags
 from twotower.model.weights import load_model
 from twotower.pairs.sources import Source, open_source
-from twotower.train.bundled import (
-    DROPOUT,
-    TEACHER_SCALE,
-    WEIGHT_DECAY,
-    choice_loss,
-    folded,
-    pair_loss,
-    part,
-    pool,
-    steps,
-    whole,
-)
+from twotower.train.bundled_vision import WEIGHT_DECAY, embed, folded, part, seen, whole
+from twotower.train.lessons import TEACHER_SCALE, choice_loss, pair_loss, steps
 
 RESULTS = Path(__file__).parent / "results" / "learned_pictures.csv"
 LEFT_OUT = 0.2
@@ -125,7 +115,8 @@ def see(
     for start in range(0, len(source), 256):
         some = range(start, min(start + 256, len(source)))
         pixels = np.stack([np.asarray(square(source[number].picture)) for number in some])
-        rows.append(pool(tower, pixels, view, preprocess, random))
+        with torch.no_grad():
+            rows += [tower.pool(one) for one in seen(pixels, view, preprocess, random)]
     return torch.cat(rows)
 
 
@@ -152,20 +143,15 @@ def train_head(
         vision.proj.weight[:, : len(gram)] = torch.linalg.solve(gram, x.T @ (taught - mean)).T
         vision.proj.bias.copy_(mean)
 
-    def embed(rows: Tensor) -> Tensor:
-        given = F.dropout(rows, DROPOUT)
-        hidden = F.dropout(vision.widen(given)[:, given.shape[1] :], DROPOUT)
-        return F.normalize(vision.proj(torch.cat([given, hidden], dim=1)), dim=-1)
-
     learned = [*vision.hidden.parameters(), *vision.proj.parameters()]
     optimizer = torch.optim.AdamW(learned, lr=1e-3, weight_decay=WEIGHT_DECAY)
     log_scale = torch.tensor(math.log(TEACHER_SCALE / 2))
     for _ in steps(STEPS, optimizer):
         some = random.choice(len(shown), SHOWN)
-        embeds, target = embed(shown[some, random.choice(2, SHOWN)]), taught[some]
+        embeds, target = embed(vision, shown[some, random.choice(2, SHOWN)]), taught[some]
         among = taught[random.choice(len(taught), AMONG)]
         rows = random.choice(len(told), TOLD, replace=False)
-        told_embeds = embed(told[rows, random.choice(2, TOLD, p=(0.6, 0.4))])
+        told_embeds = embed(vision, told[rows, random.choice(2, TOLD, p=(0.6, 0.4))])
         captions = caption_embeds[rows, random.integers(0, caption_embeds.shape[1], TOLD)]
         loss = (
             4 * (1 - (embeds * target).sum(dim=1)).mean()

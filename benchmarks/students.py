@@ -2,9 +2,9 @@
 
     python benchmarks/students.py DATA DESTINATION
 
-EfficientNet-Lite0, 1 and 2 at several sizes, frozen, each with the map to the teacher's features
-that the lessons of `twotower train bundled` begin with: ridge regression, from the pictures of
-DATA/pictures and thumbnails of them. And the teacher. Each is a model directory with the bundled
+EfficientNet-Lite0, 1 and 2 at several sizes, frozen, each with
+ridge regression to the teacher's features, from the pictures of DATA/pictures and thumbnails of
+them. And the teacher. Each is a model directory with the bundled
 text tower. Lite1 is there in float32 and in int8, as the bundled model is.
 """
 
@@ -26,8 +26,10 @@ from twotower.model.clip import CLIP
 from twotower.model.config import CLIPConfig, EfficientNetLiteConfig
 from twotower.model.foreign.pretrained import efficientnet_tensors
 from twotower.model.weights import load_model
-from twotower.train import bundled
-from twotower.train.bundled import STEADY, TEACHER, TEACHER_SCALE, Pictures, Pixels
+from twotower.train import bundled, bundled_vision
+from twotower.train.bundled import TEACHER
+from twotower.train.bundled_vision import BICUBIC, STEADY, folded, read_squares, seen
+from twotower.train.lessons import TEACHER_SCALE, Pictures, Pixels
 
 LITE = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}  # multipliers of width and depth
 STUDENTS = ((0, 160), (0, 224), (1, 160), (1, 224), (2, 224))
@@ -43,7 +45,7 @@ def main() -> None:
     }
     pictures = bundled.look_at_pictures(data / "pictures", print)
     for lite, size in STUDENTS:
-        config, weights = student(lite, size, pictures)
+        config, weights = student(lite, size, pictures, data / "pictures")
         for int8 in (False, True) if (lite, size) == (1, 224) else (False,):
             name = f"Lite{lite}, {size} px" + (", int8" if int8 else "")
             folder = destination / name
@@ -58,7 +60,9 @@ def main() -> None:
     write_directory(config, text | weights, [own / "vocab.txt"], destination / "teacher")
 
 
-def student(lite: int, size: int, pictures: Pictures) -> tuple[CLIPConfig, dict[str, torch.Tensor]]:
+def student(
+    lite: int, size: int, pictures: Pictures, folder: Path
+) -> tuple[CLIPConfig, dict[str, torch.Tensor]]:
     """Its config, and its image tower's weights."""
     config = twotower.preset("twotower-small")
     config = replace(
@@ -72,27 +76,43 @@ def student(lite: int, size: int, pictures: Pictures) -> tuple[CLIPConfig, dict[
     model = CLIP(config)
     model.load_state_dict(efficientnet_tensors(config, trained), strict=False)
     vision: Any = model.vision.eval()
-    tower, draw = bundled.folded(vision), np.random.default_rng(0)
+    tower, draw = folded(vision), np.random.default_rng(0)
+    preprocess, large = config.preprocess, replace(config.preprocess, image_size=224)
 
     def whole(pixels: Pixels, draw: np.random.Generator) -> Pixels:
-        return np.asarray(PIL.Image.fromarray(pixels).resize((size, size), bundled.BICUBIC))
+        return np.asarray(PIL.Image.fromarray(pixels).resize((size, size), BICUBIC))
 
     def small(pixels: Pixels, draw: np.random.Generator) -> Pixels:
-        return whole(bundled.small(pixels, draw), draw)
+        return whole(bundled_vision.small(pixels, draw), draw)
 
-    views = [
-        bundled.pool(tower, pictures.pixels, view, config.preprocess, draw)
-        for view in (whole, small)
-    ]
-    vision.norm.running_mean.copy_(views[0].mean(dim=0))
-    vision.norm.running_var.copy_((views[0].std(dim=0) + STEADY).square())
-    seen, thumbnails = map(vision.norm, views)
-    # the middle one is of parts, which ridge regression leaves out
-    normed = torch.stack([seen, seen, thumbnails], dim=1)
-    bundled.start_vision(vision, normed, pictures.features)
+    with torch.no_grad():
+        wholes, thumbnails = (
+            torch.cat(
+                [
+                    tower.pool(one)
+                    for one in seen(read_squares(folder, large), view, preprocess, draw)
+                ]
+            )
+            for view in (whole, small)
+        )
+        vision.norm.running_mean.copy_(wholes.mean(dim=0))
+        vision.norm.running_var.copy_((wholes.std(dim=0) + STEADY).square())
+        regress(
+            vision, vision.norm(torch.cat([wholes, thumbnails])), pictures.features.repeat(2, 1)
+        )
     with torch.no_grad():
         model.logit_scale.fill_(math.log(TEACHER_SCALE))
     return config, {f"vision.{name}": tensor for name, tensor in vision.state_dict().items()}
+
+
+def regress(vision: Any, pooled: torch.Tensor, features: torch.Tensor) -> None:
+    """Ridge regression from what is pooled to the teacher's features."""
+    gram, mean = pooled.T @ pooled, features.mean(dim=0)
+    gram += 0.1 * gram.diagonal().mean() * torch.eye(len(gram))
+    vision.proj.weight.zero_()
+    solution = torch.linalg.solve(gram, pooled.T @ (features - mean))
+    vision.proj.weight[:, : len(gram)] = solution.T
+    vision.proj.bias.copy_(mean)
 
 
 if __name__ == "__main__":

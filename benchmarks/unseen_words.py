@@ -23,14 +23,13 @@ from numpy.typing import NDArray
 from twotower.evaluate.intervals import wilson
 from twotower.evaluate.zero_shot import class_ranks
 from twotower.train.bundled import (
-    Plan,
-    encode_texts,
     known_vectors,
     look_at_pictures,
     look_up_words,
     pretrained_model,
-    train_text,
 )
+from twotower.train.bundled_text import train_text
+from twotower.train.lessons import Plan, encode_texts
 from twotower.train.wordnet import plain
 
 ROOT = Path(__file__).parent

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +15,22 @@ import PIL.Image
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import nn
 
 from twotower.encode.load import load
 from twotower.inputs.tokenizer import Tokens
 from twotower.model.clip import CLIP
 from twotower.model.config import preset
 from twotower.train import bundled
-from twotower.train.bundled import (
-    Named,
+from twotower.train.bundled_text import train_hidden, train_text
+from twotower.train.lessons import (
     Pictures,
     Plan,
     Words,
-    folded,
+    encode_texts,
     in_template,
     pair_loss,
-    part,
     place_loss,
-    small,
     steps,
-    train_projection,
-    train_text,
-    whole,
 )
 
 
@@ -70,65 +63,6 @@ def test_equal_captions_are_not_negatives() -> None:
     assert told < taken_for_others
 
 
-def test_a_folded_tower_is_the_same_tower() -> None:
-    model = CLIP(preset("twotower-small")).eval()
-    vision: Any = model.vision
-    torch.manual_seed(0)
-    for module in vision.modules():
-        if isinstance(module, nn.Conv2d):  # else the signal dies away in untrained layers
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            nn.init.uniform_(module.running_var, 0.8, 1.2)
-            nn.init.uniform_(module.bias, -0.1, 0.1)
-    pixel_values = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
-        before = vision(pixel_values)
-        quick = folded(vision)
-        torch.testing.assert_close(quick(pixel_values), before, rtol=1e-3, atol=1e-4)
-        assert not any(isinstance(part, nn.BatchNorm2d) for part in quick.modules())
-
-
-def test_the_projection_learns_to_see_as_the_teacher_does() -> None:
-    """From features that say nothing but which of six pictures it is."""
-    torch.manual_seed(0)
-    model = CLIP(preset("twotower-small"))
-    vision: Any = model.vision
-    width = vision.hidden.in_features
-    features = F.normalize(torch.randn(6, 512), dim=-1)
-    pooled = torch.randn(6, 1, width).expand(6, 3, width)
-    names = ["red", "blue", "green", "yellow", "black", "white"]
-    captions = [tuple(f"{name} {number}" for number in range(5)) for name in names]
-    pictures = Pictures(np.zeros((6, 1, 1, 3), np.uint8), features, captions, np.ones(6, bool))
-    words = Words(names, features, np.ones(6), 6)
-    named = Named(pooled[:, 0], torch.arange(6), names)
-    tokenizer: Any = characters
-    train_projection(
-        model,
-        tokenizer,
-        words,
-        pictures,
-        pooled,
-        named,
-        Plan(image_steps=30, pictures=6),
-        np.random.default_rng(0),
-        lambda line: None,
-    )
-    seen = F.normalize(vision.proj(vision.widen(pooled[:, 0])), dim=-1)
-    assert ((seen @ features.T).argmax(dim=1) == torch.arange(6)).all()
-    assert (seen * features).sum(dim=1).mean() > 0.5
-
-
-@given(seed=st.integers(0, 2**32 - 1), view=st.sampled_from([whole, part, small]))
-def test_views_keep_size_and_range(seed: int, view: Any) -> None:
-    pixels = np.full((224, 224, 3), (200, 100, 50), np.uint8)
-    seen = view(pixels, np.random.default_rng(seed))
-    assert seen.shape == pixels.shape and seen.dtype == np.uint8
-    assert np.ptp(seen.reshape(-1, 3), axis=0).max() <= 1  # one colour stays one colour
-    again = view(pixels, np.random.default_rng(seed))
-    assert np.array_equal(seen, again)
-
-
 def test_the_rate_rises_and_falls() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
     rates = [optimizer.param_groups[0]["lr"] for _ in steps(200, optimizer)]
@@ -153,25 +87,47 @@ def characters(texts: Sequence[str]) -> Tokens:
 
 def test_the_text_tower_learns_names_and_captions() -> None:
     torch.manual_seed(0)
-    model = CLIP(preset("twotower-small"))
+    config = preset("twotower-small")
+    text = replace(config.text, hidden_width=64)  # type: ignore[type-var]
+    model = CLIP(replace(config, text=text))
     names = ["red", "blue", "green", "yellow", "black", "white"]
     vectors = F.normalize(torch.randn(6, 512), dim=-1)
     words = Words(names, vectors, np.ones(6), 6)
     pictures = Pictures(
-        np.zeros((6, 1, 1, 3), np.uint8),
         vectors,
         [(f"{name} things", f"something {name}") for name in names],
         np.array([True, True, True, True, False, False]),
+        np.ones(6, bool),
     )
     frozen = model.text.token_embed.weight.clone()
     said: list[str] = []
     tokenizer: Any = characters
-    plan = Plan(text_steps=30, words=6, captions=3)
+    plan = Plan(text_steps=30, words=6, captions=3, hidden_steps=30)
     train_text(model, tokenizer, words, pictures, plan, said.append)
-    embeds = bundled.encode_texts(model, tokenizer, names)
+    embeds = encode_texts(model, tokenizer, names)
     assert ((embeds @ vectors.T).argmax(dim=1) == torch.arange(6)).all()
     assert torch.equal(model.text.token_embed.weight, frozen)
-    assert said and said[0].startswith("text step 0")
+    assert said[0].startswith("text step 0") and "hidden step 0" in "".join(said)
+
+
+def test_the_hidden_layer_learns_by_heart_what_the_encoder_does_not_tell_apart() -> None:
+    """Names at random places, from an encoder of random weights that stays as it is."""
+    torch.manual_seed(0)
+    config = preset("twotower-small")
+    text: Any = replace(config.text, hidden_width=256)  # type: ignore[type-var]
+    model = CLIP(replace(config, text=text))
+    names = [f"thing {number}" for number in range(40)]
+    vectors = F.normalize(torch.randn(40, 512), dim=-1)
+    nothing = np.zeros(2, bool)
+    pictures = Pictures(vectors[:2], [("one", "two"), ("three",)], np.array([True, False]), nothing)
+    tokenizer: Any = characters
+    before = model.text.blocks[0].attn.qkv.weight.clone()  # type: ignore[union-attr]
+    words = Words(names, vectors, np.ones(40), 40)
+    plan = Plan(hidden_steps=150)
+    train_hidden(model, tokenizer, words, pictures, plan, lambda line: None)
+    embeds = encode_texts(model, tokenizer, names)  # with what was taken off put back
+    assert ((embeds @ vectors.T).argmax(dim=1) == torch.arange(40)).float().mean() > 0.9
+    assert torch.equal(model.text.blocks[0].attn.qkv.weight, before)  # type: ignore[union-attr]
 
 
 def picture(seed: int) -> bytes:
@@ -215,7 +171,16 @@ def test_the_whole_recipe(
     names = np.array(["animal", "wine cellar", "red", "run"])
     np.savez(data / "clip-b16-text-vectors" / "all.npz", names=names, vectors=vectors)
     said: list[str] = []
-    plan = Plan(text_steps=2, words=4, captions=6, image_steps=2, pictures=4)
+    plan = Plan(
+        text_steps=2,
+        words=4,
+        captions=6,
+        hidden_steps=2,
+        backbone_steps=2,
+        backbone_pictures=(4, 2, 4),
+        image_steps=2,
+        pictures=4,
+    )
     bundled.bundled(data, tmp_path / "model", plan, said.append)
     model = load(tmp_path / "model")
     assert model.encode_text("a poodle").shape == (1, 512)

@@ -46,6 +46,14 @@ def test_senses_come_in_order_and_know_what_they_are(wordnet: WordNet) -> None:
     assert "noun00000002" in wordnet.ancestors(fido)
 
 
+def test_what_else_a_thing_may_be_called(wordnet: WordNet) -> None:
+    words = {"animal", "beast", "dog", "poodle", "cellar"}
+    assert wordnet.kinds(["poodle"], words) == {"dog": 1, "animal": 2, "beast": 2}
+    assert wordnet.kinds(["beast"], words) == {"animal": 0}
+    assert wordnet.kinds(["wine cellar", "cellar"], {"dog"}) == {}
+    assert wordnet.kinds(["run"], words) == wordnet.kinds(["zyx"], words) == {}
+
+
 def test_visible_words_leave_out_names_and_ideas(wordnet: WordNet) -> None:
     words = wordnet.visible_words()
     assert set(words) == {"dog", "poodle", "animal", "beast", "cellar", "wine cellar", "run", "red"}

@@ -105,7 +105,10 @@ class TextTransformerConfig:
 
 @dataclass(frozen=True)
 class SentenceEncoderConfig:
-    """BERT-family encoder (MiniLM and kin), mean-pooled over the tokens that are not `pad_id`."""
+    """BERT-family encoder (MiniLM and kin), mean-pooled over the tokens that are not `pad_id`.
+
+    `hidden_width`: a hidden layer so wide before the projection, which is given both; 0 for none.
+    """
 
     context_length: int
     vocab_size: int
@@ -116,6 +119,7 @@ class SentenceEncoderConfig:
     pad_id: int = 0
     activation: Activation = "gelu"
     eps: float = 1e-12
+    hidden_width: int = field(default=0, metadata=LATER)
     kind: Literal["sentence_encoder"] = "sentence_encoder"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twotower.model.config import SentenceEncoderConfig, TextConfig, TextTransformerConfig
@@ -90,15 +91,27 @@ class SentenceEncoder(nn.Module):
             PostNormBlock(width, config.heads, config.mlp_width, config.activation, config.eps)
             for _ in range(config.layers)
         )
-        self.proj = nn.Linear(width, embed_dim, bias=False)
+        hidden = config.hidden_width
+        self.hidden = nn.Linear(width, hidden) if hidden else None
+        self.proj = nn.Linear(width + hidden, embed_dim, bias=False)
         nn.init.normal_(self.token_embed.weight, std=0.02)
-        nn.init.normal_(self.proj.weight, std=width**-0.5)
+        nn.init.normal_(self.proj.weight, std=(width + hidden) ** -0.5)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """[B, L] -> text_features [B, embed_dim]"""
+        return self.proj(self.widen(self.pool(input_ids)))
+
+    def pool(self, input_ids: Tensor) -> Tensor:
+        """[B, L] -> means over the tokens [B, width]"""
         x = self.tokens(input_ids)
         weight = (input_ids != self.pad_id).to(x.dtype).unsqueeze(-1)
-        return self.proj((x * weight).sum(dim=1) / weight.sum(dim=1))
+        return (x * weight).sum(dim=1) / weight.sum(dim=1)
+
+    def widen(self, pooled: Tensor) -> Tensor:
+        """[B, width] -> what the projection is given [B, width + hidden_width]"""
+        if self.hidden is None:
+            return pooled
+        return torch.cat([pooled, F.gelu(self.hidden(pooled))], dim=1)
 
     def tokens(self, input_ids: Tensor) -> Tensor:
         """What each position became: [B, L] -> [B, L, width]"""

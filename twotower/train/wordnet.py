@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from math import log, sqrt
 from pathlib import Path
@@ -34,6 +34,12 @@ VISIBLE = {
     "noun.time": 60,
 }
 VERBS, ADJECTIVES = 500, 600  # the most frequent ones
+# Nobody says of a picture that it shows one of these.
+TOO_GENERAL = set(
+    "abstraction act activity artifact attribute being cause communication condition content "
+    "creation entity event group instrumentality matter message object organism part process "
+    "product relation representation soul state substance thing unit whole".split()
+)
 DOMAINS = (
     "adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute "
     "noun.body noun.cognition noun.communication noun.event noun.feeling noun.food noun.group "
@@ -95,6 +101,26 @@ class WordNet:
             if steps.get(key, above + 1) > above:
                 steps[key] = above
                 waiting += [(one, above + 1) for one in self.synsets[key].hypernyms]
+        return steps
+
+    def kinds(self, names: Sequence[str], among: Container[str]) -> dict[str, int]:
+        """What else a thing of these names may be called -> how many steps above it that is.
+
+        Args:
+            names: all for one thing; of the meanings of the first, the one that they share.
+            among: what may be answered.
+        """
+        own = set(map(plain, names))
+        senses = self.senses(names[0])
+        shared = (one for one in senses if own <= set(map(plain, one.words)))
+        sense = next(shared, senses[0] if senses else None)
+        if sense is None or not sense.key.startswith("noun"):
+            return {}
+        steps: dict[str, int] = {}
+        for key, above in self.ancestors(sense).items():
+            for word in map(plain, self.synsets[key].words):
+                if word in among and word not in own | TOO_GENERAL:
+                    steps[word] = min(above, steps.get(word, above))
         return steps
 
     def visible_words(self) -> list[str]:

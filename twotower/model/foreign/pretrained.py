@@ -53,7 +53,7 @@ def bert_tensors(config: CLIPConfig, theirs: Mapping[str, Tensor]) -> dict[str, 
 
     The embedding of token type 0, the same at every position, becomes part of `pos_embed`.
     """
-    tensors = _tower(config, "text.", BERT_TABLE, theirs, ("text.proj.",))
+    tensors = _tower(config, "text.", BERT_TABLE, theirs, ("text.hidden.", "text.proj."))
     tensors["text.pos_embed"] = (
         tensors["text.pos_embed"] + theirs["embeddings.token_type_embeddings.weight"][0]
     )
