@@ -21,6 +21,7 @@ from twotower.inputs.tokenizer import Tokens
 from twotower.model.clip import CLIP
 from twotower.model.config import preset
 from twotower.train import bundled
+from twotower.train.bundled import known_vectors
 from twotower.train.bundled_text import train_hidden, train_text
 from twotower.train.lessons import (
     Pictures,
@@ -128,6 +129,19 @@ def test_the_hidden_layer_learns_by_heart_what_the_encoder_does_not_tell_apart()
     embeds = encode_texts(model, tokenizer, names)  # with what was taken off put back
     assert ((embeds @ vectors.T).argmax(dim=1) == torch.arange(40)).float().mean() > 0.9
     assert torch.equal(model.text.blocks[0].attn.qkv.weight, before)  # type: ignore[union-attr]
+
+
+def test_mapped_vectors_are_drawn_to_the_mean_and_give_way_to_genuine_ones(tmp_path: Path) -> None:
+    rows = np.eye(4, dtype=np.float16)
+    (tmp_path / "more").mkdir()
+    np.savez(tmp_path / "all.npz", names=np.array(["a", "b", "left_out"]), vectors=3 * rows[:3])
+    np.savez(tmp_path / "more" / "m.npz", names=np.array(["b", "c"]), vectors_b16=rows[2:])
+    vectors, trust = known_vectors(tmp_path, frozenset(["left out"]))
+    assert trust == {"a": 1.0, "b": 1.0, "c": 0.5}
+    assert np.array_equal(vectors["b"], rows[1])
+    mean = (rows[0] + rows[1]) / 2
+    assert vectors["c"] @ mean > 0.1 and vectors["c"] @ rows[3] > 0.9
+    assert np.linalg.norm(vectors["c"]) == pytest.approx(1)
 
 
 def picture(seed: int) -> bytes:

@@ -79,5 +79,5 @@ def rbf(a: Floats, b: Floats) -> NDArray[np.float64]:
 
 
 def unit(rows: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Rows of unit length."""
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+    """Vectors of unit length, of one or many."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-9)
