@@ -24,6 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from students import regress
 from torch import Tensor
 
 import twotower
@@ -128,21 +129,15 @@ def train_head(
     caption_embeds: Tensor,
     random: np.random.Generator,
 ) -> None:
-    """As `twotower.train.bundled` does, from the start, without its named pictures.
+    """As version 2's was, from ridge regression on, without its named pictures.
 
     Args:
         shown: pictures in both views [n, 2, width], of which the model says `taught` [n, 512].
         told: those with captions [m, 2, width], of which `caption_embeds` is [m, k, 512].
     """
-    x, mean = shown[:, 0], taught.mean(dim=0)
-    gram = x.T @ x
-    gram += 0.1 * gram.diagonal().mean() * torch.eye(len(gram))
     vision.hidden.reset_parameters()
     with torch.no_grad():
-        vision.proj.weight.zero_()
-        vision.proj.weight[:, : len(gram)] = torch.linalg.solve(gram, x.T @ (taught - mean)).T
-        vision.proj.bias.copy_(mean)
-
+        regress(vision, shown[:, 0], taught)
     learned = [*vision.hidden.parameters(), *vision.proj.parameters()]
     optimizer = torch.optim.AdamW(learned, lr=1e-3, weight_decay=WEIGHT_DECAY)
     log_scale = torch.tensor(math.log(TEACHER_SCALE / 2))

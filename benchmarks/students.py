@@ -2,10 +2,10 @@
 
     python benchmarks/students.py DATA DESTINATION
 
-EfficientNet-Lite0, 1 and 2 at several sizes, frozen, each with
-ridge regression to the teacher's features, from the pictures of DATA/pictures and thumbnails of
-them. And the teacher. Each is a model directory with the bundled
-text tower. Lite1 is there in float32 and in int8, as the bundled model is.
+EfficientNet-Lite0, 1 and 2 at several sizes, frozen, each with ridge regression to the teacher's
+features, from the pictures of DATA/pictures and thumbnails of them. And the teacher. Each is a
+model directory with the bundled text tower. Lite1 is there in float32 and in int8, as the bundled
+model is.
 """
 
 from __future__ import annotations
@@ -100,7 +100,6 @@ def student(
         regress(
             vision, vision.norm(torch.cat([wholes, thumbnails])), pictures.features.repeat(2, 1)
         )
-    with torch.no_grad():
         model.logit_scale.fill_(math.log(TEACHER_SCALE))
     return config, {f"vision.{name}": tensor for name, tensor in vision.state_dict().items()}
 

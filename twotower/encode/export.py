@@ -185,6 +185,12 @@ def _embeds(
     return output.image_embeds.numpy(), output.text_embeds.numpy()
 
 
+def refuse_taken(destination: Path) -> None:
+    """Raises ExportError where something has the name already."""
+    if destination.exists():
+        raise ExportError(f"{destination}: already exists; choose another name or remove it first")
+
+
 @contextmanager
 def new_directory(destination: Path) -> Iterator[Path]:
     """A directory that appears under its name only when all in it is written and checked.
@@ -192,9 +198,7 @@ def new_directory(destination: Path) -> Iterator[Path]:
     Raises:
         ExportError: the name is taken, or was taken meanwhile; or it cannot be written.
     """
-    taken = ExportError(f"{destination}: already exists; choose another name or remove it first")
-    if destination.exists():
-        raise taken
+    refuse_taken(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=destination.parent) as temporary:
         directory = Path(temporary) / "model"
@@ -208,8 +212,7 @@ def new_directory(destination: Path) -> Iterator[Path]:
         except SafetensorError as error:  # its form of a full disk
             raise ExportError(f"{destination}: cannot be written ({error})") from None
         except OSError:
-            if destination.exists():
-                raise taken from None
+            refuse_taken(destination)
             raise
 
 

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from twotower.encode.export import ExportError, write_directory
+from twotower.encode.export import refuse_taken, write_directory
 from twotower.evaluate.registry import find_set
 from twotower.inputs.preprocess import Preprocess
 from twotower.inputs.tokenizer import Tokenizer, load_tokenizer
@@ -93,8 +93,7 @@ def bundled(
         FileNotFoundError: part of the data is missing. ModuleNotFoundError: a pretrained tower is.
         ExportError: the destination exists.
     """
-    if destination.exists():  # known now, not after hours
-        raise ExportError(f"{destination}: already exists; choose another name or remove it first")
+    refuse_taken(destination)  # now, not after hours
     plan = plan or Plan()
     torch.manual_seed(plan.seed)
     model, tokenizer = pretrained_model()
@@ -243,7 +242,7 @@ def teacher_features(teacher: nn.Module, pixels: Pixels, batch_size: int = 8) ->
 def look_up_words(
     data: Path, model: CLIP, tokenizer: Tokenizer, held_out: frozenset[str], say: Say
 ) -> Words:
-    """Names with genuine vectors, and thousands more that the dictionary places among them."""
+    """Names with vectors, and thousands more that the dictionary places among them."""
     known, trust = known_vectors(data / "clip-b16-text-vectors", held_out)
     wordnet = WordNet(data / "wordnet")
     names = [*known, *(w for w in [*sorted(held_out), *wordnet.visible_words()] if w not in known)]

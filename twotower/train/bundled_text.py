@@ -5,7 +5,7 @@ their pictures.
 
 1. The encoder learns, but for its word embeddings: a word that is in no lesson keeps its place
    among its like.
-2. A hidden layer after it learns alone, from what the encoder pools, hundreds of times as often:
+2. A hidden layer after it learns alone, from what the encoder pools, ten times as often:
    thirteen thousand names are more than the first round can learn by heart.
 """
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ from twotower.train.lessons import (
 )
 from twotower.train.wordnet import WordNet, plain
 
+View = Callable[[Pixels, np.random.Generator], Pixels]
 BICUBIC = PIL.Image.Resampling.BICUBIC
 EARLY_BLOCKS = 7  # of 21; their map of a picture has 28 x 28 x 48 numbers
 DROPOUT, WEIGHT_DECAY = 0.2, 0.1  # of what comes after the backbone
@@ -150,7 +151,7 @@ def train_vision(
     vision: Any = model.vision.eval()
     preprocess, draw = model.config.preprocess, np.random.default_rng(plan.seed)
     tower = folded(vision)
-    early, later = Early(copy.deepcopy(tower), EARLY_BLOCKS), Later(tower, EARLY_BLOCKS)
+    early, later = Early(tower, EARLY_BLOCKS), Later(tower, EARLY_BLOCKS)
     views = tuple(
         kept(
             scratch / view.__name__,
@@ -181,7 +182,7 @@ def train_vision(
 
 
 def seen(
-    pixels: Iterable[Pixels], view: Any, preprocess: Any, draw: np.random.Generator
+    pixels: Iterable[Pixels], view: View, preprocess: PreprocessConfig, draw: np.random.Generator
 ) -> Iterator[Tensor]:
     """pixel_values [b, 3, image_size, image_size] of a view of every picture, batch by batch."""
     waiting = iter(pixels)
@@ -286,7 +287,8 @@ def look_up_kinds(
 ) -> tuple[Names, Tensor]:
     """The names of pictures with what they are kinds of, and for each picture its row in them.
 
-    Of kinds those count that have a genuine text vector: what people call things.
+    Of kinds those count that have a vector of their own, not from the dictionary: what people call
+    things.
     """
     own = [plain(captions[0]) for captions in said]
     first = dict(zip(reversed(own), reversed(said), strict=True))  # of each name

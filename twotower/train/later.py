@@ -2,33 +2,36 @@
 
 What the first blocks make of a picture, a map, is computed once and kept, and they stay as they
 are. Of the later blocks the 1 x 1 convolutions learn, which hold 94 % of their weights, as products
-of bfloat16 matrices; batch norms are part of them. Their depthwise filters stay too: torch 2.13
-needs more than half of a training step for the gradients of these.
+of matrices, in bfloat16 where the CPU has it; batch norms are part of them. Their depthwise filters
+stay too: torch 2.13 needs more than half of a training step for the gradients of these.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from twotower.train.lessons import PRECISION
+
 
 class Early(nn.Module):
-    """Pictures -> maps, in bfloat16. `folded` is a tower without batch norms."""
+    """Pictures -> maps, kept in bfloat16. `folded` is a tower without batch norms."""
 
     def __init__(self, folded: Any, blocks: int) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(folded.stem, *folded.blocks[:blocks])
-        self.to(torch.bfloat16)
+        self.blocks = copy.deepcopy(nn.Sequential(folded.stem, *folded.blocks[:blocks]))
+        self.to(PRECISION)
 
     @torch.inference_mode()
     def forward(self, pixel_values: Tensor) -> Tensor:
         """[B, 3, image_size, image_size] -> [B, S, S, channels]: channels last in memory too"""
-        pixel_values = pixel_values.bfloat16().contiguous(memory_format=torch.channels_last)
+        pixel_values = pixel_values.to(PRECISION).contiguous(memory_format=torch.channels_last)
         maps: Tensor = self.blocks(pixel_values)
-        return maps.permute(0, 2, 3, 1).contiguous()
+        return maps.permute(0, 2, 3, 1).bfloat16().contiguous()
 
 
 class Later(nn.Module):
@@ -43,8 +46,8 @@ class Later(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """[B, S, S, channels] -> [B, width]"""
         means = []
-        with torch.autocast("cpu", torch.bfloat16):
-            x = maps.permute(0, 3, 1, 2)
+        with torch.autocast("cpu", torch.bfloat16, enabled=PRECISION is torch.bfloat16):
+            x = maps.permute(0, 3, 1, 2).to(PRECISION)
             for index, block in enumerate(self.blocks, self.first):
                 x = block(x)
                 if index in self.pooled_blocks:
@@ -75,9 +78,9 @@ class LaterBlock(nn.Module):
         self.uneven = pad.padding if self.stride > 1 else (0,)  # others are part of the convolution
         self.padding = 0 if self.stride > 1 else pad.padding[0]
         self.expand, self.reduce = Pointwise(block.expand.conv), Pointwise(block.reduce.conv)
-        filters = conv.weight.detach().bfloat16()
+        filters = conv.weight.detach().to(PRECISION)
         self.register_buffer("filters", filters.to(memory_format=torch.channels_last))
-        self.register_buffer("bias", conv.bias.detach().bfloat16())
+        self.register_buffer("bias", conv.bias.detach().to(PRECISION, copy=True))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_channels, S, S] -> [B, out_channels, S / stride, S / stride]"""

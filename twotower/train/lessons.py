@@ -31,7 +31,7 @@ SYNONYMS = 0.9  # cosine of two names from which a picture of one may be called 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of each lesson; the defaults are those measured in docs/model-card.md."""
+    """How much of each lesson; docs/model-card.md says what runs of such lengths gave."""
 
     text_steps: int = 700
     words: int = 448  # of a step
@@ -62,7 +62,7 @@ class Words:
     names: list[str]
     vectors: Tensor  # [n, 512], unit length
     weights: NDArray[np.float64]  # [n], how far each vector is to be trusted
-    known: int = field(default=0)  # the first so many are genuine
+    known: int = field(default=0)  # the first so many are genuine, or mapped from another model
 
 
 def place_loss(features: Tensor, targets: Tensor, centre: Tensor, trust: Tensor) -> Tensor:
