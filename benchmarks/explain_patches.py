@@ -28,7 +28,7 @@ import twotower
 from twotower.evaluate.intervals import wilson
 from twotower.inputs.preprocess import Preprocess
 from twotower.model.layers import merge_heads, split_heads
-from twotower.train.bundled import TEACHER, load_teacher
+from twotower.train.bundled.parts import TEACHER, load_teacher
 
 RESULTS = Path(__file__).parent / "results" / "explain_patches.csv"
 SQUARES = 40

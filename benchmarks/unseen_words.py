@@ -6,8 +6,8 @@ unseen_words.txt is a random fifth of the names with genuine vectors. The text t
 `twotower train bundled DATA` does, but without these vectors and without pictures of such names.
 Then the photographs of those that are ImageNet classes are classified among these names alone, with
 the teacher's picture features, by the genuine vectors, by the dictionary that the text tower learns
-from (`twotower.train.words`), and by the text tower. Writes results/unseen_words.csv, with 95 %
-intervals (Wilson).
+from (`twotower.train.bundled.words`), and by the text tower. Writes results/unseen_words.csv, with
+95 % intervals (Wilson).
 """
 
 from __future__ import annotations
@@ -22,15 +22,12 @@ from numpy.typing import NDArray
 
 from twotower.evaluate.intervals import wilson
 from twotower.evaluate.zero_shot import class_ranks
-from twotower.train.bundled import (
-    known_vectors,
-    look_at_pictures,
-    look_up_words,
-    pretrained_model,
-)
-from twotower.train.bundled_text import train_text
-from twotower.train.lessons import Plan, encode_texts
-from twotower.train.wordnet import plain
+from twotower.train.bundled.lessons import Plan, encode_texts
+from twotower.train.bundled.parts import pretrained_model
+from twotower.train.bundled.recipe import known_vectors, look_up_words
+from twotower.train.bundled.teacher import look_at_pictures
+from twotower.train.bundled.text import train_text
+from twotower.train.bundled.wordnet import WordNet, plain
 
 ROOT = Path(__file__).parent
 
@@ -43,7 +40,7 @@ def main() -> None:
     model, tokenizer = pretrained_model()
     pictures = look_at_pictures(data / "pictures", print)
     words = look_up_words(data, model, tokenizer, plan.held_out, print)
-    train_text(model, tokenizer, words, pictures, plan, print)
+    train_text(model, tokenizer, words, pictures, WordNet(data / "wordnet"), plan, print)
 
     photographs = look_at_pictures(data / "pictures", print, only="imagenet-sample.tar")
     shown = [plain(captions[0]) for captions in photographs.captions]

@@ -26,7 +26,7 @@ from twotower.library.vocabulary import (
     format_vocabulary,
     parse_vocabulary,
 )
-from twotower.train.wordnet import Sense, WordNet
+from twotower.train.bundled.wordnet import Sense, WordNet
 
 SEED = Path(__file__).with_name("vocabulary_seed.txt")
 MOST_SYNONYMS = 2

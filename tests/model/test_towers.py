@@ -53,7 +53,8 @@ MAP_VIT = replace(VIT, pool="map", activation="gelu_tanh")
 RESNET = ResNetConfig(64, 16, (2, 1, 1, 2))
 LITE = EfficientNetLiteConfig(64)
 POOLED = 1280 + 320 + 192 + 112 + 80  # the head and the last four stages
-LITE1 = (5_416_680 - 1_281_000) + (POOLED + 1) * 1536 + (POOLED + 1536 + 1) * 512
+LITE1 = (5_416_680 - 1_281_000) + (POOLED + 1) * 2536 + (POOLED + 2536 + 1) * 512
+MINILM = (22_713_216 - 147_840 - 2 * 384) + (384 + 1) * 2048 + (384 + 2048) * 512
 CAUSAL = TextTransformerConfig(77, 50, 24, 3, 2, 60, "quick_gelu", eos_id=49)
 BIDIRECTIONAL = replace(CAUSAL, context_length=16, eos_id=None)
 SENTENCE = SentenceEncoderConfig(32, 50, 24, 3, 2, 60)
@@ -117,12 +118,9 @@ PUBLISHED = {
     "SigLIP-SO400M-14-384": (877_960_498, None),
     # 375,187,970 is the published figure at 224; 256 has 16 x 16 positions instead of 14 x 14.
     "SigLIP2-B-16-256": (375_187_970 + 60 * 768, None),
-    # EfficientNet-Lite1 without its classifier, MiniLM-L6 without its pooler and token types, their
-    # projections to 512, that of the pictures after a hidden layer, and logit_scale.
-    "twotower-small": (
-        LITE1 + (22_713_216 - 147_840 - 2 * 384 + 384 * 512) + 1,
-        LITE1,
-    ),
+    # EfficientNet-Lite1 without its classifier, MiniLM-L6 without its pooler and token types, each
+    # with a hidden layer and a projection to 512, and logit_scale.
+    "twotower-small": (LITE1 + MINILM + 1, LITE1),
 }
 
 

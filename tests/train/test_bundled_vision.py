@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from twotower.model.clip import CLIP
 from twotower.model.config import preset
-from twotower.train.bundled_vision import (
+from twotower.train.bundled.kinds import Kinds
+from twotower.train.bundled.later import Early, FixedDepthwise, Later
+from twotower.train.bundled.lessons import Pictures, Plan, Words
+from twotower.train.bundled.vision import (
     Classes,
     Lessons,
-    Names,
     folded,
     kept,
     part,
@@ -28,8 +30,6 @@ from twotower.train.bundled_vision import (
     train_projection,
     whole,
 )
-from twotower.train.later import Early, FixedDepthwise, Later
-from twotower.train.lessons import Pictures, Plan, Words
 
 
 @pytest.fixture
@@ -106,7 +106,8 @@ def made_up_lessons(features: Tensor) -> Lessons:
             np.ones(count, bool),
         ),
         text[:, None].expand(-1, 5, -1),
-        Names(text, torch.eye(count, dtype=torch.bool), [nothing] * count),
+        Kinds([], torch.eye(count, dtype=torch.bool), [nothing] * count),
+        text,
         torch.arange(count),
         np.random.default_rng(0),
     )
@@ -158,16 +159,17 @@ def test_a_poodle_is_a_dog_but_no_dog_is_a_poodle() -> None:
     fits = torch.eye(3, dtype=torch.bool)
     fits[0, 1] = True
     nothing = np.zeros(0, np.int64), np.zeros(0)
-    kinds = [(np.array([1]), np.ones(1)), nothing, nothing]
+    above = [(np.array([1]), np.ones(1)), nothing, nothing]
     lessons = Lessons(
         Words([], embeds, np.ones(0)),
         Pictures(embeds, [], np.zeros(0, bool), np.zeros(0, bool)),
         embeds,
-        Names(embeds, fits, kinds),
+        Kinds([], fits, above),
+        embeds,
         torch.arange(3),
         np.random.default_rng(0),
     )
-    called = {lessons.names.also(0, lessons.draw) for _ in range(50)}
+    called = {lessons.kinds.also(0, lessons.draw) for _ in range(50)}
     assert called == {0, 1}
     dog = embeds[[1]]
     assert lessons.called(dog, np.array([1])) < 1e-3

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from twotower.train.wordnet import WordNet, bags_of_ancestors, plain
-from twotower.train.words import teach_words, unit
+from twotower.train.bundled.wordnet import WordNet, bags_of_ancestors, plain
+from twotower.train.bundled.words import teach_words, unit
 
 
 @pytest.fixture(scope="module")

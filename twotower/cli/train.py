@@ -208,7 +208,7 @@ def run_train_plot(arguments: argparse.Namespace) -> int:
 
 
 def run_train_bundled(arguments: argparse.Namespace) -> int:
-    from twotower.train.bundled import bundled
+    from twotower.train.bundled.recipe import bundled
 
     bundled(arguments.data, arguments.destination, say=print)
     return OK

@@ -350,8 +350,8 @@ def _bundled() -> CLIPConfig:
         rgb="before_resize",
         fast_decode=True,
     )
-    text = SentenceEncoderConfig(512, 30522, 384, 6, 12, 1536)
-    vision = EfficientNetLiteConfig(224, 1.0, 1.1, pooled_stages=4, hidden_width=1536)
+    text = SentenceEncoderConfig(512, 30522, 384, 6, 12, 1536, hidden_width=2048)
+    vision = EfficientNetLiteConfig(224, 1.0, 1.1, pooled_stages=4, hidden_width=2536)
     return CLIPConfig("twotower-small", 512, vision, text, preprocess, tokenizer)
 
 

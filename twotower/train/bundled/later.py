@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twotower.train.lessons import PRECISION
+from twotower.train.bundled.lessons import PRECISION
 
 
 class Early(nn.Module):

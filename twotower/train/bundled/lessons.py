@@ -21,7 +21,7 @@ from twotower.pairs.sources import Pair, open_source
 
 Say = Callable[[str], None]
 Pixels = NDArray[np.uint8]
-SENTENCES = 5  # captions of a photograph of Flickr8k; other pictures have names
+SENTENCES = 5  # that describe a photograph of Flickr8k; other pictures have names
 
 # Where the CPU has no bfloat16, torch emulates it, far slower than it computes in float32.
 PRECISION = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
@@ -33,14 +33,14 @@ SYNONYMS = 0.9  # cosine of two names from which a picture of one may be called 
 class Plan:
     """How much of each lesson; docs/model-card.md says what runs of such lengths gave."""
 
-    text_steps: int = 700
-    words: int = 448  # of a step
-    captions: int = 96
-    hidden_steps: int = 3000  # of the text tower
-    backbone_steps: int = 1500
-    backbone_pictures: tuple[int, int, int] = (80, 40, 80)  # for the teacher, captions and names
-    image_steps: int = 400
+    text_steps: int = 450
+    words: int = 192  # of a step
+    captions: int = 144
+    hidden_steps: int = 300  # of the text tower
+    image_steps: int = 400  # of what follows the backbone, twice
     pictures: int = 768
+    backbone_steps: int = 1000
+    backbone_pictures: tuple[int, int, int] = (80, 40, 88)  # for the teacher, captions and names
     seed: int = 0
     held_out: frozenset[str] = frozenset()  # names that the text tower learns nothing of
 
@@ -94,9 +94,15 @@ def pair_loss(
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
-def answer_loss(embeds: Tensor, among: Tensor, right: Tensor, same: Tensor) -> Tensor:
+def answer_loss(
+    embeds: Tensor,
+    among: Tensor,
+    right: Tensor,
+    same: Tensor,
+    scale: Tensor | float = TEACHER_SCALE,
+) -> Tensor:
     """Cross-entropy of the right text among others; `same` [b, k] marks texts that fit as well."""
-    logits = TEACHER_SCALE * embeds @ among.T
+    logits = scale * embeds @ among.T
     also = same.clone()
     also[torch.arange(len(right)), right] = False
     return F.cross_entropy(logits.masked_fill(also, -1e4), right)

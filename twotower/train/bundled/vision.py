@@ -1,12 +1,13 @@
-"""The image tower of the bundled model: what EfficientNet-Lite2 learns beyond ImageNet's classes.
+"""The image tower of the bundled model: what EfficientNet-Lite1 learns beyond ImageNet's classes.
 
-Five lessons, in two rounds. What the teacher sees in a picture, and what it would choose among
+Five lessons, in three rounds. What the teacher sees in a picture, and what it would choose among
 words and among pictures; the captions of photographs; the names of pictures, where a poodle may be
 called a dog as well; and, of the backbone's own knowledge, the thousand classes of ImageNet, with
 which the hidden layer begins.
 
-1. The later blocks learn (`later.py`), from maps that are kept: few pictures a step.
-2. What comes after them learns alone, from what they pool: many pictures a step.
+1. What comes after the backbone learns alone, from what it pools: many pictures a step.
+2. The later blocks learn too (`later.py`), from maps that are kept: few pictures a step.
+3. As 1, from what they pool now.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from twotower.inputs.preprocess import Preprocess, PreprocessConfig
 from twotower.inputs.tokenizer import Tokenizer
 from twotower.model.clip import CLIP
 from twotower.train.batches import normalize_pixels
-from twotower.train.later import Early, Later
-from twotower.train.lessons import (
-    SYNONYMS,
+from twotower.train.bundled.kinds import Kinds, look_up_kinds, rare_more_often
+from twotower.train.bundled.later import Early, Later
+from twotower.train.bundled.lessons import (
     Pictures,
     Pixels,
     Plan,
@@ -45,20 +46,19 @@ from twotower.train.lessons import (
     read_pairs,
     steps,
 )
-from twotower.train.wordnet import WordNet, plain
+from twotower.train.bundled.wordnet import WordNet
 
 View = Callable[[Pixels, np.random.Generator], Pixels]
 BICUBIC = PIL.Image.Resampling.BICUBIC
-EARLY_BLOCKS = 7  # of 21; their map of a picture has 28 x 28 x 48 numbers
+EARLY_BLOCKS = 7  # of 21; their map of a picture has 28 x 28 x 40 numbers
 DROPOUT, WEIGHT_DECAY = 0.2, 0.1  # of what comes after the backbone
 STEADY = 0.02  # added to deviations: a feature that hardly moves is not blown up
-VIEWS = (0.5, 0.3, 0.2)  # how often a picture is seen whole, in part, and as a thumbnail
+VIEWS = (0.5, 0.25, 0.25)  # how often a picture is seen whole, in part, and as a thumbnail
 CAPTION_SCALE = 50.0  # of the logits between captions and pictures
 RIDGE = 0.3  # of the regression that the lessons begin with
 # The hidden layer begins as detectors of ImageNet's classes: GELU lets logits from 3 on pass, and
 # a class that is surely seen moves the embedding towards its name.
 SLOPE, OFFSET, TOWARDS = 0.5, -1.5, 0.04
-CALLED_ITS_KIND, UP = 0.5, 0.75  # how often; and how much less often for each step up
 
 
 @dataclass(frozen=True)
@@ -71,30 +71,15 @@ class Classes:
 
 
 @dataclass(frozen=True)
-class Names:
-    """What pictures are called, and what else they may be called."""
-
-    embeds: Tensor  # [n, 512]
-    fits: Tensor  # [n, n], bool: what the first is called, the second is too
-    kinds: list[tuple[NDArray[np.int64], NDArray[np.float64]]]  # for each: rows, and how often
-
-    def also(self, row: int, draw: np.random.Generator) -> int:
-        """The name itself, or what it is a kind of."""
-        rows, chances = self.kinds[row]
-        if not len(rows) or draw.random() > CALLED_ITS_KIND:
-            return row
-        return int(draw.choice(rows, p=chances))
-
-
-@dataclass(frozen=True)
 class Lessons:
     """All that is known of the pictures, and the loss of each lesson."""
 
     words: Words
     pictures: Pictures
     caption_embeds: Tensor  # [described, 5, 512]
-    names: Names
-    labels: Tensor  # [m], rows of `names`, of the pictures that have names
+    kinds: Kinds
+    name_embeds: Tensor  # [n, 512], of what pictures are called
+    labels: Tensor  # [m], rows of these, of the pictures that have names
     draw: np.random.Generator
 
     def teacher(self, embeds: Tensor, rows: NDArray[np.int64]) -> Tensor:
@@ -122,12 +107,10 @@ class Lessons:
 
     def called(self, embeds: Tensor, rows: NDArray[np.int64]) -> Tensor:
         """Cross-entropy of a name that fits; others that fit or mean the same are no mistakes."""
-        labels, names = self.labels[rows], self.names
-        right = torch.tensor([names.also(int(label), self.draw) for label in labels])
-        same = names.fits[labels]
-        for chosen in (labels, right):
-            same = same | (names.embeds[chosen] @ names.embeds.T > SYNONYMS)
-        return answer_loss(embeds, names.embeds, right, same)
+        labels, texts = self.labels[rows], self.name_embeds
+        right = torch.tensor([self.kinds.also(int(label), self.draw) for label in labels])
+        same = self.kinds.same(labels, right, texts, torch.arange(len(texts)))
+        return answer_loss(embeds, texts, right, same)
 
 
 def train_vision(
@@ -142,11 +125,11 @@ def train_vision(
     plan: Plan,
     say: Say,
 ) -> None:
-    """Both rounds.
+    """All rounds.
 
     Args:
         data: has the folders `pictures` and `named`.
-        scratch: a folder for maps, 75 KB for each view of a picture.
+        scratch: a folder for maps, 63 KB for each view of a picture.
     """
     vision: Any = model.vision.eval()
     preprocess, draw = model.config.preprocess, np.random.default_rng(plan.seed)
@@ -167,15 +150,22 @@ def train_vision(
     said = [
         pair.captions for tar in sorted((data / "named").glob("*.tar")) for pair in read_pairs(tar)
     ]
-    names, labels = look_up_kinds(model, tokenizer, words, wordnet, said)
+    kinds, labels = look_up_kinds(words, wordnet, said)
     caption_embeds = encode_captions(model, tokenizer, pictures)
-    lessons = Lessons(words, pictures, caption_embeds, names, labels, draw)
+    name_embeds = encode_names(model, tokenizer, kinds.names)
+    lessons = Lessons(words, pictures, caption_embeds, kinds, name_embeds, labels, draw)
     class_embeds = encode_names(model, tokenizer, classes.names)
-    logits = start_vision(vision, later, views, lessons.pictures.features, classes, class_embeds)
+    logits = start_vision(vision, later, views, pictures.features, classes, class_embeds)
+
+    def train_what_follows() -> None:
+        pooled = torch.stack([vision.norm(pool(later, maps)) for maps in views], dim=1)
+        named_pooled = vision.norm(pool(later, shown))
+        train_projection(vision, pooled, named_pooled, lessons, plan, say)
+
+    train_what_follows()
     train_backbone(vision, later, views, shown, lessons, logits, plan, say)
     later.write_to(vision)
-    pooled = torch.stack([vision.norm(pool(later, maps)) for maps in views], dim=1)
-    train_projection(vision, pooled, vision.norm(pool(later, shown)), lessons, plan, say)
+    train_what_follows()
 
 
 # --- what is seen --------------------------------------------------------------------------------
@@ -275,37 +265,7 @@ def _convolutions(vision: Any) -> list[Any]:
     return [one for one in vision.modules() if hasattr(one, "conv") and hasattr(one, "bn")]
 
 
-# --- what it is called ---------------------------------------------------------------------------
-
-
-def look_up_kinds(
-    model: CLIP,
-    tokenizer: Tokenizer,
-    words: Words,
-    wordnet: WordNet,
-    said: Sequence[tuple[str, ...]],
-) -> tuple[Names, Tensor]:
-    """The names of pictures with what they are kinds of, and for each picture its row in them.
-
-    Of kinds those count that have a vector of their own, not from the dictionary: what people call
-    things.
-    """
-    own = [plain(captions[0]) for captions in said]
-    first = dict(zip(reversed(own), reversed(said), strict=True))  # of each name
-    known = set(words.names[: words.known])
-    above = {name: wordnet.kinds(captions, known) for name, captions in sorted(first.items())}
-    names = list(dict.fromkeys([*above, *(kind for kinds in above.values() for kind in kinds)]))
-    rows = {name: row for row, name in enumerate(names)}
-    fits = torch.eye(len(names), dtype=torch.bool)
-    choices = []
-    for name in names:
-        kinds = above.get(name, {})
-        up = np.array([rows[kind] for kind in kinds], np.int64)
-        fits[rows[name], up] = True
-        chances = np.array([UP**steps_up for steps_up in kinds.values()])
-        choices.append((up, chances / chances.sum()))
-    embeds = encode_names(model, tokenizer, names)
-    return Names(embeds, fits, choices), torch.tensor([rows[name] for name in own])
+# --- what is said of it ---------------------------------------------------------------------------
 
 
 def encode_names(model: CLIP, tokenizer: Tokenizer, names: Sequence[str]) -> Tensor:
@@ -322,7 +282,7 @@ def encode_captions(model: CLIP, tokenizer: Tokenizer, pictures: Pictures) -> Te
     return encode_texts(model, tokenizer, captions).unflatten(0, (len(rows), -1))
 
 
-# --- the two rounds ------------------------------------------------------------------------------
+# --- the rounds -----------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -375,14 +335,14 @@ def train_backbone(
     plan: Plan,
     say: Say,
 ) -> None:
-    """The first round; `logits` are what the backbone thought of the pictures before it."""
+    """The second round; `logits` are what the backbone thought of the pictures before it."""
     draw, pictures = lessons.draw, lessons.pictures
     sentences, chances = np.flatnonzero(pictures.described), rare_more_often(lessons.labels)
     head = [*vision.hidden.parameters(), *vision.proj.parameters()]
     optimizer = torch.optim.AdamW(
         [
             {"params": [*later.parameters()], "lr": 3e-4, "weight_decay": 0.02},
-            {"params": head, "lr": 1e-3, "weight_decay": WEIGHT_DECAY},
+            {"params": head, "lr": 7e-4, "weight_decay": WEIGHT_DECAY},
         ],
         betas=(0.9, 0.99),
     )
@@ -420,8 +380,8 @@ def train_backbone(
 def train_projection(
     vision: Any, pooled: Tensor, named: Tensor, lessons: Lessons, plan: Plan, say: Say
 ) -> None:
-    """The second round, on `pooled` [n, 3, width] and `named` [m, width], as `vision.norm` gives
-    them."""
+    """The first and third round, on `pooled` [n, 3, width] and `named` [m, width], both as
+    `vision.norm` gives them."""
     draw, pictures = lessons.draw, lessons.pictures
     sentences, chances = np.flatnonzero(pictures.described), rare_more_often(lessons.labels)
     learned = [*vision.hidden.parameters(), *vision.proj.parameters()]
@@ -456,9 +416,3 @@ def class_loss(ours: Tensor, before: Tensor) -> Tensor:
     return F.kl_div(
         ours.log_softmax(dim=1), before.log_softmax(dim=1), reduction="batchmean", log_target=True
     )
-
-
-def rare_more_often(labels: Tensor) -> NDArray[np.float64]:
-    """How often each picture is drawn: rare names come up more often than they are there."""
-    chances = labels.bincount().clamp(min=5).double()[labels].rsqrt().numpy()
-    return np.asarray(chances / chances.sum())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.train.wordnet import WordNet, bags_of_ancestors
+from twotower.train.bundled.wordnet import WordNet, bags_of_ancestors
 
 Floats = NDArray[np.float32]
 

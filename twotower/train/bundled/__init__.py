@@ -1,0 +1,1 @@
+"""How the shipped model is made: two students of a frozen teacher, with losses of their own."""
