@@ -16,7 +16,7 @@ from twotower.model.clip import CLIP
 from twotower.model.config import preset
 from twotower.train.bundled.kinds import Kinds
 from twotower.train.bundled.later import Early, FixedDepthwise, Later
-from twotower.train.bundled.lessons import Pictures, Plan, Words
+from twotower.train.bundled.lessons import Pictures, Plan, Words, answer_loss
 from twotower.train.bundled.vision import (
     Classes,
     Lessons,
@@ -176,6 +176,19 @@ def test_a_poodle_is_a_dog_but_no_dog_is_a_poodle() -> None:
     assert float(lessons.called(embeds[[2]], np.array([1]))) > 50
     losses = [float(lessons.called(dog, np.array([0]))) for _ in range(50)]
     assert min(losses) < 1e-3  # called a dog, that a poodle fits as well is no mistake
+
+
+def test_what_is_said_often_is_known() -> None:
+    """Two poodles and a cat: half of the time a poodle is called a dog."""
+    nothing = np.zeros(0, np.int64), np.zeros(0)
+    kinds = Kinds([], torch.eye(3), [(np.array([1]), np.ones(1)), nothing, nothing])
+    shares = kinds.log_shares(torch.tensor([0, 0, 2])).exp()
+    torch.testing.assert_close(shares, torch.tensor([1 / 3, 1 / 3, 1 / 3]))
+    embeds = torch.eye(3)
+    common = torch.tensor([0.0, 0.0, 150.0])
+    alike, right = torch.zeros(1, 3, dtype=torch.bool), torch.tensor([0])
+    plainly = answer_loss(embeds[:1], embeds, right, alike)
+    assert answer_loss(embeds[:1], embeds, right, alike, common=common) > plainly
 
 
 @given(seed=st.integers(0, 2**32 - 1), view=st.sampled_from([whole, part, small]))

@@ -31,6 +31,18 @@ class Kinds:
             return row
         return int(draw.choice(rows, p=chances))
 
+    def log_shares(self, labels: Tensor) -> Tensor:
+        """Logarithm of how often each name [n] is said, where pictures with these labels are drawn
+        as `rare_more_often` does."""
+        often = torch.from_numpy(rare_more_often(labels))
+        own = labels.bincount(often, minlength=len(self.above))
+        shares = own.clone()
+        for row, (above, chances) in enumerate(self.above):
+            if len(above):
+                shares[row] -= CALLED_ITS_KIND * own[row]
+                shares[above] += CALLED_ITS_KIND * own[row] * torch.from_numpy(chances)
+        return shares.clamp(min=1e-5).log().float()
+
     def same(self, labels: Tensor, right: Tensor, embeds: Tensor, among: Tensor) -> Tensor:
         """Which of `among` [k] are no mistakes [b, k], where `labels` are called `right` [b]: what
         fits too, or means the same by the text `embeds` [n, embed_dim]."""

@@ -17,6 +17,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,12 @@ class Lessons:
         labels, texts = self.labels[rows], self.name_embeds
         right = torch.tensor([self.kinds.also(int(label), self.draw) for label in labels])
         same = self.kinds.same(labels, right, texts, torch.arange(len(texts)))
-        return answer_loss(embeds, texts, right, same)
+        return answer_loss(embeds, texts, right, same, common=self.common)
+
+    @cached_property
+    def common(self) -> Tensor:
+        """Logarithm of how often each name is said, [n]."""
+        return self.kinds.log_shares(self.labels)
 
 
 def train_vision(
