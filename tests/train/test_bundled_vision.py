@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from twotower.model.clip import CLIP
 from twotower.model.config import preset
+from twotower.model.weights import dequantize, quantize
 from twotower.train.bundled.kinds import Kinds
 from twotower.train.bundled.later import Early, FixedDepthwise, Later
 from twotower.train.bundled.lessons import Pictures, Plan, Words, answer_loss
+from twotower.train.bundled.rounding import round_columns, rounded
 from twotower.train.bundled.vision import (
     Classes,
     Lessons,
@@ -189,6 +191,26 @@ def test_what_is_said_often_is_known() -> None:
     alike, right = torch.zeros(1, 3, dtype=torch.bool), torch.tensor([0])
     plainly = answer_loss(embeds[:1], embeds, right, alike)
     assert answer_loss(embeds[:1], embeds, right, alike, common=common) > plainly
+
+
+def test_rounded_columns_say_nearly_the_same_and_lie_on_the_grid() -> None:
+    torch.manual_seed(0)
+    tokens = torch.randn(2000, 8) @ torch.randn(8, 64)  # inputs go together, as those of nets do
+    weight = torch.randn(32, 64)
+    plainly = dequantize(quantize({"weight": weight}))["weight"]
+    ours = round_columns(weight, tokens)
+    torch.testing.assert_close(dequantize(quantize({"weight": ours}))["weight"], ours)
+    exact = tokens @ weight.T
+    assert (tokens @ ours.T - exact).norm() < 0.3 * (tokens @ plainly.T - exact).norm()
+
+
+def test_rounded_later_blocks_do_as_before(vision: Any, tmp_path: Path) -> None:
+    tower = folded(vision)
+    later = Later(tower, 7)
+    maps = kept(tmp_path / "maps", Early(tower, 7), [torch.randn(8, 3, 64, 64)])
+    before, ours = pool(later, maps), pool(rounded(later, maps), maps)
+    assert torch.cosine_similarity(before, ours).min() > 0.999
+    assert not torch.equal(before, ours)
 
 
 @given(seed=st.integers(0, 2**32 - 1), view=st.sampled_from([whole, part, small]))

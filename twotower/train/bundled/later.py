@@ -84,14 +84,18 @@ class LaterBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_channels, S, S] -> [B, out_channels, S / stride, S / stride]"""
-        wide = F.relu6(self.expand(x))
+        out: Tensor = self.reduce(self.filtered(self.expand(x)))
+        return x + out if self.residual else out
+
+    def filtered(self, expanded: Tensor) -> Tensor:
+        """What `expand` made -> what `reduce` is given."""
+        wide = F.relu6(expanded)
         if any(self.uneven):
             wide = F.pad(wide, self.uneven)
         filtered: Tensor = FixedDepthwise.apply(  # type: ignore[no-untyped-call]
-            wide, self.filters, self.bias, self.stride, self.padding
+            wide.to(self.filters.dtype), self.filters, self.bias, self.stride, self.padding
         )
-        out: Tensor = self.reduce(F.relu6(filtered))
-        return x + out if self.residual else out
+        return F.relu6(filtered)
 
 
 class Pointwise(nn.Module):

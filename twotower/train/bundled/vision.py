@@ -7,7 +7,7 @@ which the hidden layer begins.
 
 1. What comes after the backbone learns alone, from what it pools: many pictures a step.
 2. The later blocks learn too (`later.py`), from maps that are kept: few pictures a step.
-3. As 1, from what they pool now.
+3. As 1, from what they pool now that their weights are rounded to int8 (`rounding.py`).
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from twotower.train.bundled.lessons import (
     read_pairs,
     steps,
 )
+from twotower.train.bundled.rounding import rounded
 from twotower.train.bundled.wordnet import WordNet
 
 View = Callable[[Pixels, np.random.Generator], Pixels]
@@ -56,6 +57,7 @@ DROPOUT, WEIGHT_DECAY = 0.2, 0.1  # of what comes after the backbone
 STEADY = 0.02  # added to deviations: a feature that hardly moves is not blown up
 VIEWS = (0.5, 0.25, 0.25)  # how often a picture is seen whole, in part, and as a thumbnail
 CAPTION_SCALE = 50.0  # of the logits between captions and pictures
+ROUNDED_ON = 600  # pictures
 RIDGE = 0.3  # of the regression that the lessons begin with
 # The hidden layer begins as detectors of ImageNet's classes: GELU lets logits from 3 on pass, and
 # a class that is surely seen moves the embedding towards its name.
@@ -170,6 +172,8 @@ def train_vision(
 
     train_what_follows()
     train_backbone(vision, later, views, shown, lessons, logits, plan, say)
+    some = draw.choice(len(views[0]), min(ROUNDED_ON, len(views[0])), replace=False)
+    later = rounded(later, views[0][torch.from_numpy(some)])
     later.write_to(vision)
     train_what_follows()
 
