@@ -13,7 +13,7 @@ import copy
 import torch
 from torch import Tensor
 
-from twotower.train.bundled.later import Later, Pointwise
+from twotower.train.bundled.later import Later, LaterBlock, Pointwise
 
 LEVELS = 127  # of int8, on both sides of zero
 TOKENS = 60_000  # places in pictures that a layer is fitted on
@@ -26,6 +26,7 @@ def rounded(later: Later, maps: Tensor) -> Later:
     result = copy.deepcopy(later)
     exact = ours = maps.permute(0, 3, 1, 2).float()
     for block, own in zip(later.blocks, result.blocks, strict=True):
+        assert isinstance(block, LaterBlock) and isinstance(own, LaterBlock)
         wide, own_wide = _round(block.expand, own.expand, exact, ours)
         narrow, own_narrow = _round(
             block.reduce, own.reduce, block.filtered(wide), own.filtered(own_wide)
@@ -46,7 +47,7 @@ def _round(
     own.weight.copy_(round_columns(layer.weight, tokens[some]))
     exact, ours = layer(given), own(own_given)
     shift = (ours - exact).mean(dim=(0, 2, 3))
-    own.bias -= shift
+    own.bias.sub_(shift)
     return exact, ours - shift[:, None, None]
 
 
