@@ -184,13 +184,13 @@ def test_what_is_said_often_is_known() -> None:
     """Two poodles and a cat: half of the time a poodle is called a dog."""
     nothing = np.zeros(0, np.int64), np.zeros(0)
     kinds = Kinds([], torch.eye(3), [(np.array([1]), np.ones(1)), nothing, nothing])
-    shares = kinds.log_shares(torch.tensor([0, 0, 2])).exp()
+    shares = kinds.log_prior(torch.tensor([0, 0, 2])).exp()
     torch.testing.assert_close(shares, torch.tensor([1 / 3, 1 / 3, 1 / 3]))
     embeds = torch.eye(3)
-    common = torch.tensor([0.0, 0.0, 150.0])
+    log_prior = torch.tensor([0.0, 0.0, 150.0])
     alike, right = torch.zeros(1, 3, dtype=torch.bool), torch.tensor([0])
     plainly = answer_loss(embeds[:1], embeds, right, alike)
-    assert answer_loss(embeds[:1], embeds, right, alike, common=common) > plainly
+    assert answer_loss(embeds[:1], embeds, right, alike, log_prior=log_prior) > plainly
 
 
 def test_rounded_columns_say_nearly_the_same_and_lie_on_the_grid() -> None:

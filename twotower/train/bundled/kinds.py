@@ -31,7 +31,7 @@ class Kinds:
             return row
         return int(draw.choice(rows, p=chances))
 
-    def log_shares(self, labels: Tensor) -> Tensor:
+    def log_prior(self, labels: Tensor) -> Tensor:
         """Logarithm of how often each name [n] is said, where pictures with these labels are drawn
         as `rare_more_often` does."""
         often = torch.from_numpy(rare_more_often(labels))

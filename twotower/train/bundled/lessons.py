@@ -100,14 +100,14 @@ def answer_loss(
     right: Tensor,
     same: Tensor,
     scale: Tensor | float = TEACHER_SCALE,
-    common: Tensor | float = 0.0,
+    log_prior: Tensor | float = 0.0,
 ) -> Tensor:
     """Cross-entropy of the right text among others; `same` [b, k] marks texts that fit as well.
 
-    `common` [k] is the logarithm of how often each is right. It is added here, so that the embeds
-    need not say what is common of everything (logit adjustment; Menon et al. 2021).
+    `log_prior` [k] is the logarithm of how often each is right. It is added here, so that the
+    embeds need not say what is common of everything (logit adjustment; Menon et al. 2021).
     """
-    logits = scale * embeds @ among.T + common
+    logits = scale * embeds @ among.T + log_prior
     also = same.clone()
     also[torch.arange(len(right)), right] = False
     return F.cross_entropy(logits.masked_fill(also, -1e4), right)

@@ -113,12 +113,12 @@ class Lessons:
         labels, texts = self.labels[rows], self.name_embeds
         right = torch.tensor([self.kinds.also(int(label), self.draw) for label in labels])
         same = self.kinds.same(labels, right, texts, torch.arange(len(texts)))
-        return answer_loss(embeds, texts, right, same, common=self.common)
+        return answer_loss(embeds, texts, right, same, log_prior=self.log_prior)
 
     @cached_property
-    def common(self) -> Tensor:
+    def log_prior(self) -> Tensor:
         """Logarithm of how often each name is said, [n]."""
-        return self.kinds.log_shares(self.labels)
+        return self.kinds.log_prior(self.labels)
 
 
 def train_vision(
@@ -165,17 +165,17 @@ def train_vision(
     class_embeds = encode_names(model, tokenizer, classes.names)
     logits = start_vision(vision, later, views, pictures.features, classes, class_embeds)
 
-    def train_what_follows() -> None:
+    def train_what_follows(later: Later) -> None:
         pooled = torch.stack([vision.norm(pool(later, maps)) for maps in views], dim=1)
         named_pooled = vision.norm(pool(later, shown))
         train_projection(vision, pooled, named_pooled, lessons, plan, say)
 
-    train_what_follows()
+    train_what_follows(later)
     train_backbone(vision, later, views, shown, lessons, logits, plan, say)
     some = draw.choice(len(views[0]), min(ROUNDED_ON, len(views[0])), replace=False)
-    later = rounded(later, views[0][torch.from_numpy(some)])
-    later.write_to(vision)
-    train_what_follows()
+    on_grid = rounded(later, views[0][torch.from_numpy(some)])
+    on_grid.write_to(vision)
+    train_what_follows(on_grid)
 
 
 # --- what is seen --------------------------------------------------------------------------------
