@@ -1,13 +1,16 @@
 """The dictionary and the teacher of words, on a dictionary made up here."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from twotower.train.bundled.wordnet import WordNet, bags_of_ancestors, plain
-from twotower.train.bundled.words import teach_words, unit
+from twotower.train.bundled.words import descriptions, teach_words, unit
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +72,13 @@ def test_bags_weigh_what_is_shared_and_near(wordnet: WordNet) -> None:
     assert bags_of_ancestors(wordnet, [None]) == [{}]
 
 
-def letters(texts: list[str]) -> NDArray[np.float32]:
-    """A sentence encoder: how often each letter comes."""
-    counts = [[text.count(chr(97 + one)) for one in range(26)] for text in texts]
-    return np.array(counts, np.float32) + 0.01
+def words(texts: Sequence[str]) -> NDArray[np.float32]:
+    """A sentence encoder: the sum of a direction for each word."""
+    return np.stack([sum(map(direction, re.findall("[a-z]+", text))) for text in texts])
+
+
+def direction(word: str) -> NDArray[np.float32]:
+    return np.random.default_rng(crc32(word.encode())).normal(size=64).astype(np.float32)
 
 
 def test_known_names_keep_their_vectors_and_kinds_lie_together(wordnet: WordNet) -> None:
@@ -80,19 +86,37 @@ def test_known_names_keep_their_vectors_and_kinds_lie_together(wordnet: WordNet)
     generator = np.random.default_rng(0)
     known = unit(generator.normal(size=(6, 16))).astype(np.float32)
     known[1] = known[0]
-    vectors = teach_words(names, known, np.ones(6, np.float32), wordnet, letters)
+    vectors = teach_words(names, known, np.ones(6, np.float32), wordnet, words)
     assert vectors.shape == (9, 16) and np.array_equal(vectors[:6], known)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
     assert (vectors[6] @ known.T).argmax() in (0, 1)  # a poodle is an animal
     assert (vectors[7] @ known.T).argmax() == 2
 
 
+def test_how_names_are_described(wordnet: WordNet) -> None:
+    [dog, _] = wordnet.senses("dog")
+    photo, glossed, entry = descriptions("animal", wordnet.senses("animal")[0], wordnet)
+    assert photo == "a photo of an animal." and glossed == "a photo of an animal, a living being"
+    assert entry.startswith("animal, beast: ") and entry.endswith("a living being")
+    assert descriptions("dog", dog, wordnet)[2] == "dog: a kind of animal, a tame animal that barks"
+    assert descriptions("zyx", None, wordnet) == ("a photo of a zyx.", "a photo of a zyx.", "zyx")
+
+
+def test_guesses_lie_as_far_from_the_mean_as_what_is_known(wordnet: WordNet) -> None:
+    names = ["animal", "cellar", "idea", "red", "run", "poodle", "wine cellar", "zyx"]
+    known = unit(np.random.default_rng(0).normal(size=(5, 512)) + 4).astype(np.float32)
+    mean = known.mean(axis=0)
+    vectors = teach_words(names, known, np.ones(5, np.float32), wordnet, words)
+    near = np.linalg.norm(known - mean, axis=1).mean()
+    np.testing.assert_allclose(np.linalg.norm(vectors[5:] - mean, axis=1), near, rtol=0.02)
+
+
 def test_what_is_hardly_trusted_hardly_counts(wordnet: WordNet) -> None:
     names = ["animal", "cellar", "idea", "red", "beast"]
     known = np.eye(4, dtype=np.float32)
-    trusted = teach_words(names, known, np.ones(4, np.float32), wordnet, letters)
+    trusted = teach_words(names, known, np.ones(4, np.float32), wordnet, words)
     weights = np.array([1e-3, 1, 1, 1], np.float32)
-    doubted = teach_words(names, known, weights, wordnet, letters)
+    doubted = teach_words(names, known, weights, wordnet, words)
     assert trusted[4] @ known[0] > 0.5 > doubted[4] @ known[0]
 
 
