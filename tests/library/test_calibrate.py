@@ -29,6 +29,7 @@ from twotower.library.fit import (
     Pictures,
     Search,
     altered_copies,
+    at_most_half,
     best_features,
     cutoffs,
     draw_searches,
@@ -209,6 +210,15 @@ def test_each_tag_gets_its_own_offset() -> None:
     np.testing.assert_allclose(weights[1:4], 0, atol=0.1)
     found = weights[-1] + np.array([tag.difference @ words for tag in tags])
     np.testing.assert_allclose(found, offsets - 4, atol=0.8)
+
+
+def test_what_most_pictures_show_is_fitted_on_as_many_without_it() -> None:
+    answers = np.array([1, 1, 0, 1, -1, 1, 1, 0, 1], np.int8)
+    rows = at_most_half(answers)
+    assert rows.tolist() == [0, 2, 7, 8]
+    rare = np.array([1, 0, -1, 0, 0], np.int8)
+    assert at_most_half(rare).tolist() == [0, 1, 3, 4]
+    assert not len(at_most_half(np.ones(5, np.int8)))
 
 
 def test_cutoffs_have_the_precision_with_something_to_spare() -> None:

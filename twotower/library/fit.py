@@ -187,10 +187,22 @@ def judged_tags(
         vectors = tag_vectors(model, [tag for tag in tags if tag is not None])
         differences = curve.differences(vectors)
         for one, vector, difference in zip(said, vectors, differences, strict=True):
-            decided = one.answers >= 0
+            decided = at_most_half(one.answers)
             features = curve.features(vector[None], source.image_embeds[decided])[:, 0]
             judged.append(JudgedTag(one.name, features, difference, one.answers[decided] == 1))
     return judged
+
+
+def at_most_half(answers: NDArray[np.int8]) -> Ids:
+    """The pictures of which captions say yes (1) or no (0), without some of the yeses where they
+    are more than half.
+
+    Most photographs that people describe for research show people; those of others need not.
+    """
+    shown, others = np.flatnonzero(answers == 1), np.flatnonzero(answers == 0)
+    if len(shown) > len(others):
+        shown = shown[np.linspace(0, len(shown) - 1, len(others)).astype(int)]
+    return np.sort(np.concatenate([shown, others]))
 
 
 def fit_words(
