@@ -5,9 +5,9 @@
 unseen_words.txt is a random fifth of the names with genuine vectors. The text tower is trained as
 `twotower train bundled DATA` does, but without these vectors and without pictures of such names.
 Then the photographs of those that are ImageNet classes are classified among these names alone, with
-the teacher's picture features, by the genuine vectors, by the dictionary that the text tower learns
-from (`twotower.train.bundled.words`), and by the text tower. Writes results/unseen_words.csv, with
-95 % intervals (Wilson).
+the features of the teacher at its full 224 pixels, by the genuine vectors, by the dictionary that
+the text tower learns from (`twotower.train.bundled.words`), and by the text tower. Writes
+results/unseen_words.csv, with 95 % intervals (Wilson).
 """
 
 from __future__ import annotations
@@ -20,16 +20,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import twotower
 from twotower.evaluate.intervals import wilson
 from twotower.evaluate.zero_shot import class_ranks
-from twotower.train.bundled.lessons import Plan, encode_texts
-from twotower.train.bundled.parts import pretrained_model
+from twotower.inputs.preprocess import Preprocess
+from twotower.train.bundled.lessons import Plan, encode_texts, read_pairs
+from twotower.train.bundled.parts import TEACHER, load_teacher, pretrained_model
 from twotower.train.bundled.recipe import known_vectors, look_up_words
-from twotower.train.bundled.teacher import look_at_pictures
+from twotower.train.bundled.teacher import look_at_pictures, teacher_features
 from twotower.train.bundled.text import train_text
 from twotower.train.bundled.wordnet import WordNet, plain
+from twotower.train.bundled.words import unit
 
 ROOT = Path(__file__).parent
+PHOTOGRAPHS = "pictures/imagenet-sample.tar"
 
 
 def main() -> None:
@@ -42,12 +46,13 @@ def main() -> None:
     words = look_up_words(data, model, tokenizer, plan.held_out, print)
     train_text(model, tokenizer, words, pictures, WordNet(data / "wordnet"), plan, print)
 
-    photographs = look_at_pictures(data / "pictures", print, only="imagenet-sample.tar")
-    shown = [plain(captions[0]) for captions in photographs.captions]
-    rows = [row for row, name in enumerate(shown) if name in plan.held_out]
-    names = sorted({shown[row] for row in rows})
-    labels = np.array([names.index(shown[row]) for row in rows])
-    image_embeds = photographs.features[rows].numpy()
+    pairs = [(plain(one.captions[0]), one.picture) for one in read_pairs(data / PHOTOGRAPHS)]
+    pairs = [(name, picture) for name, picture in pairs if name in plan.held_out]
+    names = sorted({name for name, _ in pairs})
+    labels = np.array([names.index(name) for name, _ in pairs])
+    square = Preprocess(twotower.preset(TEACHER).preprocess).square
+    pixels = np.stack([np.asarray(square(picture)) for _, picture in pairs])
+    image_embeds = unit(teacher_features(load_teacher(), pixels).astype(np.float32))
     genuine, _ = known_vectors(data / "clip-b16-text-vectors", frozenset())
     placed = dict(zip(words.names, words.vectors.numpy(), strict=True))
     text_embeds = {

@@ -663,7 +663,7 @@ def test_the_review_page_holds_what_is_unsure(
     tree = json.loads(text[start : text.index("</script>", start)])
     assert "animal|dog" in {one["tag"] for one in tree["tags"]}
     for one in tree["tags"]:
-        doubts = [min(p, 1 - p) for _, p, _ in one["asked"]]
+        doubts = [round(min(p, 1 - p), 6) for _, p, _ in one["asked"]]
         assert doubts == sorted(doubts, reverse=True)
     for picture in tree["pictures"].values():
         content = io.BytesIO(base64.b64decode(picture["jpeg"]))

@@ -36,7 +36,7 @@ class Plan:
     text_steps: int = 450
     words: int = 192  # of a step
     captions: int = 144
-    hidden_steps: int = 300  # of the text tower
+    hidden_steps: int = 1000  # of the text tower
     image_steps: int = 400  # of what follows the backbone, twice
     pictures: int = 768
     backbone_steps: int = 1000
