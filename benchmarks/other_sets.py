@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
+sys.path.insert(0, str(ROOT / "examples"))
 
 from gather_pictures import (  # noqa: E402
     from_folder,
