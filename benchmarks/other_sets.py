@@ -193,7 +193,8 @@ def labelled_set(name: str, named: Named) -> LabelledSet:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """What is transparent is white."""
+    """What is transparent is white, as for the bundled model; OpenAI's preprocessing, which the
+    teacher has, would show the colours beneath."""
     if image.mode not in ("RGBA", "LA", "P"):
         return image.convert("RGB")
     white = Image.new("RGBA", image.size, "white")
