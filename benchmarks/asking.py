@@ -32,18 +32,19 @@ from caption_questions import Item, caption_questions
 from numpy.typing import NDArray
 
 import twotower
-from twotower.asking import library
-from twotower.asking.answered import Reply
+from twotower.asking import library_questions
+from twotower.asking.answer import Reply
+from twotower.asking.english import with_article
 from twotower.asking.head import Head, head_of
 from twotower.asking.questions import parse_question
-from twotower.asking.vocabulary import with_article
 from twotower.asking.zero_shot import EVERYDAY_STATEMENTS, LEARNED, LEAST_OF_TWO, Judge
+from twotower.calibration.background import background_texts
+from twotower.calibration.calibration import read_calibration
+from twotower.calibration.captions import LabelledQuery, absent_queries, word_queries
 from twotower.encode.encoder import Encoder
-from twotower.evaluate.calibration import calibration
 from twotower.evaluate.intervals import bootstrap_shares
+from twotower.evaluate.reliability import calibration
 from twotower.inputs.pictures import Picture
-from twotower.library.calibrate import background_texts, read_calibration
-from twotower.library.labelled import LabelledQuery, absent_queries, word_queries
 from twotower.pairs.sources import open_source
 
 ROOT = Path(__file__).parents[1]
@@ -188,8 +189,8 @@ def judged(
 
 def without_picture(learned: Sequence[Item], items: Sequence[Item]) -> list[Outcome]:
     """The answer that is most frequent for a question in what was learned from."""
-    from twotower.train.vqa import Prior
-    from twotower.train.vqa_data import Sample
+    from twotower.train.vqa.data import Sample
+    from twotower.train.vqa.head import Prior
 
     prior = Prior(
         [Sample(Path(), one.question, tuple((each, 1) for each in one.right)) for one in learned]
@@ -238,8 +239,8 @@ def kind_of(row: dict[str, str]) -> str:
 
 
 def of_head(directory: Path, easy_vqa: Path, model: Encoder) -> list[Row]:
-    from twotower.train.vqa import Prior
-    from twotower.train.vqa_data import read_samples
+    from twotower.train.vqa.data import read_samples
+    from twotower.train.vqa.head import Prior
 
     head = Head(directory, model.directory)
     learned, tested = read_samples(easy_vqa / "train"), read_samples(easy_vqa / "test")
@@ -292,11 +293,11 @@ def counts(model: Encoder, captions: Sequence[Sequence[str]], image_embeds: Floa
     found = []
     for half in (0, 1):
         *constants, _ = fit_counts(model, captions[1 - half :: 2], image_embeds[1 - half :: 2])
-        library.SLOPE, library.ZERO, library.LOG_OFF = constants
+        library_questions.SLOPE, library_questions.ZERO, library_questions.LOG_OFF = constants
         words = [one for one in word_queries(captions[half::2]) if len(one.matching) >= 3]
         expected, *others = estimates(model, words, image_embeds[half::2])
         total = len(image_embeds[half::2])
-        bounds = np.array([library.count_interval(one, total) for one in expected])
+        bounds = np.array([library_questions.count_interval(one, total) for one in expected])
         found.append(np.stack([expected, *others, *bounds.T]))
     expected, cut, low, high, least, most = np.concatenate(found, axis=1)
     inside = (most >= low) & (least <= high)
@@ -329,7 +330,7 @@ def estimates(
     found = []
     for word, query, statement in zip(words, model.encode_text(texts), statements, strict=True):
         p = 1 / (1 + np.exp(-curve.logits(query, image_embeds, size)))
-        expected = library.expected_count(image_embeds, statement, everyday)
+        expected = library_questions.expected_count(image_embeds, statement, everyday)
         least, most = len(word.matching), len(word.matching) + len(word.unknown)
         found.append((expected, (p >= curve.cutoff).sum(), least, most))
     return tuple(np.array(found, float).T)

@@ -75,7 +75,7 @@ def main() -> None:
 
 def fresh(name: str, directory: Path) -> Encoder:
     """A preset with weights that nobody trained."""
-    from twotower.encode.export import write_directory
+    from twotower.encode.convert import write_directory
     from twotower.model.clip import CLIP
 
     config = twotower.preset(name)

@@ -23,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import twotower
-from twotower.encode.encoder import Encoder
-from twotower.library.calibrate import Curve, background_texts, read_calibration
-from twotower.library.fit import (
-    NOTHING,
+from twotower.calibration.background import background_texts
+from twotower.calibration.calibration import Curve, read_calibration
+from twotower.calibration.captions import LabelledQuery, absent_queries, picture_queries
+from twotower.calibration.fit import (
+    ABSENT_WEIGHT,
     PICTURE_QUERIES,
     SEARCHES,
     SHOWN,
@@ -36,7 +37,7 @@ from twotower.library.fit import (
     draw_searches,
     fit_logistic,
 )
-from twotower.library.labelled import LabelledQuery, absent_queries, picture_queries
+from twotower.encode.encoder import Encoder
 from twotower.pairs.sources import open_source
 
 HERE = Path(__file__).parent
@@ -162,7 +163,7 @@ def cosine_thresholds(
     right = np.cumsum(answers[order])
     f1 = 2 * right / (np.arange(1, len(order) + 1) + answers.sum())
     return [
-        Method("cosine", probability, at(float(np.quantile(best_of_none, NOTHING)))),
+        Method("cosine", probability, at(float(np.quantile(best_of_none, ABSENT_WEIGHT)))),
         Method("cosine, best F1", probability, at(float(features[order[f1.argmax()], 0]))),
     ]
 

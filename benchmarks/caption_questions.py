@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from twotower.asking.vocabulary import NUMBERS, vocabulary, with_article
+from twotower.asking.answer_types import vocabulary
+from twotower.asking.english import NUMBERS, with_article
 from twotower.pairs.sources import open_source
 
 AGREED = 3  # captions of five that must say it

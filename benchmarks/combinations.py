@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import twotower
+from twotower.calibration.calibration import read_calibration
+from twotower.calibration.captions import word_queries
 from twotower.encode.encoder import Encoder
-from twotower.library.calibrate import read_calibration
-from twotower.library.labelled import word_queries
 from twotower.pairs.sources import open_source
 
 RESULTS = Path(__file__).parent / "results" / "combinations.csv"

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 import twotower
+from twotower.calibration.calibration import read_calibration
 from twotower.inputs.pictures import open_picture
-from twotower.library.calibrate import read_calibration
-from twotower.library.detectors import SENTENCES, judge_looks, measure
 from twotower.pairs.sources import open_source
+from twotower.tagging.detectors import SENTENCES, judge_looks
+from twotower.tagging.pixel_facts import measure
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "detectors.csv"

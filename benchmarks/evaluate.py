@@ -22,7 +22,7 @@ import numpy as np
 
 import twotower
 from twotower.cli.evaluate import to_json
-from twotower.evaluate.models import OwnModel
+from twotower.evaluate.models import TwotowerModel
 from twotower.evaluate.sets import LabelledSet, open_set
 from twotower.evaluate.zero_shot import evaluate_zero_shot
 
@@ -51,14 +51,14 @@ def main() -> None:
         "engine": [rate(engine, ALONE)],
         "encoder": [rate(alone, ALONE)],
     }
-    model = OwnModel(encoder)
+    model = TwotowerModel(encoder)
     rates["evaluate"] = [rate(lambda: evaluate(model, many), pictures)]
     rates["encoder"].append(rate(alone, ALONE))
     rates["engine"].append(rate(engine, ALONE))
     write({name: statistics.mean(runs) for name, runs in rates.items()}, pictures)
 
 
-def evaluate(model: OwnModel, labelled: LabelledSet) -> None:
+def evaluate(model: TwotowerModel, labelled: LabelledSet) -> None:
     to_json(evaluate_zero_shot(model, labelled))
 
 

@@ -25,10 +25,10 @@ from PIL import Image
 from torch import Tensor
 
 import twotower
+from recipes.twotower_small.pretrained import TEACHER, load_teacher
 from twotower.evaluate.intervals import wilson
 from twotower.inputs.preprocess import Preprocess
 from twotower.model.layers import merge_heads, split_heads
-from twotower.train.bundled.parts import TEACHER, load_teacher
 
 RESULTS = Path(__file__).parent / "results" / "explain_patches.csv"
 SQUARES = 40

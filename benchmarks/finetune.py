@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from twotower.train.card import Card
-from twotower.train.finetune import Method, fit
+from twotower.train.finetune.fit import Method, fit
+from twotower.train.finetune.report import Card
 
 RESULTS = Path(__file__).parent / "results" / "finetune.csv"
 METHODS = ("probe", "full", "unguarded")

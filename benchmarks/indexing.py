@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import twotower
+from twotower.index.catalog import Catalog
+from twotower.index.reader import PictureReader
+from twotower.index.scan import scan
 from twotower.inputs.preprocess import Preprocess
-from twotower.library.catalog import Catalog
-from twotower.library.intake import Intake
-from twotower.library.scan import scan
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "indexing.csv"
@@ -93,7 +93,7 @@ def lowest_cosine(folder: Path) -> float:
     preprocess = whole_files(twotower.load())
     cosines = []
     for found in scan(folder).found:
-        taken = Intake(folder, preprocess)(found)
+        taken = PictureReader(folder, preprocess)(found)
         assert taken is not None and taken.pixel_values is not None
         scaled = taken.pixel_values[0].ravel()
         exact = preprocess(folder / os.fsdecode(found.path)).ravel()
@@ -118,7 +118,7 @@ def run_one(name: str, folder: Path) -> None:
         elif name == "as rclip":
             index_as_rclip(folder / "photos", Path(location), model)
         else:
-            intake = Intake(folder / "photos", model.preprocess)
+            intake = PictureReader(folder / "photos", model.preprocess)
             with ThreadPoolExecutor() as pool:
                 list(pool.map(intake, scan(folder / "photos").found))
         print(time.perf_counter() - start)

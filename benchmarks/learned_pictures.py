@@ -28,19 +28,17 @@ from students import regress
 from torch import Tensor
 
 import twotower
+from recipes.twotower_small.losses import TEACHER_SCALE, choice_loss, pair_loss, steps
+from recipes.twotower_small.vision_student import WEIGHT_DECAY, embed, folded, part, seen, whole
+from twotower.calibration.background import background_texts, measure_background
+from twotower.calibration.calibration import TYPICAL_TAGS
+from twotower.calibration.fit import Pictures, fit_logistic
+from twotower.calibration.tag_curve import mean_distance, simple_tag_curve
 from twotower.inputs.preprocess import Preprocess
-from twotower.library.calibrate import (
-    TYPICAL_TAGS,
-    background_texts,
-    mean_distance,
-    measure_background,
-    simple_tag_curve,
-)
-from twotower.library.fit import Pictures, fit_logistic, fit_words, judged_tags
 from twotower.model.weights import load_model
-from twotower.pairs.sources import Source, open_source
-from twotower.train.bundled.lessons import TEACHER_SCALE, choice_loss, pair_loss, steps
-from twotower.train.bundled.vision import WEIGHT_DECAY, embed, folded, part, seen, whole
+from twotower.pairs.pair import Source
+from twotower.pairs.sources import open_source
+from twotower.tagging.fit_tags import fit_words, judged_tags
 
 RESULTS = Path(__file__).parent / "results" / "learned_pictures.csv"
 LEFT_OUT = 0.2

@@ -25,8 +25,9 @@ from PIL import Image
 
 import twotower
 from twotower.inputs.tokenizer import load_tokenizer
+from twotower.pairs.pair import Pair
 from twotower.pairs.shards import pack
-from twotower.pairs.sources import Pair, open_source
+from twotower.pairs.sources import open_source
 
 ROOT = Path(__file__).parents[1]
 ROUNDS, BATCH = 5, 50

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from twotower.model.config import TextTransformerConfig, ViTConfig
 from twotower.train.config import TrainConfig
+from twotower.train.curves import read_log
 from twotower.train.loop import run_steps
 from twotower.train.recipes import emoji
-from twotower.train.show import read_log
 
 RATES = (1e-3, 3e-3)
 RESULTS = Path(__file__).parent / "results" / "optimizers.csv"

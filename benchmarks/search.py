@@ -52,7 +52,7 @@ def main() -> None:
 
 def write_vectors(folder: Path, count: int, kind: str) -> NDArray[np.float32]:
     """`rows.npy` and our own store in `folder`; queries [QUERIES, DIM] of the same kind."""
-    from twotower.library.vectors import open_vectors
+    from twotower.index.index import open_vectors
 
     random = np.random.default_rng(0)
     scale = np.float32(DIM**-0.5)
@@ -142,7 +142,7 @@ def load_rows(folder: Path) -> NDArray[np.float32]:
 
 
 def ours(folder: Path) -> Search:
-    from twotower.library.vectors import open_vectors
+    from twotower.index.index import open_vectors
 
     store = open_vectors(folder / "store", DIM)
     return lambda query: store.search(query, TOP)[0]
@@ -150,7 +150,7 @@ def ours(folder: Path) -> Search:
 
 def ours_filtered(share: float) -> Callable[[Path], Search]:
     def start(folder: Path) -> Search:
-        from twotower.library.vectors import open_vectors
+        from twotower.index.index import open_vectors
 
         store = open_vectors(folder / "store", DIM)
         chosen = np.random.default_rng(1).random(len(store)) < share

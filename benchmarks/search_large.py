@@ -24,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import twotower
-from twotower.library.calibrate import background_texts
-from twotower.library.lists import FOLDER
-from twotower.library.vectors import Floats, LocalVectors
+from twotower.arrays import Float32Array
+from twotower.calibration.background import background_texts
+from twotower.index.inverted_file import FOLDER
+from twotower.index.local_vectors import LocalVectors
 from twotower.pairs.sources import open_source
 
 RESULTS = Path(__file__).parent / "results" / "search_large.csv"
@@ -79,7 +80,7 @@ def say(done: int, total: int) -> None:
     print(f"{done} of {total} in lists", flush=True)
 
 
-def pictures(model: twotower.Encoder, data: Path) -> Floats:
+def pictures(model: twotower.Encoder, data: Path) -> Float32Array:
     """image_embeds [n, embed_dim]"""
     parts = []
     for name in ("flickr8k-train", "imagenet-sample-1k"):
@@ -88,7 +89,7 @@ def pictures(model: twotower.Encoder, data: Path) -> Floats:
     return np.concatenate(parts)
 
 
-def fill(vectors: LocalVectors, real: Floats, count: int) -> None:
+def fill(vectors: LocalVectors, real: Float32Array, count: int) -> None:
     random = np.random.default_rng(0)
     near = np.argsort(-(real @ real.T), axis=1)[:, 1 : NEIGHBOURS + 1]
     noise = np.float32(NOISE * real.shape[1] ** -0.5)
@@ -119,7 +120,7 @@ Row = tuple[str, str, float, float]
 
 
 def compare(
-    lists: LocalVectors, exact: LocalVectors, queries: dict[str, Floats], kept: Path
+    lists: LocalVectors, exact: LocalVectors, queries: dict[str, Float32Array], kept: Path
 ) -> list[Row]:
     """(method, queries, p50 in ms, recall); exactly last, as that takes the memory for itself.
 
@@ -144,7 +145,7 @@ def compare(
     return rows
 
 
-def nearest(vectors: LocalVectors, queries: Floats) -> Ids:
+def nearest(vectors: LocalVectors, queries: Float32Array) -> Ids:
     """The ids of the nearest of each query [q, TOP], in one pass over all vectors."""
     ids = vectors.ids()
     best = np.zeros((len(queries), 0), np.int64)
@@ -161,7 +162,7 @@ def nearest(vectors: LocalVectors, queries: Floats) -> Ids:
 
 
 def timed(
-    search: Callable[..., tuple[Ids, Floats]], embeds: Floats
+    search: Callable[..., tuple[Ids, Float32Array]], embeds: Float32Array
 ) -> tuple[list[float], list[Ids]]:
     """Milliseconds and the ids found, of each query."""
     milliseconds, found = [], []

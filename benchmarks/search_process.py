@@ -32,9 +32,9 @@ from pathlib import Path
 import numpy as np
 
 import twotower
-from twotower.encode.encoder import normalize
+from twotower.arrays import normalize
+from twotower.index.catalog import PictureRecord
 from twotower.inputs.tokenizer import clip_vocabulary
-from twotower.library.catalog import PictureRecord
 
 RUNS = 9
 ROOT = Path(__file__).parents[1]
@@ -145,7 +145,7 @@ def make_rclip(data: Path, folder: Path, python: str) -> None:
     """rclip's data folder: its files in the same shape, and the library's paths and vectors."""
     import torch
 
-    from twotower.model.config import preset
+    from twotower.model.presets import preset
     from twotower.model.text import build_text
 
     towers = data / "ViT-B-32-256-datacomp_s34b_b86k"

@@ -21,16 +21,16 @@ import PIL.Image
 import torch
 
 import twotower
-from twotower.encode.export import write_directory
+from recipes.twotower_small import vision_student as bundled_vision
+from recipes.twotower_small.import_weights import efficientnet_tensors
+from recipes.twotower_small.losses import TEACHER_SCALE, Pictures, Pixels
+from recipes.twotower_small.pretrained import TEACHER, load_teacher, package_folder
+from recipes.twotower_small.teacher import look_at_pictures
+from recipes.twotower_small.vision_student import BICUBIC, STEADY, folded, read_squares, seen
+from twotower.encode.convert import write_directory
 from twotower.model.clip import CLIP
 from twotower.model.config import CLIPConfig, EfficientNetLiteConfig
-from twotower.model.foreign.pretrained import efficientnet_tensors
 from twotower.model.weights import load_model
-from twotower.train.bundled import vision as bundled_vision
-from twotower.train.bundled.lessons import TEACHER_SCALE, Pictures, Pixels
-from twotower.train.bundled.parts import TEACHER, load_teacher, package_folder
-from twotower.train.bundled.teacher import look_at_pictures
-from twotower.train.bundled.vision import BICUBIC, STEADY, folded, read_squares, seen
 
 LITE = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}  # multipliers of width and depth
 STUDENTS = ((0, 160), (0, 224), (1, 160), (1, 224), (2, 224))

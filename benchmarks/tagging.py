@@ -43,23 +43,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 import twotower
+from twotower.calibration.background import Background, background_texts, measure_background
+from twotower.calibration.calibration import read_calibration
+from twotower.calibration.captions import captioned_tags
+from twotower.calibration.fit import Pictures
+from twotower.calibration.tag_curve import TagCurve
 from twotower.encode.encoder import Encoder
-from twotower.evaluate.calibration import calibration as calibration_error
-from twotower.library.calibrate import (
-    Background,
-    TagCurve,
-    background_texts,
-    measure_background,
-    read_calibration,
-)
-from twotower.library.fit import FOLDS, Pictures, fit_tags
-from twotower.library.labelled import captioned_tags
-from twotower.library.library import Library
-from twotower.library.tag_vectors import tag_vectors
-from twotower.library.tags import TAUGHT, Tagger
-from twotower.library.teach import learn
-from twotower.library.vocabulary import Vocabulary, read_vocabulary
+from twotower.evaluate.reliability import calibration as calibration_error
+from twotower.library import Library
 from twotower.pairs.sources import open_source
+from twotower.tagging.feedback import learn
+from twotower.tagging.fit_tags import FOLDS, fit_tags
+from twotower.tagging.formats import read_vocabulary
+from twotower.tagging.tag_embeds import tag_vectors
+from twotower.tagging.tagger import FEEDBACK_WEIGHT, Tagger
+from twotower.tagging.vocabulary import Vocabulary
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "tagging.csv"
@@ -264,7 +262,7 @@ def measured(
             judged = list(judged_halves(background, judge.logits, image_embeds, answers, count))
             for asked in ASKED:
                 cutoffs = judge.cutoffs[asked]
-                if count >= TAUGHT:
+                if count >= FEEDBACK_WEIGHT:
                     cutoffs = np.minimum(cutoffs, asked)
                 tested = [(Scores(p, p, p >= cutoffs), truth) for p, truth in judged]
                 yield (judge.method, f"{asked:.1f}", str(count), *summarise(tested))
@@ -340,7 +338,7 @@ def measured_groups(folder: Path, captions: Sequence[Sequence[str]]) -> Iterator
         inside = [tag.path for tag in whole.tags if set(tag.path) & set(GROUPS)]
         above = {path[:end] for path in inside for end in range(1, len(path) + 1)}
         vocabulary = Vocabulary(tuple(tag for tag in whole.tags if tag.path in above))
-        tagger = Tagger(library, vocabulary)
+        tagger = Tagger(library.opened, vocabulary)
         ids = {one.path: one.id for one in library.catalog.records()}
         judged = list(tagger.judge([ids[source.key(number)] for number in range(len(source))]))
         library.close()

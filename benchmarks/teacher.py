@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import twotower
+from recipes.twotower_small.pretrained import TEACHER, load_teacher
+from recipes.twotower_small.teacher import teacher_features
 from twotower.inputs.preprocess import Preprocess
-from twotower.train.bundled.parts import TEACHER, load_teacher
-from twotower.train.bundled.teacher import teacher_features
 
 
 class Teacher:

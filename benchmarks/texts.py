@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from transformers import CLIPModel
 
 import twotower
-from twotower.encode.encoder import normalize
-from twotower.encode.export import write_directory
+from twotower.arrays import normalize
+from twotower.encode.convert import write_directory
 from twotower.model.clip import CLIP
 
 TEXTS, BATCH, ROUNDS = 256, 64, 5

@@ -6,7 +6,7 @@ unseen_words.txt is a random fifth of the names with genuine vectors. The text t
 `twotower train bundled DATA` does, but without these vectors and without pictures of such names.
 Then the photographs of those that are ImageNet classes are classified among these names alone, with
 the features of the teacher at its full 224 pixels, by the genuine vectors, by the dictionary that
-the text tower learns from (`twotower.train.bundled.words`), and by the text tower. Writes
+the text tower learns from (`recipes.twotower_small.word_vectors`), and by the text tower. Writes
 results/unseen_words.csv, with 95 % intervals (Wilson).
 """
 
@@ -21,16 +21,16 @@ import torch
 from numpy.typing import NDArray
 
 import twotower
+from recipes.twotower_small.losses import Plan, encode_texts, read_pairs
+from recipes.twotower_small.pretrained import TEACHER, load_teacher, pretrained_model
+from recipes.twotower_small.recipe import known_vectors, look_up_words
+from recipes.twotower_small.teacher import look_at_pictures, teacher_features
+from recipes.twotower_small.text_student import train_text
+from recipes.twotower_small.word_vectors import unit
+from recipes.twotower_small.wordnet import WordNet, plain
+from twotower.evaluate.accuracy import class_ranks
 from twotower.evaluate.intervals import wilson
-from twotower.evaluate.zero_shot import class_ranks
 from twotower.inputs.preprocess import Preprocess
-from twotower.train.bundled.lessons import Plan, encode_texts, read_pairs
-from twotower.train.bundled.parts import TEACHER, load_teacher, pretrained_model
-from twotower.train.bundled.recipe import known_vectors, look_up_words
-from twotower.train.bundled.teacher import look_at_pictures, teacher_features
-from twotower.train.bundled.text import train_text
-from twotower.train.bundled.wordnet import WordNet, plain
-from twotower.train.bundled.words import unit
 
 ROOT = Path(__file__).parent
 PHOTOGRAPHS = "pictures/imagenet-sample.tar"

@@ -5,7 +5,7 @@
 Draws screenshots, documents, receipts and memes of many layouts, types and colours, and what may be
 taken for them: drawings, things on white, photographs with a sign. Photographs are those of
 flickr8k-train and imagenet-sample-1k, some of them enlarged. To all of them a logistic curve for
-each detector is fitted, over what `twotower.library.detectors` measures and what the bundled model
+each detector is fitted, over what `twotower.tagging.detectors` measures and what the bundled model
 says. Writes twotower/library/detectors.json. On what else they were tested:
 benchmarks/detectors.py.
 """
@@ -24,10 +24,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 import twotower
+from twotower.calibration.background import background_texts
+from twotower.calibration.calibration import read_calibration
 from twotower.inputs.pictures import open_picture
-from twotower.library.calibrate import background_texts, read_calibration
-from twotower.library.detectors import FARTHEST, RULES, SENTENCES, measure
 from twotower.pairs.sources import open_source
+from twotower.tagging.detectors import FARTHEST, RULES, SENTENCES
+from twotower.tagging.pixel_facts import measure
 
 EACH = 500  # pictures of a detector
 OTHERS = 250  # drawings of a kind that is none

@@ -19,14 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from twotower.library.vocabulary import (
-    SHIPPED,
-    Tag,
-    Vocabulary,
-    format_vocabulary,
-    parse_vocabulary,
-)
-from twotower.train.bundled.wordnet import Sense, WordNet
+from recipes.twotower_small.wordnet import Sense, WordNet
+from twotower.tagging.formats import format_vocabulary, parse_vocabulary
+from twotower.tagging.vocabulary import SHIPPED, Tag, Vocabulary
 
 SEED = Path(__file__).with_name("vocabulary_seed.txt")
 MOST_SYNONYMS = 2

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from twotower.encode.export import write_directory
+from twotower.encode.convert import write_directory
 from twotower.model.clip import CLIP
-from twotower.model.config import CLIPConfig, TextTransformerConfig, ViTConfig, preset
+from twotower.model.config import CLIPConfig, TextTransformerConfig, ViTConfig
+from twotower.model.presets import preset
 
 
 def tiny_config(name: str = "tiny") -> CLIPConfig:

@@ -9,35 +9,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from twotower.asking.answered import Answered
+    from twotower.asking.answer import Answered
     from twotower.asking.ask import ask
     from twotower.encode.classify import Classified, Label, classify, zero_shot_classifier
+    from twotower.encode.convert import convert
     from twotower.encode.encoder import Encoder
-    from twotower.encode.export import convert
     from twotower.encode.load import load
     from twotower.encode.stream import EncodedPicture
-    from twotower.inputs.pictures import PictureError
-    from twotower.library.library import Library
-    from twotower.library.search import Hit
-    from twotower.model.config import CLIPConfig, preset
-    from twotower.train.finetune import fit
+    from twotower.errors import PictureError
+    from twotower.library import Library
+    from twotower.model.config import CLIPConfig
+    from twotower.model.presets import preset
+    from twotower.search.hits import Hit
+    from twotower.train.finetune.fit import fit
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Answered": "asking.answered",
+    "Answered": "asking.answer",
     "CLIPConfig": "model.config",
     "Classified": "encode.classify",
     "EncodedPicture": "encode.stream",
     "Encoder": "encode.encoder",
-    "Hit": "library.search",
+    "Hit": "search.hits",
     "Label": "encode.classify",
-    "Library": "library.library",
-    "PictureError": "inputs.pictures",
+    "Library": "library",
+    "PictureError": "errors",
     "ask": "asking.ask",
     "classify": "encode.classify",
-    "convert": "encode.export",
-    "fit": "train.finetune",
+    "convert": "encode.convert",
+    "fit": "train.finetune.fit",
     "load": "encode.load",
     "preset": "model.config",
     "zero_shot_classifier": "encode.classify",

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 import twotower
-from twotower.asking.head import Head, HeadError
-from twotower.encode.cells import Cells, _windows
-from twotower.encode.export import write_head
+from twotower.asking.head import Head
 from twotower.encode.golden import model_hash
+from twotower.encode.onnx import write_head
+from twotower.encode.patches import Cells, _windows
+from twotower.errors import ModelError
+from twotower.model.answer_head import FusionHead
 from twotower.model.config import FusionConfig
-from twotower.model.fusion import FusionHead
 from twotower.model.weights import load_model
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
@@ -91,7 +92,7 @@ def test_a_damaged_head_is_one_line(
         config.write_text(config.read_text().replace('"model"', '"modle"'))
     else:
         config.write_text(json.dumps(json.loads(config.read_text()) | {"answers": ["yes", "no"]}))
-    with pytest.raises(HeadError) as caught:
+    with pytest.raises(ModelError) as caught:
         Head(directory, tiny_directory)
     assert str(directory) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -145,7 +146,7 @@ def test_a_model_without_a_head_answers_zero_shot(
     model = twotower.load(own)
     [plain] = twotower.ask(PHOTOS / "cat.jpg", "is it red?", model=model)
     assert plain.error is None
-    with pytest.raises(HeadError, match="no such file"):
+    with pytest.raises(ModelError, match="no such file"):
         list(twotower.ask(PHOTOS / "cat.jpg", questions, model=model))
 
 

@@ -13,10 +13,10 @@ from twotower.asking.questions import (
     READING,
     RELATIONS,
     WHO,
-    QuestionError,
     parse_question,
     plain,
 )
+from twotower.errors import QuestionError
 
 FORMS = [
     # colour, in two spellings

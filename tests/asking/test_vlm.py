@@ -17,10 +17,9 @@ from openai.types.chat import ChatCompletion
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
 
 import twotower
-from twotower.asking.questions import QuestionError
-from twotower.asking.vlm import SIDE, Vlm, VlmError, data_uri
+from twotower.asking.vlm import SIDE, Vlm, data_uri
 from twotower.cli.main import main
-from twotower.inputs.pictures import PictureError
+from twotower.errors import PictureError, QuestionError
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 REQUEST = pydantic.TypeAdapter(CompletionCreateParamsNonStreaming)
@@ -132,7 +131,7 @@ def test_a_key_is_sent_and_never_shown(server: Server, monkeypatch: pytest.Monke
     server.key = "right"
     monkeypatch.setenv("TWOTOWER_VLM_KEY", "very-secret")
     vlm = Vlm(server.url)
-    with pytest.raises(VlmError, match="401") as caught:
+    with pytest.raises(QuestionError, match="401") as caught:
         vlm.answer(PHOTOS / "cat.jpg", "what is this?")
     assert "very-secret" not in str(caught.value) and "TWOTOWER_VLM_KEY" in str(caught.value)
     monkeypatch.setenv("TWOTOWER_VLM_KEY", "right")
@@ -160,12 +159,12 @@ def test_a_server_that_fails_is_one_line(
 
 
 def test_no_server_no_url_no_answer_in_time(server: Server) -> None:
-    with pytest.raises(VlmError, match="is the server running"):
+    with pytest.raises(QuestionError, match="is the server running"):
         Vlm("http://127.0.0.1:1", "model").answer(PHOTOS / "cat.jpg", "what is this?")
-    with pytest.raises(VlmError, match="no URL"):
+    with pytest.raises(QuestionError, match="no URL"):
         Vlm("localhost:8000")
     server.delay.clear()
-    with pytest.raises(VlmError, match="no answer within"):
+    with pytest.raises(QuestionError, match="no answer within"):
         Vlm(server.url, "model", timeout=0.2).answer(PHOTOS / "cat.jpg", "what is this?")
 
 

@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import twotower
-from twotower.asking.answered import Answered
-from twotower.asking.questions import QuestionError
+from twotower.asking.answer import Answered
 from twotower.asking.zero_shot import RIVAL, SLOPE, ZERO, statement_probability
 from twotower.encode.encoder import Encoder
-from twotower.inputs.pictures import PictureError
+from twotower.errors import PictureError, QuestionError
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 

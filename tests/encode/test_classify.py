@@ -3,8 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twotower.encode.classify import LabelError, classify, to_probabilities, zero_shot_classifier
-from twotower.encode.encoder import Encoder, normalize
+from twotower.arrays import normalize
+from twotower.encode.classify import classify, to_probabilities, zero_shot_classifier
+from twotower.encode.encoder import Encoder
+from twotower.errors import LabelError
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 

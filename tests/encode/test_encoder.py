@@ -9,11 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import random_tensors, tiny_config
-from twotower.encode.encoder import Encoder, normalize
-from twotower.encode.engine import EngineError
-from twotower.encode.export import write_directory
-from twotower.encode.golden import VerificationError
-from twotower.inputs.pictures import PictureError
+from twotower.arrays import normalize
+from twotower.encode.convert import write_directory
+from twotower.encode.encoder import Encoder
+from twotower.errors import EngineError, PictureError, VerificationError
 from twotower.model.weights import load_model
 
 TEXTS = ["a cat", "two dogs that run along a long beach in the evening sun", "x", "a red car"]

@@ -9,7 +9,6 @@ import torch
 
 import twotower
 from twotower.encode.encoder import Encoder
-from twotower.encode.engine import EngineError
 from twotower.encode.explain import (
     WINDOWS,
     Explanation,
@@ -20,6 +19,7 @@ from twotower.encode.explain import (
     draw,
     explain,
 )
+from twotower.errors import EngineError
 from twotower.model.weights import load_model
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"

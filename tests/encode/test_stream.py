@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from twotower.encode.encoder import Encoder
 from twotower.encode.stream import encode_stream, read_ahead
-from twotower.inputs.pictures import PictureError
+from twotower.errors import PictureError
 
 
 def preprocess(source: str) -> np.ndarray:

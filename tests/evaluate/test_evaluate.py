@@ -14,9 +14,10 @@ import PIL.Image
 import pytest
 
 from tests.evaluate.conftest import ColourEncoder
-from twotower.evaluate.compare import CompareError, compare
-from twotower.evaluate.models import ModelError, ObjectModel, open_model
-from twotower.evaluate.onnx_pair import OnnxPairError, find_graphs
+from twotower.errors import EvaluationError, ModelError
+from twotower.evaluate.compare import compare
+from twotower.evaluate.models import ObjectModel, open_model
+from twotower.evaluate.onnx_pair import find_graphs
 from twotower.evaluate.published import published
 from twotower.evaluate.registry import known_sets
 from twotower.evaluate.sets import open_set
@@ -204,7 +205,7 @@ def test_captions_are_compared_by_picture() -> None:
     first = rows[0]
     assert first["measure"] == "text_to_image.recall_at_1"
     assert first["difference"] == 0.5 and first["p"] == pytest.approx(1.0)
-    with pytest.raises(CompareError, match="other sets"):
+    with pytest.raises(EvaluationError, match="other sets"):
         compare(result("1" * 20), result("1" * 20) | {"set": {"fingerprint": "y"}})
 
 
@@ -285,7 +286,7 @@ def test_an_onnx_pair_gives_the_numbers_of_the_model_itself(
         assert np.allclose(theirs, own, atol=1e-5)
         assert pair.describe()["fingerprint"]
     (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
-    with pytest.raises(OnnxPairError, match="model_type is 'siglip'"):
+    with pytest.raises(ModelError, match="model_type is 'siglip'"):
         open_model(str(tmp_path))  # its pictures are squashed and its texts padded in another way
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     about = open_model(str(tmp_path)).describe()

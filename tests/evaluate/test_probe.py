@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from twotower.evaluate.corruptions import KINDS, UnknownCorruptionError, choose_kinds, corrupt
-from twotower.evaluate.logistic import FIRST_C, LogisticError, fit_logistic, search_c
+from twotower.errors import EvaluationError
+from twotower.evaluate.corruptions import KINDS, choose_kinds, corrupt
+from twotower.evaluate.logistic import FIRST_C, fit_logistic, search_c
 from twotower.evaluate.probe import draw_shots, hold_out, open_split
 from twotower.evaluate.tip_adapter import TipAdapter
 
@@ -47,7 +48,7 @@ def test_where_it_starts_does_not_matter() -> None:
 
 
 def test_one_class_is_no_probe() -> None:
-    with pytest.raises(LogisticError, match="two classes"):
+    with pytest.raises(EvaluationError, match="two classes"):
         fit_logistic(np.ones((3, 2)), np.zeros(3, np.int64), 1, 1.0)
 
 
@@ -170,5 +171,5 @@ def test_kinds_are_chosen_by_name_or_family() -> None:
         "jpeg",
     ]
     assert choose_kinds(["all"]) == list(KINDS) and choose_kinds([]) == []
-    with pytest.raises(UnknownCorruptionError, match="no corruption 'rain'"):
+    with pytest.raises(EvaluationError, match="no corruption 'rain'"):
         choose_kinds(["rain"])

@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from twotower.evaluate.calibration import calibration
-from twotower.evaluate.retrieval import recall_at_k, retrieval_ranks
-from twotower.evaluate.zero_shot import (
+from twotower.evaluate.accuracy import (
     average_precisions,
     class_ranks,
     precision_orders,
     top_k_accuracy,
     top_probability,
 )
+from twotower.evaluate.reliability import calibration
+from twotower.evaluate.retrieval import recall_at_k, retrieval_ranks
 
 AXES = np.eye(3, dtype=np.float32)
 

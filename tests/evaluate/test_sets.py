@@ -14,14 +14,9 @@ import pytest
 
 from tests.evaluate.conftest import COLOURS, square
 from twotower.encode.prompts import TEMPLATES
-from twotower.evaluate.registry import (
-    UnknownSetError,
-    find_set,
-    known_sets,
-    plain,
-    recognise,
-)
-from twotower.evaluate.sets import LabelledSet, SetError, open_set
+from twotower.errors import EvaluationError
+from twotower.evaluate.registry import find_set, known_sets, plain, recognise
+from twotower.evaluate.sets import LabelledSet, open_set
 from twotower.inputs.pictures import open_picture
 
 NAMES = list(COLOURS)
@@ -217,7 +212,7 @@ def errors(tmp_path: Path) -> Iterator[tuple[str, Any, dict[str, Any], str]]:
 
 def test_what_does_not_fit_is_one_line_that_names_it(tmp_path: Path, folders: Path) -> None:
     for what, location, options, message in errors(tmp_path):
-        with pytest.raises(SetError) as error:
+        with pytest.raises(EvaluationError) as error:
             open_set(location, **options)
         assert message in str(error.value), what
         assert "\n" not in str(error.value), what
@@ -229,8 +224,8 @@ def test_an_array_larger_than_memory_is_refused_before_it_is_read(
     np.savez_compressed(
         tmp_path / "big.npz", images=np.zeros((100, 64, 64, 3), np.uint8), labels=np.zeros(100)
     )
-    monkeypatch.setattr("twotower.evaluate.sets._memory", lambda: 10**6)
-    with pytest.raises(SetError, match="more than this machine's memory"):
+    monkeypatch.setattr("twotower.evaluate.set_readers._memory", lambda: 10**6)
+    with pytest.raises(EvaluationError, match="more than this machine's memory"):
         open_set(tmp_path / "big.npz")
 
 
@@ -296,5 +291,5 @@ def test_folders_of_imagenet_get_its_names(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
-    with pytest.raises(UnknownSetError, match="did you mean 'cifar10'"):
+    with pytest.raises(EvaluationError, match="did you mean 'cifar10'"):
         find_set("cifar-10")

@@ -16,7 +16,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from twotower.inputs.pictures import PICTURE_SUFFIXES, PictureError, find_pictures, open_picture
+from twotower.errors import PictureError
+from twotower.inputs.pictures import PICTURE_SUFFIXES, find_pictures, open_picture
 
 
 def slope(width: int = 64, height: int = 48, bands: int = 3) -> NDArray[np.uint8]:

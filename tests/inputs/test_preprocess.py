@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from twotower.inputs.pictures import PictureError
+from twotower.errors import PictureError
 from twotower.inputs.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess, PreprocessConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from twotower.errors import ModelError
 from twotower.inputs import tokenizer as module
 from twotower.inputs.tokenizer import (
     OPENAI_TOKENIZER,
     SIGLIP_TOKENIZER,
     TokenizerConfig,
-    TokenizerError,
     clip_vocabulary,
     load_tokenizer,
 )
@@ -206,15 +206,15 @@ def test_a_tokenizer_json_is_read_and_its_specials_stay_text(tmp_path: Path) -> 
 @pytest.mark.parametrize("kind", ["wordpiece", "sentencepiece", "tokenizers"])
 def test_missing_and_broken_vocabularies(kind: str, tmp_path: Path) -> None:
     config = TokenizerConfig(kind, 16, "none", 0, None, 1, {}, "vocabulary")  # type: ignore[arg-type]
-    with pytest.raises(TokenizerError, match="vocabulary: no such file"):
+    with pytest.raises(ModelError, match="vocabulary: no such file"):
         load_tokenizer(config, tmp_path)
     (tmp_path / "vocabulary").write_bytes(b"\xff\xfe\x00 not one")
-    with pytest.raises(TokenizerError, match=f"not a {kind} vocabulary"):
+    with pytest.raises(ModelError, match=f"not a {kind} vocabulary"):
         load_tokenizer(config, tmp_path)
-    with pytest.raises(TokenizerError, match="name a file"):
+    with pytest.raises(ModelError, match="name a file"):
         load_tokenizer(replace(config, file=None), tmp_path)
 
 
 def test_unknown_settings_are_refused() -> None:
-    with pytest.raises(TokenizerError, match="cleaning is 'ftfy'"):
+    with pytest.raises(ModelError, match="cleaning is 'ftfy'"):
         replace(OPENAI_TOKENIZER, cleaning="ftfy")  # type: ignore[arg-type]

@@ -8,17 +8,16 @@ from typing import Any
 
 import pytest
 
+from twotower.errors import ModelError
 from twotower.model.config import (
-    PRESETS,
     CLIPConfig,
-    ConfigError,
     EfficientNetLiteConfig,
     ResNetConfig,
     SentenceEncoderConfig,
     TextTransformerConfig,
     ViTConfig,
-    preset,
 )
+from twotower.model.presets import PRESETS, preset
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -147,7 +146,7 @@ def test_directories_from_before_a_field_are_read() -> None:
     ],
 )
 def test_a_mistake_is_named(path: str, value: Any, expected: str) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ModelError) as caught:
         CLIPConfig.from_json(broken(path, value), source="model/config.json")
     message = str(caught.value)
     assert message.startswith("model/config.json: ")
@@ -157,13 +156,13 @@ def test_a_mistake_is_named(path: str, value: Any, expected: str) -> None:
 
 @pytest.mark.parametrize("layers", [[3, 4, 6], [3, 4, 6, 3, 1], [3, 4, 6, 3.0], 16])
 def test_resnet_has_four_stages(layers: Any) -> None:
-    with pytest.raises(ConfigError, match=r"config\.vision\.layers is"):
+    with pytest.raises(ModelError, match=r"config\.vision\.layers is"):
         CLIPConfig.from_json(broken("vision.layers", layers, "RN50"))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", '"config"', "\x00"])
 def test_what_is_not_a_json_object(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"^config\.json: "):
+    with pytest.raises(ModelError, match=r"^config\.json: "):
         CLIPConfig.from_json(text)
 
 
@@ -173,9 +172,9 @@ def test_tokenizer_may_use_fewer_positions_than_there_are() -> None:
 
 
 def test_unknown_preset_suggests_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"no preset 'ViT-B32'; did you mean 'ViT-B-32'\?"):
+    with pytest.raises(ModelError, match=r"no preset 'ViT-B32'; did you mean 'ViT-B-32'\?"):
         preset("ViT-B32")
-    with pytest.raises(ConfigError, match=r"no preset 'zzz' \(presets: RN50, "):
+    with pytest.raises(ModelError, match=r"no preset 'zzz' \(presets: RN50, "):
         preset("zzz")
 
 

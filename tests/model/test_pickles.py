@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from twotower.model.pickles import UnsafePickleError, WeightsFileError, read_pickle_weights
+from twotower.errors import ModelError, UnsafePickleError
+from twotower.model.pickles import read_pickle_weights
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -122,7 +123,7 @@ def test_a_pickle_cannot_change_the_reader(tmp_path: Path) -> None:
     program = b"\x80\x02c__torch__\nX\nN}X\x0c\x00\x00\x00__setstate__K\x01s\x86b."
     with zipfile.ZipFile(tmp_path / "bad.pt", "w") as bad:
         bad.writestr("bad/data.pkl", program)
-    with pytest.raises((UnsafePickleError, WeightsFileError)):
+    with pytest.raises((UnsafePickleError, ModelError)):
         read_pickle_weights(tmp_path / "bad.pt")
     again = read_pickle_weights(tmp_path / "good.pt")
     assert set(again) == set(expected)
@@ -133,7 +134,7 @@ def test_truncated_files(tmp_path: Path) -> None:
     whole = (tmp_path / "w.pt").read_bytes()
     for size in [0, 1, 100, *range(200, len(whole), 397), len(whole) - 1]:
         (tmp_path / "cut.pt").write_bytes(whole[:size])
-        with pytest.raises(WeightsFileError, match=r"cut\.pt"):
+        with pytest.raises(ModelError, match=r"cut\.pt"):
             read_pickle_weights(tmp_path / "cut.pt")
 
 
@@ -143,7 +144,7 @@ def test_damaged_numbers_are_noticed(tmp_path: Path) -> None:
     place = content.find(np.float32(500).tobytes())
     content[place] ^= 1
     (tmp_path / "w.pt").write_bytes(bytes(content))
-    with pytest.raises(WeightsFileError, match="CRC"):
+    with pytest.raises(ModelError, match="CRC"):
         read_pickle_weights(tmp_path / "w.pt")
 
 
@@ -160,7 +161,7 @@ def test_random_damage_raises_only_our_errors(tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / "fuzzed.pt", "w") as archive:
             for member, content in members.items():
                 archive.writestr(member, bytes(program) if member == name else content)
-        with contextlib.suppress(UnsafePickleError, WeightsFileError):
+        with contextlib.suppress(UnsafePickleError, ModelError):
             read_pickle_weights(tmp_path / "fuzzed.pt")
 
 
@@ -171,7 +172,7 @@ def test_a_tensor_larger_than_its_numbers(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "short.pt", "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content[:8] if "/data/" in name else content)
-    with pytest.raises(WeightsFileError, match="does not fit"):
+    with pytest.raises(ModelError, match="does not fit"):
         read_pickle_weights(tmp_path / "short.pt")
 
 
@@ -182,14 +183,14 @@ def test_compressed_members_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-    with pytest.raises(WeightsFileError, match="compressed"):
+    with pytest.raises(ModelError, match="compressed"):
         read_pickle_weights(tmp_path / "bomb.pt")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x05\x06" + bytes(18)])
 def test_foreign_files(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.pt").write_bytes(content)
-    with pytest.raises(WeightsFileError, match=r"x\.pt"):
+    with pytest.raises(ModelError, match=r"x\.pt"):
         read_pickle_weights(tmp_path / "x.pt")
-    with pytest.raises(WeightsFileError, match=r"none\.pt"):
+    with pytest.raises(ModelError, match=r"none\.pt"):
         read_pickle_weights(tmp_path / "none.pt")

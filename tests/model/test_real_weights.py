@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from transformers import CLIPModel
 
+from recipes.twotower_small.import_weights import quantized_clip_tensors
 from twotower.encode.golden import GOLDEN_COSINE, golden_pictures
 from twotower.inputs.preprocess import Preprocess
-from twotower.model.config import preset
 from twotower.model.foreign import read_foreign, write_transformers
-from twotower.model.foreign.pretrained import quantized_clip_tensors
+from twotower.model.presets import preset
 from twotower.model.weights import build_model, expected_shapes
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

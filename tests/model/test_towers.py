@@ -19,14 +19,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from twotower.model.clip import CLIP
 from twotower.model.config import (
-    PRESETS,
     CLIPConfig,
     EfficientNetLiteConfig,
     ResNetConfig,
     SentenceEncoderConfig,
     TextTransformerConfig,
     ViTConfig,
-    preset,
+)
+from twotower.model.convnets import (
+    Bottleneck,
+    EfficientNetLite,
+    GridAttentionPool,
+    InvertedResidual,
+    ModifiedResNet,
+    round_channels,
 )
 from twotower.model.layers import (
     ACTIVATIONS,
@@ -36,17 +42,9 @@ from twotower.model.layers import (
     gelu_tanh,
     quick_gelu,
 )
+from twotower.model.presets import PRESETS, preset
 from twotower.model.text import SentenceEncoder, TextTower, TextTransformer, build_text
-from twotower.model.vision import (
-    Bottleneck,
-    EfficientNetLite,
-    GridAttentionPool,
-    InvertedResidual,
-    ModifiedResNet,
-    VisionTransformer,
-    build_vision,
-    round_channels,
-)
+from twotower.model.vision import VisionTransformer, build_vision
 
 VIT = ViTConfig(32, 8, 24, 3, 2, 60, "quick_gelu")
 MAP_VIT = replace(VIT, pool="map", activation="gelu_tanh")

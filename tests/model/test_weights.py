@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.conftest import random_tensors, tiny_config
-from twotower.model.pickles import WeightsFileError
+from twotower.errors import ModelError
 from twotower.model.weights import dequantize, load_model, quantize, save_weights
 
 
@@ -67,9 +67,9 @@ def test_what_does_not_fit_is_named(
     tensors = load_file(tmp_path / "model.safetensors")
     change(tensors)
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(WeightsFileError) as caught:
+    with pytest.raises(ModelError) as caught:
         load_model(tmp_path)
     assert message in str(caught.value) and str(tmp_path) in str(caught.value)
-    with pytest.raises(WeightsFileError):
+    with pytest.raises(ModelError):
         save_weights(tiny_config(), tensors, tmp_path / "never")
     assert not (tmp_path / "never").exists()

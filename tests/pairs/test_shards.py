@@ -6,8 +6,9 @@ import pytest
 import webdataset
 
 from tests.pairs.conftest import Write, picture, sample
+from twotower.errors import PairsError
 from twotower.pairs.shards import count_pairs, pack
-from twotower.pairs.sources import PairsError, open_source
+from twotower.pairs.sources import open_source
 
 
 def test_pack_and_read_again(write_tar: Write, tmp_path: Path) -> None:

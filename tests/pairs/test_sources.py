@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from tests.pairs.conftest import Write, picture, sample
+from twotower.errors import BrokenPairError, PairsError
 from twotower.pairs import sources
-from twotower.pairs.sources import BrokenPairError, PairsError, PartOfPairs, Source, open_source
+from twotower.pairs.pair import Source
+from twotower.pairs.sources import PartOfPairs, open_source
 
 
 def keys(source: Source) -> list[str]:

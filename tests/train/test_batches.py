@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from tests.conftest import siglip_config, tiny_config
 from tests.pairs.conftest import picture
+from twotower.errors import BrokenPairError, PairsError
 from twotower.inputs.preprocess import Preprocess
 from twotower.inputs.tokenizer import Tokens, load_tokenizer
-from twotower.pairs.sources import BrokenPairError, Pair, PairsError
+from twotower.pairs.pair import Pair
 from twotower.train.batches import Batch, Batches, Order, normalize_pixels
 
 CONFIG = tiny_config()

@@ -15,9 +15,9 @@ from tests.train.test_distributed import in_ranks, own
 from tests.train.test_loop import assert_same_weights, colours, config_of, losses
 from twotower.encode.encoder import Encoder
 from twotower.encode.load import load
+from twotower.errors import TrainError
 from twotower.pairs.sources import open_source
 from twotower.train.batches import Batches
-from twotower.train.config import TrainError
 from twotower.train.distill import Teacher, affinity_loss, feature_loss
 from twotower.train.loop import train
 from twotower.train.recipes import distill

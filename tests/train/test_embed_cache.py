@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from twotower.errors import TrainError
 from twotower.train import embed_cache
-from twotower.train.config import TrainError
 from twotower.train.embed_cache import EmbedCache, model_key, sample_key
 
 

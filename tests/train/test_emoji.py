@@ -9,8 +9,8 @@ import pytest
 
 from twotower.pairs.shards import count_pairs
 from twotower.pairs.sources import open_source
+from twotower.train.curves import read_log
 from twotower.train.recipes import emoji
-from twotower.train.show import read_log
 
 BAR = 0.04  # of 1 526 names; chance is 0.07 %
 

@@ -13,16 +13,24 @@ from hypothesis import strategies as st
 
 from tests.conftest import random_tensors, siglip_config, tiny_config
 from twotower.cli.main import main
-from twotower.encode.export import write_directory
+from twotower.encode.convert import write_directory
 from twotower.encode.load import load
+from twotower.errors import TrainError
 from twotower.model.clip import CLIP
-from twotower.model.config import CLIPConfig, preset
+from twotower.model.config import CLIPConfig
+from twotower.model.presets import preset
 from twotower.model.weights import load_model
-from twotower.train.card import Card, Change
-from twotower.train.config import TrainError
-from twotower.train.exam import difference_interval, drawn_things, exam_of
-from twotower.train.finetune import Candidate, Sample, choose_candidate, fit, split
-from twotower.train.heads import head_of, image_features, text_features, without_heads
+from twotower.train.finetune.candidates import Candidate, choose_candidate
+from twotower.train.finetune.fit import fit, split
+from twotower.train.finetune.held_out import difference_interval, drawn_things, open_held_out
+from twotower.train.finetune.last_layers import (
+    head_of,
+    image_features,
+    text_features,
+    without_heads,
+)
+from twotower.train.finetune.report import Card, Change
+from twotower.train.finetune.start import Sample
 from twotower.train.lora import add_lora, merge_lora
 
 COLOURS = {"red": (220, 20, 30), "green": (20, 200, 40), "blue": (30, 40, 220), "grey": (90,) * 3}
@@ -204,19 +212,19 @@ def test_hits_by_hand() -> None:
     images = np.eye(3, dtype=np.float32)
     texts = np.array([[1, 0, 0], [0.9, 0.1, 0], [0, 0, 1], [0, 0.2, 0.1]], np.float32)
     pairs = [Answered(("a", "b")), Answered(("c",)), Answered(("d",))]
-    exam = exam_of("x", pairs, "{}")
+    exam = open_held_out("x", pairs, "{}")
     # picture 1's nearest is text 3, of picture 2; text 2 (of picture 1) finds picture 2
     assert exam.hits(images, texts).tolist() == [1.0, 0.0, 0.0]
     part = exam.part([0, 2])
     assert part.texts == ["a", "b", "d"] and part.owners.tolist() == [0, 0, 1]
-    names = exam_of("x", [Answered(("dog",)), Answered(("cat",))], "a {}", ["cat", "dog"])
+    names = open_held_out("x", [Answered(("dog",)), Answered(("cat",))], "a {}", ["cat", "dog"])
     assert names.texts == ["a cat", "a dog"]
     found = names.hits(np.array([[0, 1], [0.1, 0.9]], np.float32), np.eye(2, dtype=np.float32))
     assert found.tolist() == [1.0, 0.0]
 
 
 def Answered(captions: tuple[str, ...]) -> object:  # noqa: N802
-    from twotower.pairs.sources import Pair
+    from twotower.pairs.pair import Pair
 
     return Pair("", b"", captions)
 

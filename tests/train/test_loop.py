@@ -21,10 +21,10 @@ from safetensors.torch import load_file
 from tests.conftest import tiny_config
 from tests.train.test_batches import Numbers
 from twotower.encode.load import load
-from twotower.model.config import ConfigError
+from twotower.errors import ModelError, TrainError
 from twotower.pairs.shards import pack
 from twotower.train.checkpoint import load_checkpoint, newest_checkpoint
-from twotower.train.config import TrainConfig, TrainError, with_settings
+from twotower.train.config import TrainConfig, with_settings
 from twotower.train.loop import Trainer, run_steps, train
 
 ROOT = Path(__file__).parents[2]
@@ -340,7 +340,7 @@ def test_settings_that_are_wrong(shards: Path, setting: str, message: str) -> No
 def test_config_round_trip(shards: Path) -> None:
     config = config_of(shards, ema=0.99, locked=("text",), memory=10**9)
     assert TrainConfig.from_json(config.to_json(), "x") == config
-    with pytest.raises(ConfigError, match="did you mean 'steps'"):
+    with pytest.raises(ModelError, match="did you mean 'steps'"):
         TrainConfig.from_json(config.to_json().replace('"steps"', '"step"'), "x")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.train.test_batches import Numbers
 from twotower.cli.main import main
-from twotower.model.config import ConfigError
+from twotower.errors import ModelError
 from twotower.pairs.shards import pack
 from twotower.train.recipes import emoji, pretrain
 
@@ -27,7 +27,7 @@ def test_pretraining_follows_the_paper(shards: str, tiny_directory: Path) -> Non
     further = pretrain([shards], str(tiny_directory), batch_size=10, settings=["lr=1e-5"])
     assert further.start_from == str(tiny_directory) and further.model.name == "tiny"
     assert further.learning_rate == 1e-5
-    with pytest.raises(ConfigError, match="did you mean 'ViT-B-32'"):
+    with pytest.raises(ModelError, match="did you mean 'ViT-B-32'"):
         pretrain([shards], "ViT-B32", batch_size=10)
 
 

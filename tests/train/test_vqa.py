@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import twotower
-from twotower.asking.head import Head, HeadError
+from twotower.asking.head import Head
 from twotower.cli.main import main
-from twotower.encode.cells import Cells
+from twotower.encode.patches import Cells
+from twotower.errors import ModelError, TrainError
+from twotower.model.answer_head import FusionHead
 from twotower.model.config import FusionConfig
-from twotower.model.fusion import FusionHead
-from twotower.train.config import TrainError
-from twotower.train.vqa import Prior, Seen, of_raw_cells, train_vqa
-from twotower.train.vqa_data import Sample, plain_answer, read_samples
+from twotower.train.vqa.data import Sample, plain_answer, read_samples
+from twotower.train.vqa.head import FrozenFeatures, Prior, of_raw_cells, train_vqa
 
 COLOURS = {"red": (220, 20, 20), "blue": (20, 20, 220), "green": (20, 200, 20)}
 
@@ -79,7 +79,7 @@ def test_all_that_is_written_has_the_mode_that_the_umask_says(
 
 def test_what_is_written_takes_cells_as_they_are(folder: Path, tiny_directory: Path) -> None:
     samples = read_samples(folder)
-    seen = Seen(Cells(tiny_directory), samples, lambda text: None)
+    seen = FrozenFeatures(Cells(tiny_directory), samples, lambda text: None)
     pictures = list(seen.pictures)
     scaled = seen.cells(pictures)
     torch.testing.assert_close(scaled.mean(dim=(0, 1)), torch.zeros(scaled.shape[2]))
@@ -110,7 +110,7 @@ def test_bad_pictures_and_questions_leave_the_others_answered(
 
 
 def test_a_head_of_another_model_is_refused(trained: Path, siglip_directory: Path) -> None:
-    with pytest.raises(HeadError, match="another model"):
+    with pytest.raises(ModelError, match="another model"):
         Head(trained, siglip_directory)
 
 

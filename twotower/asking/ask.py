@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import PIL.Image
 
-from twotower.asking.answered import Answered
+from twotower.asking.answer import Answered
 from twotower.encode.encoder import Encoder
 from twotower.encode.load import load
 from twotower.inputs.pictures import Picture

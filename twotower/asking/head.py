@@ -8,25 +8,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.asking.answered import Answered, Reply
-from twotower.asking.questions import QuestionError, plain
-from twotower.encode.cells import Cells
-from twotower.encode.engine import EngineError, start_session
-from twotower.encode.export import HEAD_CONFIG, HEAD_GRAPH, HEAD_WEIGHTS
+from twotower.arrays import Float32Array
+from twotower.asking.answer import Answered, Reply
+from twotower.asking.questions import plain
+from twotower.encode.engine import start_session
 from twotower.encode.golden import model_hash
+from twotower.encode.onnx import HEAD_CONFIG, HEAD_GRAPH, HEAD_WEIGHTS
+from twotower.encode.patches import Cells
 from twotower.encode.stream import read_ahead
-from twotower.inputs.pictures import Picture, PictureError
-from twotower.model.config import ConfigError, FusionConfig, parse
+from twotower.errors import EngineError, ModelError, PictureError, QuestionError
+from twotower.inputs.pictures import Picture
+from twotower.model.config import FusionConfig, parse
 
 FOLDER = "head"  # of a model directory, where a head comes with the model
 LEAST = 0.5  # less probable than this is an abstention
 AHEAD = 16  # pictures that are decoded in advance
-
-Floats = NDArray[np.float32]
-
-
-class HeadError(ValueError):
-    """A head that cannot be read or does not fit; the message says which."""
 
 
 class Head:
@@ -45,7 +41,7 @@ class Head:
     def __init__(self, directory: Path, model: Path, engine: str = "onnxruntime") -> None:
         self.config: FusionConfig = _read_config(directory)
         if self.config.model != model_hash(model):
-            raise HeadError(
+            raise ModelError(
                 f"{directory}: was trained on another model than {model}; give that one with "
                 "--model, or train the head again"
             )
@@ -61,7 +57,7 @@ class Head:
         """All answers to each question, most probable first. Raises `PictureError`."""
         return self.judge(self.towers.preprocess(picture), questions)
 
-    def judge(self, pixel_values: Floats, questions: Sequence[str]) -> list[list[Reply]]:
+    def judge(self, pixel_values: Float32Array, questions: Sequence[str]) -> list[list[Reply]]:
         """The same, of a picture that is preprocessed: [3, S, S]."""
         cells = self.towers.of_pictures(pixel_values[None])[0]
         names, found = self.config.answers, []
@@ -72,7 +68,9 @@ class Head:
             found.append([Reply(names[i], float(probabilities[i])) for i in order])
         return found
 
-    def logits(self, cells: Floats, tokens: Floats, real: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def logits(
+        self, cells: Float32Array, tokens: Float32Array, real: NDArray[np.bool_]
+    ) -> NDArray[np.float64]:
         """Of all answers to n questions about a picture [n, answers].
 
         Args:
@@ -125,17 +123,17 @@ def _problem(question: str) -> QuestionError | None:
 def _read_config(directory: Path) -> FusionConfig:
     for name in (HEAD_CONFIG, HEAD_WEIGHTS, HEAD_GRAPH):
         if not (directory / name).is_file():
-            raise HeadError(
+            raise ModelError(
                 f"{directory / name}: no such file; make a head with: twotower train vqa"
             )
     try:
         text = (directory / HEAD_CONFIG).read_text(encoding="utf-8")
         config: FusionConfig = parse(FusionConfig, text, directory / HEAD_CONFIG)
-    except (OSError, UnicodeDecodeError, ConfigError) as error:
+    except (OSError, UnicodeDecodeError, ModelError) as error:
         raise _damaged(directory, error) from None
     return config
 
 
-def _damaged(directory: Path, why: object) -> HeadError:
+def _damaged(directory: Path, why: object) -> ModelError:
     first = str(why).strip().splitlines()[0]
-    return HeadError(f"{directory}: not a head of twotower's, or a damaged one ({first})")
+    return ModelError(f"{directory}: not a head of twotower's, or a damaged one ({first})")

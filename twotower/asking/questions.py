@@ -11,15 +11,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from twotower.asking.claims import AUXILIARY, PICTURE, claim, contrary_of, rivals_of
-from twotower.asking.vocabulary import (
-    NUMBERS,
-    is_plural,
-    plural,
-    singular,
-    vocabulary,
-    with_article,
-)
+from twotower.asking.answer_types import vocabulary
+from twotower.asking.english import NUMBERS, is_plural, plural, singular, with_article
+from twotower.asking.statements import AUXILIARY, PICTURE, claim, contrary_of, rivals_of
+from twotower.errors import QuestionError
 
 INTERROGATIVE = "what|which|who|whose|whom|where|when|why|how"
 LONGEST = 500  # characters; more is no question
@@ -62,10 +57,6 @@ NONE_OR_ALL = "neither|none|nothing|both|all"  # at the end of a choice: no stat
 
 # What a question begins with that is no part of its options.
 _BEGIN = re.compile(rf"(?:(?:{AUXILIARY})\b ?)?(?:(?:{PRONOUN})\b ?)?(?:(?:show|contain)s? ?)?")
-
-
-class QuestionError(ValueError):
-    """A question that cannot be understood or answered; the message says what to ask instead."""
 
 
 @dataclass(frozen=True)

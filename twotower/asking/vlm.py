@@ -17,9 +17,10 @@ import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from twotower.asking.answered import Answered, Reply
-from twotower.asking.questions import QuestionError, plain
-from twotower.inputs.pictures import Picture, PictureError, open_picture
+from twotower.asking.answer import Answered, Reply
+from twotower.asking.questions import plain
+from twotower.errors import PictureError, QuestionError
+from twotower.inputs.pictures import Picture, open_picture
 
 KEYS = ("TWOTOWER_VLM_KEY", "OPENAI_API_KEY")
 SIDE = 1024  # pixels along the longer side of what is sent; what is smaller stays as it is
@@ -29,10 +30,6 @@ INSTRUCTION = (
     "If the picture does not tell, answer: not sure."
 )
 NOTE = "answered by {model} at the server; it gives no probability"
-
-
-class VlmError(ValueError):
-    """A server that does not answer, or not as it should; the message says what to do."""
 
 
 class Vlm:
@@ -47,7 +44,9 @@ class Vlm:
 
     def __init__(self, url: str, model: str | None = None, timeout: float = TIMEOUT) -> None:
         if not re.match(r"https?://[^/]+", url):
-            raise VlmError(f"{url}: no URL of a server; write one, as http://localhost:8000/v1")
+            raise QuestionError(
+                f"{url}: no URL of a server; write one, as http://localhost:8000/v1"
+            )
         self.url = re.sub(r"(/chat/completions)?/*$", "", url)
         if not re.search(r"/v\d+$", self.url):
             self.url += "/v1"
@@ -82,7 +81,9 @@ class Vlm:
         except (KeyError, IndexError, TypeError):
             content = None
         if not isinstance(content, str) or not content.strip():
-            raise VlmError(f"{self.url}: answered without an answer; is {self.model} a chat model?")
+            raise QuestionError(
+                f"{self.url}: answered without an answer; is {self.model} a chat model?"
+            )
         return " ".join(content.split())
 
     def _first_model(self) -> str:
@@ -90,7 +91,7 @@ class Vlm:
         try:
             return str(tree["data"][0]["id"])
         except (KeyError, IndexError, TypeError):
-            raise VlmError(f"{self.url}: lists no model; name one with --vlm-model") from None
+            raise QuestionError(f"{self.url}: lists no model; name one with --vlm-model") from None
 
     def _request(self, path: str, body: dict[str, Any] | None = None) -> Any:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -104,16 +105,22 @@ class Vlm:
                 return json.loads(response.read())
         except urllib.error.HTTPError as error:
             hint = f"; put the server's key into {KEYS[0]}" if error.code in (401, 403) else ""
-            raise VlmError(f"{self.url}: says {error.code} {_reason(error, key)}{hint}") from None
+            raise QuestionError(
+                f"{self.url}: says {error.code} {_reason(error, key)}{hint}"
+            ) from None
         except TimeoutError:
-            raise VlmError(f"{self.url}: no answer within {self.timeout:.0f} seconds") from None
+            raise QuestionError(
+                f"{self.url}: no answer within {self.timeout:.0f} seconds"
+            ) from None
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
             reason = getattr(error, "reason", None) or error
             if isinstance(reason, TimeoutError):
                 reason = f"no answer within {self.timeout:.0f} seconds"
-            raise VlmError(f"{self.url}: not reached ({reason}); is the server running?") from None
+            raise QuestionError(
+                f"{self.url}: not reached ({reason}); is the server running?"
+            ) from None
         except ValueError:
-            raise VlmError(f"{self.url}: answered something that is not JSON") from None
+            raise QuestionError(f"{self.url}: answered something that is not JSON") from None
 
 
 def answer_all(

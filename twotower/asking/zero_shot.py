@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.asking.answered import Answered, Reply
+from twotower.arrays import Float32Array
+from twotower.asking.answer import Answered, Reply
+from twotower.asking.english import with_article
 from twotower.asking.head import Head, head_of
-from twotower.asking.questions import Question, QuestionError, parse_question, plain
-from twotower.asking.vocabulary import with_article
+from twotower.asking.questions import Question, parse_question, plain
 from twotower.encode.encoder import Encoder
 from twotower.encode.prompts import EVERYDAY
 from twotower.encode.stream import encode_stream
+from twotower.errors import QuestionError
 from twotower.inputs.pictures import Picture
 
 # A logistic curve over deviations, fitted by `benchmarks/asking.py --fit` on questions from
@@ -40,8 +42,6 @@ REASON = (
     "asks for reasons or manners, which no statement about a picture answers; ask what, where, "
     "how many or whether, or a large model: --vlm URL"
 )
-
-Floats = NDArray[np.float32]
 
 
 def answer_all(
@@ -80,10 +80,10 @@ def answer_all(
                 )
 
 
-def _both(model: Encoder, head: Head) -> Callable[[Floats], Floats]:
+def _both(model: Encoder, head: Head) -> Callable[[Float32Array], Float32Array]:
     """What computes image_embeds and behind them, in the same row, all cells."""
 
-    def encode(pixel_values: Floats) -> Floats:
+    def encode(pixel_values: Float32Array) -> Float32Array:
         cells = head.towers.of_pictures(pixel_values).reshape(len(pixel_values), -1)
         return np.concatenate([model.encode_pixels(pixel_values), cells], axis=1)
 
@@ -117,7 +117,7 @@ class Judge:
         self.text_embeds = model.encode_text(statements)
 
     def replies(
-        self, image_embeds: Floats, everyday: Floats, cells: Floats | None = None
+        self, image_embeds: Float32Array, everyday: Float32Array, cells: Float32Array | None = None
     ) -> tuple[list[Reply], bool]:
         """The answers for a picture [embed_dim], most probable first, and whether one is sure.
 
@@ -129,7 +129,7 @@ class Judge:
         return replies, sure and not self.question.weak
 
     def _replies(
-        self, image_embeds: Floats, everyday: Floats, cells: Floats | None
+        self, image_embeds: Float32Array, everyday: Float32Array, cells: Float32Array | None
     ) -> tuple[list[Reply], bool]:
         if self.head:
             assert cells is not None
@@ -142,7 +142,9 @@ class Judge:
             return self._count(scores, everyday @ image_embeds)
         return _of_many(_ranked(self.names, _softmax(self.scale * scores)))
 
-    def _yes_no(self, scores: NDArray[np.float64], around: Floats) -> tuple[list[Reply], bool]:
+    def _yes_no(
+        self, scores: NDArray[np.float64], around: Float32Array
+    ) -> tuple[list[Reply], bool]:
         first, others = float(scores[0]), scores[1:]
         if self.question.contrary:
             yes = statement_probability(first, around, contrary=float(others[0]))
@@ -153,7 +155,7 @@ class Judge:
         replies = _ranked(["yes", "no"], np.array([yes, 1 - yes]))
         return replies, max(yes, 1 - yes) >= LEAST_OF_TWO
 
-    def _count(self, scores: NDArray[np.float64], around: Floats) -> tuple[list[Reply], bool]:
+    def _count(self, scores: NDArray[np.float64], around: Float32Array) -> tuple[list[Reply], bool]:
         some = statement_probability(float(scores[-1]), around, odds=PRESUMED)
         numbers = _softmax(self.scale * scores[:-1] + NUMBERED)
         return _of_many(_ranked(["0", *self.names], np.array([1 - some, *(some * numbers)])))

@@ -24,8 +24,8 @@ from twotower.cli.output import (
 from twotower.cli.search import hit_tree, open_library, percent
 
 if TYPE_CHECKING:
-    from twotower.asking.answered import Answered
-    from twotower.asking.library import LibraryAnswer, LibraryQuestion
+    from twotower.asking.answer import Answered
+    from twotower.asking.library_questions import LibraryAnswer, LibraryQuestion
     from twotower.cli.output import Commands
 
 
@@ -54,7 +54,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def run_ask(arguments: argparse.Namespace) -> int:
-    from twotower.asking.questions import QuestionError
+    from twotower.errors import QuestionError
 
     places, questions = split_words(arguments.words, sys.stdin)
     asked = [(question, _of_library(question, places)) for question in questions]
@@ -79,8 +79,9 @@ def _of_library(question: str, places: list[str]) -> LibraryQuestion | None:
     Raises:
         QuestionError: it can be about a library alone, and what is asked is not one folder.
     """
-    from twotower.asking.library import is_about_library, parse_library_question
-    from twotower.asking.questions import QuestionError, plain
+    from twotower.asking.library_questions import is_about_library, parse_library_question
+    from twotower.asking.questions import plain
+    from twotower.errors import QuestionError
 
     try:
         plain(question)
@@ -95,7 +96,7 @@ def _of_library(question: str, places: list[str]) -> LibraryQuestion | None:
 
 def _refuse_options(question: str, arguments: argparse.Namespace) -> None:
     """A library is answered from its vectors. Raises `QuestionError` where something else shall."""
-    from twotower.asking.questions import QuestionError
+    from twotower.errors import QuestionError
 
     for name in ("vlm", "head", "answers"):
         if getattr(arguments, name):
@@ -107,7 +108,7 @@ def _refuse_options(question: str, arguments: argparse.Namespace) -> None:
 
 def ask_pictures(places: list[str], questions: list[str], arguments: argparse.Namespace) -> int:
     """Every question about every picture; returns how many could not be answered."""
-    from twotower.asking.questions import QuestionError
+    from twotower.errors import QuestionError
     from twotower.inputs.pictures import find_pictures
 
     if not places:
@@ -147,15 +148,17 @@ def ask_library_of(
     places: list[str], questions: list[LibraryQuestion], arguments: argparse.Namespace
 ) -> None:
     """Questions about all pictures of a folder or library."""
-    from twotower.asking.library import ask_library
-    from twotower.library.catalog import CATALOG_FILE
+    from twotower.asking.library_questions import ask_library
+    from twotower.index.location import CATALOG_FILE
 
     folder = Path(places[0]) if places else None
     location = arguments.library
     if folder and (folder / CATALOG_FILE).exists():
         folder, location = None, folder
     library = open_library(folder, location)
-    answers = [ask_library(library, question, arguments.top, folder) for question in questions]
+    answers = [
+        ask_library(library.opened, question, arguments.top, folder) for question in questions
+    ]
     if arguments.json:
         print(to_json([_library_tree(answer) for answer in answers], indent=1))
         return
@@ -205,7 +208,7 @@ def split_words(words: list[str], stdin: Iterable[str]) -> tuple[list[str], list
     Raises:
         QuestionError: there is no question.
     """
-    from twotower.asking.questions import QuestionError
+    from twotower.errors import QuestionError
 
     first = next((i for i, word in enumerate(words) if _is_question(word)), len(words))
     questions = []

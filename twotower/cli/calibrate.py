@@ -10,10 +10,10 @@ from twotower.cli.output import OK, print_broken, progress, status
 from twotower.cli.pairs import SOURCE
 
 if TYPE_CHECKING:
+    from twotower.calibration.fit import Pictures
     from twotower.cli.output import Commands
     from twotower.encode.encoder import Encoder
-    from twotower.library.fit import Pictures
-    from twotower.pairs.sources import Source
+    from twotower.pairs.pair import Source
 
 
 def add_commands(commands: Commands) -> None:
@@ -26,10 +26,11 @@ def add_commands(commands: Commands) -> None:
 
 
 def run_calibrate(arguments: argparse.Namespace) -> int:
+    from twotower.calibration.calibration import CALIBRATION_FILE, write_calibration
+    from twotower.calibration.fit import COPIES
     from twotower.encode.load import load
-    from twotower.library.calibrate import CALIBRATION_FILE, write_calibration
-    from twotower.library.fit import COPIES, fit
     from twotower.pairs.sources import open_source
+    from twotower.tagging.fit_tags import fit_calibration
 
     model = load(arguments.model)
     sources = [open_source(pairs) for pairs in arguments.pairs]
@@ -42,7 +43,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
         some += first[: COPIES // len(sources)]
     print_broken(broken)
     with status("Fitting"):
-        calibration = fit(model, pictures, some)
+        calibration = fit_calibration(model, pictures, some)
     write_calibration(calibration, model.directory)
     print(
         f"{model.directory / CALIBRATION_FILE}: fitted on "
@@ -58,8 +59,8 @@ def embed(
     """Vectors and captions of a source, and its first pictures; what is broken is named."""
     import numpy as np
 
-    from twotower.library.fit import COPIES, Pictures
-    from twotower.pairs.sources import BrokenPairError
+    from twotower.calibration.fit import COPIES, Pictures
+    from twotower.errors import BrokenPairError
 
     keys: list[str] = []
     captions: list[tuple[str, ...]] = []

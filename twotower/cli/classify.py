@@ -65,7 +65,7 @@ def run_classify(arguments: argparse.Namespace) -> int:
 
 def read_labels(text: str) -> list[str]:
     """The labels of `--labels`: words between commas, or the lines of a file."""
-    from twotower.encode.classify import LabelError
+    from twotower.errors import LabelError
 
     path = Path(text)
     if not _is_file(path):

@@ -168,7 +168,7 @@ def run_robustness(arguments: argparse.Namespace) -> int:
 
 def run_compare(arguments: argparse.Namespace) -> int:
     from twotower.evaluate.compare import compare, read_result
-    from twotower.evaluate.numbers import set_line, title
+    from twotower.evaluate.result_rows import set_line, title
 
     result = compare(read_result(arguments.first), read_result(arguments.second))
     if arguments.json:
@@ -276,7 +276,7 @@ def _plain(value: Any) -> Any:
 
 def to_lines(result: dict[str, Any]) -> list[str]:
     """A result for people."""
-    from twotower.evaluate.numbers import not_the_whole, numbers, set_line
+    from twotower.evaluate.result_rows import not_the_whole, numbers, set_line
 
     model = result["configuration"]["model"]
     rows = [(number.title, str(number)) for number in numbers(result)]
@@ -296,7 +296,7 @@ def to_lines(result: dict[str, Any]) -> list[str]:
 
 def _add_to_table(path: Path, result: dict[str, Any]) -> None:
     """Append a row for each number; the head comes with the first."""
-    from twotower.evaluate.numbers import numbers
+    from twotower.evaluate.result_rows import numbers
 
     model = result["configuration"]["model"]
     templates = result["configuration"].get("templates", [])

@@ -24,11 +24,12 @@ def add_commands(commands: Commands) -> None:
 
 
 def run_explain(arguments: argparse.Namespace) -> int:
-    from twotower.encode.explain import ExplainError, draw, explain
+    from twotower.encode.explain import draw, explain
     from twotower.encode.load import load
+    from twotower.errors import LabelError
 
     if not _can_be_written(arguments.out):
-        raise ExplainError(f"{arguments.out}: no kind of picture to write; end it in .png or .jpg")
+        raise LabelError(f"{arguments.out}: no kind of picture to write; end it in .png or .jpg")
     model = load(arguments.model, engine=arguments.engine)
     with status("Looking"):
         explanation = explain(model, arguments.picture, arguments.words)

@@ -8,16 +8,18 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from twotower.cli.output import FAILED, OK, add_model_options, printable, shown_path
+from twotower.progress import ReportProgress, ignore_progress
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
-    from twotower.library.indexing import IndexReport, Progress
-    from twotower.library.library import Library
+    from twotower.index.indexing import IndexReport
+    from twotower.library import Library
+    from twotower.progress import Progress
 
 _TICK_MS = 500  # how long to wait for a change before looking at the clock
 _RETRY_SECONDS = 10.0
@@ -57,7 +59,7 @@ def add_library_option(command: argparse.ArgumentParser) -> None:
 
 
 def run_index(arguments: argparse.Namespace) -> int:
-    from twotower.library.library import Library
+    from twotower.library import Library
 
     folder, location = where(arguments.folder, arguments.library)
     library = Library(
@@ -79,7 +81,8 @@ def run_index(arguments: argparse.Namespace) -> int:
 
 def where(folder: Path | None, location: Path | None) -> tuple[Path | None, Path | None]:
     """Root and location for `Library`: those given, else of the library around us."""
-    from twotower.library.catalog import LibraryError, find_library
+    from twotower.errors import LibraryError
+    from twotower.index.location import find_library
 
     if folder is None and location is None:
         location = find_library(Path.cwd())
@@ -90,7 +93,7 @@ def where(folder: Path | None, location: Path | None) -> tuple[Path | None, Path
 
 def say_if_nested(folder: Path) -> None:
     """Say that a folder inside a library is about to get one of its own."""
-    from twotower.library.catalog import find_library
+    from twotower.index.location import find_library
 
     location = find_library(folder)
     if location and not location.parent.samefile(folder):
@@ -141,7 +144,7 @@ def watch(library: Library, *, approximate: bool = False) -> None:
     Raises:
         LibraryError: the first time fails.
     """
-    from twotower.library.catalog import LibraryError
+    from twotower.errors import LibraryError
 
     try:
         import watchfiles
@@ -178,10 +181,10 @@ def watch(library: Library, *, approximate: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def index_progress() -> Iterator[Callable[[Progress], None] | None]:
+def index_progress() -> Iterator[ReportProgress]:
     """What shows `Library.index` as a bar with rate and time left, where a person is looking."""
     if not sys.stderr.isatty():
-        yield None
+        yield ignore_progress
         return
     from rich.console import Console
     from rich.progress import (

@@ -4,38 +4,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import html
 import json
 import os
 import re
-import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     # the class that argparse has no public name for
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
-
-
-@contextlib.contextmanager
-def written_whole(file: Path) -> Iterator[IO[str]]:
-    """A text file to write, that gets its name when all of it is there: a full disk leaves what was
-    there before."""
-    file = file.resolve()  # of a link, what it leads to
-    beside = file.with_name(f".twotower-{secrets.token_hex(4)}")
-    try:
-        with beside.open("x", encoding="utf-8", errors="surrogateescape", newline="") as out:
-            yield out
-        beside.replace(file)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(file)) from None
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()
 
 
 @contextlib.contextmanager
@@ -70,11 +51,6 @@ def printable(text: str) -> str:
 
 
 _CONTROLS = "[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
-
-
-def to_html(text: str) -> str:
-    """Text as HTML shows it; for bytes that are no text there is a mark."""
-    return html.escape(os.fsencode(text).decode("utf-8", "replace"))
 
 
 def to_json(tree: Any, indent: int | None = None) -> str:

@@ -16,9 +16,10 @@ from twotower.cli.output import FAILED, OK, positive, print_broken, printable, s
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
-    from twotower.library.library import Library
-    from twotower.library.query import Query
-    from twotower.library.search import Answer, Hit, Sort
+    from twotower.library import Library
+    from twotower.search.hits import Hit, SearchResult
+    from twotower.search.query import Query
+    from twotower.search.search import Sort
 
 
 _GONE = "not there any more; index again"
@@ -87,27 +88,27 @@ def _add_output(command: argparse.ArgumentParser) -> None:
 
 
 def run_search(arguments: argparse.Namespace) -> int:
-    from twotower.library.query import parse_query
-    from twotower.library.search import find_picture
+    from twotower.search.query import parse_query
+    from twotower.search.search import find_picture
 
     parse_query(arguments.query, lambda name: Path(name))  # before anything is indexed
     library = open_library(arguments.folder, arguments.library)
-    query = parse_query(arguments.query, lambda name: find_picture(library, name))
+    query = parse_query(arguments.query, lambda name: find_picture(library.opened, name))
     return give(query, library, arguments, arguments.sort)
 
 
 def run_similar(arguments: argparse.Namespace) -> int:
-    from twotower.library.search import like
+    from twotower.search.search import picture_query
 
     library = open_library(arguments.folder, arguments.library)
-    return give(like(library, arguments.picture), library, arguments, "relevance")
+    return give(picture_query(library.opened, arguments.picture), library, arguments, "relevance")
 
 
 def run_duplicates(arguments: argparse.Namespace) -> int:
-    from twotower.library.search import duplicates
+    from twotower.search.duplicates import duplicates
 
     library = open_library(arguments.folder, arguments.library)
-    groups = duplicates(library, arguments.folder)
+    groups = duplicates(library.opened, arguments.folder)
     if arguments.json:
         print(to_json([[hit_tree(hit) for hit in group] for group in groups], indent=1))
         return OK
@@ -128,8 +129,8 @@ def open_library(folder: Path | None, location: Path | None) -> Library:
 
 def find_or_begin(folder: Path | None, location: Path | None) -> Library:
     """The library that is meant; nothing is written yet if there is none."""
-    from twotower.library.catalog import CATALOG_FILE, find_library
-    from twotower.library.library import Library
+    from twotower.index.location import CATALOG_FILE, find_library
+    from twotower.library import Library
 
     location = location or find_library(folder or Path.cwd())
     if location is not None and (location / CATALOG_FILE).exists():
@@ -139,7 +140,7 @@ def find_or_begin(folder: Path | None, location: Path | None) -> Library:
 
 def index_if_new(library: Library) -> None:
     """Index a library that never was."""
-    from twotower.library.catalog import CATALOG_FILE
+    from twotower.index.location import CATALOG_FILE
 
     if not (library.location / CATALOG_FILE).exists():
         root, location = (printable(shown_path(path)) for path in (library.root, library.location))
@@ -153,14 +154,14 @@ def index_if_new(library: Library) -> None:
 
 def give(query: Query, library: Library, arguments: argparse.Namespace, sort: Sort) -> int:
     """Answer a query; print, show, write and copy the hits, as the options say."""
-    from twotower.library.search import answer as answer_query
-    from twotower.library.search import within
+    from twotower.search.search import limit_to_folder
+    from twotower.search.search import run_query as answer_query
 
     if arguments.folder:
-        query = within(library, query, arguments.folder)
+        query = limit_to_folder(library.opened, query, arguments.folder)
     offset = arguments.top * (arguments.page - 1)
     answer = answer_query(
-        library, query, top=arguments.top, offset=offset, all=arguments.all, sort=sort
+        library.opened, query, top=arguments.top, offset=offset, all=arguments.all, sort=sort
     )
     broken: list[str] = []
     if arguments.html or arguments.open:
@@ -181,9 +182,9 @@ def give(query: Query, library: Library, arguments: argparse.Namespace, sort: So
     return FAILED if broken else OK
 
 
-def print_answer(answer: Answer, page: int, top: int, all: bool) -> None:
+def print_answer(answer: SearchResult, page: int, top: int, all: bool) -> None:
     """A line for each hit, with a thumbnail in terminals that can show one."""
-    from twotower.cli.thumbnails import thumbnail_printer
+    from twotower.cli.terminal_images import thumbnail_printer
 
     print_thumbnail = thumbnail_printer(sys.stdout)
     for hit in answer:
@@ -210,7 +211,7 @@ def percent(hit: Hit) -> str:
     return "" if hit.probability is None else f"{hit.probability:4.0%}  "
 
 
-def answer_tree(answer: Answer) -> dict[str, Any]:
+def answer_tree(answer: SearchResult) -> dict[str, Any]:
     """An answer as it goes into JSON."""
     return {
         "query": answer.query,
@@ -265,9 +266,11 @@ def _free_name(folder: Path, path: Path) -> Path:
     return name
 
 
-def _write_sheet(answer: Answer, library: Library, arguments: argparse.Namespace) -> list[Path]:
+def _write_sheet(
+    answer: SearchResult, library: Library, arguments: argparse.Namespace
+) -> list[Path]:
     """Write it and open it, as asked; gives the pictures that are lacking in it."""
-    from twotower.cli.contact_sheet import write_contact_sheet
+    from twotower.pages.contact_sheet import write_contact_sheet
 
     file: Path = arguments.html or Path(tempfile.mkdtemp(prefix="twotower-")) / "hits.html"
     lacking = write_contact_sheet(answer, len(library.catalog), file)

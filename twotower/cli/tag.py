@@ -12,22 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twotower.cli.index import add_library_option
-from twotower.cli.output import (
-    FAILED,
-    OK,
-    print_broken,
-    printable,
-    shown_path,
-    to_json,
-    written_whole,
-)
+from twotower.cli.output import FAILED, OK, print_broken, printable, shown_path, to_json
 from twotower.cli.search import find_or_begin, index_if_new
+from twotower.files import atomic_write
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
-    from twotower.library.library import Library
-    from twotower.library.tags import TaggedPicture, Tagger
-    from twotower.library.vocabulary import Vocabulary
+    from twotower.library import Library
+    from twotower.tagging.tagger import TaggedPicture, Tagger
+    from twotower.tagging.vocabulary import Vocabulary
 
 PRECISION = 0.9
 MOST_SHOWN = 8  # tags on a line
@@ -90,7 +83,7 @@ def share(text: str) -> float:
 
 
 def run_tag(arguments: argparse.Namespace) -> int:
-    from twotower.library.vocabulary import read_vocabulary
+    from twotower.tagging.formats import read_vocabulary
 
     check_options(arguments)
     library = find_or_begin(arguments.folder, arguments.library)
@@ -136,28 +129,31 @@ def check_options(arguments: argparse.Namespace) -> None:
 
 def check_targets(arguments: argparse.Namespace, library: Library) -> None:
     """Refuse to write over something that is no earlier target of this kind."""
-    from twotower.library.tag_export import ExportError, check_folder
+    from twotower.errors import TaggingError
+    from twotower.tagging.export import check_folder
 
     for file, kinds in ((arguments.review, PAGES), (arguments.export, EXPORTS)):
         if file is None:
             continue
         if file.suffix.lower() not in kinds:
-            raise ExportError(f"{file}: cannot be written; end it in {' or '.join(kinds)}")
+            raise TaggingError(f"{file}: cannot be written; end it in {' or '.join(kinds)}")
         if file.is_dir() or not file.absolute().parent.is_dir():
-            raise ExportError(f"{file}: cannot be written; choose a file in a folder that is there")
+            raise TaggingError(
+                f"{file}: cannot be written; choose a file in a folder that is there"
+            )
         for read in (arguments.vocabulary, arguments.learn):
             if read is not None and file.exists() and read.exists() and file.samefile(read):
-                raise ExportError(f"{file}: is read here, and would be lost; choose another name")
+                raise TaggingError(f"{file}: is read here, and would be lost; choose another name")
     if arguments.to_folders:
         check_folder(arguments.to_folders, library.root)
 
 
 def start(library: Library, vocabulary: Vocabulary, precision: float) -> Tagger:
-    from twotower.library.tags import Tagger
+    from twotower.tagging.tagger import Tagger
 
     count = sum(not tag.heading for tag in vocabulary.tags)
     with counting("Reading the vocabulary", count) as advance:
-        tagger = Tagger(library, vocabulary, precision, advance)
+        tagger = Tagger(library.opened, vocabulary, precision, advance)
     if unsure := int((tagger.cutoffs > 1).sum()):
         print(
             f"twotower: {library.model.config.name} is never so sure of {unsure} of the {count} "
@@ -175,7 +171,7 @@ def pictures(library: Library, folder: Path | None) -> tuple[list[int], list[str
         Their ids, by path, and a line for each that is no longer what was indexed: its vector says
         nothing of what is there now.
     """
-    from twotower.library.catalog import LibraryError
+    from twotower.errors import LibraryError
 
     where: tuple[str, list[bytes]] = ("1", [])
     if folder is not None:
@@ -225,9 +221,9 @@ def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def learn(library: Library, vocabulary: Vocabulary, file: Path) -> int:
     """Take in corrections. Returns how many lines could not be used."""
-    from twotower.library.corrections import take_in
+    from twotower.tagging.corrections import import_corrections
 
-    kept, errors = take_in(library, vocabulary, file)
+    kept, errors = import_corrections(library.opened, vocabulary, file)
     print_broken(errors)
     print(f"{kept} corrections learned", file=sys.stderr)
     return len(errors)
@@ -239,7 +235,7 @@ def review(
     tagged: list[TaggedPicture],
     arguments: argparse.Namespace,
 ) -> None:
-    from twotower.cli.review_page import write_review
+    from twotower.pages.review import write_review
 
     count = write_review(library, tagger, tagged, arguments.review, learning(arguments))
     print(f"{arguments.review}: {count} tags to look at; nothing else was written", file=sys.stderr)
@@ -301,7 +297,7 @@ def hand_on(given: Given, vocabulary: Vocabulary, arguments: argparse.Namespace)
         export(vocabulary, given, arguments.export)
     if not arguments.to_folders:
         return []
-    from twotower.library.tag_export import link_folders
+    from twotower.tagging.export import link_folders
 
     with counting("Linking", len(given)) as advance:
         links = link_folders(arguments.to_folders, given, lambda: advance(1))
@@ -324,10 +320,10 @@ def line(path: Path, tags: dict[tuple[str, ...], float]) -> str:
 
 
 def export(vocabulary: Vocabulary, given: Given, file: Path) -> None:
-    from twotower.library.tag_export import write_csv, write_json, write_keyword_list
+    from twotower.tagging.export import write_csv, write_json, write_keyword_list
 
     kind = file.suffix.lower()
-    with written_whole(file) as out:
+    with atomic_write(file) as out:
         if kind == ".txt":
             used = {tag for _, tags in given for tag in tags}
             synonyms = {tag.path: tag.synonyms for tag in vocabulary.tags if tag.path in used}
@@ -339,7 +335,7 @@ def export(vocabulary: Vocabulary, given: Given, file: Path) -> None:
 
 def write(library: Library, tagger: Tagger, given: Given, embed: bool) -> tuple[str, ...]:
     """Write sidecars. Returns the errors."""
-    from twotower.library.sidecars import write_tags
+    from twotower.metadata.sidecars import write_tags
 
     record = library.catalog.model
     assert record is not None  # there are vectors
@@ -362,8 +358,8 @@ def write(library: Library, tagger: Tagger, given: Given, embed: bool) -> tuple[
 
 
 def undo(library: Library) -> int:
-    from twotower.library.journal import UndoReport
-    from twotower.library.sidecars import undo as undo_tags
+    from twotower.metadata.journal import UndoReport
+    from twotower.metadata.sidecars import undo as undo_tags
 
     report = undo_tags(library.location)
     print_broken(report.errors)

@@ -115,23 +115,25 @@ def _pretraining(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train(config: TrainConfig, arguments: argparse.Namespace) -> int:
+    from twotower.cli.train_progress import show_training
+    from twotower.train.curves import explain
+    from twotower.train.estimate import describe
     from twotower.train.loop import train
-    from twotower.train.show import describe, explain, watch
 
     if arguments.dry_run:
         print("\n".join(describe(config)))
         return OK
-    with watch(config) as report:
+    with show_training(config) as report:
         directory = train(config, arguments.folder, arguments.resume, report)
     print(f"{directory}: a model; try it with --model {directory}")
-    for line in explain(arguments.folder):
-        print(line)
+    for log_line in explain(arguments.folder):
+        print(log_line)
     return OK
 
 
 def run_train_folder(arguments: argparse.Namespace) -> int:
-    from twotower.train.finetune import fit
-    from twotower.train.show import line
+    from twotower.cli.train_progress import log_line
+    from twotower.train.finetune.fit import fit
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -146,7 +148,7 @@ def run_train_folder(arguments: argparse.Namespace) -> int:
         minutes=arguments.minutes,
         settings=arguments.settings,
         say=say,
-        report=lambda told: say(line(told)),
+        report=lambda told: say(log_line(told)),
     )
     print_broken(card.broken)
     print("\n".join(card.lines()))
@@ -161,7 +163,7 @@ def run_train_vqa(arguments: argparse.Namespace) -> int:
 
     from twotower.encode.load import find_model
     from twotower.evaluate.intervals import bootstrap_shares
-    from twotower.train.vqa import train_vqa
+    from twotower.train.vqa.head import train_vqa
 
     score = train_vqa(
         arguments.data,
@@ -183,13 +185,14 @@ def run_train_vqa(arguments: argparse.Namespace) -> int:
 
 
 def run_train_emoji(arguments: argparse.Namespace) -> int:
+    from twotower.cli.train_progress import show_training
     from twotower.train.config import with_settings
+    from twotower.train.curves import draw_confusions, plot, read_log
     from twotower.train.loop import train
     from twotower.train.recipes import emoji
-    from twotower.train.show import draw_confusions, plot, read_log, watch
 
     config = with_settings(emoji(), arguments.settings)
-    with watch(config) as report:
+    with show_training(config) as report:
         directory = train(config, arguments.folder, arguments.resume, report)
     assert config.zero_shot is not None
     top1 = read_log(arguments.folder)[-1]["zero_shot_top1"]
@@ -201,14 +204,14 @@ def run_train_emoji(arguments: argparse.Namespace) -> int:
 
 
 def run_train_plot(arguments: argparse.Namespace) -> int:
-    from twotower.train.show import plot
+    from twotower.train.curves import plot
 
     print(plot(arguments.folder))
     return OK
 
 
 def run_train_bundled(arguments: argparse.Namespace) -> int:
-    from twotower.train.bundled.recipe import bundled
+    from recipes.twotower_small.recipe import bundled
 
     bundled(arguments.data, arguments.destination, say=print)
     return OK

@@ -30,7 +30,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def run_convert(arguments: argparse.Namespace) -> int:
-    from twotower.encode.export import convert
+    from twotower.encode.convert import convert
     from twotower.encode.load import find_source
 
     with status(f"Converting {arguments.source}"):

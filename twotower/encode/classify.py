@@ -8,17 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.encode.encoder import Encoder, normalize
+from twotower.arrays import normalize
+from twotower.encode.encoder import Encoder
 from twotower.encode.load import load
 from twotower.encode.prompts import EVERYDAY, TEMPLATES
-from twotower.inputs.pictures import Picture, PictureError
+from twotower.errors import LabelError, PictureError
+from twotower.inputs.pictures import Picture
 
 NONE_OF_THESE = "none of these"
 SYNONYM_COSINE = 0.9  # an everyday word this near to a label says the same thing
-
-
-class LabelError(ValueError):
-    """Labels or templates that cannot be used; the message names the one."""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,11 @@ import PIL.Image
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from twotower.encode.engine import Engine, EngineError, start_engine
-from twotower.encode.golden import GOLDEN_COSINE, VerificationError, read_golden
+from twotower.arrays import normalize
+from twotower.encode.engine import Engine, start_engine
+from twotower.encode.golden import GOLDEN_COSINE, read_golden
 from twotower.encode.stream import EncodedPicture, encode_stream
+from twotower.errors import EngineError, VerificationError
 from twotower.inputs.pictures import Picture
 from twotower.inputs.preprocess import Preprocess
 from twotower.inputs.tokenizer import Tokenizer, Tokens, load_tokenizer
@@ -234,12 +236,6 @@ class Encoder:
     def _scalar(self, name: str) -> float:
         with safe_open(self.directory / "model.safetensors", framework="np") as file:
             return float(file.get_tensor(name))
-
-
-def normalize(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[n, embed_dim] to unit length; a zero vector stays zero."""
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return np.asarray(features / np.maximum(norms, 1e-12), np.float32)
 
 
 def _as_list(inputs: Any) -> list[Any]:

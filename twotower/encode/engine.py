@@ -9,12 +9,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from twotower.errors import EngineError
+
 # patches: the image tower, place by place; cells, tokens: what the two towers pool, before they do
 Tower = Literal["vision", "text", "patches", "cells", "tokens"]
-
-
-class EngineError(ValueError):
-    """An engine that is unknown, not installed, or cannot read the model's graph."""
 
 
 class Engine(Protocol):

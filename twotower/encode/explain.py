@@ -14,20 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from twotower.arrays import Float32Array
 from twotower.encode.encoder import Encoder
 from twotower.encode.prompts import EVERYDAY
+from twotower.errors import LabelError
 from twotower.inputs.pictures import Picture, open_picture
 
 WINDOWS = (1 / 2, 1 / 3, 1 / 4)  # sides, of the picture's shorter side
 CELLS = 48  # along the shorter side of the heat map
 LONGEST_STRIP = 3  # times its shorter side; what lies beyond, at both ends, is not looked at
-
-Floats = NDArray[np.float32]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
-
-
-class ExplainError(ValueError):
-    """What cannot be shown in a picture, or not be written; the message says what to give."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,7 @@ class Explanation:
     """
 
     picture: Image.Image
-    heat: Floats
+    heat: Float32Array
     score: float
 
     @property
@@ -64,7 +60,7 @@ def explain(model: Encoder, picture: Picture, text: str) -> Explanation:
         PictureError: the picture cannot be read.
     """
     if not text.strip():
-        raise ExplainError("there are no words; say what to look for in the picture")
+        raise LabelError("there are no words; say what to look for in the picture")
     image = _over_white(open_picture(picture))
     image = _middle(image)
     query = model.encode_text(text)[0]
@@ -104,13 +100,13 @@ def _middle(image: Image.Image) -> Image.Image:
     return image.crop((left, top, image.width - left, image.height - top))
 
 
-def _windows(model: Encoder, image: Image.Image) -> tuple[list[Box], Floats]:
+def _windows(model: Encoder, image: Image.Image) -> tuple[list[Box], Float32Array]:
     """Windows [n] and their embeds [n, embed_dim]."""
     windows = list(_boxes(*image.size, WINDOWS))
     return list(windows), model.encode_image([image.crop(window) for window in windows])
 
 
-def _patches(model: Encoder, image: Image.Image) -> tuple[list[Box], Floats]:
+def _patches(model: Encoder, image: Image.Image) -> tuple[list[Box], Float32Array]:
     """Patches [n] and their embeds [n, embed_dim], of squares as large as the picture gives."""
     squares = list(_boxes(*image.size, (1,)))
     pixel_values = np.stack([model.preprocess(image.crop(square)) for square in squares])
@@ -139,7 +135,7 @@ def _starts(length: int, side: int) -> list[int]:
     return [round(start) for start in np.linspace(0, length - side, count)]
 
 
-def _heat(image: Image.Image, boxes: Sequence[Box], scores: Floats) -> Floats:
+def _heat(image: Image.Image, boxes: Sequence[Box], scores: Float32Array) -> Float32Array:
     """The mean of the windows over each cell; those near whose middle it lies count for more."""
     cell = min(image.size) / CELLS
     columns, rows = round(image.width / cell), round(image.height / cell)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from twotower.errors import VerificationError
+
 GOLDEN_FILE = "golden.safetensors"
 GOLDEN_COSINE = 0.9999  # below this, what comes out is not this model
 
@@ -30,10 +32,6 @@ GOLDEN_TEXTS = (
     "with two people under one umbrella and a dog that waits for them",
     "ein Foto von Äpfeln 🍎",
 )
-
-
-class VerificationError(ValueError):
-    """A model that does not reproduce the golden vectors in its own directory."""
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,12 @@ import os
 from pathlib import Path
 
 from twotower.encode.encoder import Encoder
+from twotower.errors import ModelError
 
 BUNDLED_NAME = "twotower-small"
 BUNDLED = Path(__file__).parent.parent / "bundled"
 HUB_PREFIX = "hf-hub:"
 HUB_FILES = ["*.json", "*.safetensors", "*.onnx", "*.txt", "*.model", "*.bin"]
-
-
-class ModelNotFoundError(ValueError):
-    """No model of that name, or a source that cannot be reached or converted here."""
 
 
 def load(
@@ -53,7 +50,7 @@ def find_source(model: str | Path | None) -> Path:
         return _fetch(str(model).removeprefix(HUB_PREFIX))
     path = Path(model).expanduser()
     if not path.exists():
-        raise ModelNotFoundError(f"no model {str(model)!r}{_suggestion(path)}")
+        raise ModelError(f"no model {str(model)!r}{_suggestion(path)}")
     return path
 
 
@@ -75,7 +72,7 @@ def _fetch(repository: str) -> Path:
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=HUB_FILES))
     except (OSError, HFValidationError) as error:  # every hub and network error is an OSError
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelNotFoundError(
+        raise ModelError(
             f"{HUB_PREFIX}{repository}: {reason[:200]}; check the name and the network, or copy "
             "the repository to a directory and give its path"
         ) from None
@@ -83,9 +80,10 @@ def _fetch(repository: str) -> Path:
 
 def _convert_once(source: Path) -> Path:
     """`source` itself if it is our directory, else its conversion in the cache."""
-    from twotower.encode.export import ExportError, convert, is_ours
+    from twotower.encode.convert import convert, is_model_directory
+    from twotower.errors import ModelError
 
-    if is_ours(source):
+    if is_model_directory(source):
         return source
     converted = _cache() / _key(source)
     if converted.exists():
@@ -93,11 +91,11 @@ def _convert_once(source: Path) -> Path:
     try:
         convert(source, converted)
     except ModuleNotFoundError as error:
-        raise ModelNotFoundError(
+        raise ModelError(
             f"{source}: converting it needs the package {error.name!r} this one time: "
             "pip install 'twotower[train]'"
         ) from None
-    except ExportError:
+    except ModelError:
         if not converted.exists():  # else another process has just finished the same conversion
             raise
     return converted

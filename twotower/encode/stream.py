@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.inputs.pictures import Picture, PictureError
+from twotower.errors import PictureError
+from twotower.inputs.pictures import Picture
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

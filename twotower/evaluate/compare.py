@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twotower.errors import EvaluationError
 from twotower.evaluate.intervals import bootstrap, sign_flip_test
 
 # measure -> where its outcomes are, and which letters of `encode_ranks` count as right
@@ -24,10 +25,6 @@ MEASURES = {
 }
 
 
-class CompareError(ValueError):
-    """Two results that cannot be compared."""
-
-
 def read_result(path: Path) -> dict[str, Any]:
     """What `twotower evaluate ... --json` printed.
 
@@ -37,9 +34,9 @@ def read_result(path: Path) -> dict[str, Any]:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CompareError(f"{path}: not JSON ({error})") from None
+        raise EvaluationError(f"{path}: not JSON ({error})") from None
     if not isinstance(result, dict) or not {"task", "set", "outcomes"} <= result.keys():
-        raise CompareError(f"{path}: no result of twotower evaluate ... --json")
+        raise EvaluationError(f"{path}: no result of twotower evaluate ... --json")
     return result
 
 
@@ -57,7 +54,7 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
         ("sets", first["set"]["fingerprint"], second["set"]["fingerprint"]),
     ):
         if ours != theirs:
-            raise CompareError(
+            raise EvaluationError(
                 f"other {what} ({ours} and {theirs}): only the same pictures, all of them "
                 "readable by both models, can be compared"
             )

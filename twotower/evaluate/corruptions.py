@@ -18,7 +18,8 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from twotower.inputs.pictures import Picture, PictureError, open_picture
+from twotower.errors import EvaluationError, PictureError
+from twotower.inputs.pictures import Picture, open_picture
 from twotower.inputs.preprocess import Preprocess, PreprocessConfig
 
 SIDE = 224
@@ -146,10 +147,6 @@ FAMILIES: dict[str, tuple[Callable[[Pixels, int, Random], Pixels], ...]] = {
 KINDS = {function.__name__: function for family in FAMILIES.values() for function in family}
 
 
-class UnknownCorruptionError(ValueError):
-    """Neither a family nor a kind."""
-
-
 def choose_kinds(words: Sequence[str]) -> list[str]:
     """Kinds for names of kinds or families, in the order of `KINDS`; "all" is all of them.
 
@@ -166,7 +163,7 @@ def choose_kinds(words: Sequence[str]) -> list[str]:
             wanted.add(word)
         else:
             known = ", ".join(("all", *FAMILIES, *KINDS))
-            raise UnknownCorruptionError(f"no corruption {word!r}; there are {known}")
+            raise EvaluationError(f"no corruption {word!r}; there are {known}")
     return [kind for kind in KINDS if kind in wanted]
 
 

@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twotower.errors import EvaluationError
+
 ITERATIONS = 1000  # of L-BFGS at most (Radford et al. 2021, appendix A.3)
 GRADIENT = 1e-6  # where it has converged: no entry of the gradient is larger
 FIRST_C = 10.0 ** np.arange(-6, 7, 2)
 STEPS_PER_DECADE = 8
 SMALL = 10**9  # multiplications of a matrix product
-
-
-class LogisticError(ValueError):
-    """A probe that cannot be fitted."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +55,10 @@ def fit_logistic(
         from scipy.optimize import minimize
         from threadpoolctl import threadpool_limits
     except ImportError:
-        raise LogisticError("a linear probe needs pip install 'twotower[evaluate]'") from None
+        raise EvaluationError("a linear probe needs pip install 'twotower[evaluate]'") from None
     n, width = vectors.shape
     if classes < 2:
-        raise LogisticError(f"a probe needs two classes or more, not {classes}")
+        raise EvaluationError(f"a probe needs two classes or more, not {classes}")
     penalty = (2.0 if classes == 2 else 1.0) / (c * n)
     wanted = np.zeros((n, classes), vectors.dtype)
     wanted[np.arange(n), labels] = 1

@@ -14,18 +14,16 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from twotower.encode.encoder import Encoder, normalize
+from twotower.arrays import normalize
+from twotower.encode.encoder import Encoder
 from twotower.encode.load import load
 from twotower.encode.stream import EncodedPicture, read_ahead
+from twotower.errors import ModelError, PictureError
 from twotower.evaluate.onnx_pair import OnnxPair, find_graphs
-from twotower.inputs.pictures import Picture, PictureError, open_picture
+from twotower.inputs.pictures import Picture, open_picture
 
 BATCH = 32
 DEFAULT_SCALE = 100.0  # what CLIP's cosines are multiplied with, where an object does not say
-
-
-class ModelError(ValueError):
-    """An encoder that cannot be found, or whose vectors are none."""
 
 
 class AnyEncoder(Protocol):
@@ -75,7 +73,7 @@ def open_model(model: str | Path | None = None, engine: str = "onnxruntime") -> 
         return ObjectModel(OnnxPair(*graphs), model)
     if model and _names_an_object(model):
         return ObjectModel(_import(model), model)
-    return OwnModel(load(model, engine=engine), model)
+    return TwotowerModel(load(model, engine=engine), model)
 
 
 def _names_an_object(model: str) -> bool:
@@ -109,7 +107,7 @@ def _encodes(found: Any) -> bool:
     return all(callable(getattr(found, name, None)) for name in ("encode_image", "encode_text"))
 
 
-class OwnModel:
+class TwotowerModel:
     """Our `Encoder`, and with it everything that `load` converts."""
 
     def __init__(self, encoder: Encoder, asked: str | None = None) -> None:

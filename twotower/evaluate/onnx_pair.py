@@ -13,7 +13,8 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from twotower.encode.export import is_ours
+from twotower.encode.convert import is_model_directory
+from twotower.errors import ModelError
 from twotower.inputs.preprocess import Preprocess, PreprocessConfig
 from twotower.inputs.tokenizer import OPENAI_TOKENIZER, TokenizerConfig, load_tokenizer
 from twotower.model.config import read_config
@@ -34,10 +35,6 @@ WEIGHTS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
-
-
-class OnnxPairError(ValueError):
-    """Graphs that cannot be read, or whose inputs are not pictures and ids."""
 
 
 def find_graphs(model: str) -> tuple[Path, Path] | None:
@@ -120,7 +117,7 @@ class OnnxPair:
         try:
             answer = session.run(pooled[:1] or [next(iter(outputs))], feed)[0]
         except Exception as error:  # onnxruntime has no one exception of its own
-            raise OnnxPairError(f"{path}: {str(error).splitlines()[0][:200]}") from None
+            raise ModelError(f"{path}: {str(error).splitlines()[0][:200]}") from None
         return np.asarray(answer, np.float32)
 
     @staticmethod
@@ -128,7 +125,7 @@ class OnnxPair:
         """The shape of a graph's first input, None where it is free."""
         shape = session.get_inputs()[0].shape
         if len(shape) != rank:
-            raise OnnxPairError(f"{path}: its first input has the shape {shape}; needed are {what}")
+            raise ModelError(f"{path}: its first input has the shape {shape}; needed are {what}")
         return [one if isinstance(one, int) else None for one in shape]
 
 
@@ -136,7 +133,7 @@ def _settings(beside: Path | None) -> tuple[PreprocessConfig, TokenizerConfig, t
     """How inputs are made, by the `config.json` in a folder; and templates."""
     if beside is None:
         return PreprocessConfig(), OPENAI_TOKENIZER, PLAIN
-    if is_ours(beside):
+    if is_model_directory(beside):
         config = read_config(beside)
         return config.preprocess, config.tokenizer, config.templates
     try:
@@ -144,7 +141,7 @@ def _settings(beside: Path | None) -> tuple[PreprocessConfig, TokenizerConfig, t
     except (ValueError, KeyError, TypeError):
         kind = None
     if kind != "clip":
-        raise OnnxPairError(
+        raise ModelError(
             f"{beside / 'config.json'}: model_type is {kind!r}, and how its pictures and texts "
             "become inputs is known for 'clip' alone; put a config.json of ours beside the graphs, "
             "or give the folder with its weights"
@@ -159,4 +156,4 @@ def _session(path: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above
-        raise OnnxPairError(f"{path}: {str(error).splitlines()[0][:200]}") from None
+        raise ModelError(f"{path}: {str(error).splitlines()[0][:200]}") from None

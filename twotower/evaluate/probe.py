@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.evaluate.intervals import bootstrap_shares
-from twotower.evaluate.logistic import Logistic, fit_logistic, search_c
-from twotower.evaluate.models import Model
-from twotower.evaluate.run import (
+from twotower.errors import EvaluationError
+from twotower.evaluate.accuracy import class_ranks
+from twotower.evaluate.embedding import (
     Result,
     Watch,
     configuration,
@@ -21,16 +20,12 @@ from twotower.evaluate.run import (
     make_classifier,
     unwatched,
 )
-from twotower.evaluate.sets import LabelledSet, SetError, open_set
+from twotower.evaluate.intervals import bootstrap_shares
+from twotower.evaluate.logistic import Logistic, fit_logistic, search_c
+from twotower.evaluate.models import Model
+from twotower.evaluate.sets import LabelledSet, open_set
 from twotower.evaluate.tip_adapter import TipAdapter
-from twotower.evaluate.zero_shot import (
-    answer,
-    choose_templates,
-    class_ranks,
-    describe_set,
-    measure,
-    mistakes,
-)
+from twotower.evaluate.zero_shot import answer, choose_templates, describe_set, measure, mistakes
 
 SHOTS = (1, 2, 4, 8, 16)
 DRAWS = 3  # of other pictures, for each number of shots
@@ -74,12 +69,12 @@ def open_split(
         if other is not None:
             sets[name] = open_set(other, **options)  # type: ignore[arg-type]
             if sets[name].classes != train.classes:
-                raise SetError(f"{other}: other classes than {location}")
+                raise EvaluationError(f"{other}: other classes than {location}")
         else:
             held_out, rest = hold_out(train.labels)
             sets[name], train = train.take(held_out), train.take(rest)
     if train.multi_label:
-        raise SetError(f"{location}: a probe needs one label for each picture, not several")
+        raise EvaluationError(f"{location}: a probe needs one label for each picture, not several")
     return Split(train, sets["validation"], sets["test"])
 
 

@@ -14,12 +14,9 @@ from functools import cache
 from pathlib import Path
 
 from twotower.encode.prompts import TEMPLATES
+from twotower.errors import EvaluationError
 
 SETS = Path(__file__).parent / "sets.json"
-
-
-class UnknownSetError(ValueError):
-    """A name that no known set has."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ def find_set(key: str) -> KnownSet:
     if key not in sets:
         close = difflib.get_close_matches(key, sets, 1)
         meant = f"did you mean {close[0]!r}?" if close else "list them: twotower evaluate sets"
-        raise UnknownSetError(f"no known set {key!r}; {meant}")
+        raise EvaluationError(f"no known set {key!r}; {meant}")
     return sets[key]
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import PIL.Image
 
+from twotower.errors import PictureError
 from twotower.evaluate import charts
-from twotower.evaluate.numbers import Number, count, not_the_whole, numbers, set_line, title
-from twotower.inputs.pictures import Picture, PictureError, open_picture
+from twotower.evaluate.result_rows import Number, count, not_the_whole, numbers, set_line, title
+from twotower.inputs.pictures import Picture, open_picture
 
 TEMPLATE = Path(__file__).parent / "report.html"
 TASKS = {

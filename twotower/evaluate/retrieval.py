@@ -9,11 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.evaluate.intervals import bootstrap_shares
-from twotower.evaluate.models import Model
-from twotower.evaluate.published import published
-from twotower.evaluate.registry import KnownSet, find_set, known_sets, set_title
-from twotower.evaluate.run import (
+from twotower.errors import BrokenPairError, EvaluationError, PairsError
+from twotower.evaluate.embedding import (
     Result,
     Watch,
     configuration,
@@ -22,9 +19,14 @@ from twotower.evaluate.run import (
     encode_ranks,
     unwatched,
 )
-from twotower.evaluate.sets import SetError, distinct
+from twotower.evaluate.intervals import bootstrap_shares
+from twotower.evaluate.models import Model
+from twotower.evaluate.published import published
+from twotower.evaluate.registry import KnownSet, find_set, known_sets, set_title
+from twotower.evaluate.set_readers import distinct
 from twotower.inputs.pictures import Picture
-from twotower.pairs.sources import BrokenPairError, PairsError, Source, open_source
+from twotower.pairs.pair import Source
+from twotower.pairs.sources import open_source
 
 BLOCK = 2048  # pictures and captions of a block of scores: 16 MB, whatever the size of the set
 MISTAKES = 24  # of the captions furthest from their picture, that are named
@@ -109,7 +111,7 @@ def open_captions(location: str | Path) -> Source:
         return open_source(location)
     except PairsError:
         if str(location) in known_sets():
-            raise SetError(find_set(str(location)).how_to_obtain("retrieval")) from None
+            raise EvaluationError(find_set(str(location)).how_to_obtain("retrieval")) from None
         raise
 
 

@@ -7,12 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from twotower.errors import EvaluationError
+from twotower.evaluate.accuracy import class_ranks
 from twotower.evaluate.corruptions import SEVERITIES, corrupt
-from twotower.evaluate.intervals import bootstrap_shares
-from twotower.evaluate.models import Model
-from twotower.evaluate.published import published
-from twotower.evaluate.registry import plain
-from twotower.evaluate.run import (
+from twotower.evaluate.embedding import (
     Result,
     Watch,
     configuration,
@@ -21,15 +19,13 @@ from twotower.evaluate.run import (
     make_classifier,
     unwatched,
 )
-from twotower.evaluate.sets import LabelledSet, SetError, distinct
-from twotower.evaluate.zero_shot import (
-    answer,
-    choose_templates,
-    class_ranks,
-    describe_set,
-    measure,
-    mistakes,
-)
+from twotower.evaluate.intervals import bootstrap_shares
+from twotower.evaluate.models import Model
+from twotower.evaluate.published import published
+from twotower.evaluate.registry import plain
+from twotower.evaluate.set_readers import distinct
+from twotower.evaluate.sets import LabelledSet
+from twotower.evaluate.zero_shot import answer, choose_templates, describe_set, measure, mistakes
 from twotower.inputs.pictures import Picture
 
 
@@ -54,7 +50,7 @@ def evaluate_robustness(
         set, `corruptions` by kind and severity, `mean_corrupted` over all of these.
     """
     if labelled.multi_label or any(other.multi_label for other in others):
-        raise SetError("robustness needs one label for each picture, not several")
+        raise EvaluationError("robustness needs one label for each picture, not several")
     templates = choose_templates(model, labelled, templates)
     classifier = make_classifier(model, labelled.classes, templates, watch)
     embedded = embed_pictures(model, labelled, len(labelled.keys), watch)
@@ -109,14 +105,14 @@ def _shift(
     present = {theirs[label] for label in np.unique(second[1].labels)}
     shared = [number for number, name in enumerate(names) if name in present]
     if not shared:
-        raise SetError(f"{second[1].name}: shares no class with {first[1].name}")
+        raise EvaluationError(f"{second[1].name}: shares no class with {first[1].name}")
     narrow = classifier[shared]
     rights = []
     for (image_embeds, labelled), own in ((first, names), (second, theirs)):
         place = {own.index(names[number]): at for at, number in enumerate(shared)}
         rows = np.flatnonzero(np.isin(labelled.labels, list(place)))
         if not len(rows):
-            raise SetError(f"{labelled.name}: has no picture of the shared classes")
+            raise EvaluationError(f"{labelled.name}: has no picture of the shared classes")
         labels = np.array([place[label] for label in labelled.labels[rows].tolist()])
         rights.append(class_ranks(image_embeds[rows] @ narrow.T, labels) < 1)
     before, after = (right.astype(np.float64) for right in rights)

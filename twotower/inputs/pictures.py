@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from twotower.errors import PictureError
+
 Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 """A file's path, a file's contents, a PIL picture, or uint8 [H, W], [H, W, 3] or [H, W, 4]."""
 
@@ -46,22 +48,6 @@ _TO_UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-class PictureError(ValueError):
-    """A picture that cannot be used, in one line: `<path>: <reason>; <what to do>`.
-
-    `path` is the name as it was given, or `<bytes>`, `<array>` and the like for what has none.
-    """
-
-    def __init__(self, path: str, reason: str, remedy: str) -> None:
-        super().__init__(path, reason, remedy)  # all three, so that it survives pickling
-        self.path = path
-        self.reason = reason
-        self.remedy = remedy
-
-    def __str__(self) -> str:
-        return " ".join(f"{self.path}: {self.reason}; {self.remedy}".splitlines())
 
 
 def open_picture(

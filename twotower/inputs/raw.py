@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import ExifTags, Image
 
-from twotower.inputs.pictures import PictureError
+from twotower.errors import PictureError
 
 # fmt: off
 RAW_SUFFIXES: frozenset[str] = frozenset((

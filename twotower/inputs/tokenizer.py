@@ -7,29 +7,20 @@ first, from OpenAI's `bpe_simple_vocab_16e6.txt` (MIT licence).
 
 from __future__ import annotations
 
-import html
 import re
-import string
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twotower.errors import ModelError
+from twotower.inputs.byte_pairs import CLIP_MERGES, _byte_ids, _clip_byte_pairs
+from twotower.inputs.cleaning import CLEANERS, Cleaning
+
 Kind = Literal["bpe", "wordpiece", "sentencepiece", "tokenizers"]
-Cleaning = Literal["openai", "huggingface", "canonicalize", "lower_no_punctuation", "lower", "none"]
-
-CLIP_MERGES = Path(__file__).with_name("clip_merges.u16")
-WORD_CACHE_SIZE = 2**17
-
-
-class TokenizerError(ValueError):
-    """A vocabulary file that is missing or cannot be read, or a setting that does not exist."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +45,11 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         for name, choices in (("kind", Kind), ("cleaning", Cleaning)):
             if getattr(self, name) not in get_args(choices):
-                raise TokenizerError(
+                raise ModelError(
                     f"{name} is {getattr(self, name)!r}; give one of {', '.join(get_args(choices))}"
                 )
         if self.context_length < 3:
-            raise TokenizerError(f"context_length is {self.context_length}; give 3 or more")
+            raise ModelError(f"context_length is {self.context_length}; give 3 or more")
 
 
 # OpenAI and open_clip pad with 0 (a real token, "!"), transformers with the end of text; under the
@@ -164,76 +155,18 @@ def load_tokenizer(config: TokenizerConfig, directory: Path | None = None) -> To
     """
     if config.file is None:
         if config.kind != "bpe":
-            raise TokenizerError(f"a {config.kind} tokenizer needs its vocabulary: name a file")
+            raise ModelError(f"a {config.kind} tokenizer needs its vocabulary: name a file")
         return Tokenizer(config, _clip_byte_pairs(openai=config.cleaning != "huggingface"))
     path = (directory or Path()) / config.file
     if not path.is_file():
-        raise TokenizerError(f"{path}: no such file; the model's vocabulary is missing")
+        raise ModelError(f"{path}: no such file; the model's vocabulary is missing")
     if config.kind == "bpe":
-        raise TokenizerError(f"{path}: only CLIP's own merges are read for byte pairs")
+        raise ModelError(f"{path}: only CLIP's own merges are read for byte pairs")
     load = {"wordpiece": _word_pieces, "sentencepiece": _sentence_pieces, "tokenizers": _from_json}
     try:
         return Tokenizer(config, load[config.kind](path))
     except Exception as error:  # the libraries raise bare Exception, RuntimeError and more
-        raise TokenizerError(f"{path}: not a {config.kind} vocabulary ({error})") from None
-
-
-# --- CLIP's byte pairs -------------------------------------------------------------------------
-
-# OpenAI's pattern: contractions, runs of letters, single digits, runs of anything else.
-CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
-ASCII_WORDS = re.compile(rf"{CONTRACTIONS}|[a-z]+|[0-9]|[^\sa-z0-9]+")
-
-
-@cache
-def _clip_byte_pairs(openai: bool) -> Callable[[str], list[int]]:
-    """A function from cleaned text to ids; words that were seen before are looked up."""
-    pairs = np.fromfile(CLIP_MERGES, "<u2").astype(np.int64)
-    keys = (pairs[0::2] << 16 | pairs[1::2]).tolist()
-    merges = dict(zip(keys, range(512, 512 + len(keys)), strict=True))
-    byte_ids = _byte_ids()
-    words: dict[str, list[int]] = {}
-
-    def encode(text: str) -> list[int]:
-        ids: list[int] = []
-        plain = text.isascii() and text.isprintable()
-        found = ASCII_WORDS if plain else _unicode_words(openai)
-        for word in found.findall(text):
-            known = words.get(word)
-            if known is None:
-                if len(words) >= WORD_CACHE_SIZE:
-                    words.clear()
-                known = words[word] = _merge([byte_ids[b] for b in word.encode()], merges)
-            ids += known
-        return ids
-
-    return encode
-
-
-def _merge(ids: list[int], merges: dict[int, int]) -> list[int]:
-    """Join the most frequent pair, again and again; the merged id is also its rank."""
-    ids[-1] += 256  # the variants that end a word
-    while len(ids) > 1:
-        best = min(merges.get(a << 16 | b, 65536) for a, b in pairwise(ids))
-        if best == 65536:
-            break
-        joined, i = [], 0
-        while i < len(ids):
-            if i + 1 < len(ids) and merges.get(ids[i] << 16 | ids[i + 1]) == best:
-                joined.append(best)
-                i += 2
-            else:
-                joined.append(ids[i])
-                i += 1
-        ids = joined
-    return ids
-
-
-def _byte_ids() -> list[int]:
-    """The id of each byte value: printable bytes come first in OpenAI's vocabulary."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    order = printable + [byte for byte in range(256) if byte not in printable]
-    return [order.index(byte) for byte in range(256)]
+        raise ModelError(f"{path}: not a {config.kind} vocabulary ({error})") from None
 
 
 def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -250,19 +183,6 @@ def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
         tokens.append(tokens[left] + tokens[right])
     tokens += OPENAI_TOKENIZER.special_tokens
     return {token: i for i, token in enumerate(tokens)}, merges
-
-
-@cache
-def _unicode_words(openai: bool) -> Any:
-    """OpenAI's pattern ignores case even after lower(): then "'ſ" (long s) is a contraction.
-
-    transformers' does not, and its white space leaves out the separators U+001C to U+001F.
-    """
-    import regex
-
-    other = r"[^\s\p{L}\p{N}]" if openai else r"(?:[^\s\p{L}\p{N}]|[\x1c-\x1f])"
-    pattern = rf"{CONTRACTIONS}|\p{{L}}+|\p{{N}}|{other}+"
-    return regex.compile(pattern, regex.IGNORECASE if openai else 0)
 
 
 # --- vocabularies of others --------------------------------------------------------------------
@@ -296,69 +216,3 @@ def _from_json(path: Path) -> Callable[[str], list[int]]:
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True  # in a text they are text
     return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
-
-
-# --- cleaning ----------------------------------------------------------------------------------
-
-
-def _openai(text: str) -> str:
-    """Repair encodings, undo HTML entities twice, collapse white space, lower-case.
-
-    Printable ASCII without an ampersand has nothing to repair (ftfy changes escapes, control
-    characters, entities and what is beyond ASCII), so the rest is all it needs.
-    """
-    if not (text.isascii() and text.isprintable() and "&" not in text):
-        text = _repair(text)
-    return " ".join(text.split()).lower()
-
-
-def _repair(text: str) -> str:
-    import ftfy
-
-    return html.unescape(html.unescape(ftfy.fix_text(text)))
-
-
-def _huggingface(text: str) -> str:
-    """transformers' CLIP tokenizer: NFC, collapse white space, lower-case letter by letter.
-
-    Rust lower-cases without context, so a final sigma stays a sigma.
-    """
-    if text.isascii() and text.isprintable():
-        return " ".join(text.split()).lower()
-    text = re.sub(r"[^\S\x1c-\x1f]+", " ", unicodedata.normalize("NFC", _whole(text)))
-    return "".join(character.lower() for character in text.strip(" "))
-
-
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-def _canonicalize(text: str) -> str:
-    """open_clip's SigLIP: repair, underscores to spaces, no ASCII punctuation, lower-case."""
-    text = _repair(text).replace("_", " ").translate(_NO_PUNCTUATION).lower()
-    return " ".join(text.split())
-
-
-def _lower_no_punctuation(text: str) -> str:
-    """transformers' SigLIP: lower-case, no ASCII punctuation (underscores vanish)."""
-    return " ".join(_whole(text).lower().translate(_NO_PUNCTUATION).split())
-
-
-def _lower(text: str) -> str:
-    return _whole(text).lower()
-
-
-def _whole(text: str) -> str:
-    """The text with U+FFFD for halves of surrogate pairs, which no encoding can hold."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-CLEANERS: dict[Cleaning, Callable[[str], str]] = {
-    "openai": _openai,
-    "huggingface": _huggingface,
-    "canonicalize": _canonicalize,
-    "lower_no_punctuation": _lower_no_punctuation,
-    "lower": _lower,
-    "none": _whole,
-}

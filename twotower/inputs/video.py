@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from twotower.inputs.pictures import PictureError
+from twotower.errors import PictureError
 
 # fmt: off
 VIDEO_SUFFIXES: frozenset[str] = frozenset((

@@ -8,12 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twotower.model.config import (
-    LOGIT_SCALE_INIT,
-    SIGLIP_LOGIT_BIAS_INIT,
-    SIGLIP_LOGIT_SCALE_INIT,
-    CLIPConfig,
-)
+from twotower.model.config import CLIPConfig
+from twotower.model.presets import LOGIT_SCALE_INIT, SIGLIP_LOGIT_BIAS_INIT, SIGLIP_LOGIT_SCALE_INIT
 from twotower.model.text import TextTower, build_text
 from twotower.model.vision import VisionTower, build_vision
 

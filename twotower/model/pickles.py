@@ -19,13 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-
-class WeightsFileError(ValueError):
-    """A weights file that is missing, truncated or foreign, or whose tensors do not fit."""
-
-
-class UnsafePickleError(ValueError):
-    """A pickle that names something other than tensors; nothing of it was run."""
+from twotower.errors import ModelError, UnsafePickleError
 
 
 def read_pickle_weights(path: Path) -> dict[str, NDArray[Any]]:
@@ -42,19 +36,19 @@ def read_pickle_weights(path: Path) -> dict[str, NDArray[Any]]:
             tree = _Archive(path, archive).load()
             tensors = dict(_walk(_open_nested(tree), ""))
             if not tensors:
-                raise WeightsFileError(f"{path}: holds no tensors; is it a weights file?")
+                raise ModelError(f"{path}: holds no tensors; is it a weights file?")
             return tensors
-    except (UnsafePickleError, WeightsFileError):
+    except (UnsafePickleError, ModelError):
         raise
     except OSError as error:
-        raise WeightsFileError(f"{path}: {error.strerror or error}") from None
+        raise ModelError(f"{path}: {error.strerror or error}") from None
     except zipfile.BadZipFile as error:
-        raise WeightsFileError(
+        raise ModelError(
             f"{path}: not a complete torch file ({error}; they are zip archives since torch 1.6); "
             "copy or download it again, or save it anew with a current torch"
         ) from None
     except Exception as error:  # damaged pickles fail in any way there is
-        raise WeightsFileError(
+        raise ModelError(
             f"{path}: damaged ({type(error).__name__}: {str(error)[:100]}); "
             "copy or download it again"
         ) from None
@@ -107,12 +101,12 @@ class _Archive:
         self.archive = archive
         pickles = [one for one in archive.namelist() if one.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise WeightsFileError(f"{path}: a zip archive, but not one of torch's (no data.pkl)")
+            raise ModelError(f"{path}: a zip archive, but not one of torch's (no data.pkl)")
         self.root = pickles[0].removesuffix("data.pkl")
         if self.root + "byteorder" in archive.namelist():
             order = archive.read(self.root + "byteorder")
             if order != b"little":
-                raise WeightsFileError(f"{path}: written in {order!r} byte order; save it anew")
+                raise ModelError(f"{path}: written in {order!r} byte order; save it anew")
 
     def load(self) -> Any:
         return _Unpickler(io.BytesIO(self.read(self.root + "data.pkl")), self).load()
@@ -120,7 +114,7 @@ class _Archive:
     def read(self, member: str) -> bytes:
         """One member, its checksum verified; torch never compresses these, a bomb would."""
         if self.archive.getinfo(member).compress_type != zipfile.ZIP_STORED:
-            raise WeightsFileError(f"{self.path}: {member} is compressed, which torch never does")
+            raise ModelError(f"{self.path}: {member} is compressed, which torch never does")
         return self.archive.read(member)
 
     def storage(self, identity: Any) -> _Storage:
@@ -142,7 +136,7 @@ class _Archive:
         numbers = np.frombuffer(raw, dtype)
         reach = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) + 1
         if min((0, offset, *shape, *stride)) < 0 or (0 not in shape and reach > len(numbers)):
-            raise WeightsFileError(
+            raise ModelError(
                 f"{self.path}: a tensor of shape {shape} does not fit its {len(numbers)} numbers"
             )
         if 0 in shape:

@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from twotower.errors import ModelError
 from twotower.model.clip import CLIP
 from twotower.model.config import CONFIG_FILE, CLIPConfig, read_config
-from twotower.model.pickles import WeightsFileError
 
 WEIGHTS_FILE = "model.safetensors"
 INT8, SCALE = ".int8", ".scale"
@@ -72,9 +72,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     except FileNotFoundError:
-        raise WeightsFileError(f"{path}: no such file; the weights are missing") from None
+        raise ModelError(f"{path}: no such file; the weights are missing") from None
     except (SafetensorError, OSError) as error:
-        raise WeightsFileError(
+        raise ModelError(
             f"{path}: not a complete safetensors file ({error}); copy or download it again"
         ) from None
 
@@ -84,14 +84,14 @@ def check_tensors(config: CLIPConfig, tensors: Mapping[str, Tensor], source: Pat
     expected = expected_shapes(config)
     missing, extra = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
     if missing:
-        raise WeightsFileError(f"{source}: lacks {_name_some(missing, extra)} of {config.name}")
+        raise ModelError(f"{source}: lacks {_name_some(missing, extra)} of {config.name}")
     if extra:
-        raise WeightsFileError(
+        raise ModelError(
             f"{source}: holds {_name_some(extra, ())}, which {config.name} does not have"
         )
     for name, shape in expected.items():
         if tensors[name].shape != shape:
-            raise WeightsFileError(
+            raise ModelError(
                 f"{source}: {name} has shape {tuple(tensors[name].shape)}, but {config.name} "
                 f"needs {tuple(shape)}; the weights and the configuration do not belong together"
             )

@@ -13,7 +13,8 @@ from statistics import quantiles
 
 from PIL import Image
 
-from twotower.pairs.sources import BrokenPairError, Pair, PairsError, Source
+from twotower.errors import BrokenPairError, PairsError
+from twotower.pairs.pair import Pair, Source
 
 SHARD_PAIRS = 10_000  # img2dataset's default
 

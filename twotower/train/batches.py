@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from twotower.inputs.pictures import PictureError
+from twotower.errors import BrokenPairError, PairsError, PictureError
 from twotower.inputs.preprocess import Preprocess, PreprocessConfig
 from twotower.inputs.tokenizer import Tokenizer
 from twotower.model.config import CLIPConfig
-from twotower.pairs.sources import BrokenPairError, PairsError, Source
+from twotower.pairs.pair import Source
 from twotower.train.embed_cache import sample_key
 
 SUBSTITUTES = 50  # other pairs that are tried where one is broken

@@ -24,7 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from twotower.train.config import TrainConfig, TrainError
+from twotower.errors import TrainError
+from twotower.train.config import TrainConfig
 from twotower.train.distributed import rank, wait_for_all, world_size
 
 FOLDER, STATE = "checkpoints", "state.json"

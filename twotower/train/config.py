@@ -9,11 +9,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from twotower.errors import TrainError
 from twotower.model.config import CLIPConfig, parse
-
-
-class TrainError(ValueError):
-    """A run that cannot start or go on; one line, with what to do."""
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from twotower.encode.encoder import Encoder
-from twotower.pairs.sources import BrokenPairError, Pair, Source
+from twotower.errors import BrokenPairError, TrainError
+from twotower.pairs.pair import Pair, Source
 from twotower.train.batches import Batch
-from twotower.train.config import TrainError
 from twotower.train.distributed import all_gather, gather_with_gradient
 from twotower.train.embed_cache import PART, cache_of, model_key, sample_key
 

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twotower.errors import TrainError
 from twotower.model.config import CONFIG_FILE
-from twotower.train.config import TrainError
 
 KEY_BYTES = 16
 PART = 512  # samples that are computed before a part is written

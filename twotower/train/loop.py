@@ -24,22 +24,24 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from twotower.encode.export import write_directory
+from twotower.encode.convert import write_directory
+from twotower.errors import TrainError
 from twotower.inputs.tokenizer import load_tokenizer
 from twotower.model.clip import CLIP
 from twotower.model.weights import load_model
-from twotower.pairs.sources import Source, open_source
+from twotower.pairs.pair import Source
+from twotower.pairs.sources import open_source
 from twotower.train.accumulate import Loss, Towers, backward_batch, largest_chunk
 from twotower.train.batches import Batch, Batches, normalize_pixels
 from twotower.train.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
-from twotower.train.config import TrainConfig, TrainError
+from twotower.train.config import TrainConfig
 from twotower.train.distill import Teacher, affinity_loss, feature_loss
 from twotower.train.distributed import rank, wait_for_all, world_size
 from twotower.train.heartbeat import Heartbeat
-from twotower.train.held_out import retrieval, zero_shot
 from twotower.train.lora import add_lora, merge_lora
 from twotower.train.loss import tiled_clip_loss, tiled_siglip_loss
 from twotower.train.optimizer import build_optimizers, schedule, set_learning_rate
+from twotower.train.validation import retrieval, zero_shot
 
 LOG, CONFIG = "log.jsonl", "config.json"
 LONGEST_WAIT = timedelta(days=1)  # for a rank that works on something; dead ones are found sooner

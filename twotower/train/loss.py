@@ -17,12 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from twotower.train.distributed import (
-    all_gather,
-    logsumexp_over_ranks,
-    own_rows_of_sum,
-    rank,
-)
+from twotower.train.distributed import all_gather, logsumexp_over_ranks, own_rows_of_sum, rank
 
 TILE = 1024  # pairs on a side; 4 MB of float32 stay near a core's cache
 

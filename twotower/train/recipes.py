@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from twotower.model.config import ResNetConfig, TextTransformerConfig, preset, read_config
+from twotower.errors import TrainError
+from twotower.model.config import ResNetConfig, TextTransformerConfig, read_config
+from twotower.model.presets import preset
 from twotower.pairs.sources import open_source
-from twotower.train.config import TrainConfig, TrainError, with_settings
+from twotower.train.config import TrainConfig, with_settings
 
 
 def pretrain(

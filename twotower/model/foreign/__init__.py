@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from twotower.errors import ModelError
 from twotower.model.foreign.open_clip import read_open_clip, write_open_clip
 from twotower.model.foreign.openai import read_openai
-from twotower.model.foreign.rename import Foreign, ForeignError
+from twotower.model.foreign.rename import Foreign
 from twotower.model.foreign.transformers import read_transformers, write_transformers
 
 __all__ = ["Foreign", "ForeignError", "read_foreign", "write_open_clip", "write_transformers"]
@@ -25,6 +26,6 @@ def read_foreign(source: Path) -> Foreign:
         return read_open_clip(source)
     if (source / "config.json").exists():
         return read_transformers(source)
-    raise ForeignError(
+    raise ModelError(
         f"{source}: holds no model; a model directory has a config.json or open_clip_config.json"
     )

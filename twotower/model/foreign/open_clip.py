@@ -14,6 +14,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from twotower.errors import ModelError
 from twotower.inputs.preprocess import OPENAI_MEAN, OPENAI_STD, PreprocessConfig
 from twotower.inputs.tokenizer import (
     OPENAI_TOKENIZER,
@@ -32,7 +33,6 @@ from twotower.model.config import (
 from twotower.model.foreign.openai import OPENAI_TABLE
 from twotower.model.foreign.rename import (
     Foreign,
-    ForeignError,
     Settings,
     read_json,
     read_tensors,
@@ -133,7 +133,7 @@ def _vision(cfg: Settings, activation: Activation) -> VisionConfig:
     cfg.finish()
     if isinstance(layers, list):
         if head_width != 64:
-            raise ForeignError(f"{cfg.where}: head_width is {head_width}; a ResNet's here is 64")
+            raise ModelError(f"{cfg.where}: head_width is {head_width}; a ResNet's here is 64")
         return ResNetConfig(image_size, width, (layers[0], layers[1], layers[2], layers[3]))
     heads = width // head_width
     return ViTConfig(image_size, patch_size, width, layers, heads, mlp_width, activation, eps=eps)
@@ -145,7 +145,7 @@ def _timm_vision(cfg: Settings, name: str, image_size: int) -> ViTConfig:
     cfg.finish()
     _, size, patch, *rest = [*name.split("_"), ""]
     if size not in TIMM_WIDTHS or not patch.startswith("patch") or "siglip" not in rest:
-        raise ForeignError(f"{cfg.where}: timm_model_name is {name!r}; only SigLIP's are read")
+        raise ModelError(f"{cfg.where}: timm_model_name is {name!r}; only SigLIP's are read")
     width, layers, heads, mlp_width = TIMM_WIDTHS[size]
     activation: Activation = "gelu_tanh" if any(one in name for one in TIMM_TANH) else "gelu"
     return ViTConfig(
@@ -194,7 +194,7 @@ def _activation(cfg: Settings, activation: Activation) -> Activation:
     if arguments == {"approximate": "tanh"} and activation == "gelu":
         return "gelu_tanh"
     if arguments:
-        raise ForeignError(f"{cfg.where}: act_kwargs is {arguments!r}, which is not understood")
+        raise ModelError(f"{cfg.where}: act_kwargs is {arguments!r}, which is not understood")
     return activation
 
 
@@ -206,7 +206,7 @@ def _tokenizer(cfg: Settings, directory: Path) -> TokenizerConfig:
         return replace(OPENAI_TOKENIZER, special_tokens=literals)
     clean = arguments.get("clean", "whitespace")
     if clean != "canonicalize":
-        raise ForeignError(f"{cfg.where}: tokenizer_kwargs clean is {clean!r}; not understood")
+        raise ModelError(f"{cfg.where}: tokenizer_kwargs clean is {clean!r}; not understood")
     second = "SigLIP2" in str(name)
     base = SIGLIP2_TOKENIZER if second else SIGLIP_TOKENIZER
     if (directory / "tokenizer.json").exists():
@@ -240,9 +240,9 @@ def write_open_clip(config: CLIPConfig, tensors: Mapping[str, Tensor], directory
     """
     text = config.text
     if not isinstance(text, TextTransformerConfig) or config.tokenizer.kind == "wordpiece":
-        raise ForeignError(f"{config.name}: open_clip has no sentence-encoder text tower like it")
+        raise ModelError(f"{config.name}: open_clip has no sentence-encoder text tower like it")
     if config.preprocess.fast_decode:
-        raise ForeignError(f"{config.name}: open_clip cannot decode at reduced scale")
+        raise ModelError(f"{config.name}: open_clip cannot decode at reduced scale")
     model_cfg: dict[str, Any] = {
         "embed_dim": config.embed_dim,
         "vision_cfg": _vision_cfg(config),
@@ -275,7 +275,7 @@ def _vision_cfg(config: CLIPConfig) -> dict[str, Any]:
     if isinstance(vision, ResNetConfig):
         return {"image_size": vision.image_size, "layers": vision.layers, "width": vision.width}
     if not isinstance(vision, ViTConfig):
-        raise ForeignError(f"{config.name}: open_clip has no {vision.kind} image tower")
+        raise ModelError(f"{config.name}: open_clip has no {vision.kind} image tower")
     if vision.pool == "map":
         return {
             "image_size": vision.image_size,
@@ -285,7 +285,7 @@ def _vision_cfg(config: CLIPConfig) -> dict[str, Any]:
             "timm_proj": "none",
         }
     if (vision.activation == "quick_gelu") != (text.activation == "quick_gelu"):
-        raise ForeignError(f"{config.name}: open_clip has QuickGELU in both towers or in none")
+        raise ModelError(f"{config.name}: open_clip has QuickGELU in both towers or in none")
     cfg = {
         "image_size": vision.image_size,
         "layers": vision.layers,
@@ -304,7 +304,7 @@ def _timm_name(name: str, vision: ViTConfig) -> str:
         tanh = any(one in full for one in TIMM_TANH)
         if known == shape and vision.activation == ("gelu_tanh" if tanh else "gelu"):
             return full
-    raise ForeignError(
+    raise ModelError(
         f"{name}: open_clip takes SigLIP's image tower from timm, which has none of this shape "
         f"with {vision.activation}"
     )

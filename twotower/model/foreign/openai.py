@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from twotower.errors import ModelError
 from twotower.inputs.preprocess import PreprocessConfig
 from twotower.inputs.tokenizer import OPENAI_TOKENIZER
 from twotower.model.config import (
@@ -18,7 +19,7 @@ from twotower.model.config import (
     VisionConfig,
     ViTConfig,
 )
-from twotower.model.foreign.rename import Foreign, ForeignError, tensors_in
+from twotower.model.foreign.rename import Foreign, tensors_in
 from twotower.model.pickles import read_pickle_weights
 
 OPENAI_TABLE = (
@@ -58,7 +59,7 @@ def read_openai(path: Path) -> Foreign:
     """
     tensors = {name: torch.from_numpy(one) for name, one in read_pickle_weights(path).items()}
     if not all(name in tensors for name in DESCRIPTION):
-        raise ForeignError(
+        raise ModelError(
             f"{path}: bare weights, which do not say their activation, preprocessing or tokenizer; "
             "put them in a directory beside their config.json or open_clip_config.json and give "
             "the directory"
@@ -85,7 +86,7 @@ def _config(path: Path, tensors: Mapping[str, Tensor]) -> CLIPConfig:
         )
         embed_dim = tensors["text_projection"].shape[1]
     except (KeyError, ValueError) as error:
-        raise ForeignError(f"{path}: not one of OpenAI's models (lacks {error})") from None
+        raise ModelError(f"{path}: not one of OpenAI's models (lacks {error})") from None
     preprocess = PreprocessConfig(image_size=vision.image_size)
     return CLIPConfig(path.stem, embed_dim, vision, text, preprocess, OPENAI_TOKENIZER)
 

@@ -19,15 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from twotower.errors import ModelError
 from twotower.model.config import CLIPConfig
-from twotower.model.pickles import WeightsFileError, read_pickle_weights
+from twotower.model.pickles import read_pickle_weights
 from twotower.model.weights import expected_shapes, read_safetensors
 
 Table = Sequence[tuple[str, str]]
-
-
-class ForeignError(ValueError):
-    """A foreign model that is not understood, or one of ours that has no foreign form."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +62,19 @@ def tensors_in(
         if absent:
             close = difflib.get_close_matches(absent[0], left, 1)
             hint = f" (there is {close[0]!r})" if close else ""
-            raise WeightsFileError(f"{source}: lacks {absent[0]!r}{hint}, which the model needs")
+            raise ModelError(f"{source}: lacks {absent[0]!r}{hint}, which the model needs")
         left.difference_update(names)
         parts = [theirs[one] for one in names]
         tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
         tensor = tensor.T if transposed else tensor
         if [n for n in tensor.shape if n != 1] != [n for n in shape if n != 1]:
-            raise WeightsFileError(
+            raise ModelError(
                 f"{source}: {names[0]!r} has shape {tuple(tensor.shape)}, which does not give "
                 f"the {tuple(shape)} that its configuration asks for"
             )
         ours[name] = tensor.reshape(shape)
     if left:
-        raise WeightsFileError(
+        raise ModelError(
             f"{source}: holds {min(left)!r} and {len(left) - 1} more that the model has no place "
             "for; its configuration does not describe these weights"
         )
@@ -127,7 +124,7 @@ def read_tensors(directory: Path, stem: str, pickled: str) -> dict[str, Tensor]:
         arrays = read_pickle_weights(directory / pickled)
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     else:
-        raise WeightsFileError(f"{directory}: holds neither {single.name} nor {pickled}")
+        raise ModelError(f"{directory}: holds neither {single.name} nor {pickled}")
     return {
         name.removeprefix("module."): one.float() if one.dtype == torch.bfloat16 else one
         for name, one in tensors.items()
@@ -143,11 +140,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ForeignError(f"{path}: {error.strerror}") from None
+        raise ModelError(f"{path}: {error.strerror}") from None
     except ValueError as error:
-        raise ForeignError(f"{path}: not valid JSON ({error})") from None
+        raise ModelError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(tree, dict):
-        raise ForeignError(f"{path}: not a JSON object")
+        raise ModelError(f"{path}: not a JSON object")
     return tree
 
 
@@ -166,7 +163,7 @@ class Settings:
         """Take a key that must have one of these values where it is given at all."""
         value = self.left.pop(key, allowed[0])
         if value not in allowed:
-            raise ForeignError(
+            raise ModelError(
                 f"{self.where}: {key} is {value!r}, which this architecture does not have"
             )
 
@@ -174,6 +171,6 @@ class Settings:
         """Refuse a key that nobody took: what it changes would be lost."""
         if self.left:
             key, value = next(iter(self.left.items()))
-            raise ForeignError(
+            raise ModelError(
                 f"{self.where}: {key} is {value!r}, a setting that is not understood here"
             )

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from safetensors.torch import save_file
 from torch import Tensor
 
+from twotower.errors import ModelError
 from twotower.inputs.preprocess import OPENAI_MEAN, OPENAI_STD, PreprocessConfig
 from twotower.inputs.tokenizer import (
     OPENAI_TOKENIZER,
@@ -24,14 +25,7 @@ from twotower.inputs.tokenizer import (
     clip_vocabulary,
 )
 from twotower.model.config import Activation, CLIPConfig, TextTransformerConfig, ViTConfig
-from twotower.model.foreign.rename import (
-    Foreign,
-    ForeignError,
-    read_json,
-    read_tensors,
-    tensors_in,
-    tensors_out,
-)
+from twotower.model.foreign.rename import Foreign, read_json, read_tensors, tensors_in, tensors_out
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
@@ -114,7 +108,7 @@ def read_transformers(directory: Path) -> Foreign:
     tree = read_json(path)
     kind = tree.get("model_type")
     if kind not in ("clip", "siglip"):
-        raise ForeignError(f"{path}: model_type is {kind!r}; read here are 'clip' and 'siglip'")
+        raise ModelError(f"{path}: model_type is {kind!r}; read here are 'clip' and 'siglip'")
     siglip = kind == "siglip"
     defaults = (SIGLIP_VISION, SIGLIP_TEXT) if siglip else (CLIP_VISION, CLIP_TEXT)
     vision_tree = defaults[0] | (tree.get("vision_config") or {})
@@ -140,13 +134,13 @@ def read_transformers(directory: Path) -> Foreign:
 def _activation(tree: Mapping[str, Any], path: Path) -> Activation:
     name = tree["hidden_act"]
     if name not in ACTIVATIONS:
-        raise ForeignError(f"{path}: hidden_act is {name!r}; known are {', '.join(ACTIVATIONS)}")
+        raise ModelError(f"{path}: hidden_act is {name!r}; known are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
 def _vision(tree: Mapping[str, Any], pool: Literal["class", "map"], path: Path) -> ViTConfig:
     if not tree.get("vision_use_head", True):
-        raise ForeignError(f"{path}: vision_use_head is false: features without a pooled vector")
+        raise ModelError(f"{path}: vision_use_head is false: features without a pooled vector")
     return ViTConfig(
         image_size=tree["image_size"],
         patch_size=tree["patch_size"],
@@ -162,7 +156,7 @@ def _vision(tree: Mapping[str, Any], pool: Literal["class", "map"], path: Path) 
 
 def _text(tree: Mapping[str, Any], siglip: bool, path: Path) -> TextTransformerConfig:
     if siglip and tree["projection_size"] not in (None, tree["hidden_size"]):
-        raise ForeignError(f"{path}: projection_size is {tree['projection_size']}, not the width")
+        raise ModelError(f"{path}: projection_size is {tree['projection_size']}, not the width")
     eos_id = tree["eos_token_id"]
     if eos_id == 2:  # old hub files: transformers then pools at the largest id
         eos_id = tree["vocab_size"] - 1
@@ -184,7 +178,7 @@ def _tokenizer(directory: Path, text: Mapping[str, Any], siglip: bool) -> Tokeni
     length = text["max_position_embeddings"]
     if not siglip:
         if text["vocab_size"] != 49408:
-            raise ForeignError(
+            raise ModelError(
                 f"{directory}: vocab_size is {text['vocab_size']}; CLIP's own vocabulary has 49408"
             )
         return replace(
@@ -194,7 +188,7 @@ def _tokenizer(directory: Path, text: Mapping[str, Any], siglip: bool) -> Tokeni
     if sentence_piece.exists():
         return replace(SIGLIP_TOKENIZER, cleaning="lower_no_punctuation", context_length=length)
     if not (directory / "tokenizer.json").exists():
-        raise ForeignError(f"{directory}: holds neither spiece.model nor tokenizer.json")
+        raise ModelError(f"{directory}: holds neither spiece.model nor tokenizer.json")
     if text["vocab_size"] >= 256_000:  # Gemma's: SigLIP 2 lower-cases and keeps punctuation
         return replace(SIGLIP2_TOKENIZER, context_length=length)
     return replace(
@@ -218,13 +212,13 @@ def _preprocess(directory: Path, image_size: int, siglip: bool) -> PreprocessCon
     else:
         squash = isinstance(size, int) or "height" in size
     if edges != {image_size}:
-        raise ForeignError(
+        raise ModelError(
             f"{path}: makes pictures of {sorted(edges)} pixels, but vision_config.image_size in "
             f"{CONFIG} is {image_size}"
         )
     resample = tree.get("resample", 3)
     if resample not in (2, 3):
-        raise ForeignError(f"{path}: resample is {resample}; 2 (bilinear) or 3 (bicubic) are known")
+        raise ModelError(f"{path}: resample is {resample}; 2 (bilinear) or 3 (bicubic) are known")
     return PreprocessConfig(
         image_size=image_size,
         resize="squash" if squash else "shortest",
@@ -246,11 +240,11 @@ def write_transformers(config: CLIPConfig, tensors: Mapping[str, Tensor], direct
     """
     vision, text = config.vision, config.text
     if not isinstance(vision, ViTConfig) or not isinstance(text, TextTransformerConfig):
-        raise ForeignError(
+        raise ModelError(
             f"{config.name}: transformers' CLIP has no {vision.kind} with {text.kind} towers"
         )
     if (vision.pool == "map") != config.logit_bias or text.causal == config.logit_bias:
-        raise ForeignError(f"{config.name}: neither transformers' CLIP nor its SigLIP")
+        raise ModelError(f"{config.name}: neither transformers' CLIP nor its SigLIP")
     siglip = config.logit_bias
     tree = {
         "architectures": ["SiglipModel" if siglip else "CLIPModel"],

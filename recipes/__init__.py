@@ -1,0 +1,1 @@
+"""The recipes of the bundled models; run from a checkout."""

@@ -1,0 +1,322 @@
+"""Our tags in a person's sidecars: nothing else changes, and nothing of theirs goes."""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.metadata.packets import (
+    DIGIKAM,
+    LIGHTROOM,
+    NAMES,
+    RDF,
+    SAMPLES,
+    TAGGINGS,
+    TAGS,
+    sidecars,
+    unhurried,
+)
+from twotower.errors import MetadataError
+from twotower.metadata.ownership import (
+    HIERARCHY,
+    MARK,
+    SUBJECT,
+    TAGS_LIST,
+    Keywords,
+    clean_tag,
+    combined,
+    keys_of,
+    read_keywords_of,
+    set_tags,
+)
+from twotower.metadata.xmp import NEW_PACKET, Edit, Packet, Property
+
+POODLE = {("animal", "dog", "poodle"): 0.93}
+
+
+def known(content: bytes) -> Keywords:
+    return read_keywords_of(Packet(content))
+
+
+def decoded(content: bytes) -> str:
+    if b"ISO-8859-1" in content:
+        return content.decode("latin-1")
+    for codec in ("utf-8", "utf-16"):
+        try:
+            return content.decode(codec)
+        except UnicodeError:
+            continue
+    raise AssertionError
+
+
+def same(tags: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """Tags but for capitals, and for what looks like a separator."""
+    plain = {ord("∕"): "/", ord("¦"): "|"}
+    return {tuple(name.translate(plain).casefold() for name in clean_tag(tag)) for tag in tags}
+
+
+def tree(content: bytes) -> list[tuple[str, dict[str, str], str]]:
+    """Elements outside the lists of keywords, by another parser than ours."""
+    root = ET.fromstring(decoded(content).strip("\ufeff\0\r\n "))
+    ours = {one.key.replace(" ", "}") for one in (SUBJECT, HIERARCHY, TAGS_LIST, MARK)}
+    found = []
+
+    def walk(element: ET.Element) -> None:
+        if element.tag.removeprefix("{") in ours:
+            return
+        inner = [element.text or "", *(child.tail or "" for child in element)]
+        empty = element.tag == f"{{{RDF}}}Description" and not element.attrib.keys() - {
+            f"{{{RDF}}}about"
+        }
+        if not empty:
+            found.append((element.tag, element.attrib, "".join(inner).strip()))
+        for child in element:
+            walk(child)
+
+    walk(root)
+    return found
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_what_programs_write_stays_and_comes_back(name: str) -> None:
+    before = SAMPLES[name]
+    person = known(before).person
+    after = set_tags(before, {**POODLE, ("Straße", "日本", 'a & "b"'): 0.5}, "0123456789abcdef")
+    assert known(after) == Keywords(
+        person, {**POODLE, ("Straße", "日本", 'a & "b"'): 0.5}, rejected=()
+    )
+    assert tree(after) == tree(before)
+    left = iter(decoded(after).replace("></rdf:RDF>", "/>"))
+    assert all(one in left for one in decoded(before))  # something was put in, nothing taken out
+    again = set_tags(after, {})
+    if all(Packet(before).has(one) for one in (SUBJECT, HIERARCHY, TAGS_LIST)) or not person:
+        assert again == before.replace(b"/></x:x", b">\n </rdf:RDF></x:x")
+    assert known(again) == Keywords(person)
+
+
+def test_the_very_bytes() -> None:
+    after = set_tags(DIGIKAM.encode(), POODLE, "0123456789abcdef").decode()
+    expected = (
+        DIGIKAM.replace(
+            "<rdf:li>beach</rdf:li>\n    </rdf:Seq>",
+            "<rdf:li>beach</rdf:li>\n     <rdf:li>animal/dog/poodle</rdf:li>\n    </rdf:Seq>",
+        )
+        .replace(
+            "<rdf:li>beach</rdf:li>\n    </rdf:Bag>\n   </lr",
+            "<rdf:li>beach</rdf:li>\n     <rdf:li>animal|dog|poodle</rdf:li>\n"
+            "    </rdf:Bag>\n   </lr",
+        )
+        .replace(
+            "<rdf:li>beach</rdf:li>\n    </rdf:Bag>\n   </dc",
+            "<rdf:li>beach</rdf:li>\n     <rdf:li>poodle</rdf:li>\n    </rdf:Bag>\n   </dc",
+        )
+        .replace(
+            "\n </rdf:RDF>",
+            '\n  <rdf:Description rdf:about=""\n    xmlns:twotower="http://ns.twotower/1.0/">\n'
+            "   <twotower:Tags>\n    <rdf:Bag>\n"
+            "     <rdf:li>0.93 0123456789ab dc+lr+digiKam animal|dog|poodle</rdf:li>\n"
+            "    </rdf:Bag>\n   </twotower:Tags>\n  </rdf:Description>\n </rdf:RDF>",
+        )
+    )
+    assert after == expected
+
+
+@unhurried
+@given(sidecars(), TAGGINGS, TAGGINGS, st.lists(TAGS, max_size=3))
+def test_any_sidecar_and_any_tags(
+    before: bytes, tags: dict, others: dict, person: list[tuple[str, ...]]
+) -> None:
+    theirs = known(before)
+    assert not theirs.ours and not theirs.rejected
+    after = set_tags(before, tags, "model", person)
+    assert tree(after) == tree(before)
+    now = known(after)
+    # the name of what a tag is a kind of, in the flat list alone, may be a copy of ours
+    above = {path[:1] for tag in (*tags, *others) for path in same((name,) for name in tag[:-1])}
+    assert same(theirs.person) - above <= same(now.person) and not now.rejected
+    assert same(tags) <= same([*now.person, *now.ours, *person])
+    assert set_tags(after, tags, "model", person) == after
+    third = set_tags(after, others, "other")
+    assert tree(third) == tree(before)
+    assert same(theirs.person) - above <= same(known(third).person)
+    gone = set_tags(third, {})
+    assert known(gone).ours == {} and same(known(gone).person) == same(now.person)
+    if not theirs.person and not person:
+        assert gone == before
+
+
+@unhurried
+@given(sidecars(), TAGGINGS, TAGGINGS, st.lists(TAGS, max_size=3))
+def test_what_is_not_judged_stays(before: bytes, tags: dict, others: dict, more: list) -> None:
+    after = set_tags(before, tags, "model")
+    judged = keys_of([*others, *more])
+    then = known(set_tags(after, others, "other", judged=judged))
+    assert same(then.ours) >= same(tag for tag in known(after).ours) - judged
+    assert same(then.ours) & judged <= same(others)
+    assert same(then.person) == same(known(after).person)
+    assert set_tags(after, {}, judged=frozenset()) == after
+
+
+def test_what_stays_keeps_its_probability_and_model() -> None:
+    after = set_tags(NEW_PACKET, {**POODLE, ("sea",): 0.5}, "first")
+    again = set_tags(after, {("sky",): 0.75}, "second", judged=keys_of([("SEA",), ("sky",)]))
+    assert sorted(Packet(again).items(MARK)) == [
+        "0.75 second dc+lr+digiKam sky",
+        "0.93 first dc+lr+digiKam animal|dog|poodle",
+    ]
+
+
+@unhurried
+@given(TAGGINGS)
+def test_ours_read_back_exactly(tags: dict) -> None:
+    clean = {clean_tag(tag): probability for tag, probability in tags.items()}
+    now = known(set_tags(NEW_PACKET, tags))
+    assert set(now.ours) <= set(clean) and len(now.ours) == len(same(clean))
+    assert not now.person
+    assert set_tags(set_tags(NEW_PACKET, tags), {}) == NEW_PACKET
+
+
+def test_ten_thousand_tags() -> None:
+    tags = {("all", str(number)): 0.5 for number in range(10_000)}
+    content = set_tags(NEW_PACKET, tags)
+    assert known(content).ours == tags
+    assert set_tags(content, {}) == NEW_PACKET
+
+
+def test_a_persons_keyword_is_never_ours() -> None:
+    tags = {("People", "Grandmother"): 0.9, ("BEACH",): 0.8, ("sea",): 0.7}
+    after = set_tags(LIGHTROOM.encode(), tags)
+    assert known(after).ours == {("sea",): 0.7}
+    assert known(set_tags(after, {})).person == (("People", "Grandmother"), ("beach",))
+
+    # the same name by another path: the flat list has it once, and it is theirs
+    after = set_tags(LIGHTROOM.encode(), {("family", "Grandmother"): 0.9})
+    assert Packet(after).items(SUBJECT).count("Grandmother") == 1
+    assert Packet(set_tags(after, {})).items(SUBJECT) == ["Grandmother", "People", "beach"]
+
+
+def test_lists_that_are_begun_do_not_hide_keywords() -> None:
+    """darktable reads dc:subject only where there is no hierarchy, digiKam the first it finds."""
+    content = SAMPLES["exiftool"]
+    assert known(content).person == (("beach",), ("Grandmother",))
+    packet = Packet(set_tags(content, POODLE, person=[("trips", "Rome")]))
+    assert packet.items(SUBJECT) == ["beach", "Grandmother", "poodle"]
+    flat = ["beach", "Grandmother"]
+    assert packet.items(HIERARCHY) == [*flat, "trips|Rome", "animal|dog|poodle"]
+    assert packet.items(TAGS_LIST) == [*flat, "trips/Rome", "animal/dog/poodle"]
+
+
+@pytest.mark.parametrize("lost", ["<rdf:li>poodle</rdf:li>", "<rdf:li>animal/dog/poodle</rdf:li>"])
+def test_what_a_person_took_out_stays_out(lost: str) -> None:
+    after = set_tags(DIGIKAM.encode(), {**POODLE, ("sea",): 0.5})
+    edited = after.replace(lost.encode(), b"")
+    assert edited != after
+    assert known(edited).rejected == tuple(POODLE) and known(edited).ours == {("sea",): 0.5}
+    again = set_tags(edited, POODLE)
+    assert known(again) == Keywords(known(DIGIKAM.encode()).person, {}, tuple(POODLE))
+    for name in (SUBJECT, HIERARCHY, TAGS_LIST):  # the rest of it goes too
+        assert not any("poodle" in text for text in Packet(again).items(name))
+    assert known(set_tags(again, {**POODLE, ("sky",): 0.6})).ours == {("sky",): 0.6}
+    # given by the person after all
+    theirs = again.replace(b"<rdf:li>beach<", b"<rdf:li>animal|dog|poodle</rdf:li><rdf:li>beach<")
+    assert known(theirs).rejected == () and next(iter(POODLE)) in known(theirs).person
+
+
+def test_a_list_that_a_program_overwrote_says_nothing_of_a_person() -> None:
+    """darktable writes what its database has, and digiKam too, unless they are told to read."""
+    tags = {**POODLE, ("nature", "sea"): 0.5}
+    after = set_tags(DIGIKAM.encode(), tags)
+    for lost in (
+        (b"animal|dog|poodle", b"nature|sea", b"poodle", b"sea"),
+        (b"animal/dog/poodle", b"nature/sea"),
+    ):
+        overwritten, mark, end = after.partition(b"<twotower:Tags>")
+        for text in lost:
+            overwritten = overwritten.replace(b"     <rdf:li>" + text + b"</rdf:li>\n", b"")
+        overwritten += mark + end
+        assert overwritten != after
+        assert known(overwritten) == Keywords(known(after).person)
+        assert known(set_tags(overwritten, tags)) == known(after)
+        assert known(set_tags(overwritten, {})) == Keywords(known(after).person)
+
+
+def test_a_tag_that_a_person_moved_keeps_its_name() -> None:
+    after = set_tags(DIGIKAM.encode(), POODLE)
+    moved = after.replace(b"animal|dog|", b"pets|").replace(b"animal/dog/", b"pets/")
+    moved = moved.replace(b"digiKam pets|", b"digiKam animal|dog|")  # the mark is not theirs
+    assert ("pets", "poodle") in known(moved).person
+    again = set_tags(moved, {("sea",): 0.5})
+    assert "poodle" in Packet(again).items(SUBJECT)
+    assert ("pets", "poodle") in known(again).person and ("poodle",) not in known(again).person
+
+
+def test_copies_that_programs_make_of_ours_are_ours() -> None:
+    after = set_tags(DIGIKAM.encode(), POODLE)
+    copied = after.replace(  # as digiKam saves it, and Lightroom with the names above
+        b"<rdf:li>beach</rdf:li>\n    </rdf:Bag>\n   </MicrosoftPhoto",
+        b"<rdf:li>beach</rdf:li><rdf:li>animal/dog/poodle</rdf:li></rdf:Bag></MicrosoftPhoto",
+    ).replace(b"<rdf:li>poodle</rdf:li>", b"<rdf:li>dog</rdf:li><rdf:li>poodle</rdf:li>")
+    assert copied.count(b"poodle") == after.count(b"poodle") + 1
+    assert known(copied) == known(after)
+    sources = [known(after), Keywords((("poodle",), ("dog",), ("tree",)))]  # IPTC repeats them
+    assert combined(sources).person == (*known(after).person, ("tree",))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "no element"),
+        (b"hello", "not XML"),
+        (b"<a><b></a>", "line 1: mismatched tag"),
+        (b"<html/>", "no XMP is in it"),
+        (b"\xff\xfe<\0a\0", "not XML"),
+        (b"<a>\xff</a>", "not text in utf-8"),
+        (b"<?xml version='1.0' encoding='klingon'?><a/>", "klingon"),
+        (b"<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>", "DOCTYPE"),
+        (SAMPLES["digiKam"][:-20], "not XML"),
+    ],
+)
+def test_what_is_no_xmp_is_refused(content: bytes, reason: str) -> None:
+    with pytest.raises(MetadataError, match=reason):
+        set_tags(content, POODLE)
+
+
+def test_lists_that_are_written_oddly() -> None:
+    frame = (
+        f'<rdf:RDF xmlns:rdf="{RDF}" xmlns:dc="{SUBJECT.uri}"><rdf:Description {{}}'
+        "</rdf:Description></rdf:RDF>"
+    )
+    for inside in (
+        "><dc:subject>sea</dc:subject>",
+        "><dc:subject><rdf:Seq><rdf:li> sea </rdf:li></rdf:Seq></dc:subject>",
+        "><dc:subject><rdf:Bag><rdf:li>sea</rdf:li><rdf:li><b/>x</rdf:li></rdf:Bag></dc:subject>",
+    ):
+        after = set_tags(frame.format(inside).encode(), POODLE)
+        assert known(after) == Keywords((("sea",),), POODLE)
+    for inside in (
+        "><dc:subject/>",
+        "><dc:subject></dc:subject>",
+        "><dc:subject><rdf:Bag/></dc:subject>",
+    ):
+        after = set_tags(frame.format(inside).encode(), POODLE)
+        assert known(after) == Keywords((), POODLE)
+        assert known(set_tags(after, {})) == Keywords()
+    attribute = frame.format('dc:subject="sea">').encode()
+    assert known(attribute) == Keywords((("sea",),))
+    structure = frame.format('><dc:subject rdf:parseType="Resource"><dc:a/></dc:subject>').encode()
+    for content, reason in ((attribute, "attribute"), (structure, "structure")):
+        with pytest.raises(MetadataError, match=reason):
+            set_tags(content, POODLE)
+
+
+@unhurried
+@given(NAMES, NAMES)
+def test_edits_of_one_list(one: str, other: str) -> None:
+    name = Property("p", "urn:p", "List")
+    content = Packet(NEW_PACKET).edited({name: Edit(add=[one, other])})
+    assert Packet(content).items(name) == [one, other]
+    shorter = Packet(content).edited({name: Edit(remove=[one])})
+    assert Packet(shorter).items(name) == [other]
+    assert Packet(shorter).edited({name: Edit(remove=[other])}) == NEW_PACKET

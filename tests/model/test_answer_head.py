@@ -1,0 +1,87 @@
+"""The head on frozen towers, and that what it sees is what the towers pool."""
+
+from dataclasses import replace
+
+import torch
+
+from twotower.model.answer_head import FusionHead
+from twotower.model.config import EfficientNetLiteConfig, FusionConfig, SentenceEncoderConfig
+from twotower.model.convnets import EfficientNetLite
+from twotower.model.presets import preset
+from twotower.model.text import SentenceEncoder, build_text
+from twotower.model.vision import VisionTransformer, build_vision
+
+CONFIG = FusionConfig("abc", ("yes", "no", "red"), vision_width=12, text_width=8, cells=9, width=16)
+
+
+def inputs(questions: int = 4, length: int = 5) -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(1)
+    real = torch.ones(questions, length, dtype=torch.bool)
+    real[0, 3:] = False
+    picture = torch.tensor([0, 1, 0, 1])[:questions]
+    return torch.randn(2, 9, 12), torch.randn(questions, length, 8), real, picture
+
+
+def head() -> FusionHead:
+    torch.manual_seed(0)
+    return FusionHead(CONFIG).eval()
+
+
+def test_padding_and_other_questions_do_not_matter() -> None:
+    model, (cells, tokens, real, picture) = head(), inputs()
+    logits = model(cells, tokens, real, picture)
+    assert logits.shape == (4, 3)
+    tokens[0, 3:] = 100.0
+    torch.testing.assert_close(model(cells, tokens, real, picture), logits)
+    alone = model(cells[:1], tokens[:1, :3], real[:1, :3], picture[:1])
+    torch.testing.assert_close(alone, logits[:1])
+
+
+def test_every_cell_and_its_place_count() -> None:
+    model, (cells, tokens, real, picture) = head(), inputs()
+    logits = model(cells, tokens, real, picture)
+    for cell in range(9):
+        changed = cells.clone()
+        changed[0, cell] += 1
+        assert (model(changed, tokens, real, picture) != logits)[picture == 0].any()
+        assert torch.equal(model(changed, tokens, real, picture)[1], logits[1])  # of the other
+    moved = cells.flip(1)
+    assert not torch.allclose(model(moved, tokens, real, picture), logits)
+
+
+def test_what_is_dropped_is_dropped_in_training_only() -> None:
+    model, given = head(), inputs()
+    assert torch.equal(model(*given), model(*given))
+    model.train()
+    assert not torch.equal(model(*given), model(*given))
+
+
+def test_the_cells_are_what_the_towers_pool() -> None:
+    torch.manual_seed(0)
+    efficient = build_vision(EfficientNetLiteConfig(64), 16).eval()
+    pixel_values = torch.randn(2, 3, 64, 64)
+    assert isinstance(efficient, EfficientNetLite)
+    pooled = efficient.proj(efficient.grid(pixel_values).mean(dim=1))
+    torch.testing.assert_close(pooled, efficient(pixel_values))
+    staged = build_vision(EfficientNetLiteConfig(64, pooled_stages=4), 16).eval()
+    assert isinstance(staged, EfficientNetLite)
+    torch.testing.assert_close(staged.grid(pixel_values).mean(dim=1), staged.pool(pixel_values))
+    siglip = preset("SigLIP-B-16-224").vision
+    small = replace(siglip, image_size=32, width=32, layers=1, heads=2, mlp_width=32)
+    vit = build_vision(small, 32).eval()
+    assert isinstance(vit, VisionTransformer) and vit.pool is not None
+    cells = vit.grid(pixel_values[:, :, :32, :32])
+    assert cells.shape == (2, 4, 32)
+    torch.testing.assert_close(vit.pool(cells), vit(pixel_values[:, :, :32, :32]))
+    clip = replace(preset("ViT-B-32").vision, image_size=64, width=32, layers=1, heads=2)
+    assert build_vision(clip, 16).grid(pixel_values).shape == (2, 4, 32)  # no class token
+
+
+def test_the_tokens_are_what_the_towers_pool() -> None:
+    torch.manual_seed(0)
+    tower = build_text(SentenceEncoderConfig(16, 50, 32, 1, 2, 32), 16).eval()
+    assert isinstance(tower, SentenceEncoder)
+    input_ids = torch.tensor([[5, 6, 7], [8, 0, 0]])
+    tokens = tower.tokens(input_ids)
+    pooled = torch.stack([tokens[0].mean(dim=0), tokens[1, 0]])
+    torch.testing.assert_close(tower.proj(pooled), tower(input_ids))

@@ -1,0 +1,383 @@
+"""A library of the example photographs, searched with the bundled model."""
+
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import twotower
+from tests.index.test_index import write_dng
+from twotower.calibration.calibration import read_calibration
+from twotower.calibration.fit import altered_copies
+from twotower.errors import PictureError, QueryError
+from twotower.library import Library
+from twotower.search.duplicates import _connected
+from twotower.search.ranking import _grouped
+
+PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
+
+
+def make_library(root: Path) -> Library:
+    library = Library(root)
+    library.index()
+    return library
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
+    """The 50 examples in two folders, dated a day apart, a copy of the cat among them."""
+    root = tmp_path_factory.mktemp("photos")
+    (root / "trips").mkdir()
+    for number, path in enumerate(sorted(PHOTOS.glob("*.*"))):
+        if path.suffix in (".csv", ".md"):
+            continue
+        into = root / "trips" if number % 2 else root
+        shutil.copy(path, into / f"p{number:02}{path.suffix}")
+        NAMES[path.stem] = into / f"p{number:02}{path.suffix}"
+    for number, day in (("cat", "01"), ("dog", "02")):
+        date_picture(NAMES[number], f"2021:06:{day} 12:00:00")
+    [small] = altered_copies([NAMES["cat"].read_bytes()])
+    shutil.copy(PHOTOS / "cat.jpg", root / "small cat.jpg")
+    date_picture(root / "small cat.jpg", "2021:06:03 12:00:00")
+    (root / "smaller.jpg").write_bytes(small)
+    library = make_library(root)
+    yield library
+    library.close()
+
+
+NAMES: dict[str, Path] = {}
+
+
+def date_picture(path: Path, taken: str) -> None:
+    with PIL.Image.open(path) as image:
+        image.load()
+        exif = image.getexif()
+        exif.get_ifd(0x8769)[0x9003] = taken
+        image.save(path, exif=exif, quality=95)
+
+
+ABSENT = (
+    *("a brain scan", "a periodic table", "a tax form", "a sheet of music", "a chess board"),
+    *("a dentist at work", "a tennis match", "a washing machine", "a bar chart", "a crossword"),
+    *("a polar bear", "a bowl of noodles", "a submarine", "a basketball game", "an x-ray"),
+    *("a shark", "a toothbrush", "a computer keyboard", "a pizza", "a baby in a bath"),
+)
+
+
+def test_words_find_the_picture(photos: Library) -> None:
+    answer = photos.search("a cat", group=False)
+    assert answer.matches >= 2
+    assert NAMES["cat"] in [hit.path for hit in answer.hits[:3]]
+    first = answer[0]
+    assert first.match and first.probability >= answer.cutoff
+    assert -1 <= first.score <= 1
+
+
+def test_what_is_not_there_is_not_found(photos: Library) -> None:
+    """Nearly always: how often, benchmarks/calibration.py measures."""
+    nothing = [words for words in ABSENT if not len(photos.search(words))]
+    assert len(nothing) >= 0.75 * len(ABSENT), set(ABSENT) - set(nothing)
+
+
+def test_below_the_cutoff_only_if_all_are_wanted(photos: Library) -> None:
+    some = photos.search("a big city at night", top=100)
+    everything = photos.search("a big city at night", top=100, all=True, group=False)
+    assert len(everything) == len(photos.catalog)
+    assert len(some) < len(everything)
+    assert some.matches == everything.matches == sum(hit.match for hit in everything)
+    for hit in everything:
+        assert hit.match == (hit.probability >= everything.cutoff)
+    probabilities = [hit.probability for hit in everything]
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_pages_together_are_the_whole(photos: Library) -> None:
+    whole = photos.search("an animal", top=53, all=True, group=False)
+    pages = [
+        hit
+        for offset in range(0, 52, 10)
+        for hit in photos.search("an animal", top=10, offset=offset, all=True, group=False)
+    ]
+    assert pages == list(whole)
+
+
+def test_the_probability_is_the_calibrations(photos: Library) -> None:
+    calibration = read_calibration(photos.model.directory)
+    assert calibration is not None
+    answer = photos.search("a horse", top=53, all=True, group=False)
+    query = photos.model.encode_text("a horse")[0]
+    for hit in answer.hits[:5]:
+        embeds = photos.model.encode_image(hit.path)
+        logit = calibration.text.logits(query, embeds, len(photos.vectors))[0]
+        assert hit.probability == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-3)
+        assert hit.score == pytest.approx(float(embeds[0] @ query), abs=1e-3)
+
+
+def test_minus_takes_away(photos: Library) -> None:
+    """An animal, but no cat: every other picture keeps its place before it."""
+    plain = photos.search("an animal", top=53, all=True, group=False)
+    minus = photos.search('"an animal" - "a cat"', top=53, all=True, group=False)
+    before = [hit.path for hit in plain].index(NAMES["cat"])
+    after = [hit.path for hit in minus].index(NAMES["cat"])
+    assert after > before
+    by_path = {hit.path: hit.probability for hit in plain}
+    for hit in minus:
+        assert hit.probability <= by_path[hit.path] + 1e-9
+
+
+def test_and_is_less_likely_than_either(photos: Library) -> None:
+    both = photos.search('"a dog" + "grass"', top=53, all=True, group=False)
+    dogs = {h.path: h for h in photos.search("a dog", top=53, all=True, group=False)}
+    grass = {h.path: h for h in photos.search("grass", top=53, all=True, group=False)}
+    for hit in both:
+        product = dogs[hit.path].probability * grass[hit.path].probability
+        assert hit.probability == pytest.approx(product, rel=1e-3)
+        assert hit.match == (dogs[hit.path].match and grass[hit.path].match)
+
+
+def test_filters_narrow(photos: Library) -> None:
+    everything = photos.search("folder:trips", top=100)
+    assert everything.matches == len(everything) == 25
+    assert all(hit.path.parent.name == "trips" for hit in everything)
+    some = photos.search("an animal folder:trips", top=100, all=True, group=False)
+    assert {hit.path for hit in some} == {hit.path for hit in everything}
+    assert photos.search("after:2021-06-02 before:2021-06-03")[0].path == NAMES["dog"]
+    assert photos.search("type:avif")[0].path == NAMES["desert"]
+    assert photos.search("an animal type:heic").matches == 0
+
+
+def test_newest_first_within_the_matches(photos: Library) -> None:
+    answer = photos.search("a cat", top=53, all=True, group=False, sort="date")
+    matches = [hit.match for hit in answer]
+    assert matches == sorted(matches, reverse=True)
+    dates = [hit.taken for hit in answer if hit.match and hit.taken]
+    assert dates == sorted(dates, reverse=True)
+    assert [hit.path.name for hit in answer][:2] == ["small cat.jpg", NAMES["cat"].name]
+    assert answer[-1].probability < 0.1, "the rest by relevance"
+
+
+def test_copies_are_listed_under_the_first(photos: Library) -> None:
+    grouped = photos.search("a cat", top=3, all=True)
+    apart = photos.search("a cat", top=53, all=True, group=False)
+    assert grouped.matches == apart.matches
+    assert {NAMES["cat"], photos.root / "small cat.jpg"} <= {grouped[0].path, *grouped[0].copies}
+    assert len(grouped) == 3
+
+
+def test_pages_of_groups_together_are_the_whole(photos: Library) -> None:
+    whole = photos.search("an animal", top=53, all=True)
+    assert whole.groups == len(whole) < len(photos.catalog)
+    pages = [
+        hit
+        for offset in range(0, whole.groups, 10)
+        for hit in photos.search("an animal", top=10, offset=offset, all=True)
+    ]
+    assert pages == list(whole)
+    assert photos.search("folder:trips", top=3).groups == 25
+
+
+@given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 9))
+def test_groups_by_hand(contents: list[int], nearby: int) -> None:
+    """Each with the last that is like it, unless that is two blocks before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("twotower.search.ranking.NEARBY", nearby)
+        groups = _grouped(np.arange(len(contents)), np.eye(6, dtype=np.float32)[contents], 0.9)
+    assert sorted(one for group in groups for one in group) == list(range(len(contents)))
+    for group in groups:
+        assert len({contents[one] for one in group}) == 1
+        assert group == sorted(group)
+    firsts = [group[0] for group in groups]
+    assert firsts == sorted(firsts)
+    for first in firsts:
+        near = contents[max(0, (first // nearby - 1) * nearby) : first]
+        assert contents[first] not in near
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top": 0}, "top=0, offset=0: ask for 1 hit or more"),
+        ({"top": -3}, "top=-3"),
+        ({"offset": -1}, "offset=-1"),
+        ({"sort": "banana"}, "sort='banana' is none of relevance, date"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    photos: Library, options: dict[str, Any], message: str
+) -> None:
+    for query in ("a cat", "type:jpeg"):
+        with pytest.raises(ValueError, match=message):
+            photos.search(query, **options)
+
+
+def test_names_count(photos: Library) -> None:
+    answer = photos.search("smaller")
+    assert [hit.path.name for hit in answer if hit.named] == ["smaller.jpg"]
+    assert answer.matches >= 1
+    hits = [hit for hit in photos.search("small cat") if hit.named]
+    assert [hit.path.name for hit in hits] == ["small cat.jpg"]
+    assert not any(hit.named for hit in photos.search('small - "a dog"', all=True))
+
+
+def test_similar_to_a_picture_of_the_library(photos: Library) -> None:
+    answer = photos.similar(NAMES["cat"], all=True)
+    assert NAMES["cat"] not in [hit.path for hit in answer]
+    assert answer[0].path.name == "small cat.jpg"
+    assert answer[0].score > 0.99
+    by_search = photos.search(str(NAMES["cat"]), all=True, group=False)
+    assert by_search[0].path == answer[0].path
+
+
+def test_similar_to_a_picture_from_elsewhere(photos: Library, tmp_path: Path) -> None:
+    shutil.copy(PHOTOS / "dog.jpg", tmp_path / "mine.jpg")
+    answer = photos.similar(tmp_path / "mine.jpg", all=True)
+    assert answer[0].path == NAMES["dog"]
+    with pytest.raises(QueryError, match=r"nowhere\.jpg: there is no such picture"):
+        photos.similar("nowhere.jpg")
+
+
+def test_a_copy_comes_first_and_matches(photos: Library, tmp_path: Path) -> None:
+    for name, own in NAMES.items():
+        elsewhere = tmp_path / f"{name}{own.suffix}"
+        shutil.copy(own, elsewhere)
+        answer = photos.similar(elsewhere)
+        assert answer[0].match and answer[0].score > 0.999, name
+        assert own in [hit.path for hit in answer if hit.score > 0.999], name
+
+
+def write_video(path: Path, image: PIL.Image.Image) -> None:
+    av = pytest.importorskip("av", reason="pip install 'twotower[video]'")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height = image.size
+        for _ in range(20):
+            container.mux(stream.encode(av.VideoFrame.from_image(image)))
+        container.mux(stream.encode())
+
+
+def test_videos_and_raw_files_are_pictures_too(tmp_path: Path) -> None:
+    """In the library by their stored vectors, and from elsewhere by the same way in."""
+    pytest.importorskip("rawpy", reason="pip install 'twotower[raw]'")
+    root, elsewhere = tmp_path / "library", tmp_path / "elsewhere"
+    root.mkdir()
+    elsewhere.mkdir()
+    with PIL.Image.open(PHOTOS / "cat.jpg") as image:
+        cat = image.convert("RGB").resize((320, 240))
+    write_video(root / "a.mp4", cat)
+    write_dng(root / "b.DNG", cat)
+    for name in ("cat.jpg", "dog.jpg"):
+        shutil.copy(PHOTOS / name, root)
+    library = make_library(root)
+    for name in ("a.mp4", "b.DNG"):
+        shutil.copy(root / name, elsewhere)
+        own = library.similar(root / name, all=True)
+        assert root / name not in {hit.path for hit in own}
+        assert len(own) == 3 and own[-1].path.name == "dog.jpg"
+        [first, *_] = library.similar(elsewhere / name, all=True)
+        assert first.path == root / name
+        assert first.score == pytest.approx(1, abs=1e-5)
+        named = library.search(f"+{elsewhere / name} - dog.jpg", all=True)
+        assert named[0].path != root / "dog.jpg"
+    (elsewhere / "c.mp4").write_bytes(b"no video")
+    with pytest.raises(PictureError, match=r"c\.mp4: not a video that can be decoded.*convert it"):
+        library.similar(elsewhere / "c.mp4")
+    library.close()
+
+
+def test_duplicates_are_grouped(photos: Library) -> None:
+    groups = photos.duplicates()
+    [cats] = [group for group in groups if NAMES["cat"] in [hit.path for hit in group]]
+    assert photos.root / "small cat.jpg" in [hit.path for hit in cats]
+    sizes = [hit.path.stat().st_size for hit in cats]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(groups) < 4, "the others differ"
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(-2, 2)] * 3), max_size=30),
+    st.integers(1, 12),
+    st.integers(1, 5),
+    st.integers(3, 9),
+)
+def test_linked_vectors_are_found_as_in_the_plain_way(
+    rows: list[tuple[int, ...]], block: int, strip: int, least: int
+) -> None:
+    """In whole numbers, whose products are exact."""
+    embeds = np.array(rows, np.float32).reshape(-1, 3)
+    linked = embeds @ embeds.T >= least
+    np.fill_diagonal(linked, True)
+    for _ in rows:  # paths of any length
+        linked = linked @ linked
+    expected = {tuple(np.flatnonzero(row).tolist()) for row in linked if row.sum() > 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("twotower.search.search.BLOCK", block)
+        patch.setattr("twotower.search.search.STRIP", strip)
+        groups = _connected(lambda some: embeds[some], len(embeds), least)
+    assert {tuple(group.tolist()) for group in groups} == expected
+    assert len(groups) == len(expected)
+
+
+def test_many_copies_are_one_group() -> None:
+    embeds = np.tile(np.float32([1, 0]), (5000, 1))
+    [group] = _connected(lambda some: embeds[some], len(embeds), 0.9)
+    assert group.tolist() == list(range(5000))
+
+
+def test_what_a_crash_left_over_is_no_hit(photos: Library) -> None:
+    vector = photos.model.encode_text(["a brain scan"])
+    left_over = np.array([999_999])
+    photos.vectors.add(left_over, vector)
+    try:
+        answer = photos.search("a brain scan", all=True, top=100, group=False)
+        assert len(answer) == len(photos.catalog)
+    finally:
+        photos.vectors.remove(left_over)
+
+
+def test_every_match_is_found_however_many(
+    photos: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the candidates first looked at are only a few."""
+    whole = photos.search("a cat", top=100, group=False)
+    monkeypatch.setattr("twotower.search.ranking.CANDIDATES", 2)
+    few = photos.search("a cat", top=100, group=False)
+    assert [hit.path for hit in few] == [hit.path for hit in whole]
+
+
+def test_a_model_without_calibration_says_so(tiny_directory: Path, tmp_path: Path) -> None:
+    for name in ("cat.jpg", "dog.jpg", "bee.jpg", "car.jpg"):
+        shutil.copy(PHOTOS / name, tmp_path)
+    library = Library(tmp_path, model=tiny_directory)
+    library.index()
+    with pytest.warns(UserWarning, match="has no calibration.*twotower calibrate"):
+        first = library.search("zebra crossing", all=True)
+    assert len(first) == 4
+    assert (library.location / "calibration.json").exists()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = library.search("zebra crossing", all=True)
+    assert again == first
+    library.close()
+
+
+def test_names_that_are_no_text_are_found(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"gr\xfcn\nkatze.jpg")
+    shutil.copy(PHOTOS / "cat.jpg", tmp_path / odd)
+    library = make_library(tmp_path)
+    [hit] = library.search("a cat")
+    assert hit.path == tmp_path / odd
+    assert [hit.named for hit in library.search("katze")] == [True]
+    library.close()
+
+
+def test_public_names() -> None:
+    assert twotower.Library is Library
+    assert twotower.Hit.__name__ == "Hit"

@@ -1,0 +1,110 @@
+"""The plan before a run, the line during it, the picture and the advice after."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import PIL.Image
+import pytest
+import torch
+
+from tests.conftest import tiny_config
+from twotower.cli.train_progress import log_line, show_training
+from twotower.errors import TrainError
+from twotower.model.clip import CLIP
+from twotower.model.presets import preset
+from twotower.train.accumulate import Towers, saved_bytes
+from twotower.train.config import TrainConfig
+from twotower.train.curves import explain, plot
+from twotower.train.estimate import activation_bytes, describe
+
+CONFIG = TrainConfig(model=tiny_config(), sources=("x",), steps=100, batch_size=64)
+
+
+def told(step: int, loss: float, waited: float = 0.0) -> dict[str, object]:
+    return {
+        "step": step,
+        "loss": loss,
+        "logit_scale": 14.3,
+        "learning_rate": 1e-3,
+        "pairs_per_second": 100.0,
+        "waited_for_data": waited,
+    }
+
+
+def write_run(folder: Path, losses: list[float], config: TrainConfig = CONFIG) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(config.to_json())
+    lines = [json.dumps(told(step, loss)) for step, loss in enumerate(losses)]
+    (folder / "log.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def test_the_plan_counts_what_is_published() -> None:
+    """4.4 GFLOP of a ViT-B/32 picture and 2.9 of 77 positions of text, times 2 for multiply-add."""
+    config = replace(CONFIG, model=preset("ViT-B-32"), batch_size=1)
+    text = "\n".join(describe(config))
+    assert "87,849,216 vision, 63,428,096 text; 151,277,313 learn" in text
+    assert "memory      2.42 GB" in text
+    [activations] = [one for one in text.splitlines() if "activations of 1 pairs" in one]
+    assert (
+        30 < float(activations.split("(")[1].split()[0]) < 120
+    )  # MB: 50 and 77 positions, 24 blocks
+    [step] = [one for one in text.splitlines() if one.startswith("arithmetic")]
+    assert float(step.split()[1]) == pytest.approx(3 * 2 * (4.4e9 + 2.9e9) / 1e12, abs=0.01)
+
+
+def test_a_locked_tower_does_not_learn() -> None:
+    text = "\n".join(describe(replace(CONFIG, model=preset("ViT-B-32"), locked=("vision",))))
+    assert "63,428,097 learn" in text
+
+
+def test_waiting_for_data_is_named() -> None:
+    assert "decode-bound" not in log_line(told(3, 1.0, waited=0.05))
+    assert "data wait 60%  (decode-bound: add workers)" in log_line(told(3, 1.0, waited=0.6))
+
+
+def test_a_stuck_loss_is_explained(tmp_path: Path) -> None:
+    stuck = write_run(tmp_path / "stuck", [5.0, 4.3, *[math.log(64)] * 20])
+    assert "stays at ln(64) = 4.16" in next(explain(stuck))
+    fine = write_run(tmp_path / "fine", [4.2 - 0.1 * i for i in range(20)])
+    assert list(explain(fine)) == []
+
+
+def test_the_plan_with_memory_names_what_a_pair_takes() -> None:
+    text = "\n".join(describe(replace(CONFIG, memory=8 * 10**9)))
+    assert "the rest of 8.0 GB for" in text
+
+
+def test_activations_on_meta_are_those_in_memory() -> None:
+    config = replace(CONFIG, batch_size=1)
+    with torch.device("meta"):
+        expected = activation_bytes(CLIP(config.model), config)
+    pixel_values, input_ids = torch.zeros(2, 3, 64, 64), torch.ones(2, 77, dtype=torch.long)
+    input_ids[:, -1] = 49407
+    towers = Towers(CLIP(config.model))
+    found = [saved_bytes(towers, pixel_values[:n], input_ids[:n]) for n in (1, 2)]
+    assert found[1] - found[0] == pytest.approx(expected, rel=0.2)  # "meta" takes another attention
+
+
+def test_a_stuck_loss_is_spoken_of_once_while_training(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_training(CONFIG) as report:
+        for step in range(100):
+            report(told(step, math.log(64)))
+    assert capsys.readouterr().err.count("stays at ln(64) = 4.16") == 1
+    with show_training(CONFIG) as report:
+        report({"asked": 512, "pairs": 6497})
+        for step in range(100):
+            report(told(step, 4.2 - 0.01 * step))
+    err = capsys.readouterr().err
+    assert "stays at" not in err and "the teacher has seen 512 of 6,497 pairs" in err
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [4.0, 3.0, 2.5])
+    with PIL.Image.open(plot(run)) as image:
+        assert image.size == (1430, 660)
+        assert len(image.convert("RGB").getcolors(10**6)) > 50
+    with pytest.raises(TrainError, match="give the folder of a run"):
+        plot(tmp_path / "nowhere")

@@ -1,0 +1,1 @@
+"""Indexes of pictures: scan, read, embed, keep, and find by vector."""

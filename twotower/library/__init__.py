@@ -1,1 +1,0 @@
-"""A person's pictures: found, indexed, searched in words. No torch."""

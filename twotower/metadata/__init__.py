@@ -1,0 +1,1 @@
+"""Metadata of pictures: EXIF, XMP packets, sidecars, and a journal that can undo."""

@@ -1,0 +1,115 @@
+"""A contact sheet: the hits of a search as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+import string
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from twotower.pages.render import to_html
+from twotower.pages.thumbnails import thumbnail
+
+if TYPE_CHECKING:
+    from twotower.search.hits import Hit, SearchResult
+
+HEIGHT = 360  # pixels of a picture in the file; shown at most two thirds as high
+
+
+def write_contact_sheet(answer: SearchResult, of: int, file: Path) -> list[Path]:
+    """Write the hits of `answer`, found among `of` pictures.
+
+    Returns:
+        Those that are lacking, because they cannot be read any more.
+    """
+    figures = [(hit, _figure(hit, file)) for hit in answer]
+    matches = "".join(figure for hit, figure in figures if hit.match)
+    rest = "".join(figure for hit, figure in figures if not hit.match)
+    found = f"{answer.matches:,} of {of:,} pictures match" if answer.matches else "Nothing matches"
+    page = _PAGE.substitute(
+        query=to_html(answer.query),
+        found=found.replace(",", "\u202f"),
+        matches=f"<main>{matches}</main>" if matches else "",
+        rest=f"<h2>below the cut-off</h2><main class=rest>{rest}</main>" if rest else "",
+        cutoff="" if answer.cutoff is None else f" \u00b7 cut-off {answer.cutoff:.0%}",
+    )
+    file.write_text(page, encoding="utf-8")
+    return [hit.path for hit, figure in figures if not figure]
+
+
+def _figure(hit: Hit, file: Path) -> str:
+    image = thumbnail(hit.path, HEIGHT)
+    if image is None:
+        return ""
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=82, optimize=True)
+    data = base64.b64encode(content.getvalue()).decode()
+    link = os.path.relpath(hit.path.resolve(), file.resolve().parent)
+    probability = hit.probability
+    notes = [hit.taken[:10]] if hit.taken else []
+    notes += [f"+{len(hit.copies)} alike"] if hit.copies else []
+    return _FIGURE.substitute(
+        link=quote(os.fsencode(link)),
+        data=data,
+        width=image.width,
+        height=image.height,
+        share=f"{image.width / image.height:.4f}",
+        name=to_html(hit.path.name),
+        notes=html.escape(" \u00b7 ".join(notes)),
+        percent="" if probability is None else f"<b>{probability:.0%}</b>",
+        bar="" if probability is None else f'<i style="width:{100 * probability:.1f}%"></i>',
+    )
+
+
+_FIGURE = string.Template(
+    '<a class=hit href="$link" style="--share:$share"><img alt="$name" width=$width height=$height '
+    'src="data:image/jpeg;base64,$data"><span class=about><span class=name>$name</span>'
+    "<span class=notes>$notes</span>$percent</span>$bar</a>\n"
+)
+
+_PAGE = string.Template("""<!doctype html>
+<html lang=en>
+<meta charset=utf-8>
+<meta name=viewport content="width=device-width, initial-scale=1">
+<title>$query</title>
+<style>
+:root { color-scheme: light dark; --paper: #fbfaf7; --ink: #1d1c1a; --quiet: #77736b;
+  --line: #e4e0d6; --mark: #c8502e; --row: 240px; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #161513; --ink: #f2efe8; --quiet: #98938a; --line: #2f2d29; --mark: #f08a5d; } }
+* { box-sizing: border-box; }
+body { margin: 0; padding: clamp(1rem, 3vw, 3rem); background: var(--paper); color: var(--ink);
+  font: 15px/1.4 system-ui, sans-serif; }
+header { display: flex; flex-wrap: wrap; align-items: baseline; gap: .3rem 1.5rem;
+  margin-bottom: 1.5rem; padding-bottom: 1rem; border-bottom: 1px solid var(--line); }
+h1 { margin: 0; font: 500 clamp(1.5rem, 4vw, 2.6rem)/1.1 Georgia, "Times New Roman", serif;
+  letter-spacing: -.01em; overflow-wrap: anywhere; }
+p { margin: 0; color: var(--quiet); }
+h2 { margin: 2.5rem 0 1rem; padding-top: 1rem; border-top: 1px dashed var(--line);
+  color: var(--quiet); font-size: .85rem; font-weight: 500; letter-spacing: .04em; }
+header + h2 { margin-top: 0; padding-top: 0; border: 0; }
+main { display: flex; flex-wrap: wrap; gap: 10px; }
+main::after { content: ""; flex: 1000 0 0; }
+.hit { position: relative; flex: calc(var(--share) * 100) 1 calc(var(--share) * var(--row) * .72);
+  max-width: calc(var(--share) * var(--row) * 1.3); border-radius: 6px; overflow: hidden;
+  color: #fff; text-decoration: none; background: var(--line); }
+.hit img { display: block; width: 100%; height: auto; }
+.hit:focus-visible { outline: 3px solid var(--mark); outline-offset: 2px; }
+.about { position: absolute; inset: auto 0 0 0; display: flex; align-items: baseline; gap: .6em;
+  padding: 2.2em .8em .7em; font-size: .8rem; text-shadow: 0 1px 2px #0009;
+  background: linear-gradient(#0000, #000a); }
+.name { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.notes { flex: 1; white-space: nowrap; opacity: .75; }
+.about b { font-weight: 600; font-variant-numeric: tabular-nums; }
+.hit i { position: absolute; bottom: 0; left: 0; height: 3px; background: var(--mark); }
+.rest { --row: 160px; }
+.rest img { filter: saturate(.5); opacity: .8; }
+</style>
+<header><h1>$query</h1><p>$found$cutoff</p></header>
+$matches$rest
+</html>
+""")

@@ -1,0 +1,1 @@
+"""Search of an index: a query to ranked hits with probabilities."""

@@ -1,0 +1,1 @@
+"""Tags of pictures: a vocabulary, its probabilities, and what people corrected."""

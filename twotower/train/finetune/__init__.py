@@ -1,0 +1,1 @@
+"""Fine-tuning on one's own pictures, with a report of gains and losses."""

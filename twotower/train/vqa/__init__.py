@@ -1,0 +1,1 @@
+"""A head that answers questions, trained on frozen towers."""
