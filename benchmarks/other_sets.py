@@ -37,9 +37,9 @@ from gather_pictures import (  # noqa: E402
     words,
 )
 
-from twotower.evaluate.models import open_model
-from twotower.evaluate.sets import LabelledSet
-from twotower.evaluate.zero_shot import evaluate_zero_shot
+from twotower.evaluate.models import open_model  # noqa: E402
+from twotower.evaluate.sets import LabelledSet  # noqa: E402
+from twotower.evaluate.zero_shot import evaluate_zero_shot  # noqa: E402
 
 MOST = 300  # pictures of a set
 LARGEST = 640  # pixels of a side, to which larger pictures are shrunk

@@ -1,4 +1,4 @@
-"""The rooms of the house and which may import which (docs/architecture.md)."""
+"""The rooms of the house and the order in which they import (docs/architecture.md)."""
 
 import ast
 import subprocess
@@ -8,50 +8,90 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "twotower"
-ROOMS = {
-    "inputs": set(),
-    "model": {"inputs"},
-    "pairs": {"inputs"},
-    "encode": {"inputs", "model"},
-    "evaluate": {"inputs", "model", "pairs", "encode"},
-    "train": {"inputs", "model", "pairs", "encode", "evaluate"},
-    "library": {"inputs", "encode"},
-    "asking": {"inputs", "model", "encode", "library"},
-    "cli": {"inputs", "model", "pairs", "encode", "evaluate", "train", "library", "asking"},
-}
-TORCH_FREE = {"inputs", "pairs", "encode", "evaluate", "library", "asking", "cli"}
+# From the ground up: a file imports from its own room and from the rows below it.
+ORDER = (
+    ("arrays", "errors", "progress"),
+    ("files",),
+    ("inputs",),
+    ("metadata", "model", "pairs"),
+    ("encode",),
+    ("calibration",),
+    ("index",),
+    ("search",),
+    ("tagging",),
+    ("asking",),
+    ("library",),
+    ("pages", "evaluate"),
+    ("train", "serve"),
+    ("",),  # the package itself: the public names
+    ("cli",),
+    ("__main__",),
+)
+LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
+FACADE_FREE = {"train", "evaluate"}  # never import library.py
+TORCH_ROOMS = {"model", "train"}
 TORCH_FREE_FILES = {PACKAGE / "model/config.py", PACKAGE / "model/pickles.py"}
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
 
 
-def imported_rooms(path: Path) -> set[str]:
-    """Rooms of ours that a file imports, anywhere in it."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
+def imported_modules(path: Path) -> set[str]:
+    """Modules of the package that a file imports, anywhere in it, for types alone too."""
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, f"{path.name} line {node.lineno}: write the full name"
-            names.add(node.module or "")
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                modules.add(submodule if submodule in MODULES else node.module)
         elif isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-    return {name.split(".")[1] for name in names if name.startswith("twotower.")}
+            modules.update(alias.name for alias in node.names)
+    return modules & MODULES.keys()
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_rooms_import_only_what_the_table_allows(room: str) -> None:
-    files = list((PACKAGE / room).rglob("*.py"))
-    assert files
-    for path in files:
-        assert imported_rooms(path) <= ROOMS[room] | {room}, path
+IMPORTS = {module: imported_modules(path) - {module} for module, path in MODULES.items()}
 
 
-def test_every_folder_with_code_is_in_the_table() -> None:
-    folders = {path.parent.name for path in PACKAGE.glob("*/*.py")}
-    assert folders == set(ROOMS)
+def room_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_downwards(module: str) -> None:
+    room = room_of(module)
+    for imported in IMPORTS[module]:
+        below = room_of(imported)
+        assert below == room or LEVEL[below] < LEVEL[room], f"{module} imports {imported}"
+        assert not (room in FACADE_FREE and below == "library"), f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_no_file_imports_itself_in_a_circle(module: str) -> None:
+    reached: set[str] = set()
+    waiting = [module]
+    while waiting:
+        for imported in IMPORTS[waiting.pop()] - reached:
+            reached.add(imported)
+            waiting.append(imported)
+    assert module not in reached
+
+
+def test_every_room_has_a_place_in_the_order() -> None:
+    assert {room_of(module) for module in MODULES} <= LEVEL.keys()
+
+
+def test_nothing_imports_the_recipes() -> None:
+    for path in MODULES.values():
+        assert "import recipes" not in (text := path.read_text(encoding="utf-8")), path
+        assert "from recipes" not in text, path
 
 
 def test_torch_stays_out_of_the_light_rooms() -> None:
-    files = {path for room in TORCH_FREE for path in (PACKAGE / room).rglob("*.py")}
-    for path in files | TORCH_FREE_FILES:
-        for node in ast.parse(path.read_text()).body:  # imports at the top of the file only
+    light = {path for module, path in MODULES.items() if room_of(module) not in TORCH_ROOMS}
+    for path in light | TORCH_FREE_FILES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:  # at the top of the file
             if isinstance(node, ast.Import | ast.ImportFrom):
                 module = getattr(node, "module", None) or node.names[0].name
                 assert module.split(".")[0] not in ("torch", "onnx", "openvino"), path

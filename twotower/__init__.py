@@ -40,7 +40,7 @@ _HOME = {
     "convert": "encode.convert",
     "fit": "train.finetune.fit",
     "load": "encode.load",
-    "preset": "model.config",
+    "preset": "model.presets",
     "zero_shot_classifier": "encode.classify",
 }
 

@@ -65,11 +65,6 @@ def add_commands(commands: Commands) -> None:
     command.set_defaults(run=run_train_plot)
     command.add_argument("folder", type=Path, help="the run's folder")
 
-    command = recipes.add_parser("bundled", help="train the model inside the package")
-    command.set_defaults(run=run_train_bundled)
-    command.add_argument("data", type=Path, help="the folder with the data (docs/model-card.md)")
-    command.add_argument("destination", type=Path, help="the model directory to make")
-
 
 def _add_pretraining(command: argparse.ArgumentParser) -> None:
     command.add_argument("pairs", nargs="+", help=f"{SOURCE} (several: several sources)")
@@ -207,11 +202,4 @@ def run_train_plot(arguments: argparse.Namespace) -> int:
     from twotower.train.curves import plot
 
     print(plot(arguments.folder))
-    return OK
-
-
-def run_train_bundled(arguments: argparse.Namespace) -> int:
-    from recipes.twotower_small.recipe import bundled
-
-    bundled(arguments.data, arguments.destination, say=print)
     return OK

@@ -14,7 +14,6 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-import twotower
 from twotower.arrays import normalize
 from twotower.errors import EvaluationError, PictureError
 from twotower.evaluate.models import Model
@@ -120,7 +119,7 @@ def configuration(model: Model, **more: Any) -> Result:
     """What a number depends on: the model, `more`, and the versions of what computed it."""
     about = model.describe()
     versions = {
-        "twotower": twotower.__version__,
+        "twotower": version("twotower"),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "pillow": PIL.__version__,

@@ -132,8 +132,8 @@ def build_inverted_lists(
     slots = np.flatnonzero(marks)
     if len(slots) < MIN_VECTORS:
         raise LibraryError(
-            f"--approximate pays from {MIN_VECTORS} pictures on; {len(slots)} are searched exactly, and "
-            "at once"
+            f"--approximate pays from {MIN_VECTORS} pictures on; {len(slots)} are searched "
+            "exactly, and at once"
         )
     say(0, len(slots))
     count, dim = int(_LISTS * len(slots) ** 0.5), rows.shape[1]
