@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from twotower.pairs.pair import Pair
 from twotower.pairs.sources import open_source
 
-EMOJI = Path(__file__).parent / "emoji"
+EMOJI = Path(__file__).parents[1] / "emoji"
 RESAMPLES = 2000  # of the bootstrap
 
 # Emoji of things that can be seen, by their CLDR names: the outside set of whoever has no better

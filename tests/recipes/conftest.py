@@ -1,4 +1,4 @@
-"""What several tests of training share."""
+"""A dictionary that several tests of recipes share."""
 
 from pathlib import Path
 
