@@ -31,7 +31,7 @@ from twotower.library import Library
 
 ROOT = Path(__file__).parents[2]
 FORK = multiprocessing.get_context("forkserver")  # a clean, small process for each
-FORK.set_forkserver_preload(["tests.library.tiny"])
+FORK.set_forkserver_preload(["tests.index.tiny"])
 
 
 class Album:
@@ -130,7 +130,7 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
 FULL = """
 import resource, sys
 from pathlib import Path
-from tests.library import tiny
+from tests.index import tiny
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), -1))
 tiny.index(Path(sys.argv[1]), 0.0)
 """
@@ -172,8 +172,8 @@ def test_a_second_process_is_told_who_is_at_it(tmp_path: Path, tiny_directory: P
     library = Library(tmp_path, model=tiny_directory)
     library.location.mkdir()
     code = (
-        "import sys, time; from pathlib import Path; from twotower.library.lock import *\n"
-        "with sole_writer(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from twotower.files import *\n"
+        "with exclusive_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, library.location]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as holder:
@@ -233,7 +233,7 @@ def test_a_file_that_goes_before_it_is_read(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(picture(1))
     found = scan.scan(tmp_path).found
     (tmp_path / "a.png").unlink()
-    taken = [reader.Intake(tmp_path, TinyEncoder.preprocess)(one) for one in found]
+    taken = [reader.PictureReader(tmp_path, TinyEncoder.preprocess)(one) for one in found]
     assert taken[0] is None and taken[1].record.path == "b.png"
 
 
@@ -361,7 +361,7 @@ def test_many_files_in_one_folder(tmp_path: Path) -> None:
                 raise
             (tmp_path / f"{number}.png").write_bytes(picture(0))
     found = scan.scan(tmp_path).found
-    rows = [reader.Intake(tmp_path, TinyEncoder.preprocess).without_pixels(found[0]).record]
+    rows = [reader.PictureReader(tmp_path, TinyEncoder.preprocess).without_pixels(found[0]).record]
     with opened(tmp_path) as (catalog, vectors):
         ids = np.arange(1, len(found) + 1)
         vectors.add(ids, np.zeros((len(ids), 16), np.float32))

@@ -26,7 +26,7 @@ PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
 @pytest.fixture(autouse=True)
 def few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inverted_file, "LEAST", 20)
+    monkeypatch.setattr(inverted_file, "MIN_VECTORS", 20)
 
 
 def clusters(count: int, seed: int = 0, dim: int = DIM) -> np.ndarray:
@@ -167,10 +167,10 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from twotower.library import lists
-from twotower.library.catalog import LibraryError
-from twotower.library.vectors import LocalVectors
-lists.LEAST = 20
+from twotower.errors import LibraryError
+from twotower.index import inverted_file
+from twotower.index.local_vectors import LocalVectors
+inverted_file.MIN_VECTORS = 20
 store = LocalVectors(Path(sys.argv[1]), 16)
 resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 try:
@@ -265,7 +265,7 @@ def test_a_library_that_has_become_small_is_no_error(
     location = tmp_path / "library"
     library = Library(PHOTOS, location=location)
     library.index(approximate=True)
-    monkeypatch.setattr(inverted_file, "LEAST", 1000)
+    monkeypatch.setattr(inverted_file, "MIN_VECTORS", 1000)
     assert isinstance(library.vectors, LocalVectors)
     library.vectors.remove(library.vectors.ids()[:20])
     assert library.vectors.is_stale()
@@ -293,7 +293,7 @@ def test_index_approximate_and_what_comes_after(
 def test_too_few_pictures_for_lists(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inverted_file, "LEAST", 1000)
+    monkeypatch.setattr(inverted_file, "MIN_VECTORS", 1000)
     assert main(["index", str(PHOTOS), "--library", str(tmp_path), "--approximate"]) == 1
     assert "are searched exactly" in capsys.readouterr().err
     assert main(["search", "a cat", "--library", str(tmp_path)]) == 0

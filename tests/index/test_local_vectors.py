@@ -266,9 +266,9 @@ def test_files_that_were_cut_are_an_error(tmp_path: Path) -> None:
 WRITER = """
 import sys, numpy as np
 from pathlib import Path
-from twotower.library.vectors import LocalVectors
+from twotower.index.local_vectors import LocalVectors
 sys.path.insert(0, sys.argv[2])
-from tests.library.test_vectors import row_of
+from tests.index.test_local_vectors import row_of
 store = LocalVectors(Path(sys.argv[1]), 16)
 resource = __import__("resource")
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))

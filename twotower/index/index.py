@@ -244,7 +244,7 @@ class Index:
         try:
             self._vectors_of(record).drop()
         except LibraryError as error:
-            warnings.warn(f"{error}; its vectors are no longer used, and stay", stacklevel=2)
+            warnings.warn(f"{error}; the collection is no longer used, and stays", stacklevel=2)
         self.catalog.remove_model(record)
 
     def _vectors_of(self, record: ModelRecord) -> Vectors:
