@@ -139,48 +139,50 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> twotower.Library:
 
 
 def test_all_pictures(library: twotower.Library) -> None:
-    answer = ask_library(library, "how many pictures do I have?")
+    answer = ask_library(library.opened, "how many pictures do I have?")
     assert (answer.answer, answer.matches, answer.low, answer.high) == ("4", 4, 4, 4)
-    answer = ask_library(library, "how many photos did I take in 2021?")
+    answer = ask_library(library.opened, "how many photos did I take in 2021?")
     assert answer.answer == "1" and answer.hits[0].path.name == "x-car.jpg"
-    answer = ask_library(library, "which camera did I use most?")
+    answer = ask_library(library.opened, "which camera did I use most?")
     assert answer.answer == "Beta (2), Alpha (1)"
     assert answer.notes == ("1 of the 4 that match have no camera",)
-    answer = ask_library(library, "when was my latest picture?")
+    answer = ask_library(library.opened, "when was my latest picture?")
     assert answer.answer == "2021-01-02 03:04:05" and answer.hits[0].path.name == "x-car.jpg"
     assert answer.notes == ("1 of the 4 that match have no date",)
-    assert ask_library(library, "when was my oldest picture?").answer.startswith("2019-05-06")
-    answer = ask_library(library, "where are my pictures?")
+    assert ask_library(library.opened, "when was my oldest picture?").answer.startswith(
+        "2019-05-06"
+    )
+    answer = ask_library(library.opened, "where are my pictures?")
     assert answer.answer == "by folder: its top (3), trip (1)"
 
 
 def test_what_they_show(library: twotower.Library) -> None:
-    answer = ask_library(library, "how many of my pictures show a beach?")
+    answer = ask_library(library.opened, "how many of my pictures show a beach?")
     assert answer.total == 4 and answer.low <= answer.expected <= answer.high <= 4
     assert "expected" in answer.notes[0]
     assert answer.answer == f"{answer.matches} of 4"
-    answer = ask_library(library, "how many of my pictures show a beach in 1990?")
+    answer = ask_library(library.opened, "how many of my pictures show a beach in 1990?")
     assert (answer.answer, answer.expected, answer.high) == ("0 of 0", 0.0, 0)
-    answer = ask_library(library, "when did I last photograph a brain scan?")
+    answer = ask_library(library.opened, "when did I last photograph a brain scan?")
     assert answer.answer == "" and answer.hits == []
-    assert ask_library(library, "do I have pictures of a brain scan?").answer == "none found"
+    assert ask_library(library.opened, "do I have pictures of a brain scan?").answer == "none found"
 
 
 def test_what_they_do_not_show(
     library: twotower.Library, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown = ask_library(library, "how many of my pictures show an elephant?")
-    answer = ask_library(library, "how many of my pictures do not show an elephant?", top=4)
+    shown = ask_library(library.opened, "how many of my pictures show an elephant?")
+    answer = ask_library(library.opened, "how many of my pictures do not show an elephant?", top=4)
     assert answer.expected == pytest.approx(4 - shown.expected)
     assert (answer.low, answer.high) == (4 - shown.high, 4 - shown.low)
     assert answer.answer == f"{answer.expected:.0f} of 4"
     assert {hit.path.name for hit in answer.hits} == {"x-beach.jpg", "x-car.jpg", "x-skyline.jpg"}
     assert all(hit.probability > 0.5 for hit in answer.hits)
-    which = ask_library(library, "which of my pictures do not show an elephant?", top=4)
+    which = ask_library(library.opened, "which of my pictures do not show an elephant?", top=4)
     assert (which.answer, which.hits) == (answer.answer, answer.hits)
-    assert ask_library(library, "do I have pictures without an elephant?").answer == "yes"
+    assert ask_library(library.opened, "do I have pictures without an elephant?").answer == "yes"
     trip = library.root / "trip"
-    alone = ask_library(library, "do I have pictures without an elephant?", folder=trip)
+    alone = ask_library(library.opened, "do I have pictures without an elephant?", folder=trip)
     assert (alone.answer, alone.hits) == ("none found", [])
     assert main(["ask", os.fspath(trip), "which pictures do not show an elephant?"]) == 0
     assert "[show without 'an elephant']" in capsys.readouterr().out
@@ -202,14 +204,16 @@ def test_a_name_alone_shows_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     library = twotower.Library(tmp_path)
     library.index()
     alone = "found by name alone, not by what they show: 1"
-    answer = ask_library(library, "how many of my pictures show snow?")
+    answer = ask_library(library.opened, "how many of my pictures show snow?")
     assert (answer.answer, answer.matches) == ("0 of 3", 0)
     assert answer.notes[1:] == (alone,)
-    assert ask_library(library, "do I have pictures of snow?").answer == "none found"
-    answer = ask_library(library, "when did I last photograph an elephant?")
+    assert ask_library(library.opened, "do I have pictures of snow?").answer == "none found"
+    answer = ask_library(library.opened, "when did I last photograph an elephant?")
     assert (answer.answer, answer.notes) == ("2020-01-02 03:04:05", (alone,))
     assert [hit.path.name for hit in answer.hits] == ["x1.jpg", "elephant and snow.jpg"]
-    answer = ask_library(library, "when did I last photograph snow?")  # better than no answer
+    answer = ask_library(
+        library.opened, "when did I last photograph snow?"
+    )  # better than no answer
     assert (answer.answer, answer.matches) == ("2022-01-02 03:04:05", 0)
     capsys.readouterr()
     assert main(["ask", os.fspath(tmp_path), "which of my pictures show an elephant?"]) == 0
@@ -225,9 +229,12 @@ def test_a_folder_of_a_library_is_asked_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trip = library.root / "trip"
-    assert ask_library(library, "how many pictures do I have?", folder=trip).answer == "1"
-    assert ask_library(library, "how many photos did I take in 2021?", folder=trip).answer == "0"
-    answer = ask_library(library, "how many of my pictures show a beach?", folder=trip)
+    assert ask_library(library.opened, "how many pictures do I have?", folder=trip).answer == "1"
+    assert (
+        ask_library(library.opened, "how many photos did I take in 2021?", folder=trip).answer
+        == "0"
+    )
+    answer = ask_library(library.opened, "how many of my pictures show a beach?", folder=trip)
     assert (answer.answer, answer.total) == ("0 of 1", 1)
     assert main(["ask", os.fspath(trip), "how many pictures do I have?"]) == 0
     assert "[count]  1\n" in capsys.readouterr().out
@@ -236,12 +243,12 @@ def test_a_folder_of_a_library_is_asked_alone(
     assert "[count]  4\n" in capsys.readouterr().out
     monkeypatch.chdir(PHOTOS)
     with pytest.raises(LibraryError, match="no folder in"):
-        ask_library(library, "how many pictures do I have?", folder=PHOTOS)
+        ask_library(library.opened, "how many pictures do I have?", folder=PHOTOS)
 
 
 def test_no_question_about_a_library(library: twotower.Library) -> None:
     with pytest.raises(QuestionError, match="no question about a library"):
-        ask_library(library, "what colour is the car?")
+        ask_library(library.opened, "what colour is the car?")
 
 
 @given(st.floats(0, 1e6), st.integers(0, 10**6))

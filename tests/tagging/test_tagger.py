@@ -77,7 +77,7 @@ def words(tmp_path: Path) -> Path:
 def judge(root: Path, vocabulary: Vocabulary) -> tuple[Tagger, dict[str, dict[str, float]]]:
     """The tagger, and the probabilities by picture and tag."""
     library = Library(root)
-    tagger = Tagger(library, vocabulary)
+    tagger = Tagger(library.opened, vocabulary)
     records = list(library.catalog.records())
     judged = tagger.judge([one.id for one in records])
     table = {
@@ -163,7 +163,7 @@ def test_a_lesson_in_a_group_is_about_its_shares(root: Path) -> None:
     for accepted in (True, False):
         correct(root, "place|city", "oranges.jpg", accepted)
         library = Library(root)
-        tagger = Tagger(library, parse_vocabulary(WORDS))
+        tagger = Tagger(library.opened, parse_vocabulary(WORDS))
         tagger._verdicts = {}
         [number] = [one.id for one in library.catalog.records() if one.path == "oranges.jpg"]
         [judged] = tagger.judge([number])
