@@ -40,7 +40,7 @@ def test_every_answer_belongs_to_its_picture(sources: list[str], batch_size: int
         if answer.source.isdigit():
             assert answer.error is None and answer.image_embeds == float(answer.source)
         else:
-            assert answer.image_embeds is None and answer.error.path == answer.source
+            assert answer.image_embeds is None and answer.error.subject == answer.source
     assert max(sizes, default=1) <= batch_size
     assert sum(sizes) == sum(source.isdigit() for source in sources)
 

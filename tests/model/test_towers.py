@@ -824,3 +824,18 @@ def test_builders_choose_the_tower_by_its_config() -> None:
     assert [type(one) for one in towers] == [VisionTransformer, ModifiedResNet, EfficientNetLite]
     texts = [build_text(CAUSAL, 10), build_text(SENTENCE, 10)]
     assert [type(one) for one in texts] == [TextTransformer, SentenceEncoder]
+
+
+@torch.no_grad()
+def test_forward_is_embed_and_logits() -> None:
+    """A training step calls `embed`, so it must be what `forward` documents, to the bit."""
+    vision = replace(VIT, image_size=224, patch_size=112)
+    model = CLIP(replace(preset("ViT-B-32"), embed_dim=10, vision=vision, text=CAUSAL)).eval()
+    inputs = torch.randn(2, 3, 224, 224), random_input((5, 77))
+    output, (image_embeds, text_embeds) = model(*inputs), model.embed(*inputs)
+    assert torch.equal(output.image_embeds, image_embeds)
+    assert torch.equal(output.text_embeds, text_embeds)
+    logits = model.logit_scale.exp() * image_embeds @ text_embeds.T
+    assert torch.equal(output.logits_per_image, logits)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert {embeds.dtype for embeds in model.embed(*inputs)} == {torch.float32}

@@ -12,7 +12,7 @@ import pytest
 
 from tests.pairs.conftest import Write, picture, sample
 from twotower.errors import BrokenPairError, PairsError
-from twotower.pairs import sources
+from twotower.pairs import remote
 from twotower.pairs.pair import Source
 from twotower.pairs.sources import PartOfPairs, open_source
 
@@ -247,7 +247,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[An
     register_implementation("bucket", Bucket, clobber=True)
     monkeypatch.setenv("TWOTOWER_CACHE", str(tmp_path / "cache"))
     waits: list[float] = []
-    monkeypatch.setattr(sources.time, "sleep", waits.append)
+    monkeypatch.setattr(remote.time, "sleep", waits.append)
     yield Bucket, waits
     Bucket.store.clear()
 

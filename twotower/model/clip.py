@@ -1,4 +1,8 @@
-"""CLIP: two towers, one space, a learned temperature."""
+"""CLIP: two towers, one space, a learned temperature.
+
+Pictures and texts become unit vectors of one space (`CLIP.embed`, which is all of the model that a
+training step runs); their cosines, scaled by the temperature, are the logits (`CLIP.forward`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twotower.model.config import CLIPConfig
+from twotower.model.layers import at_least_float32
 from twotower.model.presets import LOGIT_SCALE_INIT, SIGLIP_LOGIT_BIAS_INIT, SIGLIP_LOGIT_SCALE_INIT
 from twotower.model.text import TextTower, build_text
 from twotower.model.vision import VisionTower, build_vision
@@ -16,7 +21,7 @@ from twotower.model.vision import VisionTower, build_vision
 
 @dataclass(frozen=True)
 class ClipOutput:
-    """What a forward pass gives. Embeds are projected and of unit length."""
+    """The result of a forward pass. Embeds are projected and of unit length."""
 
     image_embeds: Tensor  # [I, embed_dim]
     text_embeds: Tensor  # [T, embed_dim]
@@ -42,21 +47,29 @@ class CLIP(nn.Module):
         )
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor) -> ClipOutput:
-        """Every picture against every text: [I, 3, image_size, image_size] and [T, L]."""
-        image_embeds = self.encode_image(pixel_values)
-        text_embeds = self.encode_text(input_ids)
-        logits = self.logit_scale.exp() * image_embeds @ text_embeds.T
+        """Score every picture against every text: [I, 3, image_size, image_size] and [T, L]."""
+        image_embeds, text_embeds = self.embed(pixel_values, input_ids)
+        logits = self.logit_scale.exp() * image_embeds @ text_embeds.T  # [I, T]
         if self.logit_bias is not None:
             logits = logits + self.logit_bias
         return ClipOutput(image_embeds, text_embeds, logits, logits.T)
 
+    def embed(self, pixel_values: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed pictures and texts: image_embeds [I, embed_dim] and text_embeds [T, embed_dim].
+
+        They are of unit length, and float32 where the towers compute in half precision.
+        """
+        return self.encode_image(pixel_values), self.encode_text(input_ids)
+
     def encode_image(self, pixel_values: Tensor) -> Tensor:
         """[B, 3, image_size, image_size] -> image_embeds [B, embed_dim], unit length."""
-        return F.normalize(self.vision(pixel_values), dim=-1)
+        image_features = self.vision(pixel_values)  # [B, embed_dim]
+        return F.normalize(at_least_float32(image_features), dim=-1)
 
     def encode_text(self, input_ids: Tensor) -> Tensor:
         """[B, L] -> text_embeds [B, embed_dim], unit length."""
-        return F.normalize(self.text(input_ids), dim=-1)
+        text_features = self.text(input_ids)  # [B, embed_dim]
+        return F.normalize(at_least_float32(text_features), dim=-1)
 
 
 class Cells(nn.Module):

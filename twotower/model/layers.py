@@ -32,6 +32,11 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 }
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Convert half precisions to float32; keep float64, which exact checks use."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class LayerNorm(nn.LayerNorm):
     """Layer norm in float32 where the precision around it is lower, as OpenAI's code does."""
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from twotower.model.clip import CLIP
+from twotower.model.layers import at_least_float32
 from twotower.model.text import SentenceEncoder, TextTransformer
 from twotower.train.distributed import sum_over_ranks, world_size
-from twotower.train.loss import at_least_float32
 
 LENGTH_GROUP, LENGTH_GROUPS = 8, 4  # at least so many texts in a group, at most so many groups
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from twotower.model.layers import at_least_float32
 from twotower.train.distributed import all_gather, logsumexp_over_ranks, own_rows_of_sum, rank
 
 TILE = 1024  # pairs on a side; 4 MB of float32 stay near a core's cache
@@ -91,11 +92,6 @@ def tiled_siglip_loss(
     positives = _Positives(image_embeds, ids)
     apply: Any = _TiledSiglip.apply
     return apply(*embeds, logit_scale.exp(), logit_bias, positives, tile)
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half precisions widened; float64, for checks against exact values, left as it is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class _Positives:
