@@ -40,6 +40,7 @@ from gather_pictures import (  # noqa: E402
 from twotower.evaluate.models import open_model  # noqa: E402
 from twotower.evaluate.sets import LabelledSet  # noqa: E402
 from twotower.evaluate.zero_shot import evaluate_zero_shot  # noqa: E402
+from twotower.inputs.pictures import on_white  # noqa: E402
 
 MOST = 300  # pictures of a set
 LARGEST = 640  # pixels of a side, to which larger pictures are shrunk
@@ -181,6 +182,7 @@ def labelled_set(name: str, named: Named) -> LabelledSet:
     pictures: list[Image.Image] = []
     names: list[str] = []
     for content, [label] in named:
+        # As for the bundled model: OpenAI's preprocessing would show the colours beneath.
         image = on_white(Image.open(io.BytesIO(content)))
         image.thumbnail((LARGEST, LARGEST))
         pictures.append(image)
@@ -190,16 +192,6 @@ def labelled_set(name: str, named: Named) -> LabelledSet:
     keys: Sequence[str] = [str(number) for number in range(len(names))]
     classnames = tuple((one,) for one in classes)
     return LabelledSet(name, pictures, keys, labels, classnames, None, len(keys))
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """What is transparent is white, as for the bundled model; OpenAI's preprocessing, which the
-    teacher has, would show the colours beneath."""
-    if image.mode not in ("RGBA", "LA", "P"):
-        return image.convert("RGB")
-    white = Image.new("RGBA", image.size, "white")
-    white.alpha_composite(image.convert("RGBA"))
-    return white.convert("RGB")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from pathlib import Path
 import emoji
 from PIL import Image
 
+from twotower.inputs.pictures import on_white
+
 DESTINATION = Path(__file__).parents[1] / "twotower" / "train" / "emoji"
 
 
@@ -50,11 +52,9 @@ def write(chosen: dict[str, str], folder: Path, path: Path) -> None:
     """A webdataset tar of WebP drawings on white and their names."""
     with tarfile.open(path, "w") as tar:
         for name, caption in chosen.items():
-            with Image.open(folder / name) as drawing:
-                rgba = drawing.convert("RGBA")
-            white = Image.new("RGBA", rgba.size, "white")
             file = io.BytesIO()
-            Image.alpha_composite(white, rgba).convert("RGB").save(file, "webp", quality=90)
+            with Image.open(folder / name) as drawing:
+                on_white(drawing).save(file, "webp", quality=90)
             for extension, content in (("webp", file.getvalue()), ("txt", caption.encode())):
                 member = tarfile.TarInfo(f"{Path(name).stem}.{extension}")
                 member.size = len(content)

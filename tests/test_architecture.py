@@ -21,7 +21,8 @@ ORDER = (
     ("tagging",),
     ("asking",),
     ("library",),
-    ("pages", "evaluate"),
+    ("pages",),
+    ("evaluate",),
     ("train", "serve"),
     ("",),  # the package itself: the public names
     ("cli",),

@@ -49,7 +49,7 @@ def refusal(source: Any, **options: Any) -> PictureError:
     with pytest.raises(PictureError) as caught:
         open_picture(source, **options)
     assert "\n" not in str(caught.value)
-    assert str(caught.value).startswith(f"{caught.value.path}: ")
+    assert str(caught.value).startswith(f"{caught.value.subject}: ")
     assert "; " in str(caught.value)
     return caught.value
 
@@ -265,7 +265,7 @@ def test_arrays(shape: tuple[int, ...], mode: str) -> None:
 )
 def test_arrays_that_are_no_pictures(array: NDArray[Any], says: str) -> None:
     error = refusal(array)
-    assert error.path == "<array>"
+    assert error.subject == "<array>"
     assert says in error.reason
 
 
@@ -283,14 +283,14 @@ def test_missing_folder_empty_and_text(tmp_path: Path) -> None:
         (text, "not a picture"),
     ):
         error = refusal(path)
-        assert error.path == str(path)
+        assert error.subject == str(path)
         assert says in error.reason
 
 
 def test_odd_sources() -> None:
     assert "empty" in refusal(b"").reason
     assert "null" in refusal("a\0b.jpg").reason
-    assert refusal(None).path == "<NoneType>"
+    assert refusal(None).subject == "<NoneType>"
     assert "no pixels" in refusal(Image.new("RGB", (0, 5))).reason
     with pytest.raises(
         PictureError, match=r"^two lines\.jpg: there is no such file; check the path$"
@@ -365,7 +365,7 @@ def test_bombs_are_refused_by_their_header() -> None:
 
 def test_the_error_survives_a_process_pool() -> None:
     error = pickle.loads(pickle.dumps(PictureError("a.jpg", "is empty", "copy it again")))
-    assert (error.path, error.reason) == ("a.jpg", "is empty")
+    assert (error.subject, error.reason) == ("a.jpg", "is empty")
     assert str(error) == "a.jpg: is empty; copy it again"
     assert isinstance(error, ValueError)
 

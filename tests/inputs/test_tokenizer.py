@@ -8,10 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twotower.errors import ModelError
-from twotower.inputs import tokenizer as module
+from twotower.inputs import byte_pairs
+from twotower.inputs.byte_pairs import ASCII_WORDS, unicode_words
+from twotower.inputs.cleaning import repair
 from twotower.inputs.tokenizer import (
     OPENAI_TOKENIZER,
     SIGLIP_TOKENIZER,
+    Tokenizer,
     TokenizerConfig,
     clip_vocabulary,
     load_tokenizer,
@@ -107,7 +110,7 @@ ANY_TEXT = st.text(st.characters(), max_size=40)  # lone surrogates included
 @settings(deadline=None, max_examples=300)
 @given(st.lists(ANY_TEXT | st.sampled_from(["<|endoftext|>", "<|startoftext|>"]), max_size=4))
 @pytest.mark.parametrize("tokenizer", [openai, huggingface])
-def test_any_text_gives_a_row(tokenizer: module.Tokenizer, texts: list[str]) -> None:
+def test_any_text_gives_a_row(tokenizer: Tokenizer, texts: list[str]) -> None:
     tokens = tokenizer(texts)
     for row, text in enumerate(texts):
         body = tokenizer.encode(text)
@@ -122,7 +125,7 @@ def test_any_text_gives_a_row(tokenizer: module.Tokenizer, texts: list[str]) -> 
 def test_repairing_leaves_plain_ascii_alone(text: str) -> None:
     """Why the short way for ASCII is allowed: ftfy and unescape change nothing in it."""
     if "&" not in text:
-        assert module._repair(text) == text
+        assert repair(text) == text
 
 
 @settings(deadline=None, max_examples=200)
@@ -130,11 +133,11 @@ def test_repairing_leaves_plain_ascii_alone(text: str) -> None:
 def test_all_patterns_split_ascii_alike(text: str) -> None:
     text = text.lower()
     for openai in (True, False):
-        assert module._unicode_words(openai).findall(text) == module.ASCII_WORDS.findall(text)
+        assert unicode_words(openai).findall(text) == ASCII_WORDS.findall(text)
 
 
 def test_the_cache_of_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WORD_CACHE_SIZE", 2)
+    monkeypatch.setattr(byte_pairs, "WORD_CACHE_SIZE", 2)
     words = ["alpha", "beta", "gamma", "delta", "alpha"]
     assert openai.encode(" ".join(words)) == [one for word in words for one in openai.encode(word)]
 

@@ -410,12 +410,12 @@ def test_a_new_sidecar_does_not_have_the_picture_read(
     (tmp_path / "x.jpg.xmp").write_bytes(SAMPLES["exiftool"])
     (tmp_path / "1.png").write_bytes(picture(99))  # and this one is another picture now
 
-    def hashed(self: reader.Intake, found: ScannedFile) -> reader.Taken | None:
+    def hashed(self: reader.PictureReader, found: ScannedFile) -> reader.PictureContent | None:
         assert found.path == b"1.png"
         return taken(self, found)
 
-    taken = reader.Intake.without_pixels
-    monkeypatch.setattr(reader.Intake, "without_pixels", hashed)
+    taken = reader.PictureReader.without_pixels
+    monkeypatch.setattr(reader.PictureReader, "without_pixels", hashed)
     report = index(tmp_path)
     assert (report.moved, report.added, report.removed) == (3, 1, 0)
     after = rows_of(tmp_path)

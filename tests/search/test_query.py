@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.errors import QueryError
-from twotower.index.scan import SUFFIXES
+from twotower.inputs.media import MEDIA_SUFFIXES
 from twotower.inputs.pictures import _FORMATS
 from twotower.metadata.exif import _KINDS
 from twotower.search.filters import KIND_OF, KINDS, Near
@@ -117,7 +117,7 @@ def test_what_makes_no_sense_is_named(text: str, message: str) -> None:
 def test_kinds_are_those_of_the_catalog() -> None:
     written = {_KINDS.get(one.lower(), one.lower()) for one in _FORMATS}
     assert set(KINDS) == written | {"heic", "raw", "video"}
-    assert {suffix[1:] for suffix in SUFFIXES} <= set(KIND_OF)
+    assert {suffix[1:] for suffix in MEDIA_SUFFIXES} <= set(KIND_OF)
 
 
 @given(

@@ -20,7 +20,7 @@ from typing import Any
 from twotower.asking.answer import Answered, Reply
 from twotower.asking.questions import plain
 from twotower.errors import PictureError, QuestionError
-from twotower.inputs.pictures import Picture, open_picture
+from twotower.inputs.pictures import Picture, on_white, open_picture
 
 KEYS = ("TWOTOWER_VLM_KEY", "OPENAI_API_KEY")
 SIDE = 1024  # pixels along the longer side of what is sent; what is smaller stays as it is
@@ -151,14 +151,7 @@ def _answer(picture: Picture, question: str, vlm: Vlm, answers: Sequence[str]) -
 
 def data_uri(picture: Picture) -> str:
     """A picture as a JPEG in a data: URI, upright, its longer side `SIDE` pixels at most."""
-    image = open_picture(picture)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = image.copy()
-        white.paste((255, 255, 255, 255), (0, 0, *image.size))
-        white.alpha_composite(image)
-        image = white
-    image = image.convert("RGB")
+    image = on_white(open_picture(picture))
     image.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=90)

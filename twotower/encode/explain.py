@@ -18,7 +18,7 @@ from twotower.arrays import Float32Array
 from twotower.encode.encoder import Encoder
 from twotower.encode.prompts import EVERYDAY
 from twotower.errors import LabelError
-from twotower.inputs.pictures import Picture, open_picture
+from twotower.inputs.pictures import Picture, on_white, open_picture
 
 WINDOWS = (1 / 2, 1 / 3, 1 / 4)  # sides, of the picture's shorter side
 CELLS = 48  # along the shorter side of the heat map
@@ -61,7 +61,7 @@ def explain(model: Encoder, picture: Picture, text: str) -> Explanation:
     """
     if not text.strip():
         raise LabelError("there are no words; say what to look for in the picture")
-    image = _over_white(open_picture(picture))
+    image = on_white(open_picture(picture))
     image = _middle(image)
     query = model.encode_text(text)[0]
     everyday = model.encode_text(EVERYDAY).mean(axis=0)
@@ -84,13 +84,6 @@ def draw(explanation: Explanation) -> Image.Image:
     shown = grey + (colour - grey) * np.minimum(1, 2 * alpha)
     shown += alpha**2 * 0.45 * (np.array([255, 90, 20], np.float32) - shown)
     return Image.fromarray(np.clip(shown, 0, 255).astype(np.uint8))
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
 def _middle(image: Image.Image) -> Image.Image:

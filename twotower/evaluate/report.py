@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -16,6 +15,7 @@ from twotower.errors import PictureError
 from twotower.evaluate import charts
 from twotower.evaluate.result_rows import Number, count, not_the_whole, numbers, set_line, title
 from twotower.inputs.pictures import Picture, open_picture
+from twotower.pages.render import Html, render
 
 TEMPLATE = Path(__file__).parent / "report.html"
 TASKS = {
@@ -43,15 +43,14 @@ def write_report(
     directory.mkdir(parents=True, exist_ok=True)
     page = directory / "index.html"
     model, about = result["configuration"]["model"], result["set"]
-    template = string.Template(TEMPLATE.read_text(encoding="utf-8"))
     fields = {
-        "title": escape(f"{model['name']} on {about['title']}"),
+        "title": f"{model['name']} on {about['title']}",
         "task": TASKS[result["task"]],
-        "subtitle": escape(set_line(result)) + f". Model {_fingerprint(model)}.",
-        "warning": _warning(result),
-        "body": "\n".join(_sections(result, find)),
+        "subtitle": Html(escape(set_line(result)) + f". Model {_fingerprint(model)}."),
+        "warning": Html(_warning(result)),
+        "body": Html("\n".join(_sections(result, find))),
     }
-    text = template.substitute(fields)
+    text = render(TEMPLATE.read_text(encoding="utf-8"), fields)
     page.write_text(text, encoding="utf-8", errors="replace")  # names of files may be no text
     return page
 

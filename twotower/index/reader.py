@@ -15,10 +15,8 @@ from PIL import Image
 from twotower.errors import PictureError
 from twotower.index.catalog import RETRY, Orientation, PictureRecord
 from twotower.index.scan import ScannedFile
-from twotower.inputs.pictures import open_header
+from twotower.inputs.media import media_kind, open_frames, open_undecoded
 from twotower.inputs.preprocess import Preprocess
-from twotower.inputs.raw import RAW_SUFFIXES, open_preview
-from twotower.inputs.video import VIDEO_SUFFIXES, sample_frames
 from twotower.metadata.exif import Metadata, read_metadata
 from twotower.metadata.keywords import keywords_of, read_keywords, sidecars_of
 from twotower.metadata.ownership import Keywords
@@ -64,7 +62,7 @@ class PictureReader:
         path = self._root / name
         record = PictureRecord(0, name, found.size, found.mtime_ns, found.sidecar_ns)
         try:
-            if path.suffix.lower() in VIDEO_SUFFIXES:
+            if media_kind(path) == "video":
                 return self._take_video(record, path, pixels)
             return self._take_picture(record, path, pixels)
         except FileNotFoundError:
@@ -79,12 +77,10 @@ class PictureReader:
     def _take_picture(self, record: PictureRecord, path: Path, pixels: bool) -> PictureContent:
         content, record = _read_steadily(record, path)
         try:
-            if path.suffix.lower() in RAW_SUFFIXES:
-                image = open_preview(content, record.path)
-                facts = replace(read_metadata(image), type="raw")
-            else:
-                image = open_header(io.BytesIO(content), record.path)
-                facts = read_metadata(image)
+            image = open_undecoded(io.BytesIO(content), record.path)
+            facts = read_metadata(image)
+            if media_kind(path) == "raw":
+                facts = replace(facts, type="raw")
             record = _with_facts(record, facts, path)
             return PictureContent(record, self._pixel_values([image]) if pixels else None)
         except PictureError as error:
@@ -100,7 +96,7 @@ class PictureReader:
                 digest.update(file.read(_VIDEO_SAMPLE))
             record = replace(record, content_hash=digest.digest()[:_HASH_BYTES])
         try:
-            frames = sample_frames(path)
+            frames = open_frames(path)
             record = _with_facts(record, Metadata("video", *frames[0].size), path)
             return PictureContent(record, self._pixel_values(frames) if pixels else None)
         except PictureError as error:

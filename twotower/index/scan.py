@@ -10,14 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from twotower.index.catalog import KnownFile
-from twotower.inputs.pictures import PICTURE_SUFFIXES
-from twotower.inputs.raw import RAW_SUFFIXES
-from twotower.inputs.video import VIDEO_SUFFIXES
+from twotower.inputs.media import MEDIA_SUFFIXES
 
-SUFFIXES = PICTURE_SUFFIXES | RAW_SUFFIXES | VIDEO_SUFFIXES
-"""Endings, in lower case, of what a library takes in."""
-
-_SUFFIXES = frozenset(map(os.fsencode, SUFFIXES))
+_SUFFIXES = frozenset(map(os.fsencode, MEDIA_SUFFIXES))
 _SIDECAR = b".xmp"
 
 # Folders that programs keep copies in; those with a dot in front are passed over anyway.

@@ -23,18 +23,18 @@ ASCII_WORDS = re.compile(rf"{CONTRACTIONS}|[a-z]+|[0-9]|[^\sa-z0-9]+")
 
 
 @cache
-def _clip_byte_pairs(openai: bool) -> Callable[[str], list[int]]:
+def clip_byte_pairs(openai: bool) -> Callable[[str], list[int]]:
     """A function from cleaned text to ids; words that were seen before are looked up."""
     pairs = np.fromfile(CLIP_MERGES, "<u2").astype(np.int64)
     keys = (pairs[0::2] << 16 | pairs[1::2]).tolist()
     merges = dict(zip(keys, range(512, 512 + len(keys)), strict=True))
-    byte_ids = _byte_ids()
+    byte_ids = clip_byte_ids()
     words: dict[str, list[int]] = {}
 
     def encode(text: str) -> list[int]:
         ids: list[int] = []
         plain = text.isascii() and text.isprintable()
-        found = ASCII_WORDS if plain else _unicode_words(openai)
+        found = ASCII_WORDS if plain else unicode_words(openai)
         for word in found.findall(text):
             known = words.get(word)
             if known is None:
@@ -66,7 +66,7 @@ def _merge(ids: list[int], merges: dict[int, int]) -> list[int]:
     return ids
 
 
-def _byte_ids() -> list[int]:
+def clip_byte_ids() -> list[int]:
     """The id of each byte value: printable bytes come first in OpenAI's vocabulary."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     order = printable + [byte for byte in range(256) if byte not in printable]
@@ -74,7 +74,7 @@ def _byte_ids() -> list[int]:
 
 
 @cache
-def _unicode_words(openai: bool) -> Any:
+def unicode_words(openai: bool) -> Any:
     """OpenAI's pattern ignores case even after lower(): then "'ſ" (long s) is a contraction.
 
     transformers' does not, and its white space leaves out the separators U+001C to U+001F.

@@ -22,11 +22,12 @@ def _openai(text: str) -> str:
     characters, entities and what is beyond ASCII), so the rest is all it needs.
     """
     if not (text.isascii() and text.isprintable() and "&" not in text):
-        text = _repair(text)
+        text = repair(text)
     return " ".join(text.split()).lower()
 
 
-def _repair(text: str) -> str:
+def repair(text: str) -> str:
+    """Repair wrong encodings and typographic characters as ftfy does; undo HTML entities twice."""
     import ftfy
 
     return html.unescape(html.unescape(ftfy.fix_text(text)))
@@ -48,7 +49,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 def _canonicalize(text: str) -> str:
     """open_clip's SigLIP: repair, underscores to spaces, no ASCII punctuation, lower-case."""
-    text = _repair(text).replace("_", " ").translate(_NO_PUNCTUATION).lower()
+    text = repair(text).replace("_", " ").translate(_NO_PUNCTUATION).lower()
     return " ".join(text.split())
 
 

@@ -93,6 +93,14 @@ def open_picture(
         raise PictureError(name, f"cannot be read ({error})", "check the path") from error
 
 
+def on_white(image: Image.Image) -> Image.Image:
+    """Convert a picture to RGB, its transparent parts laid over white."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
 def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
     """List the pictures in `paths`: a file as it is given, a folder by all it holds, sorted.
 

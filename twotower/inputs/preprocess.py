@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from twotower.inputs.pictures import Picture, open_picture
+from twotower.inputs.pictures import Picture, on_white, open_picture
 
 # Per channel, of values in 0..1 (openai/CLIP `clip/clip.py`, commit d05afc4).
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -98,7 +98,7 @@ class Preprocess:
         """
         image = self.open(picture)
         if self.config.rgb == "before_resize":
-            image = _over_white(image)
+            image = on_white(image)
         if self.config.resize == "squash":
             size = self.config.image_size
             image = image.resize((size, size), _FILTERS[self.config.interpolation])
@@ -146,10 +146,3 @@ class Preprocess:
         if place is not None:
             return min(int(place * (margin + 1)), margin)
         return margin // 2 if self.config.crop_offset == "floor" else round(margin / 2)
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

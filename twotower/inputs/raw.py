@@ -9,14 +9,6 @@ from PIL import ExifTags, Image
 
 from twotower.errors import PictureError
 
-# fmt: off
-RAW_SUFFIXES: frozenset[str] = frozenset((
-    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".iiq", ".kdc", ".mrw", ".nef", ".nrw",
-    ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw", ".x3f",
-))
-# fmt: on
-
-
 # LibRaw's `flip` -> EXIF orientation
 _ORIENTATION = {3: 3, 5: 8, 6: 6}
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.errors import ModelError
-from twotower.inputs.byte_pairs import CLIP_MERGES, _byte_ids, _clip_byte_pairs
+from twotower.inputs.byte_pairs import CLIP_MERGES, clip_byte_ids, clip_byte_pairs
 from twotower.inputs.cleaning import CLEANERS, Cleaning
 
 Kind = Literal["bpe", "wordpiece", "sentencepiece", "tokenizers"]
@@ -156,7 +156,7 @@ def load_tokenizer(config: TokenizerConfig, directory: Path | None = None) -> To
     if config.file is None:
         if config.kind != "bpe":
             raise ModelError(f"a {config.kind} tokenizer needs its vocabulary: name a file")
-        return Tokenizer(config, _clip_byte_pairs(openai=config.cleaning != "huggingface"))
+        return Tokenizer(config, clip_byte_pairs(openai=config.cleaning != "huggingface"))
     path = (directory or Path()) / config.file
     if not path.is_file():
         raise ModelError(f"{path}: no such file; the model's vocabulary is missing")
@@ -174,7 +174,7 @@ def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
     Bytes that do not print stand as the characters from U+0100 on, `</w>` ends a word.
     """
-    by_id = {number: byte for byte, number in enumerate(_byte_ids())}
+    by_id = {number: byte for byte, number in enumerate(clip_byte_ids())}
     letters = [chr(by_id[i] if i < 188 else 256 + i - 188) for i in range(256)]
     tokens = letters + [letter + "</w>" for letter in letters]
     merges = []

@@ -10,13 +10,6 @@ from PIL import Image
 
 from twotower.errors import PictureError
 
-# fmt: off
-VIDEO_SUFFIXES: frozenset[str] = frozenset((
-    ".3gp", ".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv",
-    ".webm", ".wmv",
-))
-# fmt: on
-
 
 def sample_frames(path: Path, count: int = 8) -> list[Image.Image]:
     """Up to `count` frames from the middles of as many equal parts of a video, upright.

@@ -6,9 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from twotower.errors import MetadataError, PictureError
-from twotower.inputs.pictures import open_header
-from twotower.inputs.raw import RAW_SUFFIXES, open_preview
-from twotower.inputs.video import VIDEO_SUFFIXES
+from twotower.inputs.media import media_kind, open_undecoded
 from twotower.metadata.exif import Metadata, read_metadata
 from twotower.metadata.ownership import MARK, Keywords, combined, read_keywords_of
 from twotower.metadata.xmp import Packet
@@ -52,13 +50,10 @@ def is_marked(sidecar: Path) -> bool:
 
 def _facts(picture: Path) -> Metadata | None:
     """What a picture's header says; None for videos, of which only sidecars are read."""
-    suffix = picture.suffix.lower()
-    if suffix in VIDEO_SUFFIXES:
+    if media_kind(picture) == "video":
         return None
-    if suffix in RAW_SUFFIXES:
-        return read_metadata(open_preview(picture.read_bytes(), str(picture)))
     with picture.open("rb") as file:
-        return read_metadata(open_header(file, str(picture)))
+        return read_metadata(open_undecoded(file, str(picture)))
 
 
 def keywords_of(iptc: Iterable[str], xmp: bytes, sidecars: Iterable[Path]) -> Keywords:

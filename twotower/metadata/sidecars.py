@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twotower.errors import MetadataError
-from twotower.inputs.pictures import PICTURE_SUFFIXES
-from twotower.inputs.raw import RAW_SUFFIXES
-from twotower.inputs.video import VIDEO_SUFFIXES
+from twotower.inputs.media import MEDIA_SUFFIXES, RAW_SUFFIXES
 from twotower.metadata.exiftool import ExifTool, can_embed
 from twotower.metadata.journal import Change, Journal, UndoReport, read
 from twotower.metadata.keywords import read_keywords
@@ -187,15 +185,12 @@ def _existing(path: Path) -> Path | None:
 def _owns_short(picture: Path) -> bool:
     """Whether `a.xmp` can only mean this picture."""
     own = picture.suffix.lower()
-    rivals = RAW_SUFFIXES if own in RAW_SUFFIXES else _ALL_SUFFIXES
+    rivals = RAW_SUFFIXES if own in RAW_SUFFIXES else MEDIA_SUFFIXES
     return not any(
         picture.with_suffix(suffix).exists()
         for rival in rivals - {own}
         for suffix in (rival, rival.upper())
     )
-
-
-_ALL_SUFFIXES = PICTURE_SUFFIXES | RAW_SUFFIXES | VIDEO_SUFFIXES
 
 
 def _change(

@@ -1,77 +1,94 @@
-"""A contact sheet: the hits of a search as one HTML file that needs nothing else."""
+"""A contact sheet: the hits of a search as one self-contained HTML file."""
 
 from __future__ import annotations
 
 import base64
-import html
 import io
 import os
-import string
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from twotower.pages.render import to_html
+from twotower.files import atomic_write
+from twotower.pages.render import Html, render
 from twotower.pages.thumbnails import thumbnail
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from twotower.search.hits import Hit, SearchResult
 
-HEIGHT = 360  # pixels of a picture in the file; shown at most two thirds as high
+HEIGHT = 360  # pixels of a thumbnail in the file; the page displays at most two thirds of it
 
 
-def write_contact_sheet(answer: SearchResult, of: int, file: Path) -> list[Path]:
-    """Write the hits of `answer`, found among `of` pictures.
+def write_contact_sheet(result: SearchResult, pictures: int, file: Path) -> list[Path]:
+    """Write the hits of a search among `pictures` pictures.
 
     Returns:
-        Those that are lacking, because they cannot be read any more.
+        The pictures that are missing in the file because they can no longer be read.
+
+    Raises:
+        OSError: the file cannot be written.
     """
-    figures = [(hit, _figure(hit, file)) for hit in answer]
+    figures = [(hit, _figure(hit, file)) for hit in result]
     matches = "".join(figure for hit, figure in figures if hit.match)
-    rest = "".join(figure for hit, figure in figures if not hit.match)
-    found = f"{answer.matches:,} of {of:,} pictures match" if answer.matches else "Nothing matches"
-    page = _PAGE.substitute(
-        query=to_html(answer.query),
-        found=found.replace(",", "\u202f"),
-        matches=f"<main>{matches}</main>" if matches else "",
-        rest=f"<h2>below the cut-off</h2><main class=rest>{rest}</main>" if rest else "",
-        cutoff="" if answer.cutoff is None else f" \u00b7 cut-off {answer.cutoff:.0%}",
+    others = "".join(figure for hit, figure in figures if not hit.match)
+    count = f"{result.matches:,} of {pictures:,} pictures match"
+    page = render(
+        _PAGE,
+        {
+            "query": result.query,
+            "count": count.replace(",", "\u202f") if result.matches else "Nothing matches",
+            "matches": Html(f"<main>{matches}</main>" if matches else ""),
+            "others": Html(
+                f"<h2>below the cut-off</h2><main class=others>{others}</main>" if others else ""
+            ),
+            "cutoff": "" if result.cutoff is None else f" \u00b7 cut-off {result.cutoff:.0%}",
+        },
     )
-    file.write_text(page, encoding="utf-8")
+    with atomic_write(file) as output:
+        output.write(page)
     return [hit.path for hit, figure in figures if not figure]
 
 
-def _figure(hit: Hit, file: Path) -> str:
+def _figure(hit: Hit, file: Path) -> Html:
+    """A hit's figure; empty if its picture can no longer be read."""
     image = thumbnail(hit.path, HEIGHT)
     if image is None:
-        return ""
-    content = io.BytesIO()
-    image.save(content, "JPEG", quality=82, optimize=True)
-    data = base64.b64encode(content.getvalue()).decode()
+        return Html()
     link = os.path.relpath(hit.path.resolve(), file.resolve().parent)
     probability = hit.probability
     notes = [hit.taken[:10]] if hit.taken else []
     notes += [f"+{len(hit.copies)} alike"] if hit.copies else []
-    return _FIGURE.substitute(
-        link=quote(os.fsencode(link)),
-        data=data,
-        width=image.width,
-        height=image.height,
-        share=f"{image.width / image.height:.4f}",
-        name=to_html(hit.path.name),
-        notes=html.escape(" \u00b7 ".join(notes)),
-        percent="" if probability is None else f"<b>{probability:.0%}</b>",
-        bar="" if probability is None else f'<i style="width:{100 * probability:.1f}%"></i>',
-    )
+    values = {
+        "link": quote(os.fsencode(link)),
+        "jpeg": _jpeg(image),
+        "width": str(image.width),
+        "height": str(image.height),
+        "share": f"{image.width / image.height:.4f}",
+        "name": hit.path.name,
+        "notes": " \u00b7 ".join(notes),
+        "percent": Html("" if probability is None else f"<b>{probability:.0%}</b>"),
+        "bar": Html(
+            "" if probability is None else f'<i style="width:{100 * probability:.1f}%"></i>'
+        ),
+    }
+    return render(_FIGURE, values)
 
 
-_FIGURE = string.Template(
+def _jpeg(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=82, optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+_FIGURE = (
     '<a class=hit href="$link" style="--share:$share"><img alt="$name" width=$width height=$height '
-    'src="data:image/jpeg;base64,$data"><span class=about><span class=name>$name</span>'
+    'src="data:image/jpeg;base64,$jpeg"><span class=about><span class=name>$name</span>'
     "<span class=notes>$notes</span>$percent</span>$bar</a>\n"
 )
 
-_PAGE = string.Template("""<!doctype html>
+_PAGE = """<!doctype html>
 <html lang=en>
 <meta charset=utf-8>
 <meta name=viewport content="width=device-width, initial-scale=1">
@@ -106,10 +123,10 @@ main::after { content: ""; flex: 1000 0 0; }
 .notes { flex: 1; white-space: nowrap; opacity: .75; }
 .about b { font-weight: 600; font-variant-numeric: tabular-nums; }
 .hit i { position: absolute; bottom: 0; left: 0; height: 3px; background: var(--mark); }
-.rest { --row: 160px; }
-.rest img { filter: saturate(.5); opacity: .8; }
+.others { --row: 160px; }
+.others img { filter: saturate(.5); opacity: .8; }
 </style>
-<header><h1>$query</h1><p>$found$cutoff</p></header>
-$matches$rest
+<header><h1>$query</h1><p>$count$cutoff</p></header>
+$matches$others
 </html>
-""")
+"""

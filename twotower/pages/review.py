@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.files import atomic_write
-from twotower.pages.render import to_html
+from twotower.pages.render import render, script_json
 from twotower.pages.thumbnails import thumbnail
 
 if TYPE_CHECKING:
@@ -66,12 +65,8 @@ def write_review(
             for tag, rows in questions
         ],
     }
-    text = json.dumps(tree).replace("<", "\\u003c")  # so that no name can end the script
-    page = PAGE.read_text(encoding="utf-8")
-    page = page.replace("$library", to_html(library.root.name)).replace(
-        "$learning", to_html(learning)
-    )
-    page = page.replace("$data", text)
+    values = {"library": library.root.name, "learning": learning, "data": script_json(tree)}
+    page = render(PAGE.read_text(encoding="utf-8"), values)
     with atomic_write(file) as out:
         out.write(page)
     return len(questions)

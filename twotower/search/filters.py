@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from twotower.errors import QueryError
-from twotower.inputs.raw import RAW_SUFFIXES
-from twotower.inputs.video import VIDEO_SUFFIXES
+from twotower.inputs.media import RAW_SUFFIXES, VIDEO_SUFFIXES
 
 ORIENTATIONS = ("landscape", "portrait", "square")
 FILTERS = {  # and what may stand behind each

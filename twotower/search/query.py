@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from twotower.errors import QueryError
-from twotower.index.scan import SUFFIXES
+from twotower.inputs.media import MEDIA_SUFFIXES
 from twotower.search.filters import FILTERS, Near, _conditions
 
 
@@ -190,7 +190,7 @@ def _picture(
         QueryError: it can only mean a file, and there is none.
     """
     name, weight = _split_weight(token.lstrip("+-")) if "^" in token else (token.lstrip("+-"), 1.0)
-    if Path(name).suffix.lower() not in SUFFIXES:
+    if Path(name).suffix.lower() not in MEDIA_SUFFIXES:
         return None
     path = find_picture(name)
     if path is not None:

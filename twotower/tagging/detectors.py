@@ -16,13 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from twotower.encode.stream import read_ahead
 from twotower.errors import PictureError
-from twotower.inputs.pictures import open_picture
-from twotower.inputs.raw import RAW_SUFFIXES, open_preview
-from twotower.inputs.video import VIDEO_SUFFIXES, sample_frames
+from twotower.inputs.media import open_frames
 
 if TYPE_CHECKING:
     from twotower.arrays import Float32Array
@@ -102,14 +99,6 @@ def _keep(index: Index, new: dict[int, Measures]) -> None:
 
 def _measure_file(numbered: tuple[int, Path]) -> Measures:
     try:
-        return measure(_open(numbered[1]))
+        return measure(open_frames(numbered[1], 1, draft_size=SIDE)[0])
     except (PictureError, OSError):
         return np.full(FACTS, np.nan)
-
-
-def _open(path: Path) -> Image.Image:
-    if path.suffix.lower() in VIDEO_SUFFIXES:
-        return sample_frames(path, 1)[0]
-    if path.suffix.lower() in RAW_SUFFIXES:
-        return open_preview(path.read_bytes(), str(path))
-    return open_picture(path, draft_size=SIDE)
