@@ -12,7 +12,7 @@ import torch
 
 import twotower
 from twotower.asking.head import Head
-from twotower.encode.golden import model_hash
+from twotower.encode.golden import golden_hash
 from twotower.encode.onnx import write_head
 from twotower.encode.patches import Cells, _windows
 from twotower.errors import ModelError
@@ -32,7 +32,7 @@ def head(tiny_directory: Path, tmp_path: Path) -> tuple[FusionHead, Path]:
     tokens, _ = towers.of_questions(["what?"])
     sizes = (cells.shape[2], tokens.shape[2], cells.shape[1])
     torch.manual_seed(0)
-    module = FusionHead(FusionConfig(model_hash(tiny_directory), ANSWERS, *sizes, width=16)).eval()
+    module = FusionHead(FusionConfig(golden_hash(tiny_directory), ANSWERS, *sizes, width=16)).eval()
     write_head(module, tmp_path)
     return module, tmp_path
 

@@ -36,7 +36,7 @@ from twotower.calibration.fit import (
     fit_logistic,
 )
 from twotower.calibration.tag_curve import Recalibration, TagCurve
-from twotower.encode.golden import model_hash
+from twotower.encode.golden import golden_hash
 from twotower.errors import CalibrationError
 from twotower.tagging.fit_tags import JudgedTag, at_most_half, cutoffs, fit_words
 
@@ -325,7 +325,7 @@ def test_a_calibration_of_other_weights_does_not_count(tiny_directory: Path) -> 
     try:
         write_calibration(some_calibration(), tiny_directory)
         assert read_calibration(tiny_directory) is None
-        own = replace(some_calibration(), model=model_hash(tiny_directory))
+        own = replace(some_calibration(), model=golden_hash(tiny_directory))
         write_calibration(own, tiny_directory)
         assert read_calibration(tiny_directory) is not None
     finally:
@@ -361,7 +361,7 @@ def test_estimated_from_the_pictures_alone(tiny_directory: Path) -> None:
     model = twotower.load(tiny_directory)
     pictures = model.encode_image(sorted((ROOT / "examples" / "photos").glob("*.jpg"))[:12])
     estimated = estimate(model, pictures)
-    assert estimated.model == model_hash(tiny_directory)
+    assert estimated.model == golden_hash(tiny_directory)
     logits = estimated.text.logits(model.encode_text("a dog")[0], pictures, 12)
     assert np.isfinite(logits).all() and np.ptp(logits) > 0
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from twotower.errors import TrainError
 from twotower.train import embed_cache
-from twotower.train.embed_cache import EmbedCache, model_key, sample_key
+from twotower.train.embed_cache import EmbedCache, sample_key
 
 
 def vector(content: bytes) -> NDArray[np.float32]:
@@ -87,16 +87,3 @@ def test_half_precision_where_asked(tmp_path: Path) -> None:
     found = cache[[sample_key(b"x")]]
     assert found.dtype == np.float32 and found == pytest.approx(1 / 3, abs=1e-3)
     assert np.load(next(tmp_path.glob("*.vectors.npy"))).dtype == np.float16
-
-
-def test_a_model_is_known_by_all_that_decides_its_numbers(tmp_path: Path) -> None:
-    keys = set()
-    for config, weights in (("a", "1"), ("b", "1"), ("a", "2"), ("a1", "")):
-        (tmp_path / "config.json").write_text(config)
-        (tmp_path / "model.safetensors").write_text(weights)
-        keys.add(model_key(tmp_path))
-    (tmp_path / "vocab.txt").write_text("words")
-    keys.add(model_key(tmp_path))
-    assert len(keys) == 5
-    (tmp_path / "card.md").write_text("changes nothing")
-    assert model_key(tmp_path) in keys

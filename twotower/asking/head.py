@@ -12,7 +12,7 @@ from twotower.arrays import Float32Array
 from twotower.asking.answer import Answered, Reply
 from twotower.asking.questions import plain
 from twotower.encode.engine import start_session
-from twotower.encode.golden import model_hash
+from twotower.encode.golden import golden_hash
 from twotower.encode.onnx import HEAD_CONFIG, HEAD_GRAPH, HEAD_WEIGHTS
 from twotower.encode.patches import Cells
 from twotower.encode.stream import read_ahead
@@ -40,7 +40,7 @@ class Head:
 
     def __init__(self, directory: Path, model: Path, engine: str = "onnxruntime") -> None:
         self.config: FusionConfig = _read_config(directory)
-        if self.config.model != model_hash(model):
+        if self.config.model != golden_hash(model):
             raise ModelError(
                 f"{directory}: was trained on another model than {model}; give that one with "
                 "--model, or train the head again"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.encode.golden import model_hash
+from twotower.encode.golden import golden_hash
 
 if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
@@ -125,7 +125,7 @@ def read_calibration(directory: Path) -> Calibration | None:
     except FileNotFoundError:
         return None
     calibration = Calibration.from_json(text, path)
-    return calibration if calibration.model == model_hash(directory) else None
+    return calibration if calibration.model == golden_hash(directory) else None
 
 
 def estimate(model: Encoder, image_embeds: Float32Array) -> Calibration:
@@ -140,7 +140,7 @@ def estimate(model: Encoder, image_embeds: Float32Array) -> Calibration:
         text=Curve(text, TYPICAL_TEXT, TYPICAL_CUTOFF),
         image=Curve(image, TYPICAL_IMAGE, TYPICAL_CUTOFF),
         duplicate=TYPICAL_DUPLICATE,
-        model=model_hash(model.directory),
+        model=golden_hash(model.directory),
     )
 
 

@@ -28,7 +28,7 @@ from twotower.calibration.captions import (
     picture_queries,
     word_queries,
 )
-from twotower.encode.golden import model_hash
+from twotower.encode.golden import golden_hash
 from twotower.errors import CalibrationError
 from twotower.inputs.pictures import open_picture
 
@@ -99,7 +99,7 @@ def fit(
         text=fit_curve(text_background, text_searches, random),
         image=fit_curve(no_background(image_embeds.shape[1]), image_searches, random, (0,)),
         duplicate=copies_cosine(model, some_pictures, image_embeds),
-        model=model_hash(model.directory),
+        model=golden_hash(model.directory),
     )
 
 

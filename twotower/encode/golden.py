@@ -1,14 +1,18 @@
-"""Golden vectors: a few pictures and texts with their embeds, stored in every model directory.
+"""Golden vectors of a model directory, and the two identities of a model.
 
-Silent wrong numbers (another activation, padding, resize or text cleaning) look like a slightly
-worse model. A model that carries its own answers shows them at once.
+Golden vectors are the embeds of a few pictures and texts, stored with the model. Silent errors
+(another activation, padding, resize or text cleaning) look like a slightly worse model; compared
+with golden vectors they show at once.
+
+Two functions identify a model: `golden_hash` is short and quick, for files that belong to a model;
+`fingerprint` reads all that decides its vectors, for stores of vectors.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from twotower.errors import VerificationError
+from twotower.model.config import CONFIG_FILE, read_config
 
 GOLDEN_FILE = "golden.safetensors"
 GOLDEN_COSINE = 0.9999  # below this, what comes out is not this model
@@ -68,11 +73,6 @@ def write_golden(golden: Golden, directory: Path) -> None:
     save_file({**arrays, **embeds}, directory / GOLDEN_FILE, metadata={"texts": texts})
 
 
-def model_hash(directory: Path) -> str:
-    """Says which model it is: other weights have other golden vectors."""
-    return hashlib.sha256((directory / GOLDEN_FILE).read_bytes()).hexdigest()[:16]
-
-
 def read_golden(directory: Path) -> Golden:
     """The golden vectors of a model directory.
 
@@ -91,3 +91,51 @@ def read_golden(directory: Path) -> Golden:
             f"{path}: golden vectors are missing or damaged ({error}), so the model cannot prove "
             "itself; convert or download it again"
         ) from None
+
+
+def golden_hash(directory: Path) -> str:
+    """Return the short identity of a model: 16 hex digits of the SHA-256 of its golden vectors.
+
+    Other weights or another preprocessing have other golden vectors, and an encoder that does not
+    reproduce its golden vectors does not start. Stored in calibrations and answer heads, and in the
+    names of cached tag embeds.
+    """
+    return hashlib.sha256((directory / GOLDEN_FILE).read_bytes()).hexdigest()[:16]
+
+
+def fingerprint(directory: Path) -> str:
+    """Return the full identity of a model: 64 hex digits of a SHA-256.
+
+    It covers weights, architecture, preprocessing and tokenizer; the name, the templates and the
+    calibration decide no vector and are left out. Stored in catalogs of libraries, results of
+    evaluations, runs of fine-tuning and caches of embeds.
+    """
+    config = asdict(read_config(directory))
+    del config["name"], config["templates"]
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for path in _identifying_files(directory):
+        if path.name != CONFIG_FILE:  # its relevant fields are in `config`
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def file_facts(directory: Path) -> str:
+    """Return names, sizes and modification times of the files behind `fingerprint`, as JSON.
+
+    If they are unchanged, the fingerprint is too, and need not be computed.
+    """
+    stats = [(path.name, path.stat()) for path in _identifying_files(directory)]
+    return json.dumps([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+
+
+def _identifying_files(directory: Path) -> list[Path]:
+    """Return the weights, the vocabulary and the configuration."""
+    suffixes = (".json", ".txt", ".model")
+    described = [
+        path
+        for path in directory.iterdir()
+        if path.suffix in suffixes and path.name != "calibration.json"
+    ]
+    return sorted([*described, directory / "model.safetensors"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from twotower.arrays import normalize
 from twotower.encode.encoder import Encoder
+from twotower.encode.golden import fingerprint
 from twotower.encode.load import load
 from twotower.encode.stream import EncodedPicture, read_ahead
 from twotower.errors import ModelError, PictureError
@@ -127,11 +127,11 @@ class TwotowerModel:
         return self.encoder.encode_text(texts)
 
     def describe(self) -> dict[str, Any]:
-        """Name, SHA-256 of the weights, preprocessing and engine."""
+        """Name, fingerprint, preprocessing and engine."""
         return {
             "name": self.name,
             "asked_for": self.asked or self.name,
-            "fingerprint": _sha256(self.encoder.directory / "model.safetensors"),
+            "fingerprint": fingerprint(self.encoder.directory),
             "engine": self.encoder.engine,
             "embed_dim": self.encoder.config.embed_dim,
             "preprocess": asdict(self.encoder.config.preprocess),
@@ -196,8 +196,3 @@ class ObjectModel:
 
 def _rgb(picture: Picture) -> PIL.Image.Image:
     return open_picture(picture).convert("RGB")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from twotower.encode.golden import file_facts, fingerprint
 from twotower.errors import LibraryError
 from twotower.files import create_folder, exclusive_lock
 from twotower.index.catalog import Catalog, ModelRecord
-from twotower.index.fingerprint import file_facts, fingerprint
 from twotower.index.local_vectors import LocalVectors
 from twotower.index.location import CATALOG_FILE, LIBRARY_FOLDER
 from twotower.index.vectors import Vectors
@@ -118,7 +118,8 @@ class Index:
 
         record = self._model_in_use()
         encoder = load(record.source, engine=self._engine)
-        if file_facts(encoder) != record.files and fingerprint(encoder) != record.fingerprint:
+        directory = encoder.directory
+        if file_facts(directory) != record.files and fingerprint(directory) != record.fingerprint:
             raise LibraryError(
                 record.source,
                 f"no longer the model that {self.location} was indexed with",
@@ -210,8 +211,8 @@ class Index:
             id=0,
             name=encoder.config.name,
             source=source,
-            fingerprint=fingerprint(encoder),
-            files=file_facts(encoder),
+            fingerprint=fingerprint(encoder.directory),
+            files=file_facts(encoder.directory),
             embed_dim=encoder.config.embed_dim,
             vectors=vectors,
         )

@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from typing import TYPE_CHECKING
 
-from twotower.encode.golden import model_hash
+from twotower.encode.golden import golden_hash
 
 if TYPE_CHECKING:
     from twotower.index.index import Index
@@ -41,7 +41,7 @@ def library_calibration(index: Index) -> Calibration:
     path = index.location / CALIBRATION_FILE
     with contextlib.suppress(OSError, CalibrationError):
         calibration = Calibration.from_json(path.read_text(encoding="utf-8"), path)
-        if calibration.model == model_hash(directory):
+        if calibration.model == golden_hash(directory):
             return calibration
     calibration = estimate(index.encoder, _some_vectors(index))
     with contextlib.suppress(OSError):  # a library that is read-only is estimated anew each time

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from twotower.arrays import Float32Array, normalize
-from twotower.encode.golden import model_hash
+from twotower.encode.golden import golden_hash
 
 if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
@@ -85,7 +85,7 @@ class _Cache:
 
     def __init__(self, folder: Path | None, model: Encoder) -> None:
         self.vectors: dict[str, Float32Array] = {}
-        self._path = folder / f"tags-{model_hash(model.directory)}.npz" if folder else None
+        self._path = folder / f"tags-{golden_hash(model.directory)}.npz" if folder else None
         if self._path is None:
             return
         damaged = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from twotower.encode.encoder import Encoder
+from twotower.encode.golden import fingerprint
 from twotower.errors import BrokenPairError, TrainError
 from twotower.pairs.pair import Pair, Source
 from twotower.train.batches import Batch
 from twotower.train.distributed import all_gather, gather_with_gradient
-from twotower.train.embed_cache import PART, cache_of, model_key, sample_key
+from twotower.train.embed_cache import PART, cache_of, sample_key
 
 IMPOSSIBLE = -1e4  # the logit of a text that the teacher does not know
 
@@ -44,7 +45,7 @@ class Teacher:
                 f"{embed_dim}; give a student with embed_dim {theirs}"
             )
         self.logit_scale = self.encoder.logit_scale
-        self._key = model_key(directory)
+        self._key = fingerprint(directory)
         self.open()
 
     def open(self) -> None:

@@ -22,11 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.errors import TrainError
-from twotower.model.config import CONFIG_FILE
 
 KEY_BYTES = 16
 PART = 512  # samples that are computed before a part is written
-MODEL_FILES = (CONFIG_FILE, "model.safetensors", "vocab.txt", "spiece.model", "tokenizer.json")
 
 Compute = Callable[[list[int]], NDArray[np.float32]]
 
@@ -116,17 +114,7 @@ def sample_key(content: bytes | str) -> bytes:
     return hashlib.blake2b(content, digest_size=KEY_BYTES).digest()
 
 
-def model_key(directory: Path) -> str:
-    """What stands for a model: its weights, and all that prepares pictures and texts for it."""
-    digest = hashlib.blake2b(digest_size=KEY_BYTES)
-    for name in MODEL_FILES:
-        if (directory / name).exists():
-            with (directory / name).open("rb") as file:
-                digest.update(name.encode() + hashlib.file_digest(file, "blake2b").digest())
-    return digest.hexdigest()
-
-
 def cache_of(model: str, what: str, dtype: type[np.floating[Any]] = np.float32) -> EmbedCache:
-    """The vectors of a model (`model_key`) for `what`, in twotower's cache."""
+    """The vectors of a model (`fingerprint`) for `what`, in twotower's cache."""
     cache = Path(os.environ.get("TWOTOWER_CACHE", "~/.cache/twotower")).expanduser()
     return EmbedCache(cache / "embeds" / f"{model}-{what}", dtype)

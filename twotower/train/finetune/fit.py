@@ -26,12 +26,13 @@ from torch import Tensor
 
 from twotower.encode.convert import write_directory
 from twotower.encode.encoder import Encoder
+from twotower.encode.golden import fingerprint
 from twotower.encode.load import find_model
 from twotower.errors import TrainError
 from twotower.model.weights import load_model, save_weights
 from twotower.pairs.sources import open_source
 from twotower.train.config import TrainConfig, with_settings
-from twotower.train.embed_cache import model_key, sample_key
+from twotower.train.embed_cache import sample_key
 from twotower.train.finetune.candidates import (
     Candidate,
     CandidateScorer,
@@ -100,7 +101,7 @@ def fit(
     source = open_source(pairs)
     asked = {
         "pairs": str(pairs),
-        "model": model_key(directory),
+        "model": fingerprint(directory),
         "method": method,
         "outside": str(outside) if outside else None,
         "may_lose": may_lose,

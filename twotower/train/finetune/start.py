@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twotower.encode.golden import fingerprint
 from twotower.errors import BrokenPairError
 from twotower.inputs.tokenizer import Tokenizer, load_tokenizer
 from twotower.model.config import CLIPConfig
 from twotower.model.weights import INT8, WEIGHTS_FILE, load_model, read_safetensors
 from twotower.pairs.pair import Pair, Source
 from twotower.pairs.sources import PartOfPairs, open_source
-from twotower.train.embed_cache import EmbedCache, cache_of, model_key, sample_key
+from twotower.train.embed_cache import EmbedCache, cache_of, sample_key
 from twotower.train.finetune.held_out import (
     HeldOutSet,
     are_names,
@@ -112,7 +113,7 @@ class FrozenModel:
         self.config = self.model.config
         self.tokenizer: Tokenizer = load_tokenizer(self.config.tokenizer, directory)
         self.int8 = any(name.endswith(INT8) for name in read_safetensors(directory / WEIGHTS_FILE))
-        key = model_key(directory)
+        key = fingerprint(directory)
         self.seen: EmbedCache = cache_of(key, "image-features")
         self.heard: EmbedCache = cache_of(key, "text-features")
 

@@ -24,13 +24,13 @@ from torch import Tensor
 
 from twotower.arrays import Float32Array
 from twotower.encode.convert import new_directory
-from twotower.encode.golden import model_hash
+from twotower.encode.golden import fingerprint, golden_hash
 from twotower.encode.onnx import write_head
 from twotower.encode.patches import Cells
 from twotower.errors import PictureError, TrainError
 from twotower.model.answer_head import FusionHead
 from twotower.model.config import FusionConfig
-from twotower.train.embed_cache import cache_of, model_key, sample_key
+from twotower.train.embed_cache import cache_of, sample_key
 from twotower.train.vqa.data import Sample, read_samples
 
 MOST_ANSWERS = 1000
@@ -96,7 +96,7 @@ def train_vqa(
         answer for answer, _ in Counter(one.answer for one in learned).most_common(MOST_ANSWERS)
     )
     with new_directory(destination) as directory:
-        head = _fit(learned, seen, answers, model_hash(model), epochs, seed, say)
+        head = _fit(learned, seen, answers, golden_hash(model), epochs, seed, say)
         write_head(of_raw_cells(head, seen), directory)
     right = [
         one.score(said)
@@ -127,7 +127,7 @@ class FrozenFeatures:
         blank = towers.of_pictures(np.zeros((1, 3, size, size), np.float32))
         self.side_squared, self.vision_width = blank.shape[1:]
         what = f"cells-{self.vision_width}"  # what there is to see of a model may grow
-        self._cache = cache_of(model_key(towers.directory), what, np.float16)
+        self._cache = cache_of(fingerprint(towers.directory), what, np.float16)
         self._look(say)
         questions = list(dict.fromkeys(one.question for one in samples))
         self._row = {question: row for row, question in enumerate(questions)}
