@@ -7,7 +7,7 @@ taken for them: drawings, things on white, photographs with a sign. Photographs 
 flickr8k-train and imagenet-sample-1k, some of them enlarged. To all of them a logistic curve for
 each detector is fitted, over what `twotower.tagging.detectors` measures and what the bundled model
 says. Writes twotower/library/detectors.json. On what else they were tested:
-benchmarks/detectors.py.
+benchmarks/quality/detectors.py.
 """
 
 from __future__ import annotations

@@ -376,7 +376,7 @@ def test_background_texts_are_many_and_none_twice() -> None:
 
 
 def test_the_absent_words_were_not_fitted_on() -> None:
-    absent = (ROOT / "benchmarks" / "absent.txt").read_text(encoding="utf-8").splitlines()
+    absent = (ROOT / "benchmarks" / "data" / "absent.txt").read_text(encoding="utf-8").splitlines()
     assert len(absent) == len(set(absent)) >= 100
     assert not set(absent) & set(background_texts())
 

@@ -82,7 +82,7 @@ def test_words_find_the_picture(photos: Library) -> None:
 
 
 def test_what_is_not_there_is_not_found(photos: Library) -> None:
-    """Nearly always: how often, benchmarks/calibration.py measures."""
+    """Nearly always: how often, benchmarks/quality/calibration.py measures."""
     nothing = [words for words in ABSENT if not len(photos.search(words))]
     assert len(nothing) >= 0.75 * len(ABSENT), set(ABSENT) - set(nothing)
 

@@ -37,7 +37,8 @@ from twotower.arrays import Float32Array
 
 # How many pictures to expect: a logistic curve as in `zero_shot.py`, at the rate at which words
 # that captions agree on are there, and the deviation of the logarithm of the true count from the
-# expected one's. By `benchmarks/asking.py --fit` on flickr8k-val with the third bundled model.
+# expected one's. By `benchmarks/quality/asking.py --fit` on flickr8k-val with the third bundled
+# model.
 SLOPE, ZERO = 1.15, -5.42
 LOG_OFF = 1.09
 Z90 = 1.645  # of the normal distribution, 90 % lie within this many deviations

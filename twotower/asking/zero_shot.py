@@ -27,7 +27,7 @@ from twotower.encode.stream import encode_stream
 from twotower.errors import QuestionError
 from twotower.inputs.pictures import Picture
 
-# A logistic curve over deviations, fitted by `benchmarks/asking.py --fit` on questions from
+# A logistic curve over deviations, fitted by `benchmarks/quality/asking.py --fit` on questions from
 # flickr8k-val, with the third bundled model. Not on flickr8k-train, from which that model learned:
 # there, what is true stands out too far. Deviations are much the same for other models.
 SLOPE, RIVAL, ZERO = 1.38, 0.91, -1.33

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 from twotower.tagging.pixel_facts import FACTS, SIDE, Measures, measure
 
 RULES = Path(__file__).with_name("detectors.json")
-# Constant and slope of the log-odds, set by hand; how well they do: benchmarks/detectors.py.
+# Constant and slope of the log-odds, set by hand; measured by benchmarks/quality/detectors.py.
 BLURRY = (7.4, -2.0)  # over the logarithm of the sharpness
 BLACK = (6.0, -0.5)  # over the 99th percentile of the brightness, 0 to 255
 FARTHEST = 4.0  # deviations from what the rules were fitted on; what is farther counts as that far

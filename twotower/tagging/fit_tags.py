@@ -34,8 +34,8 @@ SPLITS = 8  # of the tags into such parts; who is left out with whom makes a dif
 PRECISIONS = tuple(round(0.5 + 0.01 * step, 2) for step in range(50))  # that tags are cut off at
 WORDS_VARIANCE = 12.0  # of the weights of a tag's vector; for tags left out, on flickr8k-train
 # A model is mostly calibrated on pictures that it has learned from, of which it is too sure. These
-# take log-odds to what they are on others; benchmarks/learned_pictures.py measured them, on an
-# image head that learned four fifths of flickr8k-train, by the rest.
+# take log-odds to what they are on others; benchmarks/quality/learned_pictures.py measured them,
+# on an image head that learned four fifths of flickr8k-train, by the rest.
 OTHERS_SLOPE, OTHERS_CONSTANT = 0.83, -0.22
 
 

@@ -409,7 +409,7 @@ def keep_freed_memory() -> None:
     """Let glibc reuse large blocks instead of giving them back to the system at every step.
 
     Mapping and clearing fresh pages for the activations of each step cost a sixth of it on a CPU
-    (benchmarks/train_step.py). Elsewhere than on Linux nothing is done.
+    (benchmarks/speed/train_step.py). Elsewhere than on Linux nothing is done.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -1,6 +1,6 @@
 """Captions a second through the text tower of ViT-B-32 (random weights), with and without padding.
 
-    python benchmarks/texts.py ../shared/data
+    python benchmarks/speed/texts.py ../shared/data
 
 A caption of 15 tokens need not pay for 77 positions: under the causal mask what follows the end of
 the text cannot change its vector. Peers: transformers with the same weights, padded to 77 (as
@@ -30,7 +30,7 @@ from twotower.encode.convert import write_directory
 from twotower.model.clip import CLIP
 
 TEXTS, BATCH, ROUNDS = 256, 64, 5
-RESULTS = Path(__file__).parent / "results" / "texts.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "texts.csv"
 
 Encode = Callable[[list[str]], NDArray[np.float32]]
 

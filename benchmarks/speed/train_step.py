@@ -1,6 +1,6 @@
 """Seconds of a training step, ours and open_clip's: same model, batch, captions and machine.
 
-    python benchmarks/train_step.py ../shared/data PEER_PYTHON [BATCH [MODEL ...]]
+    python benchmarks/speed/train_step.py ../shared/data PEER_PYTHON [BATCH [MODEL ...]]
 
 PEER_PYTHON is an interpreter with torch 2.13.0 and open_clip_torch 3.3.0 (tests/golden/
 make_open_clip.py says how to install that beside a CPU torch). Each run is a process of its own,
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROUNDS, STEPS = 2, 2
-RESULTS = Path(__file__).parent / "results" / "train_step.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "train_step.csv"
 MODELS = {  # width, layers, heads, patch of the picture tower; width, layers, heads of the text
     "ViT-B-32": (768, 12, 12, 32, 512, 12, 8),
     "ViT-S-16": (384, 12, 6, 16, 384, 12, 6),

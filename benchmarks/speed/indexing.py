@@ -1,6 +1,6 @@
 """Indexing: new photographs, and a folder in which nothing has changed.
 
-    python benchmarks/indexing.py [new|rescan]
+    python benchmarks/speed/indexing.py [new|rescan]
 
 new: 12-megapixel JPEGs a second with the bundled model, beside a loop as rclip 3.3 has it (whole
 files decoded in threads, the same batches through the same model, vectors into SQLite; rclip itself
@@ -35,8 +35,8 @@ from twotower.index.reader import PictureReader
 from twotower.index.scan import scan
 from twotower.inputs.preprocess import Preprocess
 
-ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results" / "indexing.csv"
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).parents[1] / "results" / "indexing.csv"
 PHOTOGRAPHS, ROUNDS, UNCHANGED = 48, 3, 100_000
 Row = tuple[str, str, str]
 

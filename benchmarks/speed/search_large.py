@@ -1,6 +1,6 @@
 """Milliseconds for the 100 nearest of ten million vectors, by lists and exactly.
 
-    python benchmarks/search_large.py DATA FOLDER [VECTORS]
+    python benchmarks/speed/search_large.py DATA FOLDER [VECTORS]
 
 The vectors are made from those of the pictures of flickr8k-train and imagenet-sample-1k, by the
 bundled model: each is a random mean of one, of three of its 32 nearest, and a little noise, so that
@@ -30,7 +30,7 @@ from twotower.index.inverted_file import FOLDER
 from twotower.index.local_vectors import LocalVectors
 from twotower.pairs.sources import open_source
 
-RESULTS = Path(__file__).parent / "results" / "search_large.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "search_large.csv"
 TOP, QUERIES, WARM_UP = 100, 50, 50
 EXACT = 2  # queries that are searched exactly, for the time that it takes
 NEIGHBOURS, MIXED, NOISE = 32, 3, 0.2

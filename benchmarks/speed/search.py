@@ -1,6 +1,6 @@
 """Milliseconds for the 100 nearest of a million vectors: ours beside numpy, faiss, usearch, SQLite.
 
-    python benchmarks/search.py [VECTORS] [random|clusters]
+    python benchmarks/speed/search.py [VECTORS] [random|clusters]
 
 By default a million vectors of 512 numbers, grouped as CLIP's are: around a common mean, in
 clusters of uneven size. Each method is a process of its own with two threads and all its data in
@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DIM, TOP, QUERIES, THREADS = 512, 100, 17, 2
-RESULTS = Path(__file__).parent / "results" / "search.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "search.csv"
 Search = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 
 

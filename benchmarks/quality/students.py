@@ -1,6 +1,6 @@
 """Image towers that the bundled model could have had, for `bundled_speed.py` to measure.
 
-    python benchmarks/students.py DATA DESTINATION
+    python benchmarks/quality/students.py DATA DESTINATION
 
 EfficientNet-Lite0, 1 and 2 at several sizes, frozen, each with ridge regression to the teacher's
 features, from the pictures of DATA/pictures and thumbnails of them. And the teacher. Each is a

@@ -1,6 +1,6 @@
 """AdamW and Muon on the same small ViT, pairs and steps: the loss at the end, and seconds a step.
 
-    python benchmarks/optimizers.py [STEPS]
+    python benchmarks/quality/optimizers.py [STEPS]
 
 From scratch on Noto's emoji, scored on Twemoji's; each optimizer at two learning rates and the
 same schedule, batches and seed. Muon takes the matrices of the blocks, AdamW the rest. Writes
@@ -23,7 +23,7 @@ from twotower.train.loop import run_steps
 from twotower.train.recipes import emoji
 
 RATES = (1e-3, 3e-3)
-RESULTS = Path(__file__).parent / "results" / "optimizers.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "optimizers.csv"
 
 
 def small_vit(steps: int) -> TrainConfig:

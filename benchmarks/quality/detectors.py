@@ -1,6 +1,6 @@
 """The shipped detectors, on pictures made here and on photographs.
 
-    python benchmarks/detectors.py ../shared/data
+    python benchmarks/quality/detectors.py ../shared/data
 
 Screenshots, documents, receipts and memes are set by a browser (`made_pictures.py`), otherwise than
 those that the detectors were fitted on; real ones vary more. Blurred ones are photographs of
@@ -18,22 +18,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from made_pictures import MADE, made_pictures
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 import twotower
+from benchmarks.quality.made_pictures import MADE, made_pictures
 from twotower.calibration.calibration import read_calibration
 from twotower.inputs.pictures import open_picture
 from twotower.pairs.sources import open_source
 from twotower.tagging.detectors import SENTENCES, judge_looks
 from twotower.tagging.pixel_facts import measure
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 RESULTS = HERE / "results" / "detectors.csv"
 PAGE = HERE.parent / "docs" / "tagging.md"
 EXAMPLES = HERE.parent / "examples" / "photos"
-MARKS = "<!-- written by benchmarks/detectors.py -->", "<!-- until here, detectors -->"
+MARKS = "<!-- written by benchmarks/quality/detectors.py -->", "<!-- until here, detectors -->"
 EACH = 40
 BLURRED = 200
 PRECISION = 0.9

@@ -1,7 +1,7 @@
 """Tokenizing 50 000 distinct captions on one thread: ours, OpenAI's own, and `tokenizers`.
 
     pip download --no-deps --no-binary :all: openai-clip==1.0.1 && tar xzf openai-clip-1.0.1.tar.gz
-    python benchmarks/tokenizer.py ../shared/data openai-clip-1.0.1/clip/simple_tokenizer.py
+    python benchmarks/speed/tokenizer.py ../shared/data openai-clip-1.0.1/clip/simple_tokenizer.py
 
 Every run is a process of its own on one core, the three in turn, so that the machine's moods fall
 on all alike; ratios are taken within a round. Each makes rows of 77 ids, and all must be equal.
@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CAPTIONS, ROUNDS, CONTEXT = 50_000, 7, 77
-RESULTS = Path(__file__).parent / "results" / "tokenizer.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "tokenizer.csv"
 
 Rows = Callable[[list[str]], NDArray[np.int64]]
 

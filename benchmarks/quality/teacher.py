@@ -1,6 +1,6 @@
 """The bundled model's teacher, for `twotower evaluate`: its image tower with our text tower.
 
-PYTHONPATH=benchmarks twotower evaluate retrieval DATA/flickr8k-val --model teacher:Teacher
+twotower evaluate retrieval DATA/flickr8k-val --model benchmarks.quality.teacher:Teacher
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Decoded, augmented samples a second on one core: our batches and webdataset's own loader.
 
-    python benchmarks/loader.py [PAIRS]
+    python benchmarks/speed/loader.py [PAIRS]
 
 On shards of photographs as img2dataset stores them (512 pixels on the short side, JPEG), made from
 examples/photos. Both resize to 224, cut a random square and tokenize with our tokenizer; the peer
@@ -29,9 +29,9 @@ from twotower.pairs.pair import Pair
 from twotower.pairs.shards import pack
 from twotower.pairs.sources import open_source
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ROUNDS, BATCH = 5, 50
-RESULTS = Path(__file__).parent / "results" / "loader.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "loader.csv"
 
 
 class Photographs:

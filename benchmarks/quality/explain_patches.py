@@ -1,6 +1,6 @@
 """Which way of reading patches points best? Those published, on one vision transformer.
 
-    python benchmarks/explain_patches.py DATA
+    python benchmarks/quality/explain_patches.py DATA
 
 Four example photographs as one square, asked for what each of them shows: the hottest patch should
 lie in that quarter (chance: one quarter). The tower is OpenAI's ViT-B/16, the words are its genuine
@@ -19,18 +19,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from explain import ROOT, apart
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 import twotower
+from benchmarks.quality.explain import ROOT, apart
 from recipes.twotower_small.pretrained import TEACHER, load_teacher
 from twotower.evaluate.intervals import wilson
 from twotower.inputs.preprocess import Preprocess
 from twotower.model.layers import merge_heads, split_heads
 
-RESULTS = Path(__file__).parent / "results" / "explain_patches.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "explain_patches.csv"
 SQUARES = 40
 PAPERS = {
     "queries": "ClearCLIP (Lan et al. 2024)",

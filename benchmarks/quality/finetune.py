@@ -1,6 +1,6 @@
 """What fine-tuning gains on real pictures, and what it loses elsewhere.
 
-    python benchmarks/finetune.py ../shared/data [PICTURES [METHOD ...]]
+    python benchmarks/quality/finetune.py ../shared/data [PICTURES [METHOD ...]]
 
 The domain: PICTURES (400) of CIFAR-10's dev set, 32 x 32 pixels, in folders called what they show.
 The bundled model never learned from them. Outside: 250 photographs of Flickr8k's validation set
@@ -24,7 +24,7 @@ import PIL.Image
 from twotower.train.finetune.fit import Method, fit
 from twotower.train.finetune.report import Card
 
-RESULTS = Path(__file__).parent / "results" / "finetune.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "finetune.csv"
 METHODS = ("probe", "full", "unguarded")
 
 

@@ -1,6 +1,6 @@
 """The bundled model's speed beside ViT-B/32's, and accuracy against milliseconds.
 
-    python benchmarks/bundled_speed.py DATA [MODEL_DIRECTORY ...]
+    python benchmarks/speed/bundled_speed.py DATA [MODEL_DIRECTORY ...]
 
 From decoded pixels (uint8, 224 x 224) through preprocessing and onnxruntime to unit vectors, in
 batches of 32, the models in turn; ViT-B/32 in float32 with fresh weights, whose speed is that of
@@ -30,7 +30,7 @@ from twotower.evaluate.sets import open_set
 from twotower.evaluate.zero_shot import evaluate_zero_shot
 from twotower.pairs.sources import open_source
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "bundled_speed.csv"
 ROUNDS, PICTURES = 5, 64
 COLUMNS = ("model", "ms_per_picture", "times_vit_b_32", "cifar10_dev_top1", "flickr8k_val_r1")

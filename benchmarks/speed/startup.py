@@ -1,6 +1,6 @@
 """Seconds from a cold interpreter to the first vector: `import twotower`, `load()`, first text.
 
-    python benchmarks/startup.py
+    python benchmarks/speed/startup.py
 
 Each run is a new process. numpy + onnxruntime alone is the peer: nobody can embed faster than that.
 Writes results/startup.csv.
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 RUNS = 9
-RESULTS = Path(__file__).parent / "results" / "startup.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "startup.csv"
 STEPS = {
     "import numpy, onnxruntime (peer)": "import numpy, onnxruntime",
     "import twotower": "import twotower",
@@ -41,7 +41,7 @@ def main() -> None:
                 check=True,
                 capture_output=True,
                 text=True,
-                cwd=Path(__file__).parents[1],
+                cwd=Path(__file__).parents[2],
             ).stdout.splitlines()
             seconds[name].append(float(answer[0]))
             loaded[name] = answer[1]

@@ -1,4 +1,4 @@
-"""Screenshots, documents, receipts and memes as a browser sets them, for benchmarks/detectors.py.
+"""Screenshots, documents, receipts and memes as a browser sets them, for `detectors.py`.
 
 Nothing here was fitted on: the detectors learned from pictures that examples/make_detectors.py
 draws by other means, with other type and layouts. Text is that of this project's pages, pictures
@@ -19,7 +19,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageFilter
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCREENS = ((1280, 800), (1920, 1080), (1366, 768), (390, 844), (412, 915), (820, 1180))
 FONTS = ("STIXGeneral", "cmr10", "cmss10", "DejaVuSansDisplay")  # of matplotlib
 LOUD = "DejaVuSans-Bold"

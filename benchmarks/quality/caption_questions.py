@@ -1,6 +1,6 @@
 """Questions of known answer, made from captions by rule: what several captions agree on is true.
 
-    python benchmarks/caption_questions.py ../shared/data/flickr8k-train FOLDER
+    python benchmarks/quality/caption_questions.py ../shared/data/flickr8k-train FOLDER
 
 lays out what the bundled head learned from, for `twotower train vqa`: the pictures and a table of
 questions, where two captions of five must say it and most are asked in other words.

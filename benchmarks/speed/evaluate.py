@@ -1,6 +1,6 @@
 """How near an evaluation comes to the rate of its encoder: pictures a second, from end to end.
 
-    python benchmarks/evaluate.py ../shared/data [PICTURES]
+    python benchmarks/speed/evaluate.py ../shared/data [PICTURES]
 
 The 2 000 pictures of cifar10-dev, again and again up to PICTURES (10 000), through the bundled
 model. `twotower evaluate zero-shot` is timed whole: classes, pictures, scores, every interval, and
@@ -26,7 +26,7 @@ from twotower.evaluate.models import TwotowerModel
 from twotower.evaluate.sets import LabelledSet, open_set
 from twotower.evaluate.zero_shot import evaluate_zero_shot
 
-RESULTS = Path(__file__).parent / "results" / "evaluate.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "evaluate.csv"
 ALONE = 1000  # pictures for each timing of the encoder by itself
 
 

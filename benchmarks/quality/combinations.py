@@ -1,6 +1,6 @@
 """Two words at once, and one without another: products of probabilities against sums of vectors.
 
-    python benchmarks/combinations.py ../shared/data [MODEL]
+    python benchmarks/quality/combinations.py ../shared/data [MODEL]
 
 Words that the captions of flickr8k-val agree on, every two of which at least three pictures show
 together ("and"), or at least three show one without the other, and no less than a quarter as many
@@ -24,9 +24,12 @@ from twotower.calibration.captions import word_queries
 from twotower.encode.encoder import Encoder
 from twotower.pairs.sources import open_source
 
-RESULTS = Path(__file__).parent / "results" / "combinations.csv"
-PAGE = Path(__file__).parents[1] / "docs" / "search.md"
-MARKS = "<!-- written by benchmarks/combinations.py -->", "<!-- until here, combinations -->"
+RESULTS = Path(__file__).parents[1] / "results" / "combinations.csv"
+PAGE = Path(__file__).parents[2] / "docs" / "search.md"
+MARKS = (
+    "<!-- written by benchmarks/quality/combinations.py -->",
+    "<!-- until here, combinations -->",
+)
 KINDS = {"and": "both of two words", "not": "one without the other"}
 FEWEST = 3
 

@@ -1,6 +1,6 @@
 """The tiled loss beside the plain one: seconds and peak memory of forward and backward.
 
-    python benchmarks/loss.py [PAIRS] [WIDTH]
+    python benchmarks/speed/loss.py [PAIRS] [WIDTH]
 
 16 384 pairs of 512 numbers by default. Each run is a process of its own, the two in turn; memory is
 what the process grew by. Writes results/loss.csv.
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from twotower.train.loss import clip_loss, siglip_loss, tiled_clip_loss, tiled_siglip_loss
 
 ROUNDS = 3
-RESULTS = Path(__file__).parent / "results" / "loss.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "loss.csv"
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """What is known of words whose genuine vectors were never seen.
 
-    python benchmarks/unseen_words.py DATA
+    python benchmarks/quality/unseen_words.py DATA
 
 unseen_words.txt is a random fifth of the names with genuine vectors. The text tower is trained as
 `twotower train bundled DATA` does, but without these vectors and without pictures of such names.
@@ -32,13 +32,13 @@ from twotower.evaluate.accuracy import class_ranks
 from twotower.evaluate.intervals import wilson
 from twotower.inputs.preprocess import Preprocess
 
-ROOT = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 PHOTOGRAPHS = "pictures/imagenet-sample.tar"
 
 
 def main() -> None:
     data = Path(sys.argv[1])
-    unseen = (ROOT / "unseen_words.txt").read_text(encoding="utf-8").splitlines()
+    unseen = (HERE / "data" / "unseen_words.txt").read_text(encoding="utf-8").splitlines()
     plan = Plan(held_out=frozenset(unseen))
     torch.manual_seed(plan.seed)
     model, tokenizer = pretrained_model()
@@ -60,7 +60,7 @@ def main() -> None:
         "dictionary, words held out": np.stack([placed[name] for name in names]),
         "text tower, words held out": encode_texts(model, tokenizer, names).numpy(),
     }
-    with (ROOT / "results" / "unseen_words.csv").open("w", newline="") as file:
+    with (HERE / "results" / "unseen_words.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("text side", "measure", "names", "n", "value", "low", "high"))
         for side, embeds in text_embeds.items():

@@ -1,6 +1,6 @@
 """Seconds from typing `twotower search "a red car"` to the answer, over 50 000 pictures.
 
-    python benchmarks/search_process.py [PICTURES] [--rclip PYTHON]
+    python benchmarks/speed/search_process.py [PICTURES] [--rclip PYTHON]
 
 Each run is a new process, with Python's modules compiled, as an installation leaves them. Beside
 it: embedding the words alone in a new process, which no search can do without. The vectors are made
@@ -37,8 +37,8 @@ from twotower.index.catalog import PictureRecord
 from twotower.inputs.tokenizer import clip_vocabulary
 
 RUNS = 9
-ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results" / "search_process.csv"
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).parents[1] / "results" / "search_process.csv"
 TEXT_ALONE = "import twotower; twotower.load().encode_text('a red car')"
 RCLIP = "rclip"
 

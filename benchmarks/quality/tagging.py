@@ -1,6 +1,6 @@
 """How right tags are, and what corrections teach.
 
-    python benchmarks/tagging.py ../shared/data [MODEL [EMBEDS.npz]]
+    python benchmarks/quality/tagging.py ../shared/data [MODEL [EMBEDS.npz]]
 
 Truth: the captions of flickr8k-val and the tags of twotower/library/captioned.txt, which people who
 describe a picture hardly leave out. A picture shows a tag if two of its five captions name it, does
@@ -59,13 +59,13 @@ from twotower.tagging.tag_embeds import tag_vectors
 from twotower.tagging.tagger import FEEDBACK_WEIGHT, Tagger
 from twotower.tagging.vocabulary import Vocabulary
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 RESULTS = HERE / "results" / "tagging.csv"
 PAGE = HERE.parent / "docs" / "tagging.md"
-MARKS = "<!-- written by benchmarks/tagging.py -->", "<!-- until here -->"
-EXAMPLES = HERE / "example_tags.csv"
+MARKS = "<!-- written by benchmarks/quality/tagging.py -->", "<!-- until here -->"
+EXAMPLES = HERE / "data" / "example_tags.csv"
 GROUP_RESULTS = HERE / "results" / "tag_groups.csv"
-GROUP_MARKS = "<!-- groups, by benchmarks/tagging.py -->", "<!-- until here, groups -->"
+GROUP_MARKS = "<!-- groups, by benchmarks/quality/tagging.py -->", "<!-- until here, groups -->"
 CORRECTIONS = (0, 1, 5, 20)
 ASKED = (0.9, 0.8, 0.7)
 HALVINGS = 3

@@ -1,6 +1,6 @@
 """How the bundled model and its teacher do on sets that were not looked at while they were made.
 
-    python benchmarks/other_sets.py CLONES PACKAGES
+    python benchmarks/quality/other_sets.py CLONES PACKAGES
 
 CLONES and PACKAGES as for examples/gather_pictures.py, and the npm package
 emoji-datasource-twitter. Of photographs those are taken that the recipe did not: another split, or
@@ -26,22 +26,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "examples"))
-
-from gather_pictures import (  # noqa: E402
+from examples.gather_pictures import (
     from_folder,
     from_repository,
     run_git,
     synset_names,
     words,
 )
+from twotower.evaluate.models import open_model
+from twotower.evaluate.sets import LabelledSet
+from twotower.evaluate.zero_shot import evaluate_zero_shot
+from twotower.inputs.pictures import on_white
 
-from twotower.evaluate.models import open_model  # noqa: E402
-from twotower.evaluate.sets import LabelledSet  # noqa: E402
-from twotower.evaluate.zero_shot import evaluate_zero_shot  # noqa: E402
-from twotower.inputs.pictures import on_white  # noqa: E402
-
+ROOT = Path(__file__).parents[2]
+TEACHER = "benchmarks.quality.teacher:Teacher"
 MOST = 300  # pictures of a set
 LARGEST = 640  # pixels of a side, to which larger pictures are shrunk
 COLUMNS = ("set", "classes", "pictures", "learned", "model", "top1", "low", "high", "top5")
@@ -123,7 +121,10 @@ PHOTOGRAPHS = {
 
 def main() -> None:
     clones, packages = map(Path, sys.argv[1:3])
-    models = {"twotower-small": open_model(None), "its teacher": open_model("teacher:Teacher")}
+    models = {
+        "twotower-small": open_model(None),
+        "its teacher": open_model(TEACHER),
+    }
     with (ROOT / "benchmarks/results/other_sets.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)

@@ -1,6 +1,6 @@
 """Does the heat map point at the right thing? And how long does it take?
 
-    python benchmarks/explain.py [MODEL]
+    python benchmarks/quality/explain.py [MODEL]
 
 Pairs of example photographs side by side, each asked for what one of them shows: the hottest place
 should lie in that half (chance: one half). Writes results/explain.csv; the time, which depends on
@@ -21,8 +21,8 @@ import twotower
 from twotower.encode.explain import explain
 from twotower.evaluate.intervals import wilson
 
-ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results" / "explain.csv"
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).parents[1] / "results" / "explain.csv"
 PAIRS = 40
 
 

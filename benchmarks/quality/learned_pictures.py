@@ -1,6 +1,6 @@
 """How much too sure a model is of pictures that it has learned from.
 
-    python benchmarks/learned_pictures.py ../shared/data
+    python benchmarks/quality/learned_pictures.py ../shared/data
 
 `twotower calibrate` is mostly run on pictures with captions that the model has learned from, as the
 bundled one has from flickr8k-train: it scores what they show higher than on new pictures. How much
@@ -24,10 +24,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from students import regress
 from torch import Tensor
 
 import twotower
+from benchmarks.quality.students import regress
 from recipes.twotower_small.losses import TEACHER_SCALE, choice_loss, pair_loss, steps
 from recipes.twotower_small.vision_student import WEIGHT_DECAY, embed, folded, part, seen, whole
 from twotower.calibration.background import background_texts, measure_background
@@ -40,7 +40,7 @@ from twotower.pairs.pair import Source
 from twotower.pairs.sources import open_source
 from twotower.tagging.fit_tags import fit_words, judged_tags
 
-RESULTS = Path(__file__).parent / "results" / "learned_pictures.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "learned_pictures.csv"
 LEFT_OUT = 0.2
 STEPS, TOLD, SHOWN, AMONG = 400, 768, 512, 1024
 CAPTIONS = 3  # of a picture

@@ -1,7 +1,7 @@
 """How often answers are right, by kind of question, with intervals.
 
-    python benchmarks/asking.py ../shared/data [--easy-vqa FOLDER --head DIR] [--model M]
-    python benchmarks/asking.py ../shared/data --fit [--model M]
+    python benchmarks/quality/asking.py ../shared/data [--easy-vqa FOLDER --head DIR] [--model M]
+    python benchmarks/quality/asking.py ../shared/data --fit [--model M]
 
 Zero-shot and the head that comes with the model, against the best constant answer of each kind and
 the answer that is most frequent for the question in flickr8k-train: on questions derived from the
@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from caption_questions import Item, caption_questions
 from numpy.typing import NDArray
 
 import twotower
+from benchmarks.quality.caption_questions import Item, caption_questions
 from twotower.asking import library_questions
 from twotower.asking.answer import Reply
 from twotower.asking.english import with_article
@@ -47,7 +47,7 @@ from twotower.evaluate.reliability import calibration
 from twotower.inputs.pictures import Picture
 from twotower.pairs.sources import open_source
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "asking.csv"
 PAGE = ROOT / "docs" / "asking.md"
 FIELDS = ("model", "set", "kind", "method", "n", "right", "low", "high", "sure", "right_when_sure")
@@ -465,7 +465,8 @@ def markdown(by: dict[str, dict[str, Row]]) -> str:
 
 
 def put(text: str, mark: str, content: str) -> str:
-    start, end = f"<!-- written by benchmarks/asking.py: {mark} -->", f"<!-- until here: {mark} -->"
+    start = f"<!-- written by benchmarks/quality/asking.py: {mark} -->"
+    end = f"<!-- until here: {mark} -->"
     before, rest = text.split(start)
     return f"{before}{start}\n\n{content}\n\n{end}{rest.split(end)[1]}"
 

@@ -1,6 +1,6 @@
 """How true the probabilities of search are, and how well its cut-off cuts.
 
-    python benchmarks/calibration.py ../shared/data [MODEL]
+    python benchmarks/quality/calibration.py ../shared/data [MODEL]
 
 Searches of known answer among the pictures of flickr8k-val (for libraries of 5000, filled up with
 those of flickr8k-train): words and phrases of their captions, a third of them asked where every
@@ -40,11 +40,11 @@ from twotower.calibration.fit import (
 from twotower.encode.encoder import Encoder
 from twotower.pairs.sources import open_source
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 RESULTS = HERE / "results" / "calibration.csv"
 PICTURE = HERE.parent / "docs" / "reliability.webp"
 PAGE = HERE.parent / "docs" / "search.md"
-MARKS = "<!-- written by benchmarks/calibration.py -->", "<!-- until here -->"
+MARKS = "<!-- written by benchmarks/quality/calibration.py -->", "<!-- until here -->"
 SIZES = (50, 500, 5000)
 SEARCHES_HERE = 1000
 BINS = 10
@@ -180,7 +180,7 @@ def all_searches(
 ) -> Iterator[tuple[str, list[Asked]]]:
     """Named lists of searches with known answers."""
     random = np.random.default_rng(2)
-    texts = (HERE / "absent.txt").read_text(encoding="utf-8").splitlines()
+    texts = (HERE / "data" / "absent.txt").read_text(encoding="utf-8").splitlines()
     both = Pictures(
         np.concatenate([val.image_embeds, train.image_embeds]),
         [*val.captions, *train.captions],

@@ -1,0 +1,1 @@
+"""Measurements of speed and quality; run from a checkout with `pip install -e ".[dev]"`."""
