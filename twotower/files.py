@@ -1,8 +1,9 @@
-"""Files that are written whole or not at all, and the lock of a single writer."""
+"""Atomic writes of files and folders, and a lock for a single writer."""
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 import shutil
@@ -30,8 +31,8 @@ def atomic_write(
 ) -> Iterator[IO[Any]]:
     """Open a temporary file beside `path` that replaces it when the block ends without an error.
 
-    After an error, or on a full disk, `path` is what it was before. Text is UTF-8 with the line
-    ends as they are written; a link is followed.
+    After an error, or on a full disk, `path` is unchanged. Text is UTF-8, and line ends are not
+    translated; a link is followed.
 
     Args:
         sync: flush the file and its folder to the disk before returning.
@@ -67,25 +68,47 @@ def _create(path: Path, mode: Literal["w", "wb"]) -> IO[Any]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Make a temporary folder beside `path` that is renamed to it when the block ends.
 
-    Files in it are flushed to the disk before. A folder that is there already is replaced; after an
-    error it is what it was before.
+    Its files are flushed to the disk before. An existing folder is replaced; after an error it is
+    unchanged. A process that is killed can leave a temporary folder: see `remove_leftovers`.
     """
     temporary = path.with_name(f".writing-{path.name}-{secrets.token_hex(4)}")
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        for file in filter(Path.is_file, temporary.rglob("*")):
-            sync_file(file)
-        if path.exists():
-            old = path.with_name(f".old-{path.name}-{secrets.token_hex(4)}")
-            path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.rename(path)
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                sync_file(file)
+            else:
+                sync_folder(file)
+        sync_folder(temporary)
+        _replace_folder(temporary, path)
         sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(source: Path, target: Path) -> None:
+    if not target.exists():
+        source.rename(target)
+        return
+    old = target.with_name(f".old-{target.name}-{secrets.token_hex(4)}")
+    target.rename(old)
+    try:
+        source.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary folders of killed calls of `atomic_folder(path)`.
+
+    Only for a caller that keeps all others from writing `path`, as by `exclusive_lock`.
+    """
+    for prefix in (".writing", ".old"):
+        for folder in path.parent.glob(f"{prefix}-{glob.escape(path.name)}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def sync_file(path: Path) -> None:
@@ -108,13 +131,13 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Hold `folder` for changing it; one process at a time can.
+    """Lock `folder` while the block runs, against other processes and threads.
 
-    The operating system releases the lock with the process, however that ends, so none is ever
-    stale. A second file names the holder, for the error message of the others.
+    The operating system releases the lock when the process ends, even if it is killed. The file
+    `lock` stays; `lock.holder` has the process id of the holder, for the error message.
 
     Raises:
-        LibraryError: another process holds it, or nothing can be written there.
+        LibraryError: the lock is held already, or nothing can be written there.
     """
     from filelock import FileLock, Timeout
 
@@ -131,26 +154,33 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
             f"process {process or 'unknown'} is changing this library",
             "wait until it has finished, or stop it",
         ) from None
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
         raise LibraryError(
             folder,
-            f"cannot be changed ({error.strerror})",
+            f"cannot be changed ({getattr(error, 'strerror', None) or error})",
             "keep the library elsewhere with --library FOLDER",
         ) from None
     try:
-        with contextlib.suppress(OSError):  # only the message of others needs it
+        with contextlib.suppress(OSError):  # only error messages need it
             holder.write_text(f"{os.getpid()}\n", encoding="utf-8")
         yield
     finally:
+        with contextlib.suppress(OSError):
+            holder.unlink()
         lock.release()
 
 
 def create_folder(location: Path) -> None:
-    """Make the folder of a library. Raises `LibraryError` where that cannot be."""
+    """Create the folder of a library, and the folders above it.
+
+    Raises:
+        LibraryError: it cannot be created.
+    """
     try:
         location.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LibraryError(
-            f"{location}: cannot be made ({error.strerror}); "
-            "keep the library elsewhere with: --library FOLDER"
+            location,
+            f"cannot be created ({error.strerror})",
+            "keep the library elsewhere with --library FOLDER",
         ) from None
