@@ -17,9 +17,9 @@ from twotower.cli.output import (
     positive,
     print_array,
     printable,
-    progress,
     shown_path,
     to_json,
+    track,
 )
 from twotower.cli.search import hit_tree, open_library, percent
 
@@ -117,7 +117,7 @@ def ask_pictures(places: list[str], questions: list[str], arguments: argparse.Na
     answers = [one.strip() for one in arguments.answers.split(",")] if arguments.answers else []
     answered = _answers(pictures, questions, answers, arguments)
     print_answers = print_json if arguments.json else print_lines
-    return print_answers(_counted(answered, len(pictures) * len(questions)))
+    return print_answers(track(answered, "Asking", len(pictures) * len(questions)))
 
 
 def _answers(
@@ -276,10 +276,3 @@ def print_lines(answers: Iterable[Answered]) -> int:
         for note in answer.notes:
             say(f"{answer.question} {note}")
     return failed
-
-
-def _counted(answers: Iterator[Answered], total: int) -> Iterator[Answered]:
-    with progress("Asking", total) as advance:
-        for answer in answers:
-            yield answer
-            advance()

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from twotower.cli.output import OK, print_broken, progress, status
+from twotower.cli.output import OK, print_broken, progress, show_progress
 from twotower.cli.pairs import SOURCE
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
         pictures.append(embedded)
         some += first[: COPIES // len(sources)]
     print_broken(broken)
-    with status("Fitting"):
+    with show_progress("Fitting"):
         calibration = fit_calibration(model, pictures, some)
     write_calibration(calibration, model.directory)
     print(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from twotower.cli.output import (
     positive,
     print_array,
     printable,
-    progress,
+    track,
 )
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def run_classify(arguments: argparse.Namespace) -> int:
         none=arguments.none,
     )
     print_answers = print_json if arguments.json else print_lines
-    failed = print_answers(_counted(answers, len(pictures)))
+    failed = print_answers(track(answers, "Classifying", len(pictures)))
     return FAILED if failed else OK
 
 
@@ -119,10 +119,3 @@ def print_lines(answers: Iterable[Classified]) -> int:
             labels = "  ".join(f"{one.label} {one.probability:.0%}" for one in answer.labels)
             print(f"{printable(str(answer.source))}  {labels}", flush=True)
     return failed
-
-
-def _counted(answers: Iterator[Classified], total: int) -> Iterator[Classified]:
-    with progress("Classifying", total) as advance:
-        for answer in answers:
-            yield answer
-            advance()

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twotower.cli.output import OK, add_model_options, status
+from twotower.cli.output import OK, add_model_options, show_progress
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -31,7 +31,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
     if not _can_be_written(arguments.out):
         raise LabelError(f"{arguments.out}: no kind of picture to write; end it in .png or .jpg")
     model = load(arguments.model, engine=arguments.engine)
-    with status("Looking"):
+    with show_progress("Explaining"):
         explanation = explain(model, arguments.picture, arguments.words)
     draw(explanation).save(arguments.out)
     x, y = explanation.peak

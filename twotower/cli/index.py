@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from twotower.cli.output import FAILED, OK, add_model_options, printable, shown_path
-from twotower.progress import ReportProgress, ignore_progress
+from twotower.cli.output import FAILED, OK, add_model_options, printable, show_progress, shown_path
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
     from twotower.index.indexing import IndexReport
     from twotower.library import Library
-    from twotower.progress import Progress
 
 _TICK_MS = 500  # how long to wait for a change before looking at the clock
 _RETRY_SECONDS = 10.0
@@ -108,8 +104,8 @@ def say_if_nested(folder: Path) -> None:
 def index_once(library: Library, out: TextIO | None = None, *, approximate: bool = False) -> int:
     """Index with a progress bar, and say what was done, on stdout or elsewhere."""
     warnings.filterwarnings("ignore", module="PIL")  # about single files, and not saying which
-    with index_progress() as show:
-        report = library.index(show, approximate=approximate)
+    with show_progress("Indexing") as report_progress:
+        report = library.index(report_progress, approximate=approximate)
     print(summary(report), file=out)
     for path, reason in report.unreadable.items():
         folder = printable(shown_path(library.root / path))
@@ -178,41 +174,3 @@ def watch(library: Library, *, approximate: bool = False) -> None:
             if str(error) != said:
                 print(f"twotower: {printable(str(error))}", file=sys.stderr)
             said = str(error)
-
-
-@contextlib.contextmanager
-def index_progress() -> Iterator[ReportProgress]:
-    """What shows `Library.index` as a bar with rate and time left, where a person is looking."""
-    if not sys.stderr.isatty():
-        yield ignore_progress
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.fields[stage]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("", total=None, rate="", stage="Indexing")
-
-        def show(progress: Progress) -> None:
-            speed = bars.tasks[0].speed
-            bars.update(
-                task,
-                completed=progress.done,
-                total=progress.total,
-                stage=progress.stage,
-                rate=f"{speed:.0f}/s" if speed else "",
-            )
-
-        yield show

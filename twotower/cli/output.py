@@ -10,13 +10,16 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from twotower.progress import Progress, ReportProgress, ignore_progress
 
 if TYPE_CHECKING:
     # the class that argparse has no public name for
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
+Item = TypeVar("Item")
 
 
 @contextlib.contextmanager
@@ -28,15 +31,62 @@ def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(
+        console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()
+    ) as progress:
         task = progress.add_task(what, total=total)
         yield lambda: progress.advance(task)
 
 
-def status(text: str) -> Any:
+@contextlib.contextmanager
+def show_progress(stage: str) -> Iterator[ReportProgress]:
+    """Yield a function that shows progress on stderr; nothing is shown if that is no terminal.
+
+    The line has the stage, a bar, the count, the rate and the time left. It moves without a count
+    until the first report, and disappears at the end.
+
+    Args:
+        stage: shown until a report names another one.
+    """
+    if not sys.stderr.isatty():
+        yield ignore_progress
+        return
+    from rich import progress as rich
     from rich.console import Console
 
-    return Console(stderr=True).status(text)
+    columns = (
+        rich.TextColumn("{task.description}", markup=False),
+        rich.BarColumn(),
+        rich.TextColumn("{task.fields[count]}"),
+        rich.TimeRemainingColumn(),
+    )
+    with rich.Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # otherwise lines for a file would go to stderr
+    ) as display:
+        task = display.add_task(stage, total=None, count="")
+
+        def report(progress: Progress) -> None:
+            speed = display.tasks[0].speed
+            display.update(
+                task,
+                completed=progress.done,
+                total=progress.total,
+                description=progress.stage or stage,
+                count=f"{progress.done}/{progress.total}" + (f" {speed:.0f}/s" if speed else ""),
+            )
+
+        yield report
+
+
+def track(items: Iterable[Item], stage: str, total: int) -> Iterator[Item]:
+    """Yield items one by one, and show how many of `total` are done."""
+    with show_progress(stage) as report:
+        for done, item in enumerate(items, 1):
+            yield item
+            report(Progress(done, total))
 
 
 def shown_path(path: Path) -> str:

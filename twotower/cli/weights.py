@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twotower.cli.output import OK, add_model_options, status
+from twotower.cli.output import OK, add_model_options, show_progress
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -33,7 +33,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
     from twotower.encode.convert import convert
     from twotower.encode.load import find_source
 
-    with status(f"Converting {arguments.source}"):
+    with show_progress(f"Converting {arguments.source}"):
         convert(find_source(arguments.source), arguments.destination, arguments.to)
     print(f"{arguments.destination}: written as {arguments.to}, golden vectors reproduced")
     return OK
