@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from twotower.index.index import Index
 from twotower.progress import ReportProgress, ignore_progress
@@ -14,13 +14,20 @@ if TYPE_CHECKING:
     from twotower.index.indexing import IndexReport
     from twotower.index.vectors import Vectors
     from twotower.search.hits import Hit, SearchResult
+    from twotower.search.query import Query
+    from twotower.search.search import Sort
 
 
 class Library:
-    """The pictures of a folder, by what they show.
+    """A folder of pictures that is searched by what they show.
 
-    A facade: `index.Index` holds the state, and the rooms `search`, `tagging` and `asking` do the
-    work.
+        library = Library("photos")
+        library.index()
+        for hit in library.search("a red car"):
+            print(hit.path, hit.probability)
+
+    This class is a facade: an `Index` holds catalog, vectors and encoder, and functions of the
+    rooms `search`, `tagging` and `asking` do the work.
     """
 
     def __init__(
@@ -34,7 +41,7 @@ class Library:
     ) -> None:
         """Open the library of `root`; nothing is written before `index`.
 
-        Args, errors: as for `twotower.index.index.Index`.
+        Arguments and errors are those of `twotower.index.index.Index`.
         """
         self.opened = Index(root, model=model, location=location, vectors=vectors, engine=engine)
 
@@ -47,6 +54,11 @@ class Library:
     def location(self) -> Path:
         """The folder with the catalog and the vectors."""
         return self.opened.location
+
+    @property
+    def exists(self) -> bool:
+        """True after the first call of `index` has begun."""
+        return self.opened.exists
 
     @property
     def catalog(self) -> Catalog:
@@ -66,21 +78,37 @@ class Library:
     def index(
         self, report: ReportProgress = ignore_progress, *, approximate: bool = False
     ) -> IndexReport:
-        """Bring the library up to date with the disk; see `twotower.index.index.Index.update`."""
+        """Bring the library up to date with the disk.
+
+        Arguments and errors are those of `twotower.index.index.Index.update`.
+        """
         return self.opened.update(report, approximate=approximate)
+
+    def parse(self, query: str) -> Query:
+        """Parse a query without running it, also before the first call of `index`.
+
+        Raises:
+            QueryError: the query makes no sense.
+        """
+        from twotower.search.search import parse
+
+        return parse(self.opened, query)
 
     def search(
         self,
-        query: str,
+        query: str | Query,
         *,
         top: int = 20,
         offset: int = 0,
         all: bool = False,
-        sort: Literal["relevance", "date"] = "relevance",
+        sort: Sort = "relevance",
         group: bool = True,
         folder: Path | None = None,
     ) -> SearchResult:
-        """Find pictures by words, pictures and filters; see `twotower.search.search.search`."""
+        """Find the pictures that match words, pictures and filters.
+
+        Arguments and errors are those of `twotower.search.search.search`.
+        """
         from twotower.search.search import search
 
         return search(
@@ -101,15 +129,24 @@ class Library:
         top: int = 20,
         offset: int = 0,
         all: bool = False,
+        group: bool = False,
         folder: Path | None = None,
     ) -> SearchResult:
-        """Find pictures that look like one; see `twotower.search.search.similar`."""
+        """Find pictures that look like `picture`, a file of the library or any other.
+
+        Arguments and errors are those of `twotower.search.search.similar`.
+        """
         from twotower.search.search import similar
 
-        return similar(self.opened, picture, top=top, offset=offset, all=all, folder=folder)
+        return similar(
+            self.opened, picture, top=top, offset=offset, all=all, group=group, folder=folder
+        )
 
     def duplicates(self, folder: Path | None = None) -> list[list[Hit]]:
-        """Find groups of copies; see `twotower.search.duplicates.duplicates`."""
+        """Return groups of near-duplicates, each with the largest file first.
+
+        Arguments and errors are those of `twotower.search.duplicates.duplicates`.
+        """
         from twotower.search.duplicates import duplicates
 
         return duplicates(self.opened, folder)

@@ -8,7 +8,7 @@ match was taken out; absent.txt, words for what none of them shows; and pictures
 captions agree that they show the same. The peer is what others do: one threshold on the cosine,
 here the best that flickr8k-train gives, and a logistic curve over it.
 
-Writes results/calibration.csv, the table in docs/measurements/search.md and docs/reliability.webp.
+Writes results/calibration.csv, the table in docs/search.md and docs/reliability.webp.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import twotower
-from twotower.calibration.background import background_texts
-from twotower.calibration.calibration import Curve, read_calibration
+from twotower.calibration.background import Curve, background_texts
+from twotower.calibration.calibration import read_calibration
 from twotower.calibration.captions import LabelledQuery, absent_queries, picture_queries
 from twotower.calibration.fit import (
-    ABSENT_WEIGHT,
     PICTURE_QUERIES,
+    REJECTED_SHARE,
     SEARCHES,
-    SHOWN,
+    TOP_K,
     Pictures,
     Search,
     draw_queries,
@@ -43,7 +43,7 @@ from twotower.pairs.sources import open_source
 HERE = Path(__file__).parents[1]
 RESULTS = HERE / "results" / "calibration.csv"
 PICTURE = HERE.parent / "docs" / "reliability.webp"
-PAGE = HERE.parent / "docs" / "measurements" / "search.md"
+PAGE = HERE.parent / "docs" / "search.md"
 MARKS = "<!-- written by benchmarks/quality/calibration.py -->", "<!-- until here -->"
 SIZES = (50, 500, 5000)
 SEARCHES_HERE = 1000
@@ -142,7 +142,7 @@ def cosine_thresholds(
     cosines, truths, best_of_none = [], [], []
     for search in searches:
         scores = train.image_embeds[search.library] @ embeds[search.query]
-        best = np.argsort(-scores)[:SHOWN]
+        best = np.argsort(-scores)[:TOP_K]
         cosines.append(scores[best])
         truths.append(search.matches[best])
         if not search.matches.any():
@@ -163,7 +163,7 @@ def cosine_thresholds(
     right = np.cumsum(answers[order])
     f1 = 2 * right / (np.arange(1, len(order) + 1) + answers.sum())
     return [
-        Method("cosine", probability, at(float(np.quantile(best_of_none, ABSENT_WEIGHT)))),
+        Method("cosine", probability, at(float(np.quantile(best_of_none, REJECTED_SHARE)))),
         Method("cosine, best F1", probability, at(float(features[order[f1.argmax()], 0]))),
     ]
 
@@ -253,7 +253,7 @@ def judge(
 
 def summarise(judged: Sequence[Judged], cutoff: float) -> tuple[str, ...]:
     """ECE of the hits that a person would see; what the cut-off lets through; whole answers."""
-    hits = [np.argsort(-one.probabilities)[:SHOWN] for one in judged]
+    hits = [np.argsort(-one.probabilities)[:TOP_K] for one in judged]
     seen = np.concatenate([one.probabilities[hit] for one, hit in zip(judged, hits, strict=True)])
     true = np.concatenate([one.truths[hit] for one, hit in zip(judged, hits, strict=True)])
     passed = [one.probabilities >= cutoff for one in judged]
@@ -307,7 +307,7 @@ def draw_reliability(shown: dict[str, list[Judged]], model: str) -> None:
     figure, axes = plt.subplots(figsize=(5, 4.4), dpi=110)
     axes.plot([0, 1], [0, 1], color="0.75", linewidth=1)
     for (name, judged), colour in zip(shown.items(), ("#c8502e", "#4a6fa5"), strict=False):
-        hits = [np.argsort(-one.probabilities)[:SHOWN] for one in judged]
+        hits = [np.argsort(-one.probabilities)[:TOP_K] for one in judged]
         said = np.concatenate([one.probabilities[i] for one, i in zip(judged, hits, strict=True)])
         true = np.concatenate([one.truths[i] for one, i in zip(judged, hits, strict=True)])
         points = list(bins(said, true))
@@ -329,7 +329,7 @@ def draw_reliability(shown: dict[str, list[Judged]], model: str) -> None:
         ylabel="share that the captions call a match",
         xlim=(0, 1),
         ylim=(0, 1),
-        title=f"{model}: best {SHOWN} hits among 500 unseen pictures",
+        title=f"{model}: best {TOP_K} hits among 500 unseen pictures",
     )
     axes.title.set_fontsize(10)
     axes.legend(frameon=False)

@@ -26,7 +26,7 @@ known tags they show, by looking; `open` are those that one may or may not call 
 EMBEDS.npz has image embeds of the model made elsewhere (`val`, `train`), in the order of the data.
 For a model without a calibration, the curve of tags is fitted on flickr8k-train too. Writes
 results/tagging.csv (the rows of this model in it), results/tag_groups.csv and the tables in
-docs/measurements/tagging.md.
+docs/tagging.md.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ from twotower.tagging.vocabulary import Vocabulary
 
 HERE = Path(__file__).parents[1]
 RESULTS = HERE / "results" / "tagging.csv"
-PAGE = HERE.parent / "docs" / "measurements" / "tagging.md"
+PAGE = HERE.parent / "docs" / "tagging.md"
 MARKS = "<!-- written by benchmarks/quality/tagging.py -->", "<!-- until here -->"
 EXAMPLES = HERE / "data" / "example_tags.csv"
 GROUP_RESULTS = HERE / "results" / "tag_groups.csv"
@@ -154,7 +154,7 @@ def main() -> None:
         Judge(
             "twotower",
             curve.logits(vectors, val.image_embeds, np.ones(len(said), bool)),
-            {asked: np.full(len(said), curve.known.cutoff(asked)) for asked in ASKED},
+            {asked: np.full(len(said), curve.fitted.cutoff(asked)) for asked in ASKED},
         ),
         judge_new(model, background, train, [one.name for one in said], vectors, val.image_embeds),
     ]
@@ -190,7 +190,7 @@ def judge_new(
         new = np.zeros(len(some), bool)
         logits[:, some] = curve.logits(vectors[some], image_embeds, new)
         for asked in ASKED:
-            cutoffs[asked][some] = curve.others.cutoff(asked)
+            cutoffs[asked][some] = curve.unfitted.cutoff(asked)
     return Judge("twotower, new tags", logits, cutoffs)
 
 
@@ -249,7 +249,7 @@ def measured_examples(model: Encoder, curve: TagCurve) -> Iterator[tuple[str, ..
     logits = curve.logits(vectors, image_embeds, np.ones(len(names), bool))
     p = 1 / (1 + np.exp(-logits))
     for asked in ASKED:
-        given = Scores(p, p, p >= curve.known.cutoff(asked))
+        given = Scores(p, p, p >= curve.fitted.cutoff(asked))
         yield ("twotower", f"{asked:.1f}", "0", *summarise([(given, answers)]))
 
 

@@ -10,10 +10,14 @@ import pytest
 
 import twotower
 from twotower.arrays import normalize
-from twotower.calibration.background import LARGEST, background_texts, measure_background
+from twotower.calibration.background import (
+    LARGEST,
+    Curve,
+    background_texts,
+    measure_background,
+)
 from twotower.calibration.calibration import (
     Calibration,
-    Curve,
     estimate,
     read_calibration,
     write_calibration,
@@ -78,7 +82,7 @@ def test_the_variance_of_a_query_is_that_of_its_scores() -> None:
     )
     background = measure_background(pictures, pictures)
     for query in pictures[:20]:
-        predicted = np.sqrt(((background.spread @ query) ** 2).sum() + background.rest)
+        predicted = np.sqrt(((background.spread @ query) ** 2).sum() + background.residual)
         assert predicted == pytest.approx((pictures @ query).std(), rel=0.1)
 
 
@@ -252,7 +256,7 @@ CAPTIONS = [
 
 
 def test_words_that_captions_agree_on() -> None:
-    queries = {query.text: query for query in word_queries(CAPTIONS, fewest=1)}
+    queries = {query.text: query for query in word_queries(CAPTIONS, min_matching=1)}
     assert queries["dog"].matching.tolist() == [0, 1]
     assert queries["dog"].unknown.tolist() == [3]
     assert queries["snow"].matching.tolist() == [1]
@@ -344,7 +348,7 @@ def test_a_curve_of_tags_is_kept(tmp_path: Path) -> None:
     text = replace(calibration, tags=curve).to_json()
     read = Calibration.from_json(text, tmp_path).tags
     assert read is not None
-    assert (read.names, read.known, read.others) == (curve.names, *trusts)
+    assert (read.names, read.fitted, read.unfitted) == (curve.names, *trusts)
     assert read.words.tolist() == words.tolist() and read.weights == weights
 
 

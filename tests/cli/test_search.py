@@ -136,7 +136,7 @@ def test_a_query_may_start_with_a_minus(
     inside: Path, capsys: pytest.CaptureFixture[str], start: str
 ) -> None:
     assert main([*start.split(), "-people"]) == 1
-    assert "'-people' only says what shall not be there" in capsys.readouterr().err
+    assert "'-people': only excludes pictures; add what to look for" in capsys.readouterr().err
     if start == "search":
         assert main(["search", "-house dog", "--json", "--all"]) == 0
         tree = json.loads(capsys.readouterr().out)
@@ -183,7 +183,7 @@ def test_pages_count_what_is_listed(
         assert page(number, "zoo") == (1, "13 match; --page or --top for more\n")
     assert page(5, "zoo") == (1, "")
     assert page(7, "zoo") == (0, "page 7 is beyond the end; the last is --page 5\n")
-    monkeypatch.setattr("twotower.search.ranking.CANDIDATES", 2)
+    monkeypatch.setattr("twotower.search.search.CANDIDATES", 2)
     # also where all the candidates first looked at are copies
     assert [page(number, "a cat", "--all")[0] for number in range(1, 7)] == [1, 1, 1, 1, 1, 0]
 
@@ -227,7 +227,7 @@ def test_a_hit_that_has_gone_is_named_and_the_others_are_given(
         (tmp_path / "gone.jpg").rename(inside / "a1.jpg")
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 5, "the answer all the same"
-    gone = f"twotower: {inside / 'a1.jpg'}: not there any more; index again\n"
+    gone = f"twotower: {inside / 'a1.jpg'}: no longer there; index again\n"
     assert err.count(gone) == 2 and err.count("twotower:") == 2
     assert len(list(copies.iterdir())) == sheet.read_text().count("<a class=hit") == 4
 

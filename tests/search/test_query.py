@@ -1,4 +1,4 @@
-"""What people type, and what it means."""
+"""The query language, and its filters in SQL."""
 
 import math
 import os
@@ -13,10 +13,10 @@ from twotower.errors import QueryError
 from twotower.inputs.media import MEDIA_SUFFIXES
 from twotower.inputs.pictures import _FORMATS
 from twotower.metadata.exif import _KINDS
-from twotower.search.filters import KIND_OF, KINDS, Near
-from twotower.search.query import Query, Term, parse_query
+from twotower.search.filters import in_circle, to_condition
+from twotower.search.query import TYPE_OF_NAME, TYPES, Circle, Filter, Query, Term, parse_query
 
-SEEN = {
+FILES = {
     "clip.MP4": Path("clip.MP4"),
     "x.cr2": Path("x.cr2"),
     "photo.jpg": Path("photo.jpg"),
@@ -25,7 +25,7 @@ SEEN = {
 
 
 def parse(text: str) -> Query:
-    return parse_query(text, SEEN.get)
+    return parse_query(text, FILES.get)
 
 
 def test_words_that_stand_together_are_one_description() -> None:
@@ -36,10 +36,12 @@ def test_the_language_of_the_manual() -> None:
     query = parse('"beach at sunset" - "people" + photo.jpg^0.5 after:2021 folder:trips')
     assert query.terms == (
         Term("beach at sunset"),
-        Term("people", wanted=False),
+        Term("people", negated=True),
         Term(picture=Path("photo.jpg"), weight=0.5),
     )
-    assert query.where.count("?") == len(query.parameters) == 2
+    assert query.filters == (Filter("after", "2021-01-01"), Filter("folder", "trips"))
+    condition = to_condition(query.filters)
+    assert condition.sql.count("?") == len(condition.parameters) == 2
 
 
 @pytest.mark.parametrize("name", ["clip.MP4", "x.cr2", "photo.jpg"])
@@ -69,42 +71,42 @@ def test_whatever_a_library_takes_in_can_be_looked_for(name: str) -> None:
     ],
 )
 def test_terms(text: str, terms: list[tuple[str, bool]]) -> None:
-    assert [(term.text, term.wanted) for term in parse(text).terms] == terms
+    assert [(term.text, not term.negated) for term in parse(text).terms] == terms
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "nothing to look for"),
-        ("a -", "- has nothing behind it"),
-        ("a + - b", "+ has nothing behind it"),
-        ("a - after:2021", "after:2021 is a filter and takes no + or -"),
-        ("a -type:jpeg", "type:jpeg is a filter and takes no + or -"),
-        ("x type:", "type: has nothing behind it; write type:heic without a space"),
-        ("x after: 2021", "after: has nothing behind it; write after:2021 without a space"),
-        ('x camera:""', "camera: has nothing behind it"),
-        ("x type:banana", "type:banana is none of avif, bmp, gif, heic, jpeg, jpeg2000"),
+        ("", "query: nothing to look for; write words"),
+        ("a -", "-: nothing follows it; write words after it, or put it in quotes"),
+        ("a + - b", "+: nothing follows it; write words after it"),
+        ("a - after:2021", "after:2021: a filter takes no + or -; leave that out"),
+        ("a -type:jpeg", "type:jpeg: a filter takes no + or -; leave that out"),
+        ("x type:", "'type:': nothing follows the colon; write type:heic without a space"),
+        ("x after: 2021", "'after:': nothing follows the colon; write after:2021 without a space"),
+        ('x camera:""', "'camera:': nothing follows the colon"),
+        ("x type:banana", "type:banana: none of avif, bmp, gif, heic, jpeg, jpeg2000"),
         ("x type:jepg", "did you mean type:jpeg?"),
-        ("x after:2021-02-31", "after:2021-02-31 is no date"),
-        ("x before:0000", "before:0000 is no date"),
+        ("x after:2021-02-31", "after:2021-02-31: not a date; write after:2021, after:2021-06 or"),
+        ("x before:0000", "before:0000: not a date; write before:2021"),
         (" - ", "nothing to look for"),
-        ("-people", "only says what shall not be there"),
-        ('"abc', "the quote at '\"abc' is not closed"),
+        ("-people", "'-people': only excludes pictures; add what to look for before the minus"),
+        ('"abc', "'\"abc': the quote is not closed; add a \""),
         ('""', "has no words"),
         ("camra:fuji", "did you mean camera:fuji?"),
-        ("colour:red", "no filter 'colour'; there are after:, before:"),
-        ("x after:yesterday", "after:yesterday is no date"),
-        ("x after:2021-13", "after:2021-13 is no date"),
-        ("x near:48.1", "near:48.1 is no place"),
-        ("x near:91,0", "latitude goes from -90"),
+        ("colour:red", "no filter 'colour'; use after:, before:"),
+        ("x after:yesterday", "after:yesterday: not a date"),
+        ("x after:2021-13", "after:2021-13: not a date"),
+        ("x near:48.1", "near:48.1: not a place; write latitude,longitude,distance"),
+        ("x near:91,0", "near:91,0: no such place on earth; write a latitude from -90 to 90"),
         ("x orientation:portait", "did you mean orientation:portrait?"),
-        ("x folder:/", "folder:/ names no folder"),
-        ("x folder:\ud800", "is no name that a folder can have"),
+        ("x folder:/", "folder:/: names no folder; write one, such as folder:trips"),
+        ("x folder:\ud800", ": not a name that a folder can have; write that of a folder"),
         ("x + nope.jpg", "nope.jpg: there is no such picture"),
         ("sub/nope.jpg", "sub/nope.jpg: there is no such picture"),
-        ('"beach"^zero', "^zero is no weight"),
-        ('"beach"^-1', "^-1 is no weight"),
-        ('"beach"^nan', "^nan is no weight"),
+        ('"beach"^zero', "^zero: not a weight; write a number above 0"),
+        ('"beach"^-1', "^-1: not a weight"),
+        ('"beach"^nan', "^nan: not a weight"),
     ],
 )
 def test_what_makes_no_sense_is_named(text: str, message: str) -> None:
@@ -115,9 +117,9 @@ def test_what_makes_no_sense_is_named(text: str, message: str) -> None:
 
 
 def test_kinds_are_those_of_the_catalog() -> None:
-    written = {_KINDS.get(one.lower(), one.lower()) for one in _FORMATS}
-    assert set(KINDS) == written | {"heic", "raw", "video"}
-    assert {suffix[1:] for suffix in MEDIA_SUFFIXES} <= set(KIND_OF)
+    written = {_KINDS.get(name.lower(), name.lower()) for name in _FORMATS}
+    assert set(TYPES) == written | {"heic", "raw", "video"}
+    assert {suffix[1:] for suffix in MEDIA_SUFFIXES} <= set(TYPE_OF_NAME)
 
 
 @given(
@@ -128,7 +130,7 @@ def test_anything_is_either_understood_or_refused(text: str) -> None:
         query = parse(text)
     except QueryError:
         return
-    assert query.terms or query.where != "1"
+    assert query.terms or query.filters
     assert all(term.text.strip() or term.picture for term in query.terms)
 
 
@@ -138,8 +140,8 @@ words = st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1)
 @given(st.lists(st.tuples(st.booleans(), words), min_size=1, max_size=5))
 def test_quoted_terms_come_out_as_they_went_in(terms: list[tuple[bool, str]]) -> None:
     terms = [(True, "anchor"), *terms]
-    text = " ".join(f'{"+" if wanted else "-"} "{words}"' for wanted, words in terms)
-    assert [(term.wanted, term.text) for term in parse(text).terms] == terms
+    text = " ".join(f'{"+" if positive else "-"} "{words}"' for positive, words in terms)
+    assert [(not term.negated, term.text) for term in parse(text).terms] == terms
 
 
 # --- filters, as SQLite understands them ---------------------------------------------------------
@@ -164,20 +166,21 @@ ROWS = {  # name: taken, camera, path, type, orientation, latitude, longitude
 
 
 def chosen(text: str) -> set[str]:
-    query = parse(text)
+    condition = to_condition(parse(text).filters)
     database = sqlite3.connect(":memory:")
     database.execute(
         "CREATE TABLE pictures (name, taken, camera, path BLOB, type, orientation, latitude REAL, "
         "longitude REAL)"
     )
-    for name, (taken, camera, path, *rest) in ROWS.items():
-        row = (name, taken, camera, os.fsencode(path), *rest)
+    for name, (taken, camera, path, *facts) in ROWS.items():
+        row = (name, taken, camera, os.fsencode(path), *facts)
         database.execute("INSERT INTO pictures VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-    sql = f"SELECT name, latitude, longitude FROM pictures WHERE {query.where}"
+    sql = f"SELECT name, latitude, longitude FROM pictures WHERE {condition.sql}"
     return {
         name
-        for name, latitude, longitude in database.execute(sql, query.parameters)
-        if not query.near or any(near.holds(latitude, longitude) for near in query.near)
+        for name, latitude, longitude in database.execute(sql, condition.parameters)
+        if not condition.circles
+        or any(in_circle(circle, latitude, longitude) for circle in condition.circles)
     }
 
 
@@ -227,12 +230,12 @@ def test_the_box_holds_all_of_the_circle(
         math.sin(direction) * math.sin(angle) * math.cos(a),
         math.cos(angle) - math.sin(a) * math.sin(b),
     )
-    there = math.degrees(b), (longitude + math.degrees(turn) + 540) % 360 - 180
-    query = parse(f"near:{latitude:.9f},{longitude:.9f},{km:.9f}km")
+    point = math.degrees(b), (longitude + math.degrees(turn) + 540) % 360 - 180
+    condition = to_condition(parse(f"near:{latitude:.9f},{longitude:.9f},{km:.9f}km").filters)
     database = sqlite3.connect(":memory:")
     database.execute("CREATE TABLE pictures (latitude REAL, longitude REAL)")
-    database.execute("INSERT INTO pictures VALUES (?, ?)", there)
+    database.execute("INSERT INTO pictures VALUES (?, ?)", point)
     assert database.execute(
-        f"SELECT 1 FROM pictures WHERE {query.where}", query.parameters
-    ).fetchall(), (there, query)
-    assert Near(latitude, longitude, km).holds(*there)
+        f"SELECT 1 FROM pictures WHERE {condition.sql}", condition.parameters
+    ).fetchall(), (point, condition)
+    assert in_circle(Circle(latitude, longitude, km), *point)

@@ -20,7 +20,7 @@ from twotower.calibration.fit import altered_copies
 from twotower.errors import PictureError, QueryError
 from twotower.library import Library
 from twotower.search.duplicates import _connected
-from twotower.search.ranking import _grouped
+from twotower.search.ranking import group_copies
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
@@ -185,20 +185,20 @@ def test_pages_of_groups_together_are_the_whole(photos: Library) -> None:
 
 
 @given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 9))
-def test_groups_by_hand(contents: list[int], nearby: int) -> None:
+def test_groups_by_hand(contents: list[int], window: int) -> None:
     """Each with the last that is like it, unless that is two blocks before."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("twotower.search.ranking.NEARBY", nearby)
-        groups = _grouped(np.arange(len(contents)), np.eye(6, dtype=np.float32)[contents], 0.9)
-    assert sorted(one for group in groups for one in group) == list(range(len(contents)))
+        patch.setattr("twotower.search.ranking.COPY_WINDOW", window)
+        groups = group_copies(np.arange(len(contents)), np.eye(6, dtype=np.float32)[contents], 0.9)
+    assert sorted(row for group in groups for row in group) == list(range(len(contents)))
     for group in groups:
-        assert len({contents[one] for one in group}) == 1
+        assert len({contents[row] for row in group}) == 1
         assert group == sorted(group)
-    firsts = [group[0] for group in groups]
-    assert firsts == sorted(firsts)
-    for first in firsts:
-        near = contents[max(0, (first // nearby - 1) * nearby) : first]
-        assert contents[first] not in near
+    leaders = [group[0] for group in groups]
+    assert leaders == sorted(leaders)
+    for best in leaders:
+        before = contents[max(0, (best // window - 1) * window) : best]
+        assert contents[best] not in before
 
 
 @pytest.mark.parametrize(
@@ -318,8 +318,8 @@ def test_linked_vectors_are_found_as_in_the_plain_way(
         linked = linked @ linked
     expected = {tuple(np.flatnonzero(row).tolist()) for row in linked if row.sum() > 1}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("twotower.search.search.BLOCK", block)
-        patch.setattr("twotower.search.search.STRIP", strip)
+        patch.setattr("twotower.search.duplicates.BLOCK", block)
+        patch.setattr("twotower.search.duplicates.STRIP", strip)
         groups = _connected(lambda some: embeds[some], len(embeds), least)
     assert {tuple(group.tolist()) for group in groups} == expected
     assert len(groups) == len(expected)
@@ -347,7 +347,7 @@ def test_every_match_is_found_however_many(
 ) -> None:
     """Also where the candidates first looked at are only a few."""
     whole = photos.search("a cat", top=100, group=False)
-    monkeypatch.setattr("twotower.search.ranking.CANDIDATES", 2)
+    monkeypatch.setattr("twotower.search.search.CANDIDATES", 2)
     few = photos.search("a cat", top=100, group=False)
     assert [hit.path for hit in few] == [hit.path for hit in whole]
 

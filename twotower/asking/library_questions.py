@@ -27,13 +27,12 @@ from twotower.asking.zero_shot import EVERYDAY_STATEMENTS
 from twotower.errors import QuestionError
 from twotower.search.hits import Hit, SearchResult
 from twotower.search.query import Query, parse_query
-from twotower.search.search import limit_to_folder
-from twotower.search.search import run_query as answer_query
+from twotower.search.search import search, select
 
 if TYPE_CHECKING:
     from twotower.index.catalog import PictureRecord
     from twotower.index.index import Index
-from twotower.arrays import Float32Array
+from twotower.arrays import Float32Array, Int64Array
 
 # How many pictures to expect: a logistic curve as in `zero_shot.py`, at the rate at which words
 # that captions agree on are there, and the deviation of the logarithm of the true count from the
@@ -193,12 +192,11 @@ def ask_library(
             )
         question = parsed
     query = parse_query(question.query, lambda name: None) if question.query else Query("", ())
-    if folder is not None:
-        query = limit_to_folder(index, query, folder)
+    ids = select(index, query, folder)
     if not query.terms:
-        return _about_all(index, question, query, top)
-    found = answer_query(index, query, top=MATCHES, group=False, all=question.negated)
-    expected, total = _expectation(index, query)
+        return _about_all(index, question, ids, top)
+    found = search(index, query, top=MATCHES, group=False, all=question.negated, folder=folder)
+    expected, total = _expectation(index, query, ids)
     if question.negated:
         return _all_but(question, found, expected, total, top)
     low, high = count_interval(expected, total)
@@ -221,9 +219,9 @@ def ask_library(
     )
 
 
-def _about_all(index: Index, question: LibraryQuestion, query: Query, top: int) -> LibraryAnswer:
+def _about_all(index: Index, question: LibraryQuestion, ids: Int64Array, top: int) -> LibraryAnswer:
     """Nothing is looked for: all pictures that pass the filters match; nothing is uncertain."""
-    records = index.catalog.pictures(index.catalog.select(query.where, query.parameters))
+    records = index.catalog.pictures(ids)
     records.sort(key=lambda one: one.taken or "", reverse=True)
     hits = [Hit(index.root / one.path, None, None, True, taken=one.taken) for one in records]
     answer, hits, notes = _ANSWERS[question.kind](hits, records)
@@ -263,9 +261,8 @@ def _all_but(
     )
 
 
-def _expectation(index: Index, query: Query) -> tuple[float, int]:
+def _expectation(index: Index, query: Query, ids: Int64Array) -> tuple[float, int]:
     """How many pictures are to be expected, and among how many."""
-    ids = index.catalog.select(query.where, query.parameters)
     statement = f"a photo of {with_article(query.terms[0].text)}."
     embeds = index.encoder.encode_text([statement, *EVERYDAY_STATEMENTS])
     expected = 0.0

@@ -1,1 +1,1 @@
-"""From scores to probabilities: curves, what they are fitted on, and their JSON."""
+"""Curves from scores to probabilities, their files, and how they are fitted."""

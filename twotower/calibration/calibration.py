@@ -1,37 +1,46 @@
-"""A score to the probability that a person would call it a match, and the cut-off.
+"""The calibration of a model: its curves, and their file.
 
-A cosine means nothing by itself: what is high for one query is low for the next, and some
-pictures lie near everything. So a score is measured against two backgrounds: what this query gets
-from pictures in general, and what this picture gets from queries in general. A logistic curve over
-the two and the number of pictures that compete, fitted once for a model on pictures with captions
-(`fit.py`), gives the probability. Where a picture is the query, the curve is over the cosine alone,
-which tells more on pictures that the model has not learned from. How well that holds:
-docs/search.md.
+Curves are fitted once for a model, on pictures with captions (`fit.py`). With a picture as the
+query, the curve is over the cosine alone: that is more accurate for pictures that the model was not
+trained on. How well the probabilities hold: docs/search.md.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from twotower.arrays import Float32Array
+from twotower.calibration.background import (
+    Background,
+    Curve,
+    background_texts,
+    measure_background,
+)
+from twotower.calibration.tag_curve import (
+    Recalibration,
+    TagCurve,
+    mean_distance,
+    simple_tag_curve,
+)
 from twotower.encode.golden import golden_hash
+from twotower.errors import CalibrationError
+from twotower.files import atomic_write
 
 if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
-from twotower.arrays import Float32Array
-from twotower.calibration.background import Background, background_texts, measure_background
-from twotower.calibration.tag_curve import Recalibration, TagCurve
-from twotower.errors import CalibrationError
 
 CALIBRATION_FILE = "calibration.json"
 
-# For a model that was never calibrated: about what calibrated ones have.
+# For models without a calibration: about the values of calibrated ones.
 TYPICAL_TEXT = (1.1, 0.7, -0.4, -5.0)
 TYPICAL_IMAGE = (0.3, 0.7, -0.1, -5.3)
 TYPICAL_CUTOFF = 0.35
@@ -41,31 +50,15 @@ TYPICAL_CUTOFFS = ((0.5, 0.5), (0.7, 0.7), (0.8, 0.8), (0.9, 0.94), (0.95, 0.98)
 
 
 @dataclass(frozen=True)
-class Curve:
-    """From features to a probability: the weights of a logistic curve, the last its constant.
-
-    `cutoff` is the probability from which a picture is called a match: at that, nine of ten
-    queries for what no picture shows found nothing when the curve was fitted.
-    """
-
-    background: Background
-    weights: tuple[float, ...]
-    cutoff: float
-
-    def logits(
-        self, query: Float32Array, image_embeds: Float32Array, size: int
-    ) -> NDArray[np.float64]:
-        """The log-odds of a match [n]; arguments as in `Background.features`."""
-        features = self.background.features(query, image_embeds, size)
-        return np.asarray(features @ self.weights[:-1] + self.weights[-1])
-
-
-@dataclass(frozen=True)
 class Calibration:
-    """A model's curves: words to pictures, pictures to pictures, and, if it has one, of tags.
+    """The curves of a model.
 
-    `duplicate` is the cosine from which two pictures are called copies of one another; `model`
-    the hash of the golden vectors of the model that it was made for.
+    Attributes:
+        text: for words as the query.
+        image: for a picture as the query.
+        duplicate: the cosine from which two pictures are near-duplicates.
+        model: `golden_hash` of the model that the curves belong to.
+        tags: for tags, if they were fitted.
     """
 
     text: Curve
@@ -75,7 +68,7 @@ class Calibration:
     tags: TagCurve | None = None
 
     def to_json(self) -> str:
-        """JSON, arrays as base64 of float16 or float32."""
+        """Return JSON, with arrays as base64 of float16 or float32."""
         tree = {
             "model": self.model,
             "duplicate": self.duplicate,
@@ -88,14 +81,21 @@ class Calibration:
                 "weights": list(self.tags.weights),
                 "words": _encode(self.tags.words, "<f4"),
                 "names": sorted(self.tags.names),
-                "known": asdict(self.tags.known),
-                "others": asdict(self.tags.others),
+                "known": asdict(self.tags.fitted),
+                "others": asdict(self.tags.unfitted),
             }
         return json.dumps(tree, indent=1)
 
     @classmethod
     def from_json(cls, text: str, source: Path) -> Calibration:
-        """Parse what `to_json` wrote; `source` is named in errors. Raises `CalibrationError`."""
+        """Parse the JSON of `to_json`.
+
+        Args:
+            source: the file, for messages.
+
+        Raises:
+            CalibrationError: the text is something else.
+        """
         try:
             tree = json.loads(text)
             curve = _curve(tree["text"])
@@ -108,16 +108,17 @@ class Calibration:
             )
         except (ValueError, KeyError, TypeError) as error:
             raise CalibrationError(
-                f"{source}: not a calibration ({type(error).__name__}: {error}); make it again "
-                f"with: twotower calibrate {source.parent} PAIRS"
+                source,
+                f"not a calibration ({type(error).__name__}: {error})",
+                f"make it again with: twotower calibrate {source.parent} PAIRS",
             ) from None
 
 
 def read_calibration(directory: Path) -> Calibration | None:
-    """The calibration in a model directory; None if there is none, or it is of other weights.
+    """Return the calibration in a model directory; None if it is missing or of other weights.
 
     Raises:
-        CalibrationError: there is one, and it is damaged.
+        CalibrationError: the file is damaged.
     """
     path = directory / CALIBRATION_FILE
     try:
@@ -128,11 +129,48 @@ def read_calibration(directory: Path) -> Calibration | None:
     return calibration if calibration.model == golden_hash(directory) else None
 
 
-def estimate(model: Encoder, image_embeds: Float32Array) -> Calibration:
-    """What can be said of a model without pictures with captions.
+def write_calibration(calibration: Calibration, directory: Path) -> None:
+    """Write the calibration of a model directory, atomically."""
+    with atomic_write(directory / CALIBRATION_FILE) as file:
+        file.write(calibration.to_json())
 
-    The backgrounds are those of `image_embeds`, the pictures that are searched; the weights are
-    those that other models got, which is possible because features count in deviations.
+
+def require_calibration(
+    model: Encoder, folder: Path, sample: Callable[[], Float32Array]
+) -> Calibration:
+    """Return the calibration of a model, or, with a warning, an estimate.
+
+    Args:
+        folder: where an estimate is kept for the next time, unless it is read-only.
+        sample: returns image_embeds [n, embed_dim] to estimate from.
+
+    Raises:
+        CalibrationError: the model's calibration is damaged.
+    """
+    calibration = read_calibration(model.directory)
+    if calibration is not None:
+        return calibration
+    warnings.warn(
+        f"{model.config.name} has no calibration: probabilities and the cut-off are guesses; make "
+        f"one with: twotower calibrate {model.directory} PAIRS",
+        stacklevel=3,
+    )
+    path = folder / CALIBRATION_FILE
+    with contextlib.suppress(OSError, CalibrationError):
+        calibration = Calibration.from_json(path.read_text(encoding="utf-8"), path)
+        if calibration.model == golden_hash(model.directory):
+            return calibration
+    calibration = estimate(model, sample())
+    with contextlib.suppress(OSError):
+        write_calibration(calibration, folder)
+    return calibration
+
+
+def estimate(model: Encoder, image_embeds: Float32Array) -> Calibration:
+    """Estimate the calibration of a model without pictures with captions.
+
+    The backgrounds are measured on `image_embeds` [n, embed_dim], the pictures that are searched.
+    The weights are those of other models, which apply because features are in deviations.
     """
     text = measure_background(image_embeds, model.encode_text(background_texts()))
     image = measure_background(image_embeds, image_embeds)
@@ -144,12 +182,17 @@ def estimate(model: Encoder, image_embeds: Float32Array) -> Calibration:
     )
 
 
-def write_calibration(calibration: Calibration, directory: Path) -> None:
-    """Put a calibration into a model directory, whole or not at all."""
-    path = directory / CALIBRATION_FILE
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(calibration.to_json(), encoding="utf-8")
-    unfinished.replace(path)
+def require_tag_curve(model: Encoder, calibration: Calibration) -> TagCurve:
+    """Return the curve of tags in a model's calibration, or, with a warning, a typical one."""
+    if calibration.tags:
+        return calibration.tags
+    warnings.warn(
+        f"the calibration of {model.config.name} has no curve of tags: their probabilities are "
+        f"guesses; make it again with: twotower calibrate {model.directory} PAIRS",
+        stacklevel=3,
+    )
+    distance = mean_distance(model.encode_text(background_texts()))
+    return simple_tag_curve(calibration.text.background, distance, TYPICAL_TAGS, TYPICAL_CUTOFFS)
 
 
 def _curve_tree(curve: Curve) -> dict[str, Any]:
@@ -159,7 +202,7 @@ def _curve_tree(curve: Curve) -> dict[str, Any]:
         "cutoff": curve.cutoff,
         "pictures": _encode(background.pictures, "<f4"),
         "spread": _encode(background.spread, "<f2"),
-        "rest": background.rest,
+        "rest": background.residual,
         "queries": _encode(background.queries, "<f4"),
         "query_sd": background.query_sd,
     }
@@ -173,22 +216,22 @@ def _curve(tree: dict[str, Any]) -> Curve:
         _decode(tree["queries"]),
         float(tree["query_sd"]),
     )
-    weights = tuple(float(one) for one in tree["weights"])
+    weights = tuple(float(weight) for weight in tree["weights"])
     if len(weights) != 4 or background.spread.shape[1:] != background.pictures.shape:
-        raise ValueError("its parts do not fit together")
+        raise ValueError("its arrays do not fit together")
     return Curve(background, weights, float(tree["cutoff"]))
 
 
 def _tag_curve(tree: dict[str, Any], background: Background) -> TagCurve:
-    weights, words = tuple(float(one) for one in tree["weights"]), _decode(tree["words"])
+    weights, words = tuple(float(weight) for weight in tree["weights"]), _decode(tree["words"])
     if len(weights) != len(TYPICAL_TAGS) or words.shape != background.queries.shape:
-        raise ValueError("its parts do not fit together")
-    known, others = (
-        Recalibration(float(one["slope"]), float(one["constant"]), _pairs(one["cutoffs"]))
-        for one in (tree["known"], tree["others"])
+        raise ValueError("its arrays do not fit together")
+    fitted, unfitted = (
+        Recalibration(float(branch["slope"]), float(branch["constant"]), _pairs(branch["cutoffs"]))
+        for branch in (tree["known"], tree["others"])
     )
     names = frozenset(str(name) for name in tree["names"])
-    return TagCurve(background, float(tree["distance"]), weights, words, names, known, others)
+    return TagCurve(background, float(tree["distance"]), weights, words, names, fitted, unfitted)
 
 
 def _pairs(rows: list[list[float]]) -> tuple[tuple[float, float], ...]:

@@ -1,4 +1,4 @@
-"""Captions to queries with known answers: which pictures match, and which surely do not."""
+"""Queries and tags with known answers, made of captions."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.arrays import Int64Array
+from twotower.arrays import Float32Array, Int64Array
 
-Captions = Sequence[Sequence[str]]
+Captions: TypeAlias = Sequence[Sequence[str]]  # of each picture
 
-SEVERAL = 3  # with so many captions, what none of them names is not in the picture
-RELIABLE = 0.4  # the share of a picture's captions that name a thing, for words that count as query
-RARE = 0.003  # the share of pictures below which a tag counts as not there, named by mistake
-PHRASE_LENGTHS = (2, 6)
+MIN_CAPTIONS = 3  # with so many captions, a thing that none of them names is not in the picture
+MIN_AGREEMENT = 0.4  # share of a picture's captions that name a thing, for words that make queries
+MIN_TAG_SHARE = 0.003  # share of pictures below which a tag counts as absent, named by mistake
+PHRASE_LENGTHS = (2, 6)  # words
 
-# Words that say nothing about what is seen.
-EMPTY_WORDS = frozenset(
+# Words that do not tell what is in a picture.
+STOP_WORDS = frozenset(
     "a an the of in on at to with and or by for from is are was were be been being it its his her "
     "their they he she this that these those there which who while as into onto over under up "
     "down out off near next through behind between against around across along front back top "
@@ -33,10 +35,12 @@ EMPTY_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class CaptionedTag:
-    """A tag that captions decide, by its name in the shipped vocabulary.
+    """The pictures that show a tag, as far as their captions decide it.
 
-    `answers` [n]: 1 where a picture shows it (two captions say so), 0 where it does not (none of
-    several does), -1 where that is open.
+    Attributes:
+        name: of the tag in the shipped vocabulary.
+        answers: [n], 1 for pictures that show it (two captions name it), 0 for those that do not
+            (none of `MIN_CAPTIONS` does), -1 if undecided.
     """
 
     name: str
@@ -45,10 +49,13 @@ class CaptionedTag:
 
 @dataclass(frozen=True)
 class LabelledQuery:
-    """Words, the pictures that they match, and those of which the captions leave it open.
+    """A query with its answer.
 
-    `kind` is "word" (one or two words), "phrase" (part of a caption or a whole one) or "absent"
-    (words for what no picture shows).
+    Attributes:
+        kind: "word" (one or two words), "phrase" (some words of a caption, or all) or "absent"
+            (words for what no picture shows).
+        matching: numbers of the pictures that match.
+        unknown: numbers of those that may match.
     """
 
     text: str
@@ -57,24 +64,27 @@ class LabelledQuery:
     unknown: Int64Array
 
 
-def word_queries(captions: Captions, fewest: int = 3) -> list[LabelledQuery]:
-    """Words and pairs of words that captions agree about.
+def word_queries(captions: Captions, min_matching: int = 3) -> list[LabelledQuery]:
+    """Make queries of words, and pairs of words, that captions agree on.
 
-    A picture matches what two of its captions name (or its only one). What a single caption of
-    several names stays open, and words that captions often leave out ("shirt") are no queries.
+    A picture matches if two of its captions, or its only one, name the words. It is unknown if one
+    of several does. Words that captions often leave out ("shirt") are no queries.
+
+    Args:
+        min_matching: pictures that must match a query.
     """
-    named: dict[str, Counter[int]] = defaultdict(Counter)
-    for picture, said in enumerate(captions):
-        for caption in said:
+    mentions: dict[str, Counter[int]] = defaultdict(Counter)
+    for picture, texts in enumerate(captions):
+        for caption in texts:
             for term in _terms(caption):
-                named[term][picture] += 1
-    counts = np.array([len(said) for said in captions])
+                mentions[term][picture] += 1
+    counts = np.array([len(texts) for texts in captions])
     queries = []
-    for term, pictures in sorted(named.items()):
+    for term, pictures in sorted(mentions.items()):
         ids = np.array(list(pictures), np.int64)
         times = np.array(list(pictures.values()))
         agreed = times >= np.minimum(2, counts[ids])
-        if agreed.sum() >= fewest and (times / counts[ids]).mean() >= RELIABLE:
+        if agreed.sum() >= min_matching and (times / counts[ids]).mean() >= MIN_AGREEMENT:
             queries.append(LabelledQuery(term, "word", ids[agreed], ids[~agreed]))
     return queries
 
@@ -82,26 +92,29 @@ def word_queries(captions: Captions, fewest: int = 3) -> list[LabelledQuery]:
 def phrase_queries(
     captions: Captions, count: int, random: np.random.Generator
 ) -> list[LabelledQuery]:
-    """Parts of captions, and some whole ones; each matches its own picture.
+    """Make queries of some words of a caption or of all; each matches the caption's picture.
 
-    Pictures whose captions have half of its words may match too, and stay open.
+    Pictures whose captions have half of the query's content words are unknown.
     """
-    words = [frozenset(word for one in said for word in content_words(one)) for said in captions]
+    words = [
+        frozenset(word for caption in texts for word in content_words(caption))
+        for texts in captions
+    ]
     holders: dict[str, list[int]] = defaultdict(list)
-    for picture, some in enumerate(words):
-        for word in some:
+    for picture, vocabulary in enumerate(words):
+        for word in vocabulary:
             holders[word].append(picture)
     queries: list[LabelledQuery] = []
     for _ in range(10 * count):  # most tries give a phrase
         picture = int(random.integers(len(captions)))
-        said = captions[picture]
-        text = _part(said[int(random.integers(len(said)))], random)
-        wanted = set(content_words(text))
-        if wanted:
+        texts = captions[picture]
+        text = _excerpt(texts[int(random.integers(len(texts)))], random)
+        content = set(content_words(text))
+        if content:
             shared = np.zeros(len(captions))
-            for word in wanted:
+            for word in content:
                 shared[holders[word]] += 1
-            similar = np.flatnonzero(shared >= len(wanted) / 2)
+            similar = np.flatnonzero(shared >= len(content) / 2)
             unknown = similar[similar != picture]
             queries.append(LabelledQuery(text, "phrase", np.array([picture]), unknown))
         if len(queries) == count:
@@ -110,106 +123,122 @@ def phrase_queries(
 
 
 def absent_queries(captions: Captions, texts: Sequence[str]) -> list[LabelledQuery]:
-    """Those of `texts` of which no caption has a word; none where pictures have few captions."""
-    if min(len(said) for said in captions) < SEVERAL:
+    """Make queries of the `texts` without a word of any caption.
+
+    None if a picture has fewer than `MIN_CAPTIONS`.
+    """
+    if min(map(len, captions)) < MIN_CAPTIONS:
         return []
-    known = {word for said in captions for caption in said for word in content_words(caption)}
-    none = np.zeros(0, np.int64)
+    vocabulary = {
+        word for described in captions for caption in described for word in content_words(caption)
+    }
+    empty = np.zeros(0, np.int64)
     return [
-        LabelledQuery(text, "absent", none, none)
+        LabelledQuery(text, "absent", empty, empty)
         for text in texts
-        if (words := content_words(text)) and not known.intersection(words)
+        if (words := content_words(text)) and not vocabulary.intersection(words)
     ]
 
 
 def picture_queries(
     captions: Captions, count: int, random: np.random.Generator
 ) -> list[LabelledQuery]:
-    """Pictures as queries (`text` is the number): alike is what several captions agree to share.
+    """Make queries of pictures; `text` is the number of the picture.
 
-    Two pictures match where half of all that either's captions agree on is common to both; they
-    differ where that is less than a tenth.
+    Two pictures match if they share half of all words that the captions of either agree on. They
+    differ if they share less than a tenth, and are unknown in between.
     """
-    agreed = []
-    for said in captions:
-        times = Counter(word for one in said for word in set(content_words(one)))
-        agreed.append({word for word, count in times.items() if count >= min(2, len(said))})
-    vocabulary = {word: i for i, word in enumerate(sorted(set().union(*agreed)))}
-    table = np.zeros((len(captions), len(vocabulary)), np.float32)
-    for picture, words in enumerate(agreed):
-        table[picture, [vocabulary[word] for word in words]] = 1
+    table = _agreed_words(captions)
     sizes = table.sum(axis=1)
     queries = []
-    several = np.flatnonzero(sizes >= 2)
-    for picture in random.permutation(several)[:count]:
+    for picture in random.permutation(np.flatnonzero(sizes >= 2))[:count]:
         common = table @ table[picture]
         share = common / np.maximum(sizes + sizes[picture] - common, 1)
-        share[picture] = 0.25  # itself is no test
+        share[picture] = 0.25  # unknown: the query itself is no test
         matching = np.flatnonzero(share >= 0.5)
         unknown = np.flatnonzero((share >= 0.1) & (share < 0.5))
         queries.append(LabelledQuery(str(picture), "word", matching, unknown))
     return queries
 
 
-def captioned_tags(captions: Captions) -> list[CaptionedTag]:
-    """What captions say of the tags of captioned.txt; none where pictures have few captions.
+def _agreed_words(captions: Captions) -> Float32Array:
+    """Return a table [pictures, words], 1 where two captions, or the only one, have the word."""
+    agreed = []
+    for texts in captions:
+        times = Counter(word for caption in texts for word in set(content_words(caption)))
+        agreed.append({word for word, count in times.items() if count >= min(2, len(texts))})
+    columns = {word: i for i, word in enumerate(sorted(set().union(*agreed)))}
+    table = np.zeros((len(captions), len(columns)), np.float32)
+    for picture, words in enumerate(agreed):
+        table[picture, [columns[word] for word in words]] = 1
+    return table
 
-    Tags that captions of one picture disagree about too often are left out.
+
+def captioned_tags(captions: Captions) -> list[CaptionedTag]:
+    """Return the tags of captioned.txt that captions decide.
+
+    Tags on which the captions of a picture disagree too often are left out. None if a picture has
+    fewer than `MIN_CAPTIONS`.
     """
-    if min((len(said) for said in captions), default=0) < SEVERAL:
+    if min((len(texts) for texts in captions), default=0) < MIN_CAPTIONS:
         return []
-    counts = np.array([len(said) for said in captions])
-    lower = [[caption.lower() for caption in said] for said in captions]
-    found = []
+    counts = np.array([len(texts) for texts in captions])
+    lower = [[caption.lower() for caption in texts] for texts in captions]
+    tags = []
     for name, pattern in read_captioned():
-        times = np.array([sum(bool(pattern.search(one)) for one in said) for said in lower])
+        times = np.array(
+            [sum(bool(pattern.search(caption)) for caption in texts) for texts in lower]
+        )
         named = times > 0
-        if named.mean() < RARE or (times / counts)[named].mean() >= RELIABLE:
+        if named.mean() < MIN_TAG_SHARE or (times / counts)[named].mean() >= MIN_AGREEMENT:
             answers = np.where(times >= 2, 1, np.where(times == 0, 0, -1)).astype(np.int8)
-            found.append(CaptionedTag(name, answers))
-    return found
+            tags.append(CaptionedTag(name, answers))
+    return tags
 
 
 def read_captioned() -> list[tuple[str, re.Pattern[str]]]:
-    """The tags of captioned.txt, each with what matches the words for it."""
+    """Return the tags of captioned.txt, each with a pattern of the words for it."""
     path = Path(__file__).parent / "captioned.txt"
-    found = []
+    tags = []
     for line in path.read_text(encoding="utf-8").splitlines():
         name, mark, words = line.partition(":")
         if mark and not line.startswith("#"):
-            some = (re.escape(word.strip()).replace(r"\*", "[a-z]*") for word in words.split(","))
-            found.append((name, re.compile(rf"\b(?:{'|'.join(some)})\b")))
-    return found
+            stems = [re.escape(word.strip()).replace(r"\*", "[a-z]*") for word in words.split(",")]
+            tags.append((name, re.compile(rf"\b(?:{'|'.join(stems)})\b")))
+    return tags
 
 
 def content_words(text: str) -> list[str]:
-    """The words that say what is seen, in lower case and without a plural's s."""
+    """Return the words that tell what is in a picture, in lower case and the singular."""
     words = re.findall(r"[a-z]+", text.lower())
-    return [_singular(word) for word in words if len(word) > 1 and word not in EMPTY_WORDS]
+    return [_singular(word) for word in words if _is_content(word)]
+
+
+def _is_content(word: str) -> bool:
+    return len(word) > 1 and word not in STOP_WORDS
 
 
 def _terms(caption: str) -> set[str]:
-    """Content words, and pairs that follow one another."""
+    """Return content words, and pairs of adjacent ones."""
     words = re.findall(r"[a-z]+", caption.lower())
-    speaking = [len(word) > 1 and word not in EMPTY_WORDS for word in words]
-    terms = {_singular(word) for word, speaks in zip(words, speaking, strict=True) if speaks}
-    for i in range(len(words) - 1):
-        if speaking[i] and speaking[i + 1]:
-            terms.add(f"{words[i]} {_singular(words[i + 1])}")
+    terms = {_singular(word) for word in words if _is_content(word)}
+    for word, following in pairwise(words):
+        if _is_content(word) and _is_content(following):
+            terms.add(f"{word} {_singular(following)}")
     return terms
 
 
-def _part(caption: str, random: np.random.Generator) -> str:
-    """Two to six words in a row that end with one that speaks; or, of three times one, all."""
+def _excerpt(caption: str, random: np.random.Generator) -> str:
+    """Draw two to six adjacent words that end with a content word, or, once in three, all."""
     words = caption.split()
     length = int(random.integers(PHRASE_LENGTHS[0], PHRASE_LENGTHS[1] + 1))
     if random.random() < 1 / 3 or len(words) <= length:
         return caption
     start = int(random.integers(len(words) - length + 1))
-    part = words[start : start + length]
-    while part and not content_words(part[-1]):
-        part.pop()
-    return " ".join(part)
+    excerpt = words[start : start + length]
+    while excerpt and not content_words(excerpt[-1]):
+        excerpt.pop()
+    return " ".join(excerpt)
 
 
 def _singular(word: str) -> str:

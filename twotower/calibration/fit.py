@@ -1,25 +1,25 @@
-"""Fit a model's calibration on pictures with captions (`twotower calibrate`)."""
+"""Fit the calibration of a model on pictures with captions (`twotower calibrate`)."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from twotower.arrays import Float32Array, Int64Array
+from twotower.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from twotower.calibration.background import (
     LARGEST,
     Background,
+    Curve,
     background_texts,
     measure_background,
     no_background,
 )
-from twotower.calibration.calibration import Calibration, Curve
+from twotower.calibration.calibration import Calibration
 from twotower.calibration.captions import (
     Captions,
     LabelledQuery,
@@ -29,28 +29,30 @@ from twotower.calibration.captions import (
     word_queries,
 )
 from twotower.encode.golden import golden_hash
-from twotower.errors import CalibrationError
+from twotower.errors import BrokenPairError, CalibrationError
 from twotower.inputs.pictures import open_picture
+from twotower.progress import Progress, ReportProgress, ignore_progress
 
 if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
+    from twotower.pairs.pair import Source
 
 SIZES = (50, 150, 500, 1500, LARGEST)  # of the libraries that are drawn from the pictures
-SMALLEST = 30  # library that is worth a search
-WITHOUT = 1 / 3  # the share of searches for something that is not there
-SHOWN = 50  # best scores of a search that the curve is fitted on: what a person gets to see
+MIN_LIBRARY = 30  # pictures in such a library
+UNMATCHED_SHARE = 1 / 3  # of the searches have no match in the library
+TOP_K = 50  # best scores of a search that the curve is fitted on: about what a person looks at
 SEARCHES = 2000
-ABSENT_WEIGHT = 0.9  # how often the cut-off answers "nothing" to a search for what is not there
+REJECTED_SHARE = 0.9  # of the searches without a match find nothing at the cut-off
 PICTURE_QUERIES = 400
-FEWEST = 200  # pictures, below which a fit means nothing
-COPIES = 200  # pictures that are altered, to learn how alike copies are
-COPIES_FOUND = 0.95
-TAKEN_FOR_COPIES = 0.001
+MIN_PICTURES = 200  # below which a fit means nothing
+COPY_SAMPLES = 200  # pictures of which altered copies are made
+COPY_RECALL = 0.95  # share of the altered copies that are near-duplicates
+FALSE_COPY_SHARE = 0.001  # share of the pictures that may have a near-duplicate by mistake
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """One source of pictures: image_embeds [n, embed_dim] and what is said of each."""
+    """Pictures of one source: image_embeds [n, embed_dim], and the captions of each."""
 
     image_embeds: Float32Array
     captions: Captions
@@ -58,34 +60,101 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Search:
-    """One search in a library drawn from a source: `library` [n] and whether each matches."""
+    """One search in a library drawn from a source.
+
+    Attributes:
+        query: the number of the query.
+        library: numbers of the pictures [n].
+        matches: [n].
+    """
 
     query: int
     library: Int64Array
-    matches: NDArray[np.bool_]
+    matches: BoolArray
+
+
+@dataclass(frozen=True)
+class EmbeddedSource:
+    """The readable pictures of a source of pairs.
+
+    Attributes:
+        samples: the first `COPY_SAMPLES` pictures, encoded.
+        errors: a message for each broken pair and unreadable picture.
+    """
+
+    pictures: Pictures
+    samples: list[bytes]
+    errors: list[str]
+
+
+_Searches: TypeAlias = tuple[Pictures, Sequence[LabelledQuery], Float32Array]  # and their embeds
+
+
+def embed_source(
+    model: Encoder, source: Source, report: ReportProgress = ignore_progress
+) -> EmbeddedSource:
+    """Embed the pictures of a source of pairs, passing over what cannot be read."""
+    keys: list[str] = []
+    captions: list[tuple[str, ...]] = []
+    samples: list[bytes] = []
+    errors: list[str] = []
+
+    def read_pictures() -> Iterator[bytes]:
+        for number in range(len(source)):
+            try:
+                pair = source[number]
+            except BrokenPairError as error:
+                errors.append(str(error))
+                continue
+            keys.append(pair.key)
+            captions.append(pair.captions)
+            if len(samples) < COPY_SAMPLES:
+                samples.append(pair.picture)
+            yield pair.picture
+
+    embeds, readable = [], []
+    for number, encoded in enumerate(model.stream(read_pictures())):
+        if encoded.error is not None:
+            reason = f"{encoded.error.reason}; {encoded.error.remedy}"
+            errors.append(f"{source.name}: {keys[number]}: {reason}")
+        else:
+            assert encoded.image_embeds is not None  # without an error there are embeds
+            embeds.append(encoded.image_embeds)
+            readable.append(number)
+        report(Progress(number + 1, len(source), len(errors), f"Embedding {source.name}"))
+    pictures = Pictures(
+        np.stack(embeds) if embeds else np.zeros((0, model.config.embed_dim), np.float32),
+        [captions[number] for number in readable],
+    )
+    return EmbeddedSource(
+        pictures, [samples[number] for number in readable if number < len(samples)], errors
+    )
 
 
 def fit(
-    model: Encoder, sources: Sequence[Pictures], some_pictures: Sequence[bytes], seed: int = 0
+    model: Encoder, sources: Sequence[Pictures], samples: Sequence[bytes], seed: int = 0
 ) -> Calibration:
-    """Fit the calibration of a model, but for its tags (`tagging/fit_tags.py`).
+    """Fit the calibration of a model, without its curve of tags (`tagging/fit_tags.py`).
 
     Args:
-        sources: pictures with captions; queries of one are not asked of another.
-        some_pictures: encoded pictures, of which altered copies are made.
+        sources: pictures with captions. Queries of one source are not searched in another.
+        samples: encoded pictures, of which altered copies are made.
 
     Raises:
-        CalibrationError: too few pictures or captions.
+        CalibrationError: there are too few pictures or captions.
     """
     image_embeds = np.concatenate([source.image_embeds for source in sources])
-    if len(image_embeds) < FEWEST:
+    if len(image_embeds) < MIN_PICTURES:
         raise CalibrationError(
-            f"{len(image_embeds)} pictures are too few to calibrate on; give {FEWEST} or more"
+            "PAIRS",
+            f"{len(image_embeds)} pictures are too few to calibrate on",
+            f"give {MIN_PICTURES} or more",
         )
     random = np.random.default_rng(seed)
     texts = background_texts()
     text_background = measure_background(image_embeds, model.encode_text(texts))
-    text_searches, image_searches = [], []
+    text_searches: list[_Searches] = []
+    image_searches: list[_Searches] = []
     for source in sources:
         queries = draw_queries(source.captions, texts, random)
         if queries:
@@ -98,7 +167,7 @@ def fit(
     return Calibration(
         text=fit_curve(text_background, text_searches, random),
         image=fit_curve(no_background(image_embeds.shape[1]), image_searches, random, (0,)),
-        duplicate=copies_cosine(model, some_pictures, image_embeds),
+        duplicate=copy_cosine(model, samples, image_embeds),
         model=golden_hash(model.directory),
     )
 
@@ -106,7 +175,7 @@ def fit(
 def draw_queries(
     captions: Captions, texts: Sequence[str], random: np.random.Generator
 ) -> list[LabelledQuery]:
-    """Words, as many phrases, and texts of which no caption speaks."""
+    """Return words, as many phrases, and those of `texts` that no caption mentions."""
     words = word_queries(captions)
     return words + phrase_queries(captions, len(words), random) + absent_queries(captions, texts)
 
@@ -118,60 +187,86 @@ def draw_searches(
     random: np.random.Generator,
     sizes: Sequence[int] = SIZES,
 ) -> Iterator[Search]:
-    """Searches of known answer in libraries of many sizes, drawn from the pictures `pool`.
+    """Draw up to `count` searches with known answers, in libraries of many sizes.
 
-    Words and phrases come equally often, a tenth is for what no picture shows. Of the others, so
-    many are asked of a library from which every match was taken that a third in all has none.
-    Pictures that may or may not match are left out.
+    Words and phrases are equally frequent, and a tenth of the queries is absent. `UNMATCHED_SHARE`
+    of all searches have no match: absent queries, and others in a library without their matches.
+    Pictures that may match are left out.
+
+    Args:
+        pool: numbers of the pictures to draw libraries from.
     """
-    by_kind = [[i for i, one in enumerate(queries) if one.kind == "word"]]
-    by_kind.append([i for i, one in enumerate(queries) if one.kind == "phrase"])
-    absent = [i for i, one in enumerate(queries) if one.kind == "absent"]
+    by_kind = {
+        kind: [i for i, query in enumerate(queries) if query.kind == kind]
+        for kind in ("word", "phrase", "absent")
+    }
     inside = np.zeros(int(pool.max()) + 1, bool)
     inside[pool] = True
     for number in range(count):
-        none = random.random() < WITHOUT
-        kind = absent if absent and none and random.random() < 0.3 else by_kind[number % 2]
-        kind = kind or by_kind[0] or by_kind[1]
-        query = int(random.choice(kind))
-        matching = _inside(queries[query].matching, inside)
-        possible = inside.copy()
-        possible[matching] = possible[_inside(queries[query].unknown, inside)] = False
-        others = np.flatnonzero(possible)
-        share = len(matching) / max(len(matching) + len(others), 1)
-        size = min(int(random.choice(sizes)), len(others))
-        if size < SMALLEST or (not none and not len(matching)):
-            continue
-        library = random.choice(others, size, replace=False)
-        matches = np.zeros(size, bool)
-        if not none:
-            held = max(1, int(random.binomial(size, share)))
-            some = random.choice(matching, min(held, len(matching)), replace=False)
-            library = np.concatenate([some, library[: max(size - len(some), 1)]])
-            matches = np.arange(len(library)) < len(some)
-        yield Search(query, library, matches)
+        unmatched = random.random() < UNMATCHED_SHARE
+        kind = ("word", "phrase")[number % 2]
+        if by_kind["absent"] and unmatched and random.random() < 0.3:
+            kind = "absent"
+        query = int(random.choice(by_kind[kind] or by_kind["word"] or by_kind["phrase"]))
+        search = _draw_library(query, queries[query], inside, unmatched, random, sizes)
+        if search is not None:
+            yield search
 
 
-def _inside(ids: Int64Array, inside: NDArray[np.bool_]) -> Int64Array:
-    ids = ids[ids < len(inside)]
-    return ids[inside[ids]]
+def _draw_library(
+    number: int,
+    query: LabelledQuery,
+    inside: BoolArray,
+    unmatched: bool,
+    random: np.random.Generator,
+    sizes: Sequence[int],
+) -> Search | None:
+    """Draw a library for a query; None if the pictures do not suffice.
+
+    Args:
+        inside: [pictures], True for those to draw from.
+        unmatched: draw a library without matches.
+    """
+    matching, unknown = (
+        ids[inside[ids]]
+        for ids in (
+            query.matching[query.matching < len(inside)],
+            query.unknown[query.unknown < len(inside)],
+        )
+    )
+    possible = inside.copy()
+    possible[matching] = possible[unknown] = False
+    differing = np.flatnonzero(possible)
+    share = len(matching) / max(len(matching) + len(differing), 1)
+    size = min(int(random.choice(sizes)), len(differing))
+    if size < MIN_LIBRARY or (not unmatched and not len(matching)):
+        return None
+    library = random.choice(differing, size, replace=False)
+    matches = np.zeros(size, bool)
+    if not unmatched:
+        count = max(1, int(random.binomial(size, share)))
+        drawn = random.choice(matching, min(count, len(matching)), replace=False)
+        library = np.concatenate([drawn, library[: max(size - len(drawn), 1)]])
+        matches = np.arange(len(library)) < len(drawn)
+    return Search(number, library, matches)
 
 
 def fit_curve(
     background: Background,
-    sources: Sequence[tuple[Pictures, Sequence[LabelledQuery], Float32Array]],
+    sources: Sequence[_Searches],
     random: np.random.Generator,
     columns: Sequence[int] = (0, 1, 2),
 ) -> Curve:
-    """The curve and the cut-off for queries (with their embeds) of known answer.
+    """Fit the curve and the cut-off on queries with known answers.
 
     Args:
-        columns: the features that count.
+        sources: pictures, queries, and the embeds of the queries [q, embed_dim].
+        columns: the features to use; the weights of the others are 0.
 
     Raises:
-        CalibrationError: there is no query.
+        CalibrationError: there are no queries.
     """
-    features, answers, best_of_none = [], [], []
+    features, answers = [], []
     total = sum(len(source.image_embeds) for source, _, _ in sources)
     for source, queries, embeds in sources:
         pool = np.arange(len(source.image_embeds))
@@ -180,29 +275,40 @@ def fit_curve(
             x, y = best_features(background, source.image_embeds, embeds[search.query], search)
             features.append(x)
             answers.append(y)
-    if not features or not any(one.any() for one in answers):
-        raise CalibrationError("the captions give no queries; give more pictures with captions")
-    places = [*columns, 3]
+    if not features or not any(y.any() for y in answers):
+        raise CalibrationError(
+            "PAIRS", "the captions give no queries", "give more pictures with captions"
+        )
     weights = np.zeros(4)
-    weights[places] = fit_logistic(np.concatenate(features)[:, columns], np.concatenate(answers))
-    for x, y in zip(features, answers, strict=True):
-        if not y.any():
-            best_of_none.append(float((x @ weights[:-1] + weights[-1]).max()))
-    cutoff = 1 / (1 + np.exp(-np.quantile(best_of_none, ABSENT_WEIGHT))) if best_of_none else 0.5
+    weights[[*columns, 3]] = fit_logistic(
+        np.concatenate(features)[:, columns], np.concatenate(answers)
+    )
+    best_unmatched = [
+        float((x @ weights[:-1] + weights[-1]).max())
+        for x, y in zip(features, answers, strict=True)
+        if not y.any()
+    ]
+    cutoff = 0.5
+    if best_unmatched:
+        cutoff = 1 / (1 + np.exp(-np.quantile(best_unmatched, REJECTED_SHARE)))
     return Curve(background, tuple(weights.tolist()), float(cutoff))
 
 
 def best_features(
     background: Background, image_embeds: Float32Array, query: Float32Array, search: Search
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Features [SHOWN, 3] of the best scores of a search, and whether each matches."""
-    best = np.argsort(-(image_embeds[search.library] @ query))[:SHOWN]
-    found = image_embeds[search.library[best]]
-    return background.features(query, found, len(search.library)), search.matches[best]
+) -> tuple[Float64Array, BoolArray]:
+    """Return the features [k, 3] of the `TOP_K` best scores of a search, and the matches [k]."""
+    best = np.argsort(-(image_embeds[search.library] @ query))[:TOP_K]
+    nearest = image_embeds[search.library[best]]
+    return background.features(query, nearest, len(search.library)), search.matches[best]
 
 
-def fit_logistic(features: NDArray[np.float64], answers: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Weights of the features [n, k] and a constant [k + 1], by Newton's method."""
+def fit_logistic(features: Float64Array, answers: BoolArray) -> Float64Array:
+    """Fit a logistic regression by Newton's method.
+
+    Returns:
+        Weights of the features [n, k], and a constant: [k + 1].
+    """
     mean, sd = features.mean(axis=0), features.std(axis=0) + 1e-9
     x = np.column_stack([(features - mean) / sd, np.ones(len(features))])
     weights = np.zeros(x.shape[1])
@@ -217,25 +323,25 @@ def fit_logistic(features: NDArray[np.float64], answers: NDArray[np.bool_]) -> N
     return np.append(scaled, weights[-1] - scaled @ mean)
 
 
-def copies_cosine(model: Encoder, pictures: Sequence[bytes], image_embeds: Float32Array) -> float:
-    """The cosine from which two pictures are copies.
+def copy_cosine(model: Encoder, samples: Sequence[bytes], image_embeds: Float32Array) -> float:
+    """Return the cosine from which two pictures are near-duplicates.
 
-    One that nearly all altered copies reach, but never so low that more than one in a thousand of
-    the pictures would have a copy among the others.
+    `COPY_RECALL` of the altered copies reach it, unless more than `FALSE_COPY_SHARE` of the
+    pictures would then have a near-duplicate among the others.
     """
-    copies = model.encode_image(altered_copies(pictures))
-    found = (model.encode_image(pictures) * copies).sum(axis=1)
+    copies = model.encode_image(altered_copies(samples))
+    of_copies = (model.encode_image(samples) * copies).sum(axis=1)
     nearest = []
     for start in range(0, len(image_embeds), 1024):
         cosines = image_embeds[start : start + 1024] @ image_embeds.T
         cosines[np.arange(len(cosines)), np.arange(start, start + len(cosines))] = -1  # itself
         nearest.append(cosines.max(axis=1))
-    others = np.quantile(np.concatenate(nearest), 1 - TAKEN_FOR_COPIES)
-    return float(max(np.quantile(found, 1 - COPIES_FOUND), others))
+    lower_limit = np.quantile(np.concatenate(nearest), 1 - FALSE_COPY_SHARE)
+    return float(max(np.quantile(of_copies, 1 - COPY_RECALL), lower_limit))
 
 
 def altered_copies(pictures: Iterable[bytes]) -> list[bytes]:
-    """Each picture cut by a twentieth, at three quarters of its size, as JPEG of low quality."""
+    """Crop pictures by a twentieth, scale them to three quarters, and encode poor JPEGs."""
     copies = []
     for picture in pictures:
         image = open_picture(picture).convert("RGB")

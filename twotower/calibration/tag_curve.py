@@ -1,22 +1,22 @@
-"""From the score of a tag to its probability."""
+"""The curve from the score of a tag to its probability."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from twotower.arrays import Float32Array
+from twotower.arrays import BoolArray, Float32Array, Float64Array
 from twotower.calibration.background import Background
 
 
 @dataclass(frozen=True)
 class Recalibration:
-    """How far the log-odds that a curve gives tags of a kind are to be believed.
+    """A correction of log-odds, measured on pictures that the model was not trained on.
 
-    `slope` and `constant` make of them what comes true on pictures that the model has not learned
-    from; `cutoffs` are pairs, of a precision and the probability from which tags have it there.
+    Attributes:
+        slope, constant: of the linear correction.
+        cutoffs: pairs of a precision and the probability from which tags reach it.
     """
 
     slope: float
@@ -24,27 +24,25 @@ class Recalibration:
     cutoffs: tuple[tuple[float, float], ...]
 
     def cutoff(self, precision: float) -> float:
-        """The probability from which tags have a precision; above 1 where the model is never so
-        sure."""
-        enough = [cutoff for reached, cutoff in self.cutoffs if reached >= precision - 1e-9]
-        return min(enough, default=2.0)
+        """Return the probability from which tags reach a precision; above 1 if they never do."""
+        reaching = [cutoff for reached, cutoff in self.cutoffs if reached >= precision - 1e-9]
+        return min(reaching, default=2.0)
 
 
 @dataclass(frozen=True)
 class TagCurve:
-    """From tags and pictures to probabilities: here no pictures compete, each is judged alone.
+    """A logistic curve from tags and pictures to probabilities; pictures do not compete.
 
-    What many pictures show ("person") and what few do ("snowboarder") differ in how much the scores
-    of their words vary over pictures, and in how far these words lie from generic queries. What is
-    left is a tag's own: it is linear in the tag's vector, so that tags of the fit have an offset
-    each, and others one between those of the tags that they are like.
+    Frequent tags ("person") differ from rare ones ("snowboarder") in the variance of their scores
+    over pictures, and in their distance from generic queries. Each tag also has an offset, linear
+    in its embed: tags of the fit have one each, and other tags one between those of similar tags.
 
     Attributes:
-        distance: of generic queries from their mean; the unit of a tag's distance.
-        weights: of the two deviations, the spread of the tag's scores, its distance, a constant.
-        words: weights [embed_dim] of a tag's difference from generic queries.
+        distance: mean distance of generic queries from their mean, the unit of a tag's distance.
+        weights: of the features, and a constant.
+        words: weights [embed_dim] of `differences`, which give the offset.
         names: of the tags that the curve was fitted on, in lower case.
-        known, others: what to make of the log-odds of these, and of all other tags.
+        fitted, unfitted: the corrections for those tags, and for all others.
     """
 
     background: Background
@@ -52,37 +50,42 @@ class TagCurve:
     weights: tuple[float, ...]
     words: Float32Array
     names: frozenset[str]
-    known: Recalibration
-    others: Recalibration
+    fitted: Recalibration
+    unfitted: Recalibration
 
     def logits(
-        self, tags: Float32Array, image_embeds: Float32Array, known: NDArray[np.bool_]
-    ) -> NDArray[np.float64]:
-        """The log-odds [n, t] that pictures [n, embed_dim] show what tags [t, embed_dim] say.
+        self, tags: Float32Array, image_embeds: Float32Array, is_fitted: BoolArray
+    ) -> Float64Array:
+        """Return the log-odds [n, t] that pictures [n, embed_dim] show tags [t, embed_dim].
 
         Args:
-            known: [t], of which the name is among `names`.
+            is_fitted: [t], True for tags in `names`.
         """
         logits = np.tensordot(self.features(tags, image_embeds), self.weights[:-1], 1)
         logits += self.weights[-1] + self.differences(tags) @ self.words
-        slopes = np.where(known, self.known.slope, self.others.slope)
-        return np.asarray(
-            logits * slopes + np.where(known, self.known.constant, self.others.constant)
-        )
+        slopes = np.where(is_fitted, self.fitted.slope, self.unfitted.slope)
+        constants = np.where(is_fitted, self.fitted.constant, self.unfitted.constant)
+        return np.asarray(logits * slopes + constants)
 
-    def differences(self, tags: Float32Array) -> NDArray[np.float64]:
-        """What `words` is of: [t, embed_dim]."""
+    def differences(self, tags: Float32Array) -> Float64Array:
+        """Return the differences [t, embed_dim] of tags from generic queries."""
         return ((tags - self.background.queries) / self.distance).astype(np.float64)
 
-    def features(self, tags: Float32Array, image_embeds: Float32Array) -> NDArray[np.float64]:
-        """What the weights are of: [n, t, 4]."""
+    def features(self, tags: Float32Array, image_embeds: Float32Array) -> Float64Array:
+        """Return the inputs of the curve [n, t, 4].
+
+        They are the deviation of a score from the tag's background, that from the picture's
+        background, the standard deviation of the tag's scores, and the tag's distance.
+        """
         background = self.background
         scores = image_embeds @ tags.T
         sd, for_tag = background.sds(tags), background.deviations(tags, image_embeds)
         for_picture = (scores - (image_embeds @ background.queries)[:, None]) / background.query_sd
         distance = np.linalg.norm(tags - background.queries, axis=1) / self.distance
-        facts = [np.broadcast_to(one, scores.shape) for one in (sd / background.query_sd, distance)]
-        return np.stack([for_tag, for_picture, *facts], axis=-1).astype(np.float64)
+        of_tag = [
+            np.broadcast_to(values, scores.shape) for values in (sd / background.query_sd, distance)
+        ]
+        return np.stack([for_tag, for_picture, *of_tag], axis=-1).astype(np.float64)
 
 
 def simple_tag_curve(
@@ -91,12 +94,12 @@ def simple_tag_curve(
     weights: tuple[float, ...],
     cutoffs: tuple[tuple[float, float], ...],
 ) -> TagCurve:
-    """One that knows nothing of single tags."""
-    trust = Recalibration(1.0, 0.0, cutoffs)
+    """Return a curve without offsets of single tags."""
+    unchanged = Recalibration(1.0, 0.0, cutoffs)
     words = np.zeros_like(background.queries)
-    return TagCurve(background, distance, weights, words, frozenset(), trust, trust)
+    return TagCurve(background, distance, weights, words, frozenset(), unchanged, unchanged)
 
 
 def mean_distance(queries: Float32Array) -> float:
-    """Of generic queries [n, embed_dim] from their mean."""
+    """Return the mean distance of generic queries [n, embed_dim] from their mean."""
     return float(np.linalg.norm(queries - queries.mean(axis=0), axis=1).mean())

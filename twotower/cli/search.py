@@ -18,14 +18,12 @@ if TYPE_CHECKING:
     from twotower.cli.output import Commands
     from twotower.library import Library
     from twotower.search.hits import Hit, SearchResult
-    from twotower.search.query import Query
-    from twotower.search.search import Sort
 
-
-_GONE = "not there any more; index again"
+_MISSING = "no longer there; index again"
 
 
 def add_commands(commands: Commands) -> None:
+    """Add the parsers of the three commands."""
     command = commands.add_parser("search", help="find pictures by what they show")
     command.set_defaults(run=run_search)
     command.add_argument(
@@ -35,28 +33,31 @@ def add_commands(commands: Commands) -> None:
     )
     _add_folder(command)
     command.add_argument(
-        "--sort", choices=("relevance", "date"), default="relevance", help="(relevance)"
+        "--sort",
+        choices=("relevance", "date"),
+        default="relevance",
+        help="best first, or newest first (relevance)",
     )
     _add_paging(command)
     _add_output(command)
 
-    command = commands.add_parser("similar", help="find pictures that look like one")
+    command = commands.add_parser("similar", help="find pictures that look like a picture")
     command.set_defaults(run=run_similar)
-    command.add_argument("picture", help="a picture, raw file or video, of the library or not")
+    command.add_argument("picture", help="a picture, raw file or video, in the library or not")
     _add_folder(command)
     _add_paging(command)
     _add_output(command)
 
-    command = commands.add_parser("duplicates", help="list pictures that are copies of one another")
+    command = commands.add_parser("duplicates", help="list groups of near-duplicate pictures")
     command.set_defaults(run=run_duplicates)
     _add_folder(command)
     command.add_argument("--json", action="store_true", help="print one JSON array of groups")
 
 
 def keep_minus(argv: Sequence[str]) -> list[str]:
-    """The arguments, with a query such as "-people dog" behind `search` kept from being an option.
+    """Return the arguments with a query such as "-people dog" kept from being an option.
 
-    A space before it does that; the options of `search` start with two minus signs.
+    A space is put before it; the options of `search` start with two minus signs.
     """
     query = argv[1] if len(argv) > 1 and argv[0] == "search" else ""
     is_query = query.startswith("-") and not query.startswith("--") and query != "-h"
@@ -65,16 +66,16 @@ def keep_minus(argv: Sequence[str]) -> list[str]:
 
 def _add_folder(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "folder", nargs="?", type=Path, help="the pictures (those of the library you are in)"
+        "folder", nargs="?", type=Path, help="folder of pictures (that of the current library)"
     )
     add_library_option(command)
 
 
 def _add_paging(command: argparse.ArgumentParser) -> None:
     command.add_argument("--top", type=positive, default=20, help="hits on a page (20)")
-    command.add_argument("--page", type=positive, default=1, help="which page (1)")
+    command.add_argument("--page", type=positive, default=1, help="number of the page (1)")
     command.add_argument(
-        "--all", action="store_true", help="also list what is below the cut-off, nearest first"
+        "--all", action="store_true", help="also list pictures below the cut-off, nearest first"
     )
 
 
@@ -82,33 +83,45 @@ def _add_output(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument("--open", action="store_true", help="show the hits in the browser")
     command.add_argument(
-        "--html", type=Path, metavar="FILE", help="write a contact sheet, whole in one file"
+        "--html", type=Path, metavar="FILE", help="write a contact sheet as one HTML file"
     )
-    command.add_argument("--copy-to", type=Path, metavar="FOLDER", help="copy the hits there")
+    command.add_argument("--copy-to", type=Path, metavar="FOLDER", help="copy the hits to a folder")
 
 
 def run_search(arguments: argparse.Namespace) -> int:
-    from twotower.search.query import parse_query
-    from twotower.search.search import find_picture
-
-    parse_query(arguments.query, lambda name: Path(name))  # before anything is indexed
-    library = open_library(arguments.folder, arguments.library)
-    query = parse_query(arguments.query, lambda name: find_picture(library.opened, name))
-    return give(query, library, arguments, arguments.sort)
+    """Search by a query."""
+    library = locate_library(arguments.folder, arguments.library)
+    query = library.parse(arguments.query)  # a mistake in it is reported before indexing
+    index_if_new(library)
+    result = library.search(
+        query,
+        top=arguments.top,
+        offset=arguments.top * (arguments.page - 1),
+        all=arguments.all,
+        sort=arguments.sort,
+        folder=arguments.folder,
+    )
+    return output_result(result, library, arguments)
 
 
 def run_similar(arguments: argparse.Namespace) -> int:
-    from twotower.search.search import picture_query
-
+    """Search by a picture."""
     library = open_library(arguments.folder, arguments.library)
-    return give(picture_query(library.opened, arguments.picture), library, arguments, "relevance")
+    result = library.similar(
+        arguments.picture,
+        top=arguments.top,
+        offset=arguments.top * (arguments.page - 1),
+        all=arguments.all,
+        group=True,
+        folder=arguments.folder,
+    )
+    return output_result(result, library, arguments)
 
 
 def run_duplicates(arguments: argparse.Namespace) -> int:
-    from twotower.search.duplicates import duplicates
-
+    """List groups of near-duplicates."""
     library = open_library(arguments.folder, arguments.library)
-    groups = duplicates(library.opened, arguments.folder)
+    groups = library.duplicates(arguments.folder)
     if arguments.json:
         print(to_json([[hit_tree(hit) for hit in group] for group in groups], indent=1))
         return OK
@@ -121,14 +134,20 @@ def run_duplicates(arguments: argparse.Namespace) -> int:
 
 
 def open_library(folder: Path | None, location: Path | None) -> Library:
-    """The library that is meant, indexed now if it never was."""
-    library = find_or_begin(folder, location)
+    """Open the library that a command is about, and index it if it is new."""
+    library = locate_library(folder, location)
     index_if_new(library)
     return library
 
 
-def find_or_begin(folder: Path | None, location: Path | None) -> Library:
-    """The library that is meant; nothing is written yet if there is none."""
+def locate_library(folder: Path | None, location: Path | None) -> Library:
+    """Open the library that a command is about; write nothing if it is new.
+
+    Args:
+        folder: a folder of pictures, by default the working directory. The library is that of the
+            nearest folder above that has one, else a new one.
+        location: the folder of catalog and vectors, if it is given.
+    """
     from twotower.index.location import CATALOG_FILE, find_library
     from twotower.library import Library
 
@@ -139,10 +158,8 @@ def find_or_begin(folder: Path | None, location: Path | None) -> Library:
 
 
 def index_if_new(library: Library) -> None:
-    """Index a library that never was."""
-    from twotower.index.location import CATALOG_FILE
-
-    if not (library.location / CATALOG_FILE).exists():
+    """Index a library that has not been indexed yet."""
+    if not library.exists:
         root, location = (printable(shown_path(path)) for path in (library.root, library.location))
         print(
             f"twotower: {root} is not indexed yet; indexing it first, once, into {location} "
@@ -152,42 +169,35 @@ def index_if_new(library: Library) -> None:
         index_once(library, sys.stderr)
 
 
-def give(query: Query, library: Library, arguments: argparse.Namespace, sort: Sort) -> int:
-    """Answer a query; print, show, write and copy the hits, as the options say."""
-    from twotower.search.search import limit_to_folder
-    from twotower.search.search import run_query as answer_query
+def output_result(result: SearchResult, library: Library, arguments: argparse.Namespace) -> int:
+    """Print, show, write and copy hits as the options ask for.
 
-    if arguments.folder:
-        query = limit_to_folder(library.opened, query, arguments.folder)
-    offset = arguments.top * (arguments.page - 1)
-    answer = answer_query(
-        library.opened, query, top=arguments.top, offset=offset, all=arguments.all, sort=sort
-    )
-    broken: list[str] = []
+    Returns:
+        The exit code.
+    """
+    errors: list[str] = []
     if arguments.html or arguments.open:
-        lacking = _write_sheet(answer, library, arguments)
-        broken += [
-            f"{shown_path(path)}: {'cannot be shown' if path.exists() else _GONE}"
-            for path in lacking
-        ]
+        errors += _write_sheet(result, library, arguments)
     if arguments.copy_to:
-        copies, failures = copy_hits(answer, arguments.copy_to)
+        copies, failures = copy_hits(result.hits, arguments.copy_to)
         print(f"{arguments.copy_to}: {copies} pictures copied", file=sys.stderr)
-        broken += failures
+        errors += failures
     if arguments.json:
-        print(to_json(answer_tree(answer), indent=1))
+        print(to_json(result_tree(result), indent=1))
     else:
-        print_answer(answer, arguments.page, arguments.top, arguments.all)
-    print_broken(broken)
-    return FAILED if broken else OK
+        print_result(result, arguments.page, arguments.top, arguments.all)
+    print_broken(errors)
+    return FAILED if errors else OK
 
 
-def print_answer(answer: SearchResult, page: int, top: int, all: bool) -> None:
-    """A line for each hit, with a thumbnail in terminals that can show one."""
-    from twotower.cli.terminal_images import thumbnail_printer
+def print_result(result: SearchResult, page: int, top: int, all: bool) -> None:
+    """Print a line for each hit, with a thumbnail in terminals that can show one."""
+    print_thumbnail = None
+    if sys.stdout.isatty():
+        from twotower.cli.terminal_images import thumbnail_printer
 
-    print_thumbnail = thumbnail_printer(sys.stdout)
-    for hit in answer:
+        print_thumbnail = thumbnail_printer(sys.stdout)
+    for hit in result.hits:
         if print_thumbnail:
             print_thumbnail(hit.path)
         notes = [f"{len(hit.copies)} copies"] if hit.copies else []
@@ -195,34 +205,41 @@ def print_answer(answer: SearchResult, page: int, top: int, all: bool) -> None:
         notes += [] if hit.match else ["below the cut-off"]
         note = f"  ({', '.join(notes)})" if notes else ""
         print(f"{percent(hit)}{printable(shown_path(hit.path))}{note}")
-    pages = math.ceil(answer.groups / top)
+    if hint := _hint(result, page, top, all):
+        print(hint, file=sys.stderr)
+
+
+def _hint(result: SearchResult, page: int, top: int, all: bool) -> str:
+    """Return what to do to see more; "" if there is nothing more to see."""
+    pages = math.ceil(result.groups / top)
     if page > pages > 0:
-        print(f"page {page} is beyond the end; the last is --page {pages}", file=sys.stderr)
-    elif not answer.matches:
-        judged = answer.cutoff is not None
+        return f"page {page} is beyond the end; the last is --page {pages}"
+    if not result.matches:
+        judged = result.cutoff is not None
         hint = "; --all lists what comes nearest" if judged and not all else ""
-        print(f"nothing here matches {answer.query!r}{hint}", file=sys.stderr)
-    elif page < pages and not all:
-        print(f"{answer.matches} match; --page or --top for more", file=sys.stderr)
+        return f"nothing here matches {result.query!r}{hint}"
+    if page < pages and not all:
+        return f"{result.matches} match; --page or --top for more"
+    return ""
 
 
 def percent(hit: Hit) -> str:
-    """How probable a hit is, as a column; nothing where that was not judged."""
+    """Return the probability of a hit as a column; "" if it was not estimated."""
     return "" if hit.probability is None else f"{hit.probability:4.0%}  "
 
 
-def answer_tree(answer: SearchResult) -> dict[str, Any]:
-    """An answer as it goes into JSON."""
+def result_tree(result: SearchResult) -> dict[str, Any]:
+    """Return a result as JSON objects."""
     return {
-        "query": answer.query,
-        "cutoff": answer.cutoff,
-        "matches": answer.matches,
-        "hits": [hit_tree(hit) for hit in answer],
+        "query": result.query,
+        "cutoff": result.cutoff,
+        "matches": result.matches,
+        "hits": [hit_tree(hit) for hit in result.hits],
     }
 
 
 def hit_tree(hit: Hit) -> dict[str, Any]:
-    """A hit as it goes into JSON."""
+    """Return a hit as a JSON object."""
     return {
         "path": shown_path(hit.path),
         "score": None if hit.score is None else round(hit.score, 6),
@@ -235,10 +252,10 @@ def hit_tree(hit: Hit) -> dict[str, Any]:
 
 
 def copy_hits(hits: Iterable[Hit], folder: Path) -> tuple[int, list[str]]:
-    """Copy pictures into a folder; nothing there is overwritten, none is left half written.
+    """Copy pictures to a folder; no file there is overwritten, and none is left incomplete.
 
     Returns:
-        How many, and a line for each that could not be.
+        The number of copies, and a message for each picture that could not be copied.
     """
     folder.mkdir(parents=True, exist_ok=True)
     count, failures = 0, []
@@ -250,7 +267,7 @@ def copy_hits(hits: Iterable[Hit], folder: Path) -> tuple[int, list[str]]:
                     shutil.copy2(path, copy)
                     copy.rename(_free_name(folder, path))
             except OSError as error:
-                reason = f"not copied ({error.strerror or error})" if path.exists() else _GONE
+                reason = f"not copied ({error.strerror or error})" if path.exists() else _MISSING
                 failures.append(f"{shown_path(path)}: {reason}")
             else:
                 count += 1
@@ -258,7 +275,7 @@ def copy_hits(hits: Iterable[Hit], folder: Path) -> tuple[int, list[str]]:
 
 
 def _free_name(folder: Path, path: Path) -> Path:
-    """`photo.jpg`, or `photo-2.jpg` and so on where that is taken."""
+    """Return `photo.jpg`, or `photo-2.jpg` and so on if that exists."""
     name, number = folder / path.name, 1
     while name.exists():
         number += 1
@@ -267,16 +284,23 @@ def _free_name(folder: Path, path: Path) -> Path:
 
 
 def _write_sheet(
-    answer: SearchResult, library: Library, arguments: argparse.Namespace
-) -> list[Path]:
-    """Write it and open it, as asked; gives the pictures that are lacking in it."""
+    result: SearchResult, library: Library, arguments: argparse.Namespace
+) -> list[str]:
+    """Write the contact sheet, and open it with --open.
+
+    Returns:
+        A message for each picture that it does not show.
+    """
     from twotower.pages.contact_sheet import write_contact_sheet
 
     file: Path = arguments.html or Path(tempfile.mkdtemp(prefix="twotower-")) / "hits.html"
-    lacking = write_contact_sheet(answer, len(library.catalog), file)
+    missing = write_contact_sheet(result, len(library.catalog), file)
     print(f"{file}: written", file=sys.stderr)
     if arguments.open:
         import webbrowser
 
         webbrowser.open(file.resolve().as_uri())
-    return lacking
+    return [
+        f"{shown_path(path)}: {'cannot be shown' if path.exists() else _MISSING}"
+        for path in missing
+    ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from twotower.cli.index import add_library_option
 from twotower.cli.output import FAILED, OK, print_broken, printable, shown_path, to_json
-from twotower.cli.search import find_or_begin, index_if_new
+from twotower.cli.search import index_if_new, locate_library
 from twotower.files import atomic_write
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def run_tag(arguments: argparse.Namespace) -> int:
     from twotower.tagging.formats import read_vocabulary
 
     check_options(arguments)
-    library = find_or_begin(arguments.folder, arguments.library)
+    library = locate_library(arguments.folder, arguments.library)
     check_targets(arguments, library)  # before anything is indexed
     vocabulary = read_vocabulary(arguments.vocabulary)
     index_if_new(library)

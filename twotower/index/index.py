@@ -23,10 +23,13 @@ from twotower.index.vectors import Vectors
 from twotower.progress import Progress, ReportProgress, ignore_progress
 
 if TYPE_CHECKING:
+    from twotower.arrays import Float32Array
+    from twotower.calibration.calibration import Calibration
     from twotower.encode.encoder import Encoder
     from twotower.index.indexing import IndexReport
 
 LOCAL = "local"  # value of `vectors`: beside the catalog
+_ESTIMATE_FROM = 5000  # vectors from which a missing calibration is estimated
 _CALIBRATION_TEXTS = 256  # queries on which the number of lists to read is measured
 
 
@@ -74,7 +77,7 @@ class Index:
         self._requested_model, self._requested_vectors = model, vectors
         self._engine = engine
 
-    @property
+    @cached_property
     def root(self) -> Path:
         """The folder of pictures."""
         return self._root if self._root is not None else self.catalog.root
@@ -126,6 +129,17 @@ class Index:
                 "bring that one back, or index again",
             )
         return encoder
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """The calibration of the model in use, or, with a warning, an estimate."""
+        from twotower.calibration.calibration import require_calibration
+
+        def sample_vectors() -> Float32Array:
+            ids = self.vectors.ids()
+            return self.vectors.get(ids[:: len(ids) // _ESTIMATE_FROM + 1])
+
+        return require_calibration(self.encoder, self.location, sample_vectors)
 
     def update(
         self, report: ReportProgress = ignore_progress, *, approximate: bool = False
@@ -189,7 +203,8 @@ class Index:
         for name in ("vectors", "catalog"):
             if name in self.__dict__:
                 self.__dict__.pop(name).close()
-        self.__dict__.pop("encoder", None)
+        for name in ("root", "encoder", "calibration"):
+            self.__dict__.pop(name, None)
 
     def _previous_source(self) -> str | None:
         """Return the model that the last `update` used, if there was one."""

@@ -8,61 +8,67 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from twotower.search.calibrated import library_calibration
+from twotower.arrays import BoolArray, Float32Array, IndexArray
+from twotower.search.hits import Hit
 from twotower.search.query import Query
+from twotower.search.search import select, warn_of_missing
 
 if TYPE_CHECKING:
     from twotower.index.index import Index
-from twotower.arrays import Float32Array, IndexArray
-from twotower.search.hits import Hit
-from twotower.search.search import BLOCK, STRIP, limit_to_folder, warn_of_missing
+
+BLOCK = 4096  # vectors that are in memory at once, twice
+STRIP = 256  # of them that are compared with a block at once
 
 
 def duplicates(index: Index, folder: Path | None = None) -> list[list[Hit]]:
-    """Groups of pictures (in `folder`) that are copies of one another, the largest file first.
+    """Return groups of near-duplicates, each with the largest file first.
 
-    A copy is a picture whose cosine to another of its group reaches `Calibration.duplicate`.
+    A picture is in a group if its cosine with another one of the group reaches
+    `Calibration.duplicate`.
+
+    Args:
+        folder: compare only pictures in this folder of the library and below.
+
+    Raises:
+        LibraryError: nothing is indexed, or `folder` is not in the library.
     """
-    least = library_calibration(index).duplicate
+    threshold = index.calibration.duplicate
     warn_of_missing(index, len(index.vectors), len(index.catalog))
-    query = Query("", ())
-    if folder is not None:
-        query = limit_to_folder(index, query, folder)
-    ids = index.catalog.select(query.where, query.parameters)
+    ids = select(index, Query("", ()), folder)
     groups = []
-    for members in _connected(lambda some: index.vectors.get(ids[some]), len(ids), least):
-        records = sorted(
-            index.catalog.pictures(ids[members]), key=lambda one: (-one.size, one.path)
-        )
-        own = index.vectors.get(np.array([one.id for one in records]))
+    for rows in _connected(lambda rows: index.vectors.get(ids[rows]), len(ids), threshold):
+        records = index.catalog.pictures(ids[rows])
+        records.sort(key=lambda record: (-record.size, record.path))
+        embeds = index.vectors.get(np.array([record.id for record in records]))
         groups.append(
             [
                 Hit(index.root / record.path, float(cosine), None, True, taken=record.taken)
-                for record, cosine in zip(records, own @ own[0], strict=True)
+                for record, cosine in zip(records, embeds @ embeds[0], strict=True)
             ]
         )
     return sorted(groups, key=lambda group: (-len(group), group[0].path))
 
 
-def _connected(get: Callable[[slice], Float32Array], count: int, least: float) -> list[IndexArray]:
-    """Places of vectors that are linked, directly or through others, by a cosine of `least`.
+def _connected(
+    get: Callable[[slice], Float32Array], count: int, threshold: float
+) -> list[IndexArray]:
+    """Group vectors that are linked, directly or through others, by a cosine of `threshold`.
 
     Args:
-        get: gives the vectors at some of the places 0 to `count`.
+        get: returns the vectors of a range of the rows 0 to `count`.
+
+    Returns:
+        The rows of each group of two or more.
     """
-    lowest = np.arange(count)  # place -> the lowest that it is known to be linked with
+    lowest = np.arange(count)  # row -> the lowest row that it is linked with, as far as is known
     for start in range(0, count, BLOCK):
         rows = get(slice(start, start + BLOCK))
-        for other in range(start, count, BLOCK):
-            columns = rows if other == start else get(slice(other, other + BLOCK))
+        for column in range(start, count, BLOCK):
+            columns = rows if column == start else get(slice(column, column + BLOCK))
             for strip in range(0, len(rows), STRIP):
-                close = rows[strip : strip + STRIP] @ columns.T >= least
+                close = rows[strip : strip + STRIP] @ columns.T >= threshold
                 if close.any():
-                    first, second = start + strip, other
-                    height, width = close.shape
-                    known = lowest[first : first + height, None] == lowest[second : second + width]
-                    one, another = np.nonzero(close & ~known)
-                    _link(lowest, first + one, second + another)
+                    _link_close(lowest, close, start + strip, column)
     sizes = np.bincount(lowest, minlength=count)
     members = np.flatnonzero(sizes[lowest] > 1)
     members = members[np.argsort(lowest[members], kind="stable")]
@@ -70,11 +76,19 @@ def _connected(get: Callable[[slice], Float32Array], count: int, least: float) -
     return np.split(members, ends[:-1]) if len(ends) else []
 
 
-def _link(lowest: IndexArray, one: IndexArray, another: IndexArray) -> None:
-    """Join, in place, the groups of each pair of linked places."""
+def _link_close(lowest: IndexArray, close: BoolArray, row: int, column: int) -> None:
+    """Link, in place, the pairs that are True in a block at `row`, `column` of all cosines."""
+    height, width = close.shape
+    linked = lowest[row : row + height, None] == lowest[column : column + width]
+    rows, columns = np.nonzero(close & ~linked)
+    _link(lowest, row + rows, column + columns)
+
+
+def _link(lowest: IndexArray, rows: IndexArray, columns: IndexArray) -> None:
+    """Merge, in place, the groups of each pair of rows."""
     while True:
-        low = np.minimum(lowest[one], lowest[another])
-        high = np.maximum(lowest[one], lowest[another])
+        low = np.minimum(lowest[rows], lowest[columns])
+        high = np.maximum(lowest[rows], lowest[columns])
         apart = low < high
         if not apart.any():
             return

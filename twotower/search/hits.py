@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -10,18 +10,18 @@ from typing import overload
 
 @dataclass(frozen=True)
 class Hit:
-    """A picture that a search found.
+    """A picture found by a search.
 
     Attributes:
-        path: where it lies.
-        score: the cosine; of several terms, the weighted mean (minus what shall not be there). None
-            where filters alone were asked.
-        probability: that a person would call it a match, by what it shows. None where that was not
-            judged: by filters alone, and of copies.
-        match: whether it is above the cut-off, or is named so.
-        named: whether all the words are in its path or keywords.
-        taken: when, as the camera wrote it; ISO 8601.
-        copies: near-duplicates of it that were found too.
+        path: the file.
+        score: cosine similarity with the query; of several terms, the weighted mean, where negated
+            terms count negatively. None if the query has filters alone.
+        probability: estimated probability that a person would call the picture a match, by its
+            content. None if it was not estimated: for filters alone, and for duplicates.
+        match: True if the picture is above the cut-off, or matches by name.
+        named: True if all words of the query are in its path or keywords.
+        taken: the camera's local time, ISO 8601.
+        copies: near-duplicates of the picture that match the query too.
     """
 
     path: Path
@@ -35,14 +35,14 @@ class Hit:
 
 @dataclass(frozen=True)
 class SearchResult(Sequence[Hit]):
-    """What a search gives: a sequence of hits, the best first.
+    """The hits on one page of a search, best first; a sequence.
 
     Attributes:
-        query: as it was typed.
-        cutoff: the probability from which a picture counts as a match; None for filters alone.
-        matches: how many pictures do, on this page or not.
-        groups: how many hits there are on all pages; near-duplicates are one.
-        hits: those asked for.
+        query: the query as it was typed.
+        cutoff: the probability from which a picture is a match; None for filters alone.
+        matches: the number of matching pictures on all pages.
+        groups: the number of hits on all pages, where near-duplicates count once.
+        hits: the hits on this page.
     """
 
     query: str
@@ -52,15 +52,12 @@ class SearchResult(Sequence[Hit]):
     hits: list[Hit]
 
     @overload
-    def __getitem__(self, place: int) -> Hit: ...
+    def __getitem__(self, index: int) -> Hit: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Hit]: ...
-    def __getitem__(self, place: int | slice) -> Hit | list[Hit]:
-        """The hit at a place, or some."""
-        return self.hits[place]
+    def __getitem__(self, index: slice) -> list[Hit]: ...
+    def __getitem__(self, index: int | slice) -> Hit | list[Hit]:
+        """Return a hit, or the hits of a slice."""
+        return self.hits[index]
 
     def __len__(self) -> int:
         return len(self.hits)
-
-    def __iter__(self) -> Iterator[Hit]:
-        return iter(self.hits)

@@ -1,4 +1,4 @@
-"""Words, pictures and filters to hits: ranked, with a probability, and cut off where it ends."""
+"""Run a query: from words, pictures and filters to ranked hits with probabilities."""
 
 from __future__ import annotations
 
@@ -6,41 +6,32 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from twotower.calibration.captions import EMPTY_WORDS
-from twotower.errors import LibraryError, QueryError
-from twotower.index.catalog import STOPPED_AT, PictureRecord
-from twotower.index.scan import ScannedFile
-from twotower.search.calibrated import library_calibration
+from twotower.arrays import Float32Array, IndexArray, Int64Array, normalize
+from twotower.calibration.captions import STOP_WORDS
+from twotower.errors import LibraryError, PictureError, QueryError
+from twotower.index.catalog import STOPPED_AT
+from twotower.search.filters import in_circle, to_condition
+from twotower.search.hits import Hit, SearchResult
 from twotower.search.query import Query, Term, parse_query
+from twotower.search.ranking import Candidates, group_copies, joint_cutoff, judge, rank
 
 if TYPE_CHECKING:
     from twotower.index.index import Index
-from twotower.arrays import Float32Array, Int64Array
-from twotower.search.hits import Hit, SearchResult
-from twotower.search.ranking import (
-    CANDIDATES,
-    _candidates,
-    _cutoff,
-    _Found,
-    _grouped,
-    _newest_first,
-    _ranked,
-)
 
-Sort = Literal["relevance", "date"]
-BLOCK = 4096  # vectors that `duplicates` has in memory at once, twice
-STRIP = 256  # of them are compared with a block at once
+Sort: TypeAlias = Literal["relevance", "date"]
+
+CANDIDATES = 1000  # vectors retrieved for each term at first; more if half of them match
 
 
 def search(
     index: Index,
-    query: str,
+    query: str | Query,
     *,
     top: int = 20,
     offset: int = 0,
@@ -49,25 +40,53 @@ def search(
     group: bool = True,
     folder: Path | None = None,
 ) -> SearchResult:
-    """Find the pictures that match.
+    """Find the pictures that match a query.
 
     Args:
-        query: words, pictures and filters; the language is described in docs/search.md.
-        top: how many hits at most, of which the first `offset` are left out.
-        all: list what is below the cut-off too, after the matches.
-        sort: "relevance", or "date" for the newest first among the matches.
-        group: list near-duplicates of a hit under it (`Hit.copies`).
+        query: words, pictures and filters, in the language of docs/search.md, or such a query
+            parsed by `parse`.
+        top: the number of hits at most.
+        offset: the number of hits before the first one to return.
+        all: list pictures below the cut-off too, after the matches.
+        sort: "relevance", or "date" for the newest matches first.
+        group: list near-duplicates of a hit in `Hit.copies`, not as hits.
+        folder: search only in this folder of the library and below.
 
     Raises:
-        QueryError: the query cannot be understood.
-        LibraryError: nothing is indexed.
+        QueryError: the query makes no sense.
+        LibraryError: nothing is indexed, or `folder` is not in the library.
         PictureError: a picture in the query cannot be read.
-        ValueError: `top`, `offset` or `sort` is none that there can be.
+        ValueError: `top`, `offset` or `sort` is out of range.
     """
-    parsed = parse_query(query, lambda name: find_picture(index, name))
-    if folder is not None:
-        parsed = limit_to_folder(index, parsed, folder)
-    return run_query(index, parsed, top=top, offset=offset, all=all, sort=sort, group=group)
+    if top < 1 or offset < 0:
+        raise ValueError(f"top={top}, offset={offset}: ask for 1 hit or more, from 0 on")
+    if sort not in get_args(Sort):
+        raise ValueError(f"sort={sort!r} is none of {', '.join(get_args(Sort))}")
+    if isinstance(query, str):
+        query = parse(index, query)
+    allowed = _allowed(index, query, folder)
+    if not query.terms:
+        return _newest(index, query, allowed, slice(offset, offset + top))
+    task = _Task(query, _embed(index, query.terms), allowed, _named(index, query, allowed))
+    size = len(index.vectors) if allowed is None else len(allowed)
+    count = max(CANDIDATES, 2 * (offset + top))
+    while True:
+        candidates = _retrieve(index, task, count, size)
+        listed = _listed(index, task, candidates, all=all, sort=sort)
+        groups = [[row] for row in listed.tolist()]
+        if group:
+            threshold = index.calibration.duplicate
+            groups = group_copies(listed, candidates.image_embeds, threshold)
+        if not all or len(groups) >= offset + top or count >= size:
+            break
+        count *= 8  # most candidates are near-duplicates of others
+    return SearchResult(
+        query.text,
+        joint_cutoff(query.terms, index.calibration),
+        int(candidates.matches.sum()),
+        len(groups),
+        _hits(index, groups[offset : offset + top], candidates),
+    )
 
 
 def similar(
@@ -80,116 +99,67 @@ def similar(
     group: bool = False,
     folder: Path | None = None,
 ) -> SearchResult:
-    """Pictures that look like `picture`, a file of the library or any other.
+    """Find pictures that look like `picture`, a file of the library or any other.
+
+    The other arguments are those of `search`.
 
     Raises:
         QueryError: there is no such file.
-        PictureError: it cannot be read.
+        PictureError: the file cannot be read.
+        LibraryError: nothing is indexed, or `folder` is not in the library.
     """
-    query = picture_query(index, picture)
-    if folder is not None:
-        query = limit_to_folder(index, query, folder)
-    return run_query(index, query, top=top, offset=offset, all=all, group=group)
-
-
-def picture_query(index: Index, picture: str | Path) -> Query:
-    """The query for pictures that look like one. Raises `QueryError`: there is no such file."""
-    path = find_picture(index, os.fspath(picture))
+    path = _find_picture(index, os.fspath(picture))
     if path is None:
-        raise QueryError(f"{picture}: there is no such picture; check the path")
-    return Query(os.fspath(picture), (Term(picture=path),))
+        raise QueryError(picture, "there is no such picture", "check the path")
+    query = Query(os.fspath(picture), (Term(picture=path),))
+    return search(index, query, top=top, offset=offset, all=all, group=group, folder=folder)
 
 
-def run_query(
-    index: Index,
-    query: Query,
-    *,
-    top: int,
-    offset: int = 0,
-    all: bool = False,
-    sort: Sort = "relevance",
-    group: bool = True,
-) -> SearchResult:
-    """What `search` gives, for a query that is parsed already."""
-    if top < 1 or offset < 0:
-        raise ValueError(f"top={top}, offset={offset}: ask for 1 hit or more, from 0 on")
-    if sort not in get_args(Sort):
-        raise ValueError(f"sort={sort!r} is none of {', '.join(get_args(Sort))}")
-    allowed = _allowed(index, query)
-    if not query.terms:
-        return _by_filters_alone(index, query, allowed, top, offset)
-    calibration = library_calibration(index)
-    embeds = _embed(index, query.terms)
-    named_ids = _named(index, query, allowed)
-    size = len(index.vectors) if allowed is None else len(allowed)
-    count = max(CANDIDATES, 2 * (offset + top))
-    while True:
-        found = _candidates(
-            index, query.terms, calibration, embeds, allowed, named_ids, count, size
-        )
-        order = _ranked(found, named_ids)
-        below = order[~found.matches[order]] if all else order[:0]
-        listed = np.concatenate([order[found.matches[order]], below])
-        if sort == "date":
-            listed = _newest_first(index, listed, found)
-        groups = [[one] for one in listed.tolist()]
-        if group:
-            groups = _grouped(listed, found.image_embeds, calibration.duplicate)
-        if not all or len(groups) >= offset + top or count >= size:
-            break
-        count *= 8  # most of the candidates are copies of others
-    hits = _hits(index, groups[offset : offset + top], found)
-    matches = int(found.matches.sum())
-    return SearchResult(query.text, _cutoff(query, calibration), matches, len(groups), hits)
+def parse(index: Index, text: str) -> Query:
+    """Parse a query; pictures are looked up from the working directory, then in the library.
 
-
-def _hits(index: Index, groups: list[list[int]], found: _Found) -> list[Hit]:
-    """A hit for each group of candidates, without those that have left the catalog meanwhile."""
-    ids = found.ids.tolist()
-    records = index.catalog.pictures(ids[one] for group in groups for one in group)
-    known = {record.id: record for record in records}
-    present = [[one for one in group if ids[one] in known] for group in groups]
-    return [
-        Hit(
-            path=index.root / known[ids[first]].path,
-            score=float(found.scores[first]),
-            probability=float(np.exp(found.log_probabilities[first])),
-            match=bool(found.matches[first]),
-            named=bool(found.named[first]),
-            taken=known[ids[first]].taken,
-            copies=tuple(index.root / known[ids[one]].path for one in copies),
-        )
-        for first, *copies in filter(None, present)
-    ]
-
-
-def find_picture(index: Index, name: str) -> Path | None:
-    """The file that a name means: from the working directory, or else inside the library."""
-    for path in (Path(name).expanduser(), index.root / name):
-        if path.is_file():
-            return path
-    return None
-
-
-def limit_to_folder(index: Index, query: Query, folder: Path) -> Query:
-    """The query, for a folder inside the library and what is below it.
+    The library need not be indexed yet.
 
     Raises:
-        LibraryError: the folder is not in the library.
+        QueryError: the query makes no sense.
     """
-    root = index.root.resolve()
-    if not folder.is_dir() or not folder.resolve().is_relative_to(root):
-        raise LibraryError(f"{folder}: no folder in {root}; give one that is, or another library")
-    relative = folder.resolve().relative_to(root)
-    if relative == Path():
-        return query
-    condition, parameters = index.catalog.in_folder(relative.as_posix())
-    where = f"({query.where}) AND {condition}"
-    return replace(query, where=where, parameters=(*query.parameters, *parameters))
+    return parse_query(text, lambda name: _find_picture(index, name))
+
+
+def select(index: Index, query: Query, folder: Path | None = None) -> Int64Array:
+    """Return the ids [n] of the readable pictures that pass the filters of a query.
+
+    Args:
+        folder: select only in this folder of the library and below.
+
+    Raises:
+        LibraryError: nothing is indexed, or `folder` is not in the library.
+    """
+    condition = to_condition(query.filters)
+    sql, parameters = condition.sql, condition.parameters
+    if folder is not None and (relative := _relative_folder(index, folder)) != ".":
+        in_folder, prefixes = index.catalog.in_folder(relative)
+        sql, parameters = f"({sql}) AND {in_folder}", (*parameters, *prefixes)
+    ids = index.catalog.select(sql, parameters)
+    if condition.circles:
+        ids = np.array(
+            [
+                record.id
+                for record in index.catalog.pictures(ids)
+                if record.latitude is not None
+                and record.longitude is not None
+                and any(
+                    in_circle(circle, record.latitude, record.longitude)
+                    for circle in condition.circles
+                )
+            ],
+            np.int64,
+        )
+    return ids
 
 
 def warn_of_missing(index: Index, vectors: int, rows: int) -> None:
-    """Warn where indexing was stopped, or there are fewer vectors than readable pictures."""
+    """Warn if indexing was stopped, or if there are fewer vectors than readable pictures."""
     shortfall = f"the vectors of {rows - vectors} of {rows} pictures are missing"
     if stopped_at := index.catalog.get_setting(STOPPED_AT):
         shortfall = f"indexing was stopped at {stopped_at}, or still goes on"
@@ -197,50 +167,70 @@ def warn_of_missing(index: Index, vectors: int, rows: int) -> None:
         warnings.warn(f"{shortfall}; run: twotower index", stacklevel=4)
 
 
-def _allowed(index: Index, query: Query) -> Int64Array | None:
-    """Ids that pass the filters and are not themselves the question; None for all."""
-    asked = [_id_of(index, term.picture) for term in query.terms if term.picture]
-    own = [number for number in asked if number is not None]
+@dataclass(frozen=True)
+class _Task:
+    """A query with what its candidates are retrieved by.
+
+    Attributes:
+        embeds: of the terms [t, embed_dim].
+        allowed: ids to search in, None for all.
+        named_ids: ids of pictures that match by name, best first.
+    """
+
+    query: Query
+    embeds: Float32Array
+    allowed: Int64Array | None
+    named_ids: Int64Array
+
+
+def _find_picture(index: Index, name: str) -> Path | None:
+    for path in (Path(name).expanduser(), index.root / name):
+        if path.is_file():
+            return path
+    return None
+
+
+def _relative_folder(index: Index, folder: Path) -> str:
+    """Return a folder of the library relative to its root, with / as separator."""
+    root = index.root.resolve()
+    if not folder.is_dir() or not folder.resolve().is_relative_to(root):
+        raise LibraryError(folder, f"no folder in {root}", "give one that is, or another library")
+    return folder.resolve().relative_to(root).as_posix()
+
+
+def _allowed(index: Index, query: Query, folder: Path | None) -> Int64Array | None:
+    """Return the ids that pass the filters, without the query's pictures; None for all."""
+    pictures = [_id_of(index, term.picture) for term in query.terms if term.picture]
+    excluded = [number for number in pictures if number is not None]
     vectors, rows = len(index.vectors), len(index.catalog)
     warn_of_missing(index, vectors, rows)
-    # more vectors than rows are left over by a crash: no picture, no hit
-    if query.where == "1" and not own and vectors == rows:
+    whole = folder is None or _relative_folder(index, folder) == "."
+    # vectors without a row were left by a crash: they must not become hits
+    if whole and not query.filters and not excluded and vectors == rows:
         return None
-    ids = index.catalog.select(query.where, query.parameters)
-    if query.near:
-        records = index.catalog.pictures(ids)
-        ids = np.array([one.id for one in records if _is_near(one, query)], np.int64)
-    return ids[~np.isin(ids, own)]
+    ids = select(index, query, folder)
+    return ids[~np.isin(ids, excluded)]
 
 
-def _is_near(record: PictureRecord, query: Query) -> bool:
-    place = record.latitude, record.longitude
-    if place[0] is None or place[1] is None:
-        return False
-    return any(near.holds(place[0], place[1]) for near in query.near)
-
-
-def _by_filters_alone(
-    index: Index, query: Query, allowed: Int64Array | None, top: int, offset: int
-) -> SearchResult:
-    """Everything that passes the filters is a match; the newest first."""
-    assert allowed is not None  # without terms there are filters
+def _newest(index: Index, query: Query, allowed: Int64Array | None, page: slice) -> SearchResult:
+    """Return the pictures that pass the filters, newest first; each is a match."""
+    assert allowed is not None  # a query without terms has filters
     records = index.catalog.pictures(allowed)
-    records.sort(key=lambda one: one.path)
-    records.sort(key=lambda one: one.taken or "", reverse=True)
+    records.sort(key=lambda record: record.path)
+    records.sort(key=lambda record: record.taken or "", reverse=True)
     hits = [
-        Hit(index.root / one.path, None, None, True, taken=one.taken)
-        for one in records[offset : offset + top]
+        Hit(index.root / record.path, None, None, True, taken=record.taken)
+        for record in records[page]
     ]
     return SearchResult(query.text, None, len(records), len(records), hits)
 
 
 def _embed(index: Index, terms: Sequence[Term]) -> Float32Array:
-    """Embeds of the terms [t, embed_dim]; those of pictures in the library are looked up."""
+    """Embed terms [t, embed_dim]; the vectors of pictures in the library are looked up."""
     embeds = np.zeros((len(terms), index.vectors.embed_dim), np.float32)
-    words = [i for i, term in enumerate(terms) if term.picture is None]
-    if words:
-        embeds[words] = index.encoder.encode_text([terms[i].text for i in words])
+    texts = [i for i, term in enumerate(terms) if term.picture is None]
+    if texts:
+        embeds[texts] = index.encoder.encode_text([terms[i].text for i in texts])
     for i, term in enumerate(terms):
         if term.picture is not None:
             number = _id_of(index, term.picture)
@@ -253,28 +243,27 @@ def _embed(index: Index, terms: Sequence[Term]) -> Float32Array:
 
 
 def _embed_file(index: Index, picture: Path) -> Float32Array:
-    """The embed [embed_dim] that a picture, raw file or video would have in the library.
+    """Return the embed [embed_dim] that a file would have in the library.
 
     Raises:
-        PictureError: it cannot be read.
+        PictureError: the file cannot be read.
     """
-    from twotower.arrays import normalize
-    from twotower.errors import PictureError
     from twotower.index.reader import PictureReader
+    from twotower.index.scan import ScannedFile
 
     stat = picture.stat()
-    intake = PictureReader(Path(), index.encoder.preprocess)
-    taken = intake(ScannedFile(os.fsencode(picture), stat.st_size, stat.st_mtime_ns, 0))
-    if taken is None or taken.pixel_values is None:
-        error = taken.record.error if taken else None
+    read = PictureReader(Path(), index.encoder.preprocess)
+    content = read(ScannedFile(os.fsencode(picture), stat.st_size, stat.st_mtime_ns, 0))
+    if content is None or content.pixel_values is None:
+        error = content.record.error if content else None
         reason, _, remedy = (error or "there is no such file; check the path").partition("; ")
-        raise PictureError(str(picture), reason, remedy)
-    frames = index.encoder.encode_pixels(taken.pixel_values)
+        raise PictureError(picture, reason, remedy)
+    frames = index.encoder.encode_pixels(content.pixel_values)
     return normalize(frames.mean(axis=0, keepdims=True))[0]
 
 
 def _id_of(index: Index, picture: Path) -> int | None:
-    """The id of a picture of the library that has not changed since it was indexed."""
+    """Return the id of a file of the library that has not changed since it was indexed."""
     path, root = picture.resolve(), index.root.resolve()
     if not path.is_relative_to(root):
         return None
@@ -287,25 +276,93 @@ def _id_of(index: Index, picture: Path) -> int | None:
 
 
 def _named(index: Index, query: Query, allowed: Int64Array | None) -> Int64Array:
-    """Pictures that have all the words in path or keywords, the best first.
+    """Return the ids of pictures with all words of the query in path or keywords, best first.
 
-    Only where nothing but words is looked for: a name does not say what is not in a picture.
+    None for a query with pictures or negated terms: a name does not tell what a picture lacks.
     """
-    words = set(_name_words(query.words))
-    wanted = words - EMPTY_WORDS or words
-    if not wanted or any(term.picture or not term.wanted for term in query.terms):
+    words = set(_split_words(query.words))
+    required = words - STOP_WORDS or words
+    if not required or any(term.picture or term.negated for term in query.terms):
         return np.zeros(0, np.int64)
-    ids = index.catalog.match_words(" ".join(sorted(wanted)))
+    ids = index.catalog.match_words(" ".join(sorted(required)))
     if allowed is not None:
         ids = ids[np.isin(ids, allowed)]
-    records = index.catalog.pictures(ids[:CANDIDATES])
     named = [
-        one.id
-        for one in records
-        if one.error is None and wanted <= set(_name_words(f"{one.path} {one.keywords}"))
+        record.id
+        for record in index.catalog.pictures(ids[:CANDIDATES])
+        if record.error is None
+        and required <= set(_split_words(f"{record.path} {record.keywords}"))
     ]
     return np.array(named, np.int64)
 
 
-def _name_words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.lower())
+
+
+def _retrieve(index: Index, task: _Task, count: int, size: int) -> Candidates:
+    """Judge the `count` nearest to each wanted term, and more as long as half of them match.
+
+    Nearest is by cosine, but a match is by logit, which also depends on the picture's scores with
+    queries in general. So all matches are likely among the candidates, but not certainly.
+
+    Args:
+        size: the number of pictures to search in.
+    """
+    terms = task.query.terms
+    positive = [i for i, term in enumerate(terms) if not term.negated]
+    while True:
+        nearest = [index.vectors.search(task.embeds[i], count, task.allowed)[0] for i in positive]
+        # a set, because np.unique imports masked arrays, which takes longer than all of this
+        distinct = set(np.concatenate([*nearest, task.named_ids]).tolist())
+        ids = np.array(sorted(distinct), np.int64)
+        candidates = judge(
+            terms,
+            task.embeds,
+            index.calibration,
+            ids,
+            index.vectors.get(ids),
+            np.isin(ids, task.named_ids),
+            size,
+        )
+        if count >= size or 2 * candidates.fewest < count:
+            return candidates
+        count *= 8
+
+
+def _listed(
+    index: Index, task: _Task, candidates: Candidates, *, all: bool, sort: Sort
+) -> IndexArray:
+    """Return the rows of the candidates to list, in order: matches, then with `all` the others."""
+    order = rank(candidates, task.named_ids)
+    matching = order[candidates.matches[order]]
+    below = order[~candidates.matches[order]] if all else order[:0]
+    if sort == "date":
+        records = index.catalog.pictures(candidates.ids[matching])
+        dates = {record.id: record.taken or "" for record in records}
+        dated = matching.tolist()
+        dated.sort(key=lambda row: dates.get(int(candidates.ids[row]), ""), reverse=True)
+        matching = np.array(dated, np.intp)
+    return np.concatenate([matching, below])
+
+
+def _hits(index: Index, groups: list[list[int]], candidates: Candidates) -> list[Hit]:
+    """Make a hit of each group, without pictures that have left the catalog meanwhile."""
+    ids = candidates.ids.tolist()
+    records = {
+        record.id: record
+        for record in index.catalog.pictures(ids[row] for group in groups for row in group)
+    }
+    present = [[row for row in group if ids[row] in records] for group in groups]
+    return [
+        Hit(
+            path=index.root / records[ids[best]].path,
+            score=float(candidates.scores[best]),
+            probability=float(np.exp(candidates.log_probabilities[best])),
+            match=bool(candidates.matches[best]),
+            named=bool(candidates.named[best]),
+            taken=records[ids[best]].taken,
+            copies=tuple(index.root / records[ids[row]].path for row in copies),
+        )
+        for best, *copies in filter(None, present)
+    ]

@@ -75,7 +75,7 @@ def learn(
 def kernel(background: Background, a: Float32Array, b: Float32Array) -> Float64Array:
     """How much the departures at pictures [n, embed_dim] and [m, embed_dim] go together [n, m]."""
     others = len(background.pictures) - len(background.spread)
-    size = float((background.spread**2).sum()) + others * background.rest  # of a usual picture
+    size = float((background.spread**2).sum()) + others * background.residual  # of a usual picture
     a, b = a - background.pictures, b - background.pictures
     products = (a @ b.T).astype(np.float64) / size
     squares = (a**2).sum(axis=1)[:, None] / size + (b**2).sum(axis=1) / size

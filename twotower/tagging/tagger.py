@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.arrays import Float32Array
+from twotower.calibration.calibration import require_tag_curve
 from twotower.calibration.tag_curve import TagCurve
-from twotower.search.calibrated import library_tag_curve
 from twotower.tagging.detectors import SENTENCES, judge_looks, measure_pictures
 from twotower.tagging.feedback import Feedback, learn, rejected_tags
 from twotower.tagging.tag_embeds import sentence_vectors, tag_vectors
@@ -112,12 +112,12 @@ class Tagger:
         """
         self._index = index
         self.tags = tuple(tag for tag in vocabulary.tags if not tag.heading)
-        self._curve = library_tag_curve(index)
+        self._curve = require_tag_curve(index.encoder, index.calibration)
         self._words = words(index, self.tags, self._curve, progress)
         self._places = {tag.path: place for place, tag in enumerate(self.tags)}
         self._groups = _groups(vocabulary, self._places)
         self._grouped = {place for members in self._groups for place in members}
-        known, others = self._curve.known.cutoff(precision), self._curve.others.cutoff(precision)
+        known, others = self._curve.fitted.cutoff(precision), self._curve.unfitted.cutoff(precision)
         self.cutoffs = np.where(self._words.known, known, others)
         self._detected = [place for place, tag in enumerate(self.tags) if tag.detector]
         self.cutoffs[[*self._grouped, *self._detected]] = precision
