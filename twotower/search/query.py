@@ -122,7 +122,9 @@ def parse_query(text: str, find_picture: FindPicture) -> Query:
     if not terms and not filters:
         raise QueryError("query", "nothing to look for", 'write words, such as "beach at sunset"')
     if terms and all(term.negated for term in terms):
-        raise QueryError(repr(text), "only excludes pictures", "add what to look for before the minus")
+        raise QueryError(
+            repr(text), "only excludes pictures", "add what to look for before the minus"
+        )
     if parser.sign:
         raise _dangling(parser.sign)
     return Query(text, tuple(terms), tuple(filters))
