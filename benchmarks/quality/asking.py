@@ -43,7 +43,7 @@ from twotower.calibration.calibration import read_calibration
 from twotower.calibration.captions import LabelledQuery, absent_queries, word_queries
 from twotower.encode.encoder import Encoder
 from twotower.evaluate.intervals import bootstrap_shares
-from twotower.evaluate.reliability import calibration
+from twotower.evaluate.reliability import measure_reliability
 from twotower.inputs.pictures import Picture
 from twotower.pairs.sources import open_source
 
@@ -379,7 +379,7 @@ def reliability(model: Encoder, items: Sequence[Item], image_embeds: Floats) -> 
         weights, zero = logistic(inputs[half != tested], yes[half != tested])
         p[half == tested] = 1 / (1 + np.exp(-(inputs[half == tested] @ weights + zero)))
     confidence, right = np.maximum(p, 1 - p), (p > 0.5) == yes
-    error = calibration(confidence, right, 10)
+    error = measure_reliability(confidence, right, 10)
     lines = [
         "| probability of the answer | questions | mean probability | right |",
         "|---|---|---|---|",

@@ -49,7 +49,7 @@ from twotower.calibration.captions import captioned_tags
 from twotower.calibration.fit import Pictures
 from twotower.calibration.tag_curve import TagCurve
 from twotower.encode.encoder import Encoder
-from twotower.evaluate.reliability import calibration as calibration_error
+from twotower.evaluate.reliability import measure_reliability
 from twotower.library import Library
 from twotower.pairs.sources import open_source
 from twotower.tagging.feedback import learn
@@ -308,14 +308,16 @@ def summarise(tested: Sequence[tuple[Scores, NDArray[np.int8]]]) -> tuple[str, .
             for tag in enough
         ]
         given = scores.given & decided
-        error = calibration_error(scores.probability[decided].astype(np.float64), true[decided])
+        reliability = measure_reliability(
+            scores.probability[decided].astype(np.float64), true[decided]
+        )
         found.append(
             (
                 float(np.mean(precisions)),
                 float(true[given].mean()) if given.any() else np.nan,
                 float((given & true).sum() / true.sum()),
                 float(given.sum() / len(given)),
-                error.ece,
+                reliability.ece,
             )
         )
     columns = ([one for one in column if not np.isnan(one)] for column in zip(*found, strict=True))

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 import twotower
-from twotower.cli.evaluate import to_json
 from twotower.evaluate.models import TwotowerModel
+from twotower.evaluate.results import result_to_json
 from twotower.evaluate.sets import LabelledSet, open_set
 from twotower.evaluate.zero_shot import evaluate_zero_shot
 
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def evaluate(model: TwotowerModel, labelled: LabelledSet) -> None:
-    to_json(evaluate_zero_shot(model, labelled))
+    result_to_json(evaluate_zero_shot(model, labelled))
 
 
 def rate(function: Callable[[], None], pictures: int) -> float:

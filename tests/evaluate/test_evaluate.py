@@ -1,4 +1,4 @@
-"""`twotower evaluate` as a user runs it, on squares whose colour the encoder sees."""
+"""Run `twotower evaluate` as a user does, on coloured squares."""
 
 import csv
 import json
@@ -18,8 +18,8 @@ from twotower.errors import EvaluationError, ModelError
 from twotower.evaluate.compare import compare
 from twotower.evaluate.models import ObjectModel, open_model
 from twotower.evaluate.onnx_pair import find_graphs
-from twotower.evaluate.published import published
-from twotower.evaluate.registry import known_sets
+from twotower.evaluate.published import published_figures
+from twotower.evaluate.registry import public_sets
 from twotower.evaluate.sets import open_set
 from twotower.evaluate.zero_shot import evaluate_zero_shot
 
@@ -39,13 +39,13 @@ def test_zero_shot_has_the_promised_keys(run: Run, folders: Path) -> None:
     assert result["configuration"]["templates"] == ["a {} square"]
 
 
-def test_a_wrong_class_list_gives_the_wrong_answers(run: Run, folders: Path) -> None:
-    """Blue and red are exchanged, so only the three green ones are right."""
+def test_exchanged_class_names_give_wrong_answers(run: Run, folders: Path) -> None:
+    """Exchange blue and red, so that only the three green squares are classified correctly."""
     _, out, _ = run("zero-shot", folders, "--classes", "red,green,blue crimson", "--json")
     result = json.loads(out)
     assert result["top1"] == 3 / 12 and result["mean_per_class"] == pytest.approx(1 / 3)
     assert result["confusion"] == [["red", "blue crimson", 5], ["blue crimson", "red", 4]]
-    by_class = {one["class"]: one["accuracy"] for one in result["per_class"]}
+    by_class = {row["class"]: row["accuracy"] for row in result["per_class"]}
     assert by_class == {"red": 0, "green": 1, "blue crimson": 0}
     assert len(result["mistakes"]) == 9
 
@@ -54,13 +54,13 @@ def test_retrieval_has_the_promised_keys(run: Run, captioned: Path) -> None:
     code, out, _ = run("retrieval", captioned, "--json")
     result = json.loads(out)
     assert code == 0
-    for way, n in (("text_to_image", 6), ("image_to_text", 3)):
-        assert {"recall_at_1", "recall_at_5", "recall_at_10"} < set(result[way])
-        assert result[way]["recall_at_1"] == 1.0 and result[way]["n"] == n
-        assert set(result[way]["ci95"]) == {"recall_at_1", "recall_at_5", "recall_at_10"}
+    for direction, n in (("text_to_image", 6), ("image_to_text", 3)):
+        assert {"recall_at_1", "recall_at_5", "recall_at_10"} < set(result[direction])
+        assert result[direction]["recall_at_1"] == 1.0 and result[direction]["n"] == n
+        assert set(result[direction]["ci95"]) == {"recall_at_1", "recall_at_5", "recall_at_10"}
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_is_answered(
+def test_unreadable_pictures_are_named_and_the_others_are_measured(
     run: Run, folders: Path, captioned: Path
 ) -> None:
     (folders / "red" / "0.png").write_bytes(b"no picture")
@@ -76,19 +76,19 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_answered(
     assert result["image_to_text"]["n"] == 2 and result["text_to_image"]["n"] == 4
 
 
-def test_where_nothing_can_be_read_there_is_no_number(run: Run, tmp_path: Path) -> None:
+def test_a_set_without_readable_pictures_is_an_error(run: Run, tmp_path: Path) -> None:
     (tmp_path / "set" / "a").mkdir(parents=True)
     (tmp_path / "set" / "a" / "x.png").write_bytes(b"no picture")
     code, out, err = run("zero-shot", tmp_path / "set", "--json")
     assert (code, out) == (1, "") and "no picture could be read" in err
 
 
-def test_a_subset_says_so(run: Run, folders: Path) -> None:
+def test_a_subset_is_marked(run: Run, folders: Path) -> None:
     _, out, _ = run("zero-shot", folders, "--limit", 5)
     assert "a subset, 5 of 12 pictures" in out
 
 
-def test_several_right_classes(run: Run, tmp_path: Path, folders: Path) -> None:
+def test_several_correct_classes(run: Run, tmp_path: Path, folders: Path) -> None:
     (tmp_path / "set.csv").write_text(
         "path,labels\nsquares/red/0.png,red|warm\nsquares/blue/0.png,blue\n"
         "squares/green/0.png,green|warm\n"
@@ -96,13 +96,13 @@ def test_several_right_classes(run: Run, tmp_path: Path, folders: Path) -> None:
     _, out, _ = run("zero-shot", tmp_path / "set.csv", "--json")
     result = json.loads(out)
     assert result["top1"] == 1.0 and result["mean_per_class"] is None
-    precisions = {one["class"]: one["average_precision"] for one in result["per_class"]}
+    precisions = {row["class"]: row["average_precision"] for row in result["per_class"]}
     assert precisions["red"] == precisions["blue"] == 1.0
     assert result["map"] == pytest.approx(np.mean(list(precisions.values())))
     assert "map" in result["ci95"]
 
 
-def test_the_table_grows_by_a_row_for_each_number(
+def test_the_csv_gets_a_row_for_each_measure(
     run: Run, folders: Path, captioned: Path, tmp_path: Path
 ) -> None:
     for arguments in (("zero-shot", folders), ("retrieval", captioned)):
@@ -123,7 +123,7 @@ def test_probe(run: Run, folders: Path) -> None:
     code, out, _ = run("probe", folders, "--test", folders, "--shots", "1,2,16", "--json")
     result = json.loads(out)
     assert code == 0 and result["top1"] == 1.0 and result["zero_shot"]["top1"] == 1.0
-    assert list(result["few_shot"]) == ["1"]  # no class has more to spare
+    assert list(result["few_shot"]) == ["1"]  # no class has pictures for more shots
     few = result["few_shot"]["1"]
     assert few["tip_adapter"]["top1"] == 1.0 and len(few["linear_probe"]["draws"]) == 3
 
@@ -136,7 +136,7 @@ def test_probe_needs_the_same_classes(run: Run, folders: Path, tmp_path: Path) -
 
 
 def test_robustness(run: Run, folders: Path, tmp_path: Path) -> None:
-    """Another set shares red and green alone, and its reds are green."""
+    """Measure the shift to a set that shares red and green, and whose red squares are green."""
     for colour, shown in (("red", "green"), ("green", "green"), ("mauve", "blue")):
         (tmp_path / "other" / colour).mkdir(parents=True)
         picture = PIL.Image.open(folders / shown / "0.png")
@@ -153,7 +153,7 @@ def test_robustness(run: Run, folders: Path, tmp_path: Path) -> None:
     assert result["mean_corrupted"]["top1"] > 0.9
 
 
-def test_sets_that_share_nothing_are_an_error(run: Run, folders: Path, tmp_path: Path) -> None:
+def test_sets_without_shared_classes_are_an_error(run: Run, folders: Path, tmp_path: Path) -> None:
     (tmp_path / "other" / "mauve").mkdir(parents=True)
     PIL.Image.new("RGB", (4, 4)).save(tmp_path / "other" / "mauve" / "x.png")
     code, _, err = run("robustness", folders, tmp_path / "other")
@@ -172,40 +172,40 @@ def test_compare(run: Run, folders: Path, tmp_path: Path) -> None:
     assert code == 0
     assert (top1["first"], top1["second"]) == (1.0, pytest.approx(4 / 12))
     assert top1["difference"] == pytest.approx(8 / 12)
-    assert top1["p"] == pytest.approx(2 / 2**8, abs=0.002)  # eight of eight the same way
+    assert top1["p"] == pytest.approx(2 / 2**8, abs=0.002)  # 8 of 8 with the same sign
     assert 0.3 < top1["ci95"][0] < top1["ci95"][1] <= 1
 
 
 def test_only_the_same_pictures_are_compared(run: Run, folders: Path, tmp_path: Path) -> None:
-    whole, part = tmp_path / "whole.json", tmp_path / "part.json"
-    whole.write_text(run("zero-shot", folders, "--json")[1])
-    part.write_text(run("zero-shot", folders, "--limit", 6, "--json")[1])
-    code, _, err = run("compare", whole, part, model=None)
+    full, subset = tmp_path / "full.json", tmp_path / "subset.json"
+    full.write_text(run("zero-shot", folders, "--json")[1])
+    subset.write_text(run("zero-shot", folders, "--limit", 6, "--json")[1])
+    code, _, err = run("compare", full, subset, model=None)
     assert code == 1 and "only the same pictures" in err
     (tmp_path / "x.json").write_text("[]")
-    code, _, err = run("compare", whole, tmp_path / "x.json", model=None)
+    code, _, err = run("compare", full, tmp_path / "x.json", model=None)
     assert code == 1 and "no result of twotower evaluate" in err
 
 
 def test_captions_are_compared_by_picture() -> None:
-    """Ten captions of one picture are one piece of evidence, not ten."""
+    """Resample pictures, because the ten captions of a picture are not independent."""
 
     def result(ranks: str) -> dict[str, Any]:
         outcomes = {"text_to_image": ranks, "image_to_text": "11", "captions": [10, 10]}
-        about = {"fingerprint": "x"}
+        measured_set = {"fingerprint": "x"}
         configuration = {"model": {"name": "m"}}
         return {
             "task": "retrieval",
-            "set": about,
+            "set": measured_set,
             "outcomes": outcomes,
             "configuration": configuration,
         }
 
     rows = compare(result("1" * 20), result("1" * 10 + "-" * 10))["differences"]
-    first = rows[0]
-    assert first["measure"] == "text_to_image.recall_at_1"
-    assert first["difference"] == 0.5 and first["p"] == pytest.approx(1.0)
-    with pytest.raises(EvaluationError, match="other sets"):
+    recall = rows[0]
+    assert recall["measure"] == "text_to_image.recall_at_1"
+    assert recall["difference"] == 0.5 and recall["p"] == pytest.approx(1.0)
+    with pytest.raises(EvaluationError, match="different sets"):
         compare(result("1" * 20), result("1" * 20) | {"set": {"fingerprint": "y"}})
 
 
@@ -213,7 +213,7 @@ def test_captions_are_compared_by_picture() -> None:
 
 
 class Red(ColourEncoder):
-    """Says red of everything."""
+    """An encoder that classifies every picture as red."""
 
     def encode_image(self, pictures: list[PIL.Image.Image]) -> Any:
         return np.tile([92.0, -98, -98], (len(pictures), 1))
@@ -225,7 +225,7 @@ class Broken(ColourEncoder):
 
 
 class Torch(ColourEncoder):
-    """Tensors with gradients, and of any length."""
+    """An encoder that returns tensors with gradients, which are not normalised."""
 
     def encode_image(self, pictures: list[PIL.Image.Image]) -> Any:
         import torch
@@ -233,13 +233,13 @@ class Torch(ColourEncoder):
         return 7 * torch.tensor(super().encode_image(pictures), requires_grad=True)
 
 
-def test_objects_of_any_kind(folders: Path) -> None:
+def test_objects_that_return_arrays_or_tensors(folders: Path) -> None:
     labelled = open_set(folders)
     for encoder in (ColourEncoder(), Torch()):
         assert evaluate_zero_shot(ObjectModel(encoder, "x"), labelled)["top1"] == 1.0
 
 
-def test_an_object_is_found_or_its_name_is_in_the_error(
+def test_an_object_is_imported_or_the_error_names_it(
     run: Run, folders: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for model, message in (
@@ -266,10 +266,10 @@ def test_wrong_shapes_are_an_error() -> None:
         ObjectModel(Flat(), "flat").encode_text(["a", "b"])
 
 
-def test_an_onnx_pair_gives_the_numbers_of_the_model_itself(
+def test_an_onnx_pair_gives_the_embeds_of_its_model(
     tiny_directory: Path, folders: Path, tmp_path: Path
 ) -> None:
-    """Our own graphs, as one file each, without the directory that they came from."""
+    """Open the graphs of a model directory as single files, without its configuration."""
     import onnx
 
     for name in ("vision", "text"):
@@ -282,53 +282,57 @@ def test_an_onnx_pair_gives_the_numbers_of_the_model_itself(
         pair = open_model(name)
         assert isinstance(pair, ObjectModel)
         assert np.allclose(pair.encode_text(["a cat"]), ours.encode_text(["a cat"]), atol=1e-5)
-        theirs, own = ([one.image_embeds for one in m.stream(labelled)] for m in (pair, ours))
-        assert np.allclose(theirs, own, atol=1e-5)
+        embeds = [
+            [encoded.image_embeds for encoded in model.stream(labelled)] for model in (pair, ours)
+        ]
+        assert np.allclose(*embeds, atol=1e-5)
         assert pair.describe()["fingerprint"]
     (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
     with pytest.raises(ModelError, match="model_type is 'siglip'"):
-        open_model(str(tmp_path))  # its pictures are squashed and its texts padded in another way
+        open_model(str(tmp_path))  # its preprocessing and padding differ
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
-    about = open_model(str(tmp_path)).describe()
-    assert about["preprocess"]["crop_offset"] == "floor"
+    description = open_model(str(tmp_path)).describe()
+    assert description["preprocess"]["crop_offset"] == "floor"
     assert find_graphs(str(tiny_directory)) is None
 
 
-def test_our_directory_is_described_by_its_fingerprint(tiny_directory: Path) -> None:
-    about = open_model(str(tiny_directory)).describe()
-    assert re.fullmatch("[0-9a-f]{64}", about["fingerprint"])
-    assert about["preprocess"]["image_size"] == 64
+def test_a_model_directory_is_described_by_its_fingerprint(tiny_directory: Path) -> None:
+    description = open_model(str(tiny_directory)).describe()
+    assert re.fullmatch("[0-9a-f]{64}", description["fingerprint"])
+    assert description["preprocess"]["image_size"] == 64
 
 
 # --- published figures ---------------------------------------------------------------------------
 
 
-def test_published_figures_stand_beside() -> None:
-    cifar = known_sets()["cifar10"]
+def test_published_figures_are_looked_up_by_model_and_set() -> None:
+    cifar = public_sets()["cifar10"]
     result = {"top1": 0.906, "set": {"pictures": 10_000}}
-    [row] = published({"asked_for": "weights/ViT-B-16.pt"}, cifar, result)
+    [row] = published_figures({"asked_for": "weights/ViT-B-16.pt"}, cifar, result)
     assert (row["published"], row["here"], row["whole_set"]) == (0.9077, 0.906, True)
-    [row] = published(
+    [row] = published_figures(
         {"asked_for": "hf-hub:openai/clip-vit-base-patch16"},
         cifar,
         result | {"set": {"pictures": 9}},
     )
     assert row["whole_set"] is False
-    assert published({"asked_for": "ViT-B-16"}, cifar, result) == []  # a preset may be untrained
-    assert published({"asked_for": "weights/ViT-B-16.pt"}, None, result) == []
+    assert (
+        published_figures({"asked_for": "ViT-B-16"}, cifar, result) == []
+    )  # a preset may be untrained
+    assert published_figures({"asked_for": "weights/ViT-B-16.pt"}, None, result) == []
     recalls = {
         "text_to_image": {"recall_at_1": 0.3},
         "image_to_text": {"recall_at_1": 0.5},
         "set": {"pictures": 5000},
     }
-    rows = published({"asked_for": "ViT-B-16.pt"}, known_sets()["coco"], recalls)
+    rows = published_figures({"asked_for": "ViT-B-16.pt"}, public_sets()["coco"], recalls)
     assert [row["published"] for row in rows] == pytest.approx([0.3309, 0.5242])
 
 
 # --- the page ------------------------------------------------------------------------------------
 
 
-def test_the_page_needs_nothing_else_and_escapes_what_it_shows(
+def test_the_page_is_self_contained_and_escaped(
     run: Run, tmp_path: Path, folders: Path, captioned: Path
 ) -> None:
     (folders / "red").rename(folders / "red<script>")
@@ -350,7 +354,7 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows(
         assert "Configuration" in page and "test_evaluate:Red" in page
 
 
-# --- the real thing ------------------------------------------------------------------------------
+# --- the bundled model ---------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not CIFAR.exists(), reason="../shared/data is not here")
@@ -363,7 +367,7 @@ def test_the_dev_set(run: Run) -> None:
     assert 0 <= result["ci95"]["top1"][0] <= result["top1"] <= result["ci95"]["top1"][1] <= 1
 
 
-def test_our_own_models_are_evaluated_without_torch(tiny_directory: Path, folders: Path) -> None:
+def test_model_directories_are_evaluated_without_torch(tiny_directory: Path, folders: Path) -> None:
     code = (
         "import sys\n"
         "from twotower.cli.main import main\n"

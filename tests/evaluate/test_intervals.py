@@ -1,4 +1,4 @@
-"""Intervals cover, and the paired test is McNemar's."""
+"""Check the coverage of intervals, and the paired test against McNemar's."""
 
 import math
 
@@ -21,7 +21,7 @@ def test_an_interval_covers_the_truth_nineteen_times_in_twenty() -> None:
 
 
 def test_captions_of_a_picture_are_drawn_together() -> None:
-    """Five copies of each answer say no more than one: the interval must not shrink."""
+    """Check that five copies of each answer do not narrow the interval."""
     right = np.repeat([1.0, 0.0], 40)
     [[low, high]] = bootstrap_shares(right[:, None], np.ones(80))
     [[low5, high5]] = bootstrap_shares(5 * right[:, None], np.full(80, 5.0))
@@ -29,7 +29,7 @@ def test_captions_of_a_picture_are_drawn_together() -> None:
     assert high - low > 0.15
 
 
-def test_all_right_is_not_certain() -> None:
+def test_a_share_of_one_has_an_interval() -> None:
     [[low, high]] = bootstrap_shares(np.ones((10, 1)), np.ones(10))
     assert low == pytest.approx(0.722, abs=0.001) and high == pytest.approx(1)
 
@@ -42,12 +42,12 @@ def test_wilson_against_its_published_case() -> None:
     )
 
 
-def test_a_number_that_never_comes_out_has_no_interval() -> None:
+def test_a_statistic_that_is_always_nan_has_no_interval() -> None:
     assert np.isnan(bootstrap(lambda weights: np.array([np.nan]), 5)).all()
 
 
 @pytest.mark.parametrize(("better", "worse"), [(10, 2), (7, 7), (25, 12), (3, 0)])
-def test_for_right_and_wrong_the_test_is_mcnemars(better: int, worse: int) -> None:
+def test_for_right_and_wrong_answers_the_test_is_mcnemars(better: int, worse: int) -> None:
     differences = np.array([1.0] * better + [-1.0] * worse + [0.0] * 50)
     n, k = better + worse, max(better, worse)
     exact = min(1.0, 2 * sum(math.comb(n, i) for i in range(k, n + 1)) / 2**n)
@@ -56,7 +56,7 @@ def test_for_right_and_wrong_the_test_is_mcnemars(better: int, worse: int) -> No
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=40))
-def test_the_test_has_no_favourite(differences: list[int]) -> None:
+def test_the_test_is_symmetric(differences: list[int]) -> None:
     values = np.array(differences, float)
     p = sign_flip_test(values)
     assert 0 < p <= 1

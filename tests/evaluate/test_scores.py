@@ -1,4 +1,4 @@
-"""Scores worked by hand, and against the same counted the slow way."""
+"""Compare metrics with values computed by hand, by brute force and by scikit-learn."""
 
 import tracemalloc
 
@@ -15,19 +15,19 @@ from twotower.evaluate.accuracy import (
     top_k_accuracy,
     top_probability,
 )
-from twotower.evaluate.reliability import calibration
+from twotower.evaluate.reliability import measure_reliability
 from twotower.evaluate.retrieval import recall_at_k, retrieval_ranks
 
 AXES = np.eye(3, dtype=np.float32)
 
 
 def test_recall_by_hand() -> None:
-    """Two pictures; caption 0 finds its own first, 1 its own second, 2 its own first."""
+    """Rank two pictures: captions 0 and 2 find their own picture first, caption 1 second."""
     images = AXES[:2]
     texts = np.array([[0.9, 0.1, 0], [0.3, 0.8, 0], [0.2, 0.7, 0]], np.float32)
     owners = np.array([0, 0, 1])
     assert recall_at_k(images, texts, owners, 1) == (pytest.approx(2 / 3), pytest.approx(1 / 2))
-    # picture 1's best caption is number 1, which is picture 0's; its own comes second
+    # the best caption of picture 1 is number 1, which belongs to picture 0; its own is second
     assert recall_at_k(images, texts, owners, 2) == (1.0, 1.0)
 
 
@@ -40,22 +40,22 @@ def test_ranks_by_hand() -> None:
     assert image_ranks.tolist() == [1, 0, 0]
 
 
-def test_ties_count_against() -> None:
-    """A model that says the same of everything finds nothing, whatever the order."""
-    same = np.full((4, 3), 1 / np.sqrt(3), np.float32)
-    assert recall_at_k(same, same, np.arange(4), 3) == (0.0, 0.0)
-    assert recall_at_k(same, same, np.arange(4), 4) == (1.0, 1.0)
-    assert top_k_accuracy(same, same, np.arange(4)) == 0.0
+def test_ties_count_as_errors() -> None:
+    """Check that a model whose scores are all equal has no hits, in any order."""
+    equal = np.full((4, 3), 1 / np.sqrt(3), np.float32)
+    assert recall_at_k(equal, equal, np.arange(4), 3) == (0.0, 0.0)
+    assert recall_at_k(equal, equal, np.arange(4), 4) == (1.0, 1.0)
+    assert top_k_accuracy(equal, equal, np.arange(4)) == 0.0
 
 
-def test_own_captions_do_not_stand_in_the_way() -> None:
+def test_other_captions_of_a_picture_are_not_counted() -> None:
     images = AXES[:2]
     texts = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0]], np.float32)
     _, image_ranks = retrieval_ranks(images, texts, np.array([0, 0, 0, 1]))
     assert image_ranks.tolist() == [0, 0]
 
 
-def test_nan_is_never_found() -> None:
+def test_nan_counts_as_an_error() -> None:
     broken = np.full((3, 3), np.nan, np.float32)
     assert recall_at_k(AXES, broken, np.arange(3), 2) == (0.0, 0.0)
     assert top_k_accuracy(broken, AXES, np.arange(3), 2) == 0.0
@@ -63,26 +63,26 @@ def test_nan_is_never_found() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 7), st.integers(1, 9))
-def test_blocks_change_nothing(seed: int, block: int, captions: int) -> None:
-    """Against the whole matrix at once, with many equal scores."""
+def test_block_size_does_not_change_ranks(seed: int, block: int, captions: int) -> None:
+    """Compare with the ranks of the whole matrix, with many equal scores."""
     random = np.random.default_rng(seed)
     images = random.integers(-1, 2, (6, 4)).astype(np.float32)
     owners = random.integers(0, 6, captions)
     texts = random.integers(-1, 2, (captions, 4)).astype(np.float32)
     scores = texts @ images.T
-    own = scores[np.arange(captions), owners]
+    correct = scores[np.arange(captions), owners]
     text_ranks = [
-        sum(scores[t, i] >= own[t] for i in range(6) if i != owners[t]) for t in range(captions)
+        sum(scores[t, i] >= correct[t] for i in range(6) if i != owners[t]) for t in range(captions)
     ]
     image_ranks = []
     for i in range(6):
         best = max((scores[t, i] for t in range(captions) if owners[t] == i), default=-np.inf)
         image_ranks.append(sum(scores[t, i] >= best for t in range(captions) if owners[t] != i))
-    found = retrieval_ranks(images, texts, owners, block)
-    assert found[0].tolist() == text_ranks and found[1].tolist() == image_ranks
+    ranks = retrieval_ranks(images, texts, owners, block)
+    assert ranks[0].tolist() == text_ranks and ranks[1].tolist() == image_ranks
 
 
-def test_memory_of_retrieval_is_a_block_not_the_matrix() -> None:
+def test_retrieval_holds_one_block_of_scores_in_memory() -> None:
     random = np.random.default_rng(0)
     images = random.normal(size=(3000, 8)).astype(np.float32)
     texts = random.normal(size=(4000, 8)).astype(np.float32)
@@ -96,8 +96,8 @@ def test_memory_of_retrieval_is_a_block_not_the_matrix() -> None:
 def test_recall_by_chance() -> None:
     random = np.random.default_rng(0)
     images, texts = random.normal(size=(200, 64)), random.normal(size=(1000, 64))
-    found, back = recall_at_k(images, texts, np.repeat(np.arange(200), 5), 20)
-    assert found == pytest.approx(0.1, abs=0.03) and back == pytest.approx(0.1, abs=0.06)
+    by_text, by_image = recall_at_k(images, texts, np.repeat(np.arange(200), 5), 20)
+    assert by_text == pytest.approx(0.1, abs=0.03) and by_image == pytest.approx(0.1, abs=0.06)
 
 
 def test_top_k() -> None:
@@ -107,14 +107,14 @@ def test_top_k() -> None:
     assert top_k_accuracy(images, AXES, labels, 2) == 1.0
 
 
-def test_where_several_are_right_the_best_counts() -> None:
+def test_of_several_correct_classes_the_best_counts() -> None:
     scores = np.array([[0.9, 0.8, 0.1], [0.9, 0.8, 0.1]])
     labels = np.array([[False, True, True], [True, False, True]])
     assert class_ranks(scores, labels).tolist() == [1, 0]
 
 
-def test_of_namesakes_the_first_is_given() -> None:
-    """Classes 0 and 2 share a name, and with it their scores."""
+def test_of_namesakes_the_lowest_class_is_the_answer() -> None:
+    """Rank classes 0 and 2, which share a name and therefore their scores."""
     scores, namesakes = np.array([[0.9, 0.5, 0.9]] * 3), np.array([4, 7, 4])
     assert class_ranks(scores, np.array([0, 1, 2]), namesakes).tolist() == [0, 2, 1]
     assert class_ranks(scores, np.array([0, 1, 2])).tolist() == [1, 2, 1]
@@ -151,7 +151,7 @@ def test_average_precision_of_ties_is_the_worst() -> None:
 def test_calibration_by_hand() -> None:
     confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
     right = np.array([True, True, True, False, True, False])
-    result = calibration(confidence, right, bins=10)
+    result = measure_reliability(confidence, right, bins=10)
     assert result.ece == pytest.approx(4 / 6 * abs(0.95 - 0.75) + 2 / 6 * abs(0.55 - 0.5))
     assert result.bins[9]["n"] == 4 and result.bins[9]["accuracy"] == 0.75
     assert result.bins[0]["accuracy"] is None

@@ -1,4 +1,4 @@
-"""Every form of a labelled set gives its pictures and labels; what does not fit is an error."""
+"""Open every form of a labelled set; check the errors for sets that do not fit."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ import pytest
 from tests.evaluate.conftest import COLOURS, square
 from twotower.encode.prompts import TEMPLATES
 from twotower.errors import EvaluationError
-from twotower.evaluate.registry import find_set, known_sets, plain, recognise
+from twotower.evaluate.registry import find_set, normalize_name, public_sets, recognize_set
 from twotower.evaluate.sets import LabelledSet, open_set
 from twotower.inputs.pictures import open_picture
 
@@ -39,8 +39,10 @@ def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
 
 
 def colours(labelled: LabelledSet) -> list[str]:
-    """What the pictures really show, by their brightest channel."""
-    means = [np.asarray(open_picture(one).convert("RGB")).mean(axis=(0, 1)) for one in labelled]
+    """Return the colour of each picture, by its brightest channel."""
+    means = [
+        np.asarray(open_picture(picture).convert("RGB")).mean(axis=(0, 1)) for picture in labelled
+    ]
     return [NAMES[int(mean.argmax())] for mean in means]
 
 
@@ -65,11 +67,11 @@ def write_parquet(path: Path, names: list[str] | None) -> Path:
 
 @pytest.fixture
 def forms(tmp_path: Path, folders: Path) -> dict[str, Any]:
-    members = [(f"{i:03}.png", png(*one)) for i, one in enumerate(SAMPLES)]
-    number = [str(NAMES.index(colour)).encode() for colour, _ in SAMPLES]
-    by_cls = [m for i, one in enumerate(members) for m in (one, (f"{i:03}.cls", number[i]))]
+    members = [(f"{i:03}.png", png(*sample)) for i, sample in enumerate(SAMPLES)]
+    numbers = [str(NAMES.index(colour)).encode() for colour, _ in SAMPLES]
+    by_cls = [m for i, png_ in enumerate(members) for m in (png_, (f"{i:03}.cls", numbers[i]))]
     trees = [json.dumps({"label": colour}).encode() for colour, _ in SAMPLES]
-    by_json = [m for i, one in enumerate(members) for m in (one, (f"{i:03}.json", trees[i]))]
+    by_json = [m for i, png_ in enumerate(members) for m in (png_, (f"{i:03}.json", trees[i]))]
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / "classnames.txt").write_text("\n".join(NAMES))
     write_tar(tmp_path / "shards" / "0.tar", by_cls[:8])
@@ -78,7 +80,7 @@ def forms(tmp_path: Path, folders: Path) -> dict[str, Any]:
         writer = csv.writer(file)
         writer.writerow(("file", "label"))
         writer.writerows((f"squares/{c}/{n}.png", c) for c, n in SAMPLES)
-    arrays = np.stack([np.asarray(square(*one)) for one in SAMPLES])
+    arrays = np.stack([np.asarray(square(*sample)) for sample in SAMPLES])
     labels = np.array([NAMES.index(colour) for colour, _ in SAMPLES])
     np.savez(tmp_path / "set.npz", images=arrays, labels=labels, class_names=NAMES)
     return {
@@ -96,11 +98,11 @@ FORMS = ("folders", "json", "cls", "csv", "npz", "parquet", "hugging face")
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_its_labels(form: str, forms: dict[str, Any]) -> None:
+def test_every_form_has_its_labels(form: str, forms: dict[str, Any]) -> None:
     labelled = open_set(forms[form])
     assert len(labelled.keys) == (12 if form == "folders" else 9)
     assert sorted(labelled.classnames) == sorted(NAMES)
-    assert not labelled.multi_label and labelled.known is None
+    assert not labelled.multi_label and labelled.public_set is None
     check(labelled)
 
 
@@ -108,7 +110,7 @@ def test_every_form_gives_its_labels(form: str, forms: dict[str, Any]) -> None:
 def test_a_sample_keeps_pictures_and_labels_together(form: str, forms: dict[str, Any]) -> None:
     labelled = open_set(forms[form])
     sample = labelled.sample(5)
-    assert len(sample.keys) == 5 and sample.whole == len(labelled.keys)
+    assert len(sample.keys) == 5 and sample.full_size == len(labelled.keys)
     assert sample.fingerprint() != labelled.fingerprint()
     check(sample)
     assert sample.keys == labelled.sample(5).keys
@@ -143,17 +145,17 @@ def test_shards_of_one_numbering_keep_their_pictures_apart(tmp_path: Path) -> No
     check(labelled)
 
 
-def test_a_wordnet_number_is_taken_before_a_name(tmp_path: Path) -> None:
-    """Two classes of ImageNet are called "crane"."""
+def test_a_wordnet_number_has_precedence_over_a_name(tmp_path: Path) -> None:
+    """Distinguish the two classes of ImageNet that are called "crane"."""
     birds = json.dumps({"label": "crane", "wnid": "n02012849"}).encode()
-    lifts = json.dumps({"label": "crane", "wnid": "n03126707"}).encode()
+    machines = json.dumps({"label": "crane", "wnid": "n03126707"}).encode()
     members = [
         ("0.png", png("red", 0)),
         ("0.json", birds),
         ("1.png", png("red", 1)),
-        ("1.json", lifts),
+        ("1.json", machines),
     ]
-    labelled = open_set(write_tar(tmp_path / "x.tar", members), known="imagenet")
+    labelled = open_set(write_tar(tmp_path / "x.tar", members), set_key="imagenet")
     assert [labelled.classnames[label] for label in labelled.labels] == [
         "crane bird",
         "construction crane",
@@ -167,11 +169,11 @@ def test_several_labels(tmp_path: Path, folders: Path) -> None:
     labelled = open_set(tmp_path / "set.csv")
     assert labelled.multi_label and labelled.classnames == ["blue", "red", "warm"]
     assert labelled.labels.tolist() == [[False, True, True], [True, False, False]]
-    elsewhere = tmp_path / "tables"
-    elsewhere.mkdir()
-    (tmp_path / "set.csv").rename(elsewhere / "set.csv")
-    check_open = open_set(elsewhere / "set.csv", root=tmp_path)
-    assert colours(check_open) == ["red", "blue"]
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    (tmp_path / "set.csv").rename(tables / "set.csv")
+    moved = open_set(tables / "set.csv", root=tmp_path)
+    assert colours(moved) == ["red", "blue"]
 
 
 def errors(tmp_path: Path) -> Iterator[tuple[str, Any, dict[str, Any], str]]:
@@ -187,7 +189,7 @@ def errors(tmp_path: Path) -> Iterator[tuple[str, Any, dict[str, Any], str]]:
     yield "known name", "food101", {}, "get it from https://"
     yield "more classes", tmp_path / "squares", {"classes": list("abcd")}, "4 classes are given for"
     yield "fewer classes", tmp_path / "squares", {"classes": ["a"]}, "1 classes are given for 3"
-    yield "other set", tmp_path / "squares", {"known": "cifar10"}, "'blue' is no class of cifar10"
+    yield "other set", tmp_path / "squares", {"set_key": "cifar10"}, "'blue' is no class of cifar10"
     arrays = np.zeros((3, 4, 4, 3), np.uint8)
     np.savez(tmp_path / "short.npz", images=arrays, labels=np.array([0, 1]))
     yield "npz lengths", tmp_path / "short.npz", {}, "3 images but 2 labels"
@@ -210,15 +212,15 @@ def errors(tmp_path: Path) -> Iterator[tuple[str, Any, dict[str, Any], str]]:
     yield "no column", tmp_path / "c.csv", {}, "no column of labels"
 
 
-def test_what_does_not_fit_is_one_line_that_names_it(tmp_path: Path, folders: Path) -> None:
-    for what, location, options, message in errors(tmp_path):
+def test_errors_name_the_set_and_the_problem_in_one_line(tmp_path: Path, folders: Path) -> None:
+    for case, location, options, message in errors(tmp_path):
         with pytest.raises(EvaluationError) as error:
             open_set(location, **options)
-        assert message in str(error.value), what
-        assert "\n" not in str(error.value), what
+        assert message in str(error.value), case
+        assert "\n" not in str(error.value), case
 
 
-def test_an_array_larger_than_memory_is_refused_before_it_is_read(
+def test_an_array_larger_than_memory_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.savez_compressed(
@@ -229,18 +231,22 @@ def test_an_array_larger_than_memory_is_refused_before_it_is_read(
         open_set(tmp_path / "big.npz")
 
 
-# --- known sets ----------------------------------------------------------------------------------
+# --- public sets ---------------------------------------------------------------------------------
 
 
-def test_the_papers_sets_are_all_there() -> None:
-    labelled = [one for one in known_sets().values() if one.classes]
+def test_the_papers_sets_are_complete() -> None:
+    labelled = [public_set for public_set in public_sets().values() if public_set.classes]
     assert len(labelled) == 27 + 5  # and five variants of ImageNet
-    for known in labelled:
-        names = [plain(each[0]) for each in known.classes]
-        assert len(known.classes) >= 2, known.key
-        assert all(template.count("{}") == 1 for template in known.templates), known.key
-        assert known.templates and known.pictures > 0 and known.obtain.startswith("http")
-        assert all(names), known.key
+    for public_set in labelled:
+        names = [normalize_name(names[0]) for names in public_set.classes]
+        assert len(public_set.classes) >= 2, public_set.key
+        assert all(template.count("{}") == 1 for template in public_set.templates), public_set.key
+        assert (
+            public_set.templates
+            and public_set.pictures > 0
+            and public_set.obtain.startswith("http")
+        )
+        assert all(names), public_set.key
     counts = {"food101": 101, "sun397": 397, "birdsnap": 500, "kinetics700": 700, "imagenet": 1000}
     counts |= {
         "imagenet-a": 200,
@@ -250,43 +256,42 @@ def test_the_papers_sets_are_all_there() -> None:
         "country211": 211,
     }
     for key, count in counts.items():
-        assert len(known_sets()[key].classes) == count
-    assert known_sets()["imagenet"].templates == TEMPLATES["imagenet"]
+        assert len(public_sets()[key].classes) == count
+    assert public_sets()["imagenet"].templates == TEMPLATES["imagenet"]
     assert len(TEMPLATES["imagenet"]) == 80
-    assert known_sets()["fer2013"].classes[3] == ("happy", "smiling")
+    assert public_sets()["fer2013"].classes[3] == ("happy", "smiling")
 
 
 def test_variants_of_imagenet_have_its_names() -> None:
-    imagenet, variant = known_sets()["imagenet"], known_sets()["imagenet-r"]
+    imagenet, variant = public_sets()["imagenet"], public_sets()["imagenet-r"]
     name = dict(zip(imagenet.folders, imagenet.classes, strict=True))
     assert name["n01440764"] == ("tench",)
     assert [name[folder] for folder in variant.folders] == list(variant.classes)
 
 
-def test_a_set_is_known_by_its_classes_and_its_size() -> None:
-    imagenet = known_sets()["imagenet"]
-    assert recognise(imagenet.folders, 50_000) is imagenet
-    assert recognise(imagenet.folders, 50_889) is known_sets()["imagenet-sketch"]
-    names = [names[0].replace(" ", "_").upper() for names in known_sets()["food101"].classes]
-    found = recognise(names, 99)
-    assert found is known_sets()["food101"]
-    assert recognise(names[1:], 99) is None
-    assert recognise(["red", "green"], 3) is None
+def test_a_set_is_recognised_by_its_classes_and_its_size() -> None:
+    imagenet = public_sets()["imagenet"]
+    assert recognize_set(imagenet.folders, 50_000) is imagenet
+    assert recognize_set(imagenet.folders, 50_889) is public_sets()["imagenet-sketch"]
+    names = [names[0].replace(" ", "_").upper() for names in public_sets()["food101"].classes]
+    assert recognize_set(names, 99) is public_sets()["food101"]
+    assert recognize_set(names[1:], 99) is None
+    assert recognize_set(["red", "green"], 3) is None
 
 
 def test_namesakes(folders: Path) -> None:
     assert open_set(folders).namesakes is None
-    alike = open_set(folders, ["dog", "cat", "dog"]).namesakes
-    assert alike is not None and alike[0] == alike[2] != alike[1]
+    numbers = open_set(folders, ["dog", "cat", "dog"]).namesakes
+    assert numbers is not None and numbers[0] == numbers[2] != numbers[1]
 
 
 def test_folders_of_imagenet_get_its_names(tmp_path: Path) -> None:
-    known = known_sets()["imagenet-a"]
-    for folder in known.folders:
+    public_set = public_sets()["imagenet-a"]
+    for folder in public_set.folders:
         (tmp_path / folder).mkdir()
         PIL.Image.new("RGB", (4, 4)).save(tmp_path / folder / "x.png")
     labelled = open_set(tmp_path)
-    assert labelled.known is known and labelled.whole == 7500
+    assert labelled.public_set is public_set and labelled.full_size == 7500
     assert labelled.classnames[0] == "stingray"
 
 

@@ -1,1 +1,1 @@
-"""Numbers about any encoder, with intervals. No torch of its own."""
+"""Measure encoders on labelled and captioned pictures, with confidence intervals."""

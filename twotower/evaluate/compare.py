@@ -1,4 +1,4 @@
-"""Whether one model is better than another, by the same pictures: two results, paired."""
+"""Compare two models on the same pictures: paired differences, intervals and tests."""
 
 from __future__ import annotations
 
@@ -8,88 +8,91 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from twotower.arrays import Float64Array
 from twotower.errors import EvaluationError
 from twotower.evaluate.intervals import bootstrap, sign_flip_test
 
-# measure -> where its outcomes are, and which letters of `encode_ranks` count as right
+# measure -> key of its outcomes in a result, and the letters of `encode_ranks` that count as right
 MEASURES = {
     "top1": ("ranks", "1"),
     "top5": ("ranks", "15"),
     **{
-        f"{way}.recall_at_{k}": (way, letters)
-        for way in ("text_to_image", "image_to_text")
+        f"{direction}.recall_at_{k}": (direction, letters)
+        for direction in ("text_to_image", "image_to_text")
         for k, letters in ((1, "1"), (5, "15"), (10, "15X"))
     },
 }
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """What `twotower evaluate ... --json` printed.
+    """Read a result that `twotower evaluate ... --json` printed.
 
     Raises:
-        CompareError: it is something else.
+        EvaluationError: the file is not such a result.
     """
+    remedy = f"write one with: twotower evaluate ... --json > {path}"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise EvaluationError(f"{path}: not JSON ({error})") from None
+        raise EvaluationError(path, f"not JSON ({error})", remedy) from None
     if not isinstance(result, dict) or not {"task", "set", "outcomes"} <= result.keys():
-        raise EvaluationError(f"{path}: no result of twotower evaluate ... --json")
+        raise EvaluationError(path, "no result of twotower evaluate ... --json", remedy)
     return result
 
 
-def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Each measure of two results, their difference, its interval and a paired test.
+def compare(first_result: Mapping[str, Any], second_result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the difference of each measure of two results, its interval and its p-value.
 
-    Both are about pictures: their difference is drawn again with all captions of each, and `p` is
-    a paired permutation test (for one answer a picture, McNemar's).
+    Intervals resample pictures, each with all its captions. `p` comes from a paired permutation
+    test; with one answer for each picture that is McNemar's.
 
     Raises:
-        CompareError: other tasks, or other pictures, labels or order.
+        EvaluationError: tasks, pictures, labels or their order differ.
     """
-    for what, ours, theirs in (
-        ("tasks", first["task"], second["task"]),
-        ("sets", first["set"]["fingerprint"], second["set"]["fingerprint"]),
-    ):
-        if ours != theirs:
-            raise EvaluationError(
-                f"other {what} ({ours} and {theirs}): only the same pictures, all of them "
-                "readable by both models, can be compared"
-            )
-    rows = []
-    for measure, (place, letters) in MEASURES.items():
-        if place not in first["outcomes"]:
-            continue
-        ours, theirs = (_right(one["outcomes"], place, letters) for one in (first, second))
-        rows.append({"measure": measure, **_paired(ours, theirs)})
+    pair = (first_result, second_result)
+    _check_comparable("tasks", *(result["task"] for result in pair))
+    _check_comparable("sets", *(result["set"]["fingerprint"] for result in pair))
+    differences = []
+    for measure, (key, letters) in MEASURES.items():
+        if key in first_result["outcomes"]:
+            hits = [_hits_per_picture(result["outcomes"], key, letters) for result in pair]
+            differences.append({"measure": measure, **_paired_difference(*hits)})
     return {
         "task": "compare",
-        "set": first["set"],
-        "models": [one["configuration"]["model"]["name"] for one in (first, second)],
-        "differences": rows,
+        "set": first_result["set"],
+        "models": [result["configuration"]["model"]["name"] for result in pair],
+        "differences": differences,
     }
 
 
-def _right(outcomes: Mapping[str, Any], place: str, letters: str) -> NDArray[np.float64]:
-    """[2, pictures]: right answers and answers of each."""
-    right = np.isin(list(outcomes[place]), list(letters)).astype(np.float64)
-    if place != "text_to_image":
-        return np.stack([right, np.ones(len(right))])
+def _check_comparable(name: str, first_value: str, second_value: str) -> None:
+    if first_value != second_value:
+        raise EvaluationError(
+            "results to compare",
+            f"different {name} ({first_value} and {second_value})",
+            "only the same pictures, all of them readable by both models, can be compared",
+        )
+
+
+def _hits_per_picture(outcomes: Mapping[str, Any], key: str, letters: str) -> Float64Array:
+    """Return, for each picture, the numbers of right answers and of all answers [2, pictures]."""
+    hits = np.isin(list(outcomes[key]), list(letters)).astype(np.float64)
+    if key != "text_to_image":
+        return np.stack([hits, np.ones(len(hits))])
     counts = np.array(outcomes["captions"], np.int64)
     owners = np.repeat(np.arange(len(counts)), counts)
-    return np.stack([np.bincount(owners, right, len(counts)), counts])
+    return np.stack([np.bincount(owners, hits, len(counts)), counts])
 
 
-def _paired(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> dict[str, Any]:
-    counts, difference = ours[1], ours[0] - theirs[0]
+def _paired_difference(first_hits: Float64Array, second_hits: Float64Array) -> dict[str, Any]:
+    counts, difference = first_hits[1], first_hits[0] - second_hits[0]
     interval = bootstrap(
         lambda weights: np.array([weights @ difference / (weights @ counts)]), len(counts)
     )
     return {
-        "first": float(ours[0].sum() / counts.sum()),
-        "second": float(theirs[0].sum() / counts.sum()),
+        "first": float(first_hits[0].sum() / counts.sum()),
+        "second": float(second_hits[0].sum() / counts.sum()),
         "difference": float(difference.sum() / counts.sum()),
         "ci95": interval[0].tolist(),
         "p": sign_flip_test(difference),

@@ -1,10 +1,11 @@
-"""Pictures as bad cameras, weather and compression make them, at five severities.
+"""Corrupt pictures with noise, blur, weather and compression, at five severities.
 
 Kinds and constants are those of ImageNet-C (Hendrycks and Dietterich 2019, "Benchmarking neural
 network robustness to common corruptions and perturbations"; hendrycks/robustness at commit
-8190fe3, Apache-2.0), here on numpy and Pillow alone. They are made for squares of 224 pixels, so
-each picture is first cut to one. Close to ImageNet-C, but not its stored pictures: compare models
-under these, and do not set the figures beside ImageNet-C's own.
+8190fe3, Apache-2.0), implemented with numpy and Pillow alone. They are defined for squares of 224
+pixels, so each picture is first resized and cropped to one. The results are close to ImageNet-C's
+stored pictures, but not equal: compare models under these corruptions, and do not compare the
+figures with published ones of ImageNet-C.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import PIL.Image
-from numpy.typing import NDArray
 
+from twotower.arrays import Float64Array
 from twotower.errors import EvaluationError, PictureError
 from twotower.inputs.pictures import Picture, open_picture
 from twotower.inputs.preprocess import Preprocess, PreprocessConfig
@@ -25,16 +26,21 @@ from twotower.inputs.preprocess import Preprocess, PreprocessConfig
 SIDE = 224
 SEVERITIES = (1, 2, 3, 4, 5)
 
-Pixels = NDArray[np.float64]  # [224, 224, 3], 0 to 1
-Random = np.random.Generator
+Pixels: TypeAlias = Float64Array  # [224, 224, 3], 0 to 1
+Random: TypeAlias = np.random.Generator
 
 _square = Preprocess(PreprocessConfig(image_size=SIDE)).square
 
 
 def corrupt(picture: Picture, kind: str, severity: int, number: int) -> Picture:
-    """A square of 224 pixels, corrupted; the same for the same picture number in every run.
+    """Return a corrupted square of 224 pixels, equal in every run for the same number.
 
-    One that cannot be read is given back as it is, so that reading it again says why.
+    A picture that cannot be read is returned as it is, so that the encoder reports its error.
+
+    Args:
+        kind: a key of `KINDS`.
+        severity: 1 to 5.
+        number: seeds the random numbers.
     """
     try:
         square = _square(open_picture(picture).convert("RGB"))
@@ -50,18 +56,18 @@ def corrupt(picture: Picture, kind: str, severity: int, number: int) -> Picture:
 
 
 def gaussian_noise(pixels: Pixels, level: int, random: Random) -> Pixels:
-    """Of little light, in every channel."""
+    """Add Gaussian noise, as of low light, to every channel."""
     return pixels + random.normal(scale=(0.08, 0.12, 0.18, 0.26, 0.38)[level], size=pixels.shape)
 
 
 def shot_noise(pixels: Pixels, level: int, random: Random) -> Pixels:
-    """Of counted photons: stronger where it is bright."""
+    """Add Poisson noise of counted photons, which grows with brightness."""
     photons = (60, 25, 12, 5, 3)[level]
     return np.asarray(random.poisson(pixels * photons) / photons)
 
 
 def impulse_noise(pixels: Pixels, level: int, random: Random) -> Pixels:
-    """Salt and pepper, of broken pixels."""
+    """Set random values to 0 or 1, as of defective pixels (salt and pepper)."""
     drawn, share = random.random(pixels.shape), (0.03, 0.06, 0.09, 0.17, 0.27)[level]
     return np.where(drawn < share / 2, 0.0, np.where(drawn < share, 1.0, pixels))
 
@@ -70,12 +76,12 @@ def impulse_noise(pixels: Pixels, level: int, random: Random) -> Pixels:
 
 
 def gaussian_blur(pixels: Pixels, level: int, random: Random) -> Pixels:
-    """A normal distribution's."""
+    """Blur with a Gaussian kernel."""
     return _convolve(pixels, _gaussian((1, 2, 3, 4, 6)[level]))
 
 
 def defocus_blur(pixels: Pixels, level: int, random: Random) -> Pixels:
-    """Of a lens out of focus: a disk with a soft edge."""
+    """Blur with a disk that has a soft edge, as of a lens out of focus."""
     radius, softness = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))[level]
     reach = np.arange(-radius - 2, radius + 3)
     disk = (reach[:, None] ** 2 + reach**2 <= radius**2).astype(np.float64)
@@ -84,7 +90,7 @@ def defocus_blur(pixels: Pixels, level: int, random: Random) -> Pixels:
 
 
 def motion_blur(pixels: Pixels, level: int, random: Random) -> Pixels:
-    """Of a camera that moved on a line."""
+    """Blur along a line, as of a moving camera."""
     radius, sigma = ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))[level]
     return _convolve(pixels, _streak(radius, sigma, random.uniform(-45, 45)))
 
@@ -93,7 +99,7 @@ def motion_blur(pixels: Pixels, level: int, random: Random) -> Pixels:
 
 
 def fog(pixels: Pixels, level: int, random: Random) -> Pixels:
-    """Clouds of a plasma fractal before the picture."""
+    """Blend with clouds of a plasma fractal."""
     amount, decay = ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))[level]
     clouds = _plasma(256, decay, random)[:SIDE, :SIDE, None]
     brightest = pixels.max()
@@ -101,7 +107,7 @@ def fog(pixels: Pixels, level: int, random: Random) -> Pixels:
 
 
 def snow(pixels: Pixels, level: int, random: Random) -> Pixels:
-    """Flakes that fall, and a world that whitens."""
+    """Brighten the picture and add streaks of falling flakes."""
     mean, spread, zoom, threshold, radius, sigma, kept = (
         (0.1, 0.3, 3.0, 0.5, 10, 4, 0.8),
         (0.2, 0.3, 2.0, 0.5, 12, 4, 0.7),
@@ -120,7 +126,7 @@ def snow(pixels: Pixels, level: int, random: Random) -> Pixels:
 
 
 def brightness(pixels: Pixels, level: int, random: Random) -> Pixels:
-    """Of a low sun: the value of each pixel raised, its hue and saturation kept."""
+    """Raise the value of each pixel (HSV); keep its hue and saturation."""
     value = pixels.max(axis=2, keepdims=True)
     raised = np.minimum(value + (0.1, 0.2, 0.3, 0.4, 0.5)[level], 1)
     return np.where(value > 0, pixels * raised / np.maximum(value, 1e-9), raised)
@@ -130,7 +136,7 @@ def brightness(pixels: Pixels, level: int, random: Random) -> Pixels:
 
 
 def jpeg(pixels: Pixels, level: int, random: Random) -> Pixels:
-    """Saved with a low quality."""
+    """Compress as JPEG with a low quality."""
     file = io.BytesIO()
     picture = PIL.Image.fromarray(np.asarray(np.round(pixels * 255), np.uint8))
     picture.save(file, "jpeg", quality=(25, 18, 15, 10, 7)[level])
@@ -148,30 +154,33 @@ KINDS = {function.__name__: function for family in FAMILIES.values() for functio
 
 
 def choose_kinds(words: Sequence[str]) -> list[str]:
-    """Kinds for names of kinds or families, in the order of `KINDS`; "all" is all of them.
+    """Return the kinds for names of kinds or families, in the order of `KINDS`.
+
+    Args:
+        words: names of kinds or of families, or "all".
 
     Raises:
-        UnknownCorruptionError: a word that is none.
+        EvaluationError: a name is unknown.
     """
-    wanted: set[str] = set()
+    chosen: set[str] = set()
     for word in words:
         if word == "all":
-            wanted |= set(KINDS)
+            chosen |= set(KINDS)
         elif word in FAMILIES:
-            wanted |= {function.__name__ for function in FAMILIES[word]}
+            chosen |= {function.__name__ for function in FAMILIES[word]}
         elif word in KINDS:
-            wanted.add(word)
+            chosen.add(word)
         else:
-            known = ", ".join(("all", *FAMILIES, *KINDS))
-            raise EvaluationError(f"no corruption {word!r}; there are {known}")
-    return [kind for kind in KINDS if kind in wanted]
+            names = ", ".join(("all", *FAMILIES, *KINDS))
+            raise EvaluationError(f"corruption {word!r}", "unknown", f"choose from: {names}")
+    return [kind for kind in KINDS if kind in chosen]
 
 
 # --- kernels and clouds --------------------------------------------------------------------------
 
 
 def _gaussian(sigma: float) -> Pixels:
-    """A square kernel that reaches four deviations."""
+    """Return a square Gaussian kernel that extends over four standard deviations."""
     reach = np.arange(-int(4 * sigma + 0.5), int(4 * sigma + 0.5) + 1)
     bell = np.exp(-(reach**2) / (2 * sigma**2))
     kernel = bell[:, None] * bell
@@ -179,7 +188,7 @@ def _gaussian(sigma: float) -> Pixels:
 
 
 def _streak(radius: int, sigma: float, degrees: float) -> Pixels:
-    """A line from the middle in one direction, fading as a normal distribution does."""
+    """Return a kernel: a line from the centre in one direction, with Gaussian weights."""
     size, angle = 2 * radius, np.radians(degrees)
     kernel = np.zeros((2 * size + 1, 2 * size + 1))
     for step in range(size + 1):
@@ -189,38 +198,38 @@ def _streak(radius: int, sigma: float, degrees: float) -> Pixels:
 
 
 def _convolve(pixels: Pixels, kernel: Pixels) -> Pixels:
-    """[H, W, C] with a square kernel of odd side; the border mirrors what is inside."""
+    """Convolve [H, W, C] with a square kernel of odd side; the border is mirrored."""
     half = len(kernel) // 2
     mode: Literal["reflect", "constant"] = "reflect"
-    if half >= min(pixels.shape[:2]):  # only a kernel's own kernel is as large as that
+    if half >= min(pixels.shape[:2]):  # only where a kernel is convolved with another
         mode = "constant"
     padded = np.pad(pixels, ((half, half), (half, half), (0, 0)), mode)
     height, width = padded.shape[:2]
     product = np.fft.rfft2(padded, axes=(0, 1)) * np.fft.rfft2(kernel, (height, width))[..., None]
-    whole = np.fft.irfft2(product, (height, width), axes=(0, 1))
-    return np.asarray(whole[2 * half :, 2 * half :])
+    convolved = np.fft.irfft2(product, (height, width), axes=(0, 1))
+    return np.asarray(convolved[2 * half :, 2 * half :])
 
 
 def _plasma(side: int, decay: float, random: Random) -> Pixels:
-    """Heights [side, side] from 0 to 1 by the diamond-square algorithm, which wraps around."""
+    """Return heights [side, side] from 0 to 1: diamond-square algorithm with wrapped borders."""
     heights = np.zeros((side, side))
-    step, wobble = side, 100.0
+    step, amplitude = side, 100.0
 
-    def about(total: Pixels) -> Pixels:
-        return total / 4 + wobble * random.uniform(-wobble, wobble, total.shape)
+    def displaced_mean(total: Pixels) -> Pixels:
+        return total / 4 + amplitude * random.uniform(-amplitude, amplitude, total.shape)
 
     while step >= 2:
         half = step // 2
         corners = heights[::step, ::step]
         rows = corners + np.roll(corners, -1, axis=0)
-        heights[half::step, half::step] = about(rows + np.roll(rows, -1, axis=1))
+        heights[half::step, half::step] = displaced_mean(rows + np.roll(rows, -1, axis=1))
         middles, corners = heights[half::step, half::step], heights[::step, ::step]
-        heights[::step, half::step] = about(
+        heights[::step, half::step] = displaced_mean(
             middles + np.roll(middles, 1, axis=0) + corners + np.roll(corners, -1, axis=1)
         )
-        heights[half::step, ::step] = about(
+        heights[half::step, ::step] = displaced_mean(
             middles + np.roll(middles, 1, axis=1) + corners + np.roll(corners, -1, axis=0)
         )
-        step, wobble = half, wobble / decay
+        step, amplitude = half, amplitude / decay
     heights -= heights.min()
     return heights / heights.max()

@@ -1,7 +1,9 @@
-"""Logistic regression over frozen vectors, and its C found as in the CLIP paper."""
+"""Logistic regression on frozen vectors (scikit-learn), and the CLIP paper's search for its C."""
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,106 +11,104 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twotower.arrays import Float32Array, Int64Array
 from twotower.errors import EvaluationError
 
 ITERATIONS = 1000  # of L-BFGS at most (Radford et al. 2021, appendix A.3)
-GRADIENT = 1e-6  # where it has converged: no entry of the gradient is larger
-FIRST_C = 10.0 ** np.arange(-6, 7, 2)
+TOLERANCE = 1e-6  # L-BFGS stops when no entry of the gradient is larger
+COARSE_C = 10.0 ** np.arange(-6, 7, 2)
 STEPS_PER_DECADE = 8
-SMALL = 10**9  # multiplications of a matrix product
+SMALL_PRODUCT = 10**9  # multiplications
 
 
 @dataclass(frozen=True)
 class Logistic:
-    """logits = vectors @ weights.T + bias: weights [classes, embed_dim], bias [classes]."""
+    """A fitted `LogisticRegression`, whose logits cover classes without training vectors too.
 
-    weights: NDArray[np.float64]
-    bias: NDArray[np.float64]
+    Attributes:
+        classes: number of classes.
+        c: inverse strength of the penalty.
+    """
+
+    estimator: Any
+    classes: int
     c: float
 
-    def logits(self, vectors: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """[n, classes]."""
-        return np.asarray(vectors @ self.weights.T + self.bias, np.float32)
+    def logits(self, vectors: NDArray[np.floating[Any]]) -> Float32Array:
+        """Return logits [n, classes]; those of a class without training vectors are -inf."""
+        decisions = self.estimator.decision_function(vectors)
+        if decisions.ndim == 1:  # of two classes, scikit-learn returns the difference
+            decisions = np.stack([np.zeros_like(decisions), decisions], axis=1)
+        logits = np.full((len(vectors), self.classes), -np.inf, np.float32)
+        logits[:, self.estimator.classes_] = decisions
+        return logits
 
 
 def fit_logistic(
     vectors: NDArray[np.floating[Any]],
-    labels: NDArray[np.int64],
+    labels: Int64Array,
     classes: int,
     c: float,
     start: Logistic | None = None,
-    tolerance: float = GRADIENT,
+    tolerance: float = TOLERANCE,
 ) -> Logistic:
-    """The softmax regression that scikit-learn's `LogisticRegression(C=c)` also finds.
-
-    Both minimise c * sum of the losses + half the squared weights, the bias left free; with two
-    classes scikit-learn has one vector of weights, whose penalty this matches.
+    """Fit a softmax regression with an L2 penalty, which leaves the intercepts free.
 
     Args:
-        vectors: [n, embed_dim]. labels: [n], numbers below `classes`.
-        start: where to begin, such as the fit for a C nearby; by default at zero.
+        vectors: [n, embed_dim]; products and coefficients have their dtype. float32 is faster than
+            float64, and finds the same C and accuracy (benchmarks/speed/probe.py).
+        labels: [n], numbers below `classes`.
+        c: inverse strength of the penalty.
+        start: a fit to start from, such as that for a similar C; by default, zero.
 
     Raises:
-        LogisticError: fewer than two classes, or scipy is not installed.
+        EvaluationError: fewer than two classes have vectors, or scikit-learn is not installed.
     """
     try:
-        from scipy.optimize import minimize
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
         from threadpoolctl import threadpool_limits
     except ImportError:
-        raise EvaluationError("a linear probe needs pip install 'twotower[evaluate]'") from None
-    n, width = vectors.shape
-    if classes < 2:
-        raise EvaluationError(f"a probe needs two classes or more, not {classes}")
-    penalty = (2.0 if classes == 2 else 1.0) / (c * n)
-    wanted = np.zeros((n, classes), vectors.dtype)
-    wanted[np.arange(n), labels] = 1
-
-    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """Mean loss and its gradient at weights and bias [classes * (width + 1)]."""
-        both = flat.reshape(classes, width + 1)
-        logits = vectors @ both[:, :width].T.astype(vectors.dtype) + both[:, width]
-        logits -= logits.max(axis=1, keepdims=True)
-        exponentials = np.exp(logits)
-        sums = exponentials.sum(axis=1, keepdims=True)
-        losses = np.log(sums[:, 0]) - logits[np.arange(n), labels]
-        error = ((exponentials / sums - wanted) / n).astype(vectors.dtype)  # [n, classes]
-        gradient = np.empty_like(both)
-        gradient[:, :width] = error.T @ vectors + penalty * both[:, :width]
-        gradient[:, width] = error.sum(axis=0, dtype=np.float64)
-        value = losses.mean(dtype=np.float64) + penalty / 2 * (both[:, :width] ** 2).sum()
-        return float(value), gradient.ravel()
-
-    first = np.zeros(classes * (width + 1))
-    if start is not None:
-        first = np.hstack([start.weights, start.bias[:, None]]).ravel()
-    options = {"maxiter": ITERATIONS, "gtol": tolerance, "ftol": 64 * np.finfo(float).eps}
-    # a small product is slower in several threads, and on busy cores a hundred times as slow
-    threads = 1 if n * width * classes < SMALL else None
-    with threadpool_limits(threads, "blas"):
-        found = minimize(loss, first, jac=True, method="L-BFGS-B", options=options)
-    both = found.x.reshape(classes, width + 1)
-    return Logistic(both[:, :width], both[:, width], c)
+        raise EvaluationError(
+            "linear probe", "scikit-learn is not installed", "pip install 'twotower[evaluate]'"
+        ) from None
+    present = np.unique(labels)
+    if len(present) < 2:
+        raise EvaluationError(
+            "linear probe",
+            f"needs two classes or more, not {len(present)}",
+            "add pictures of others",
+        )
+    if start is not None and np.array_equal(start.estimator.classes_, present):
+        estimator = copy.deepcopy(start.estimator).set_params(C=c, tol=tolerance)
+    else:
+        estimator = LogisticRegression(C=c, max_iter=ITERATIONS, tol=tolerance, warm_start=True)
+    # Several threads slow a small product down: on busy cores to a hundredth of its speed.
+    threads = 1 if vectors.size * classes < SMALL_PRODUCT else None
+    with warnings.catch_warnings(), threadpool_limits(threads, "blas"):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the paper stops there too
+        return Logistic(estimator.fit(vectors, labels), classes, c)
 
 
 def search_c(score: Callable[[float], float]) -> float:
-    """The C that scores best: seven from 1e-6 to 1e6, then ever nearer around the best of them.
+    """Return the C that scores best: try seven values from 1e-6 to 1e6, then halve the step.
 
-    The paper's parametric search: the step is halved until there are eight to a decade, so 15
-    fits stand for 96.
+    This is the parametric search of Radford et al. 2021, appendix A.3: it ends at eight steps for a
+    decade, so 15 fits replace 96.
 
     Args:
-        score: C -> accuracy on a validation set. Of equal ones the smallest C is taken.
+        score: C -> accuracy on a validation set. The smallest of equally good C is returned.
     """
-    scores = {float(np.log10(c)): score(float(c)) for c in FIRST_C}
+    scores = {float(np.log10(c)): score(float(c)) for c in COARSE_C}
     step = 2.0
     while step > 1 / STEPS_PER_DECADE:
         step /= 2
-        best = _best(scores)
+        best = _best_exponent(scores)
         for exponent in (best - step, best + step):
-            if FIRST_C[0] <= 10**exponent <= FIRST_C[-1]:
+            if COARSE_C[0] <= 10**exponent <= COARSE_C[-1]:
                 scores[exponent] = score(10**exponent)
-    return float(10 ** _best(scores))
+    return float(10 ** _best_exponent(scores))
 
 
-def _best(scores: dict[float, float]) -> float:
+def _best_exponent(scores: dict[float, float]) -> float:
     return max(scores, key=lambda exponent: (scores[exponent], -exponent))

@@ -1,4 +1,7 @@
-"""Any encoder in one shape: ours, foreign weights, a pair of ONNX graphs, or a Python object."""
+"""Adapters that give every kind of encoder one interface for evaluations.
+
+These are encoders of this package, foreign weights, pairs of ONNX graphs and Python objects.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import PIL.Image
-from numpy.typing import NDArray
 
-from twotower.arrays import normalize
+from twotower.arrays import Float32Array, normalize
 from twotower.encode.encoder import Encoder
 from twotower.encode.golden import fingerprint
 from twotower.encode.load import load
@@ -23,24 +25,24 @@ from twotower.evaluate.onnx_pair import OnnxPair, find_graphs
 from twotower.inputs.pictures import Picture, open_picture
 
 BATCH = 32
-DEFAULT_SCALE = 100.0  # what CLIP's cosines are multiplied with, where an object does not say
+DEFAULT_SCALE = 100.0  # CLIP's logit scale, for an object without one
 
 
 class AnyEncoder(Protocol):
-    """What an object must have to be evaluated; numpy arrays, torch tensors or lists come back.
+    """The methods that an object needs; they return numpy arrays, torch tensors or lists.
 
     It may also have `logit_scale` (default 100), `logit_bias` and `templates`.
     """
 
     def encode_image(self, pictures: list[PIL.Image.Image]) -> Any:
-        """Upright RGB pictures -> [n, embed_dim], of any length: it is normalised here."""
+        """Encode upright RGB pictures; return [n, embed_dim], which need not have unit length."""
 
     def encode_text(self, texts: list[str]) -> Any:
-        """Texts -> [n, embed_dim], likewise."""
+        """Encode texts; return [n, embed_dim], which need not have unit length."""
 
 
 class Model(Protocol):
-    """What the evaluation asks of an encoder."""
+    """The interface that evaluations use."""
 
     name: str
     templates: tuple[str, ...]
@@ -48,31 +50,31 @@ class Model(Protocol):
     logit_bias: float | None
 
     def stream(self, pictures: Iterable[Picture]) -> Iterator[EncodedPicture]:
-        """image_embeds of unit length, or the error, one by one in the order given."""
+        """Yield the image_embeds, of unit length, or the error of each picture in order."""
 
-    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """text_embeds [n, embed_dim] of unit length."""
+    def encode_text(self, texts: Sequence[str]) -> Float32Array:
+        """Return text_embeds [n, embed_dim] of unit length."""
 
     def describe(self) -> dict[str, Any]:
-        """What decides the numbers: fingerprint of the weights, preprocessing, engine."""
+        """Return everything that decides the results: fingerprint, preprocessing, engine."""
 
 
 def open_model(model: str | Path | None = None, engine: str = "onnxruntime") -> Model:
-    """The encoder that a name stands for.
+    """Open an encoder by name.
 
     Args:
-        model: whatever `twotower.load` takes; a folder with a pair of ONNX graphs, or the two of
-            them with a comma between; or `package.module:object`, an object with `encode_image`
-            and `encode_text` (or a function without arguments that makes one).
+        model: any name that `twotower.load` takes; a folder with a pair of ONNX graphs, or the
+            paths of both with a comma between; or `package.module:object`, an object with
+            `encode_image` and `encode_text` (or a function without arguments that makes one).
 
     Raises:
-        ModelError: there is no such module, object or pair; and what `load` raises.
+        ModelError: there is no such module, object or pair, or `load` raises it.
     """
     model = None if model is None else str(model)
     if model and (graphs := find_graphs(model)):
         return ObjectModel(OnnxPair(*graphs), model)
     if model and _names_an_object(model):
-        return ObjectModel(_import(model), model)
+        return ObjectModel(_import_encoder(model), model)
     return TwotowerModel(load(model, engine=engine), model)
 
 
@@ -82,55 +84,75 @@ def _names_an_object(model: str) -> bool:
     return bool(name) and all(word.isidentifier() for word in words) and not Path(model).exists()
 
 
-def _import(model: str) -> Any:
-    module, _, name = model.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:  # as `python -m` has it, so that a module beside you is found
-        sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ModelError(f"{model}: {error}; give package.module:object") from None
-    if not _encodes(found) or isinstance(found, type):  # a class is called to make its object
+def _import_encoder(model: str) -> Any:
+    """Import `package.module:object`; call it if it is a class or a function.
+
+    Raises:
+        ModelError: there is no such object, it cannot be called, or it is no encoder.
+    """
+    encoder = _import_object(model)
+    if not _is_encoder(encoder) or isinstance(encoder, type):
         try:
-            found = found()
+            encoder = encoder()
         except TypeError as error:
-            raise ModelError(f"{model}: cannot be called without arguments ({error})") from None
-    if not _encodes(found):
-        raise ModelError(f"{model}: has no encode_image and encode_text")
-    return found
+            raise ModelError(
+                model,
+                f"cannot be called without arguments ({error})",
+                "give an object with encode_image and encode_text, or a function that makes one",
+            ) from None
+    if not _is_encoder(encoder):
+        raise ModelError(
+            model, "has no encode_image and encode_text", "give an object that has both"
+        )
+    return encoder
 
 
-def _encodes(found: Any) -> bool:
-    return all(callable(getattr(found, name, None)) for name in ("encode_image", "encode_text"))
+def _import_object(model: str) -> Any:
+    module, _, attributes = model.partition(":")
+    folder = str(Path.cwd())
+    if folder not in sys.path:  # as `python -m` does
+        sys.path.insert(0, folder)
+    try:
+        value: Any = importlib.import_module(module)
+        for attribute in attributes.split("."):
+            value = getattr(value, attribute)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(model, str(error), "give package.module:object") from None
+    return value
+
+
+def _is_encoder(value: Any) -> bool:
+    return all(callable(getattr(value, name, None)) for name in ("encode_image", "encode_text"))
 
 
 class TwotowerModel:
-    """Our `Encoder`, and with it everything that `load` converts."""
+    """An `Encoder` of this package, from a model directory or from weights that `load` converts.
 
-    def __init__(self, encoder: Encoder, asked: str | None = None) -> None:
+    Args:
+        requested_name: the name that it was loaded by, if not its own.
+    """
+
+    def __init__(self, encoder: Encoder, requested_name: str | None = None) -> None:
         self.encoder = encoder
-        self.asked = asked
+        self.requested_name = requested_name
         self.name = encoder.config.name
         self.templates = encoder.config.templates
         self.logit_scale = encoder.logit_scale
         self.logit_bias = encoder.logit_bias
 
     def stream(self, pictures: Iterable[Picture]) -> Iterator[EncodedPicture]:
-        """image_embeds of unit length, or the error, one by one in the order given."""
+        """Yield the image_embeds, of unit length, or the error of each picture in order."""
         return self.encoder.stream(pictures, BATCH)
 
-    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """text_embeds [n, embed_dim] of unit length."""
+    def encode_text(self, texts: Sequence[str]) -> Float32Array:
+        """Return text_embeds [n, embed_dim] of unit length."""
         return self.encoder.encode_text(texts)
 
     def describe(self) -> dict[str, Any]:
-        """Name, fingerprint, preprocessing and engine."""
+        """Return name, fingerprint, preprocessing and engine."""
         return {
             "name": self.name,
-            "asked_for": self.asked or self.name,
+            "asked_for": self.requested_name or self.name,
             "fingerprint": fingerprint(self.encoder.directory),
             "engine": self.encoder.engine,
             "embed_dim": self.encoder.config.embed_dim,
@@ -139,7 +161,7 @@ class TwotowerModel:
 
 
 class ObjectModel:
-    """Any object with `encode_image` and `encode_text`; it gets PIL pictures, decoded ahead."""
+    """An object with `encode_image` and `encode_text`, which gets decoded PIL pictures."""
 
     def __init__(self, encoder: AnyEncoder, name: str) -> None:
         self.encoder = encoder
@@ -150,48 +172,51 @@ class ObjectModel:
         self.logit_bias = None if bias is None else float(bias)
 
     def stream(self, pictures: Iterable[Picture]) -> Iterator[EncodedPicture]:
-        """image_embeds of unit length, or the error, one by one in the order given."""
+        """Yield the image_embeds, of unit length, or the error of each picture in order."""
         waiting: list[tuple[Picture, PIL.Image.Image | PictureError]] = []
         for pair in read_ahead(_rgb, pictures, ahead=2 * BATCH):
             waiting.append(pair)
             if len(waiting) == BATCH:
-                yield from self._answer(waiting)
+                yield from self._encode_batch(waiting)
                 waiting = []
-        yield from self._answer(waiting)
+        yield from self._encode_batch(waiting)
 
-    def _answer(
+    def _encode_batch(
         self, waiting: list[tuple[Picture, PIL.Image.Image | PictureError]]
     ) -> Iterator[EncodedPicture]:
-        images = [one for _, one in waiting if not isinstance(one, PictureError)]
-        embeds = iter(self._unit("encode_image", images) if images else ())
+        images = [image for _, image in waiting if not isinstance(image, PictureError)]
+        embeds = iter(self._unit_embeds("encode_image", images) if images else ())
         for source, image in waiting:
             if isinstance(image, PictureError):
                 yield EncodedPicture(source, None, image)
             else:
                 yield EncodedPicture(source, next(embeds), None)
 
-    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """text_embeds [n, embed_dim] of unit length."""
-        return self._unit("encode_text", list(texts))
+    def encode_text(self, texts: Sequence[str]) -> Float32Array:
+        """Return text_embeds [n, embed_dim] of unit length."""
+        return self._unit_embeds("encode_text", list(texts))
 
     def describe(self) -> dict[str, Any]:
-        """Name, and what the object says of itself in `describe`, if it does."""
-        own = self.encoder.describe() if hasattr(self.encoder, "describe") else {}
-        return {"name": self.name, "asked_for": self.name, "fingerprint": None, **own}
+        """Return the name, and the fields of the object's own `describe`, if it has one."""
+        fields = self.encoder.describe() if hasattr(self.encoder, "describe") else {}
+        return {"name": self.name, "asked_for": self.name, "fingerprint": None, **fields}
 
-    def _unit(self, method: str, inputs: list[Any]) -> NDArray[np.float32]:
-        answer = getattr(self.encoder, method)(inputs)
-        if hasattr(answer, "detach"):  # a torch tensor, wherever it lies
-            answer = answer.detach().float().cpu()
-        vectors = np.asarray(answer, np.float32)
-        if vectors.ndim != 2 or len(vectors) != len(inputs):
+    def _unit_embeds(self, method: str, inputs: list[Any]) -> Float32Array:
+        output = getattr(self.encoder, method)(inputs)
+        if hasattr(output, "detach"):  # a torch tensor, on any device
+            output = output.detach().float().cpu()
+        features = np.asarray(output, np.float32)
+        if features.ndim != 2 or len(features) != len(inputs):
             raise ModelError(
-                f"{self.name}: {method} gave an array of shape {vectors.shape} for "
-                f"{len(inputs)} inputs; it must be [n, embed_dim]"
+                self.name,
+                f"{method} returned an array of shape {features.shape} for {len(inputs)} inputs",
+                "it must be [n, embed_dim]",
             )
-        if not np.isfinite(vectors).all():
-            raise ModelError(f"{self.name}: {method} gave vectors with NaN or infinity")
-        return normalize(vectors)
+        if not np.isfinite(features).all():
+            raise ModelError(
+                self.name, f"{method} returned NaN or infinity", "check its weights and inputs"
+            )
+        return normalize(features)
 
 
 def _rgb(picture: Picture) -> PIL.Image.Image:

@@ -1,4 +1,4 @@
-"""Published figures of known models on known sets, to stand beside what is measured here."""
+"""Published figures of models on public sets, to compare with measured ones."""
 
 from __future__ import annotations
 
@@ -8,57 +8,59 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from twotower.evaluate.registry import KnownSet
+from twotower.evaluate.registry import PublicSet
 
 PUBLISHED = Path(__file__).parent / "published.json"
 
 
-def published(
-    model: Mapping[str, Any], known: KnownSet | None, result: Mapping[str, Any]
+def published_figures(
+    model: Mapping[str, Any], public_set: PublicSet | None, result: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """The published figures that belong beside a result.
+    """Return the published figures of a model on a set.
 
-    The model is known by the name that it was asked for by: its weights are not compared.
+    The model is recognised by the name that it was loaded by; its weights are not compared.
 
     Args:
-        model: what `Model.describe` says. known: the set. result: with its measures.
+        model: as `Model.describe` returns it.
+        public_set: the set that was measured.
+        result: with its measures.
 
     Returns:
-        For each: measure, published, here, source, and whether the whole set was measured, without
-        which the two must not be compared. Shares of 1.
+        Mappings with "model", "measure", "published", "here" (shares of 1), "source", and
+        "whole_set": if that is false, the two figures must not be compared.
     """
-    tree = _figures()
+    tree = _read_published()
     name = next(
-        (one for one, about in tree["models"].items() if _is_named(model, about["names"])), None
+        (key for key, entry in tree["models"].items() if _is_named(model, entry["names"])), None
     )
-    if known is None or name is None:
+    if public_set is None or name is None:
         return []
     return [
         {
             "model": name,
             "measure": measure,
             "published": figure / 100,
-            "here": _look_up(result, measure),
-            "whole_set": result["set"]["pictures"] == known.pictures,
+            "here": _measured_value(result, measure),
+            "whole_set": result["set"]["pictures"] == public_set.pictures,
             "source": tree["source"],
         }
-        for measure, figure in tree["models"][name].get(known.key, {}).items()
+        for measure, figure in tree["models"][name].get(public_set.key, {}).items()
     ]
 
 
 @cache
-def _figures() -> dict[str, Any]:
+def _read_published() -> dict[str, Any]:
     tree: dict[str, Any] = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     return tree
 
 
 def _is_named(model: Mapping[str, Any], names: list[str]) -> bool:
-    """By the last part of a path or of a name on the hub."""
-    asked = str(model["asked_for"]).removeprefix("hf-hub:").rstrip("/")
-    return asked.split("/")[-1].lower() in {name.lower() for name in names}
+    """Compare the last component of a path or of a name on the hub with `names`."""
+    requested = str(model["asked_for"]).removeprefix("hf-hub:").rstrip("/")
+    return requested.split("/")[-1].lower() in {name.lower() for name in names}
 
 
-def _look_up(result: Any, measure: str) -> float:
+def _measured_value(result: Any, measure: str) -> float:
     for key in measure.split("."):
         result = result[key]
     return float(result)

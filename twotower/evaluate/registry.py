@@ -1,6 +1,6 @@
-"""Sets that are known by name: their classes, templates and size, and where to obtain them.
+"""Public sets: their classes, templates and sizes, and the addresses to obtain them from.
 
-Nothing is ever downloaded from here; `sets.json` holds facts, each with its source.
+Nothing is downloaded. `sets.json` holds the facts, each with its source.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from twotower.encode.prompts import TEMPLATES
 from twotower.errors import EvaluationError
@@ -20,16 +21,17 @@ SETS = Path(__file__).parent / "sets.json"
 
 
 @dataclass(frozen=True)
-class KnownSet:
+class PublicSet:
     """A published set.
 
     Attributes:
-        key: its name on the command line. pictures: how many its test split has.
-        measure: the one that is published for it: "top1", "mean_per_class", "map" (its classes
+        key: its name on the command line.
+        pictures: number of pictures in its test split.
+        measure: the measure that is published for it: "top1", "mean_per_class", "map" (its classes
             overlap) or "text_to_image".
-        obtain: where its owners give it away.
-        classes: the names of each class, in the order of its labels; none for captions.
-        folders: what the classes' folders are called, where that is not their name (ImageNet).
+        obtain: the address where its owners distribute it.
+        classes: the names of each class, in the order of its labels; empty for sets of captions.
+        folders: names of the classes' folders, if they differ from the class names (ImageNet).
     """
 
     key: str
@@ -41,69 +43,85 @@ class KnownSet:
     classes: tuple[tuple[str, ...], ...] = ()
     folders: tuple[str, ...] = ()
 
-    def how_to_obtain(self, command: str) -> str:
-        """One line for a person who has only the name."""
-        return (
-            f"{self.key}: {self.title}, {self.pictures} test pictures, is not shipped and never "
-            f"downloaded; get it from {self.obtain} and run: "
-            f"twotower evaluate {command} FOLDER --as {self.key}"
+    def not_shipped(self, command: str) -> EvaluationError:
+        """Return the error for a set that was given by name alone, with its address."""
+        return EvaluationError(
+            self.key,
+            f"{self.title}, {self.pictures} test pictures, is not shipped and never downloaded",
+            f"get it from {self.obtain} and run: "
+            f"twotower evaluate {command} FOLDER --as {self.key}",
         )
 
 
 @cache
-def known_sets() -> dict[str, KnownSet]:
-    """All known sets by name."""
+def public_sets() -> dict[str, PublicSet]:
+    """Return all public sets by key."""
     trees = json.loads(SETS.read_text(encoding="utf-8"))["sets"]
-    sets = {}
-    for key, tree in trees.items():
-        whole = trees[tree.pop("classes_of")] if "classes_of" in tree else tree
-        classes, folders = whole.get("classes", []), tree.get("folders") or whole.get("folders", [])
-        if len(folders) != len(classes) and folders:  # a variant with some of the classes
-            name = dict(zip(whole["folders"], classes, strict=True))
-            classes = [name[folder] for folder in folders]
-        named = tree.pop("templates", [])
-        templates = TEMPLATES[named] if isinstance(named, str) else tuple(named)
-        tree |= {
-            "templates": templates,
-            "classes": tuple((one,) if isinstance(one, str) else tuple(one) for one in classes),
-            "folders": tuple(folders),
-        }
-        sets[key] = KnownSet(key, **tree)
-    return sets
+    return {key: _parse_set(key, tree, trees) for key, tree in trees.items()}
 
 
-def find_set(key: str) -> KnownSet:
-    """The known set of that name.
+def _parse_set(key: str, tree: dict[str, Any], trees: dict[str, dict[str, Any]]) -> PublicSet:
+    fields = {name: value for name, value in tree.items() if name != "classes_of"}
+    parent = trees[tree["classes_of"]] if "classes_of" in tree else tree
+    classes, folders = parent.get("classes", []), tree.get("folders") or parent.get("folders", [])
+    if folders and len(folders) != len(classes):  # a variant with a subset of the classes
+        names_of_folders = dict(zip(parent["folders"], classes, strict=True))
+        classes = [names_of_folders[folder] for folder in folders]
+    templates = tree.get("templates", [])
+    fields |= {
+        "templates": TEMPLATES[templates] if isinstance(templates, str) else tuple(templates),
+        "classes": tuple((names,) if isinstance(names, str) else tuple(names) for names in classes),
+        "folders": tuple(folders),
+    }
+    return PublicSet(key, **fields)
+
+
+def find_set(key: str) -> PublicSet:
+    """Return the public set of that name.
 
     Raises:
-        UnknownSetError: with the nearest name.
+        EvaluationError: the name is unknown; the message suggests the most similar name.
     """
-    sets = known_sets()
+    sets = public_sets()
     if key not in sets:
-        close = difflib.get_close_matches(key, sets, 1)
-        meant = f"did you mean {close[0]!r}?" if close else "list them: twotower evaluate sets"
-        raise EvaluationError(f"no known set {key!r}; {meant}")
+        similar = difflib.get_close_matches(key, sets, 1)
+        remedy = f"did you mean {similar[0]!r}?" if similar else "list them: twotower evaluate sets"
+        raise EvaluationError(f"set {key!r}", "no public set of that name", remedy)
     return sets[key]
 
 
-def recognise(names: Iterable[str], pictures: int) -> KnownSet | None:
-    """The known set with exactly these classes (names or folders); of several, by its size."""
-    wanted = set(map(plain, names))
-    alike = [one for one in known_sets().values() if wanted in _spellings(one.key)]
-    return min(alike, key=lambda one: one.pictures != pictures, default=None)
+def recognize_set(names: Iterable[str], pictures: int) -> PublicSet | None:
+    """Return the public set with exactly these classes or folders.
+
+    Of several sets with these classes, the one with that number of pictures is returned.
+    """
+    spellings = set(map(normalize_name, names))
+    matches = [
+        public_set
+        for public_set in public_sets().values()
+        if spellings in _spellings(public_set.key)
+    ]
+    return min(matches, key=lambda match: match.pictures != pictures, default=None)
 
 
-def set_title(name: str, known: KnownSet | None) -> str:
-    """What a set is called: as it was published, or as its file or folder is."""
-    return known.title if known else Path(name).resolve().name
+def set_title(name: str, public_set: PublicSet | None) -> str:
+    """Return the published title of a set, or the name of its file or folder."""
+    return public_set.title if public_set else Path(name).resolve().name
 
 
 @cache
 def _spellings(key: str) -> tuple[set[str], set[str]]:
-    known = known_sets()[key]
-    return {plain(names[0]) for names in known.classes}, {plain(name) for name in known.folders}
+    """Return the normalized class names and folder names of a set."""
+    public_set = public_sets()[key]
+    return (
+        {normalize_name(names[0]) for names in public_set.classes},
+        {normalize_name(folder) for folder in public_set.folders},
+    )
 
 
-def plain(name: str) -> str:
-    """A class name without what spelling adds: "Baby_back-ribs" and "baby back ribs" are one."""
+def normalize_name(name: str) -> str:
+    """Return a class name in lower case, its words separated by single spaces.
+
+    "Baby_back-ribs" and "baby back ribs" become equal.
+    """
     return " ".join(re.findall(r"\w+", name.replace("_", " ").lower()))

@@ -1,4 +1,4 @@
-"""Whether confidence can be believed: expected calibration error, and what a diagram needs."""
+"""Expected calibration error, and the bins of a reliability diagram."""
 
 from __future__ import annotations
 
@@ -6,56 +6,72 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from twotower.arrays import BoolArray, Float64Array
 from twotower.evaluate.intervals import bootstrap
 
 BINS = 15
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """`ece` and its interval; `bins` with "low", "high", "n", "confidence" and "accuracy"."""
+class Reliability:
+    """The agreement of confidence and accuracy.
+
+    Attributes:
+        ece: expected calibration error, a share of 1.
+        ci95: its 95 % interval, low and high.
+        bins: mappings with "low", "high", "n", "confidence" and "accuracy"; the last two are None
+            for an empty bin.
+    """
 
     ece: float
     ci95: list[float]
     bins: list[dict[str, Any]]
 
 
-def calibration(
-    confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = BINS
-) -> Calibration:
-    """How far confidence and accuracy are apart, over equal bins (Guo et al. 2017, section 2).
+def measure_reliability(
+    confidence: Float64Array, correct: BoolArray, bins: int = BINS
+) -> Reliability:
+    """Compare confidence with accuracy over bins of equal width (Guo et al. 2017, section 2).
 
-    The error of few pictures is too high, since chance alone parts the two: compare only sets of
-    like size.
+    The error is overestimated for few answers, because chance alone separates confidence and
+    accuracy in a bin. Compare it only between sets of similar size.
 
     Args:
-        confidence: [n], the probability of the class that was given. right: [n].
+        confidence: [n], the probability of each answer.
+        correct: [n].
     """
-    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    bin_numbers = np.minimum((confidence * bins).astype(np.int64), bins - 1)
 
-    def sums(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[3, bins]: pictures, confidence and right ones of each bin."""
+    def sums(weights: Float64Array) -> Float64Array:
+        """Return, for each bin, the sums of weights, confidence and correct answers [3, bins]."""
         return np.stack(
-            [np.bincount(place, weights * one, bins) for one in (1.0, confidence, right)]
+            [
+                np.bincount(bin_numbers, weights * value, bins)
+                for value in (1.0, confidence, correct)
+            ]
         )
 
-    def ece(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        _, sure, hits = sums(weights)
-        return np.array([np.abs(sure - hits).sum() / weights.sum()])
+    def ece(weights: Float64Array) -> Float64Array:
+        _, confidences, hits = sums(weights)
+        return np.array([np.abs(confidences - hits).sum() / weights.sum()])
 
-    ones = np.ones(len(right))
-    counts, sure, hits = sums(ones)
-    rows = [
+    ones = np.ones(len(correct))
+    [interval] = bootstrap(ece, len(correct)).tolist()
+    return Reliability(float(ece(ones)[0]), interval, _bin_rows(*sums(ones)))
+
+
+def _bin_rows(
+    counts: Float64Array, confidences: Float64Array, hits: Float64Array
+) -> list[dict[str, Any]]:
+    bins = len(counts)
+    return [
         {
             "low": number / bins,
             "high": (number + 1) / bins,
-            "n": int(counts[number]),
-            "confidence": sure[number] / counts[number] if counts[number] else None,
-            "accuracy": hits[number] / counts[number] if counts[number] else None,
+            "n": int(count),
+            "confidence": confidences[number] / count if count else None,
+            "accuracy": hits[number] / count if count else None,
         }
-        for number in range(bins)
+        for number, count in enumerate(counts)
     ]
-    [interval] = bootstrap(ece, len(right)).tolist()
-    return Calibration(float(ece(ones)[0]), interval, rows)

@@ -1,122 +1,127 @@
-"""How a model holds when the pictures change: other sets of the same classes, and corruptions."""
+"""Accuracy on other sets of the same classes, and on corrupted pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from twotower.arrays import Float32Array, Float64Array
 from twotower.errors import EvaluationError
 from twotower.evaluate.accuracy import class_ranks
 from twotower.evaluate.corruptions import SEVERITIES, corrupt
-from twotower.evaluate.embedding import (
-    Result,
-    Watch,
-    configuration,
-    embed_pictures,
-    encode_ranks,
-    make_classifier,
-    unwatched,
-)
+from twotower.evaluate.embedding import embed_pictures, make_classifier
 from twotower.evaluate.intervals import bootstrap_shares
 from twotower.evaluate.models import Model
-from twotower.evaluate.published import published
-from twotower.evaluate.registry import plain
-from twotower.evaluate.set_readers import distinct
+from twotower.evaluate.published import published_figures
+from twotower.evaluate.registry import normalize_name
+from twotower.evaluate.results import Result, configuration, encode_ranks
+from twotower.evaluate.set_readers import unique_keys
 from twotower.evaluate.sets import LabelledSet
-from twotower.evaluate.zero_shot import answer, choose_templates, describe_set, measure, mistakes
+from twotower.evaluate.zero_shot import (
+    choose_templates,
+    classify,
+    confident_mistakes,
+    describe_set,
+    measure_answers,
+)
 from twotower.inputs.pictures import Picture
+from twotower.progress import ReportProgress, ignore_progress
 
 
 def evaluate_robustness(
     model: Model,
     labelled: LabelledSet,
-    others: Sequence[LabelledSet] = (),
+    shifted_sets: Sequence[LabelledSet] = (),
     kinds: Sequence[str] = (),
     severities: Sequence[int] = SEVERITIES,
     templates: tuple[str, ...] | None = None,
-    watch: Watch = unwatched,
+    report: ReportProgress = ignore_progress,
 ) -> Result:
-    """Zero-shot accuracy on a set, on others that share its classes, and under corruptions.
+    """Measure zero-shot accuracy on a set, on shifted sets of its classes, and under corruptions.
 
     Args:
-        others: sets of other pictures; each is compared over the classes that both have, so the
-            figure of the first set is measured again for each.
-        kinds: of corruption (`choose_kinds`).
+        shifted_sets: sets of other pictures. Each is compared with the first over the classes that
+            both have, so the accuracy on the first is measured again for each.
+        kinds: corruptions, from `choose_kinds`.
 
     Returns:
-        The result as JSON has it: `top1` and the rest are of the pictures as they are; `shift` by
-        set, `corruptions` by kind and severity, `mean_corrupted` over all of these.
+        The result as it is printed as JSON: `top1` and the other measures of the unchanged
+        pictures, `shift` by set, `corruptions` by kind and severity, and `mean_corrupted` over all
+        of these.
+
+    Raises:
+        EvaluationError: a set has several labels for a picture or no readable picture, or two sets
+            share no class.
     """
-    if labelled.multi_label or any(other.multi_label for other in others):
-        raise EvaluationError("robustness needs one label for each picture, not several")
+    for checked in (labelled, *shifted_sets):
+        if checked.multi_label:
+            raise EvaluationError(
+                checked.name,
+                "has pictures with several labels",
+                "robustness needs one for each picture",
+            )
     templates = choose_templates(model, labelled, templates)
-    classifier = make_classifier(model, labelled.classes, templates, watch)
-    embedded = embed_pictures(model, labelled, len(labelled.keys), watch)
-    seen = labelled.take(embedded.numbers)
+    classifier = make_classifier(model, labelled.classes, templates, report)
+    embedded = embed_pictures(model, labelled, labelled.name, len(labelled.keys), report)
+    readable = labelled.take(embedded.numbers)
     unreadable = embedded.unreadable(labelled.keys)
-
-    def score(image_embeds: NDArray[np.float32]) -> NDArray[np.float32]:
-        return image_embeds @ classifier.T
-
-    answers = answer(
-        score,
+    answers = classify(
+        lambda image_embeds: image_embeds @ classifier.T,
         embedded.image_embeds,
-        seen.labels,
+        readable.labels,
         model.logit_scale,
         model.logit_bias,
-        seen.namesakes,
+        readable.namesakes,
     )
     result: Result = {
         "task": "robustness",
-        "set": describe_set(seen),
-        **measure(answers, seen),
+        "set": describe_set(readable),
+        **measure_answers(answers, readable),
     }
-    if others:
+    if shifted_sets:
         result["shift"] = {}
-    for name, other in zip(distinct([one.name for one in others]), others, strict=True):
-        shifted = embed_pictures(model, other, len(other.keys), watch, name)
-        unreadable += shifted.unreadable(other.keys)
-        result["shift"][name] = _shift(
-            (embedded.image_embeds, seen),
-            (shifted.image_embeds, other.take(shifted.numbers)),
+    names = unique_keys([shifted.name for shifted in shifted_sets])
+    for name, shifted in zip(names, shifted_sets, strict=True):
+        embeds = embed_pictures(model, shifted, shifted.name, len(shifted.keys), report, name)
+        unreadable += embeds.unreadable(shifted.keys)
+        result["shift"][name] = _compare_sets(
+            (embedded.image_embeds, readable),
+            (embeds.image_embeds, shifted.take(embeds.numbers)),
             classifier,
         )
     if kinds:
-        result |= _corrupted(model, seen, classifier, kinds, severities, watch)
+        result |= _measure_corruptions(model, readable, classifier, kinds, severities, report)
     return result | {
-        "published": published(model.describe(), seen.known, result),
+        "published": published_figures(model.describe(), readable.public_set, result),
         "unreadable": unreadable,
-        "mistakes": mistakes(answers, seen),
+        "mistakes": confident_mistakes(answers, readable),
         "outcomes": {"ranks": encode_ranks(answers.ranks)},
         "configuration": configuration(model, templates=list(templates)),
     }
 
 
-def _shift(
-    first: tuple[NDArray[np.float32], LabelledSet],
-    second: tuple[NDArray[np.float32], LabelledSet],
-    classifier: NDArray[np.float32],
+# --- shifted sets --------------------------------------------------------------------------------
+
+
+def _compare_sets(
+    reference: tuple[Float32Array, LabelledSet],
+    shifted: tuple[Float32Array, LabelledSet],
+    classifier: Float32Array,
 ) -> Result:
-    """Accuracy on both sets over the classes that they share, and the points between them."""
-    names = [plain(name) for name in first[1].classnames]
-    theirs = [plain(name) for name in second[1].classnames]
-    present = {theirs[label] for label in np.unique(second[1].labels)}
+    """Return accuracy on two sets over their shared classes, and the difference in accuracy."""
+    names = [normalize_name(name) for name in reference[1].classnames]
+    shifted_names = [normalize_name(name) for name in shifted[1].classnames]
+    present = {shifted_names[label] for label in np.unique(shifted[1].labels)}
     shared = [number for number, name in enumerate(names) if name in present]
     if not shared:
-        raise EvaluationError(f"{second[1].name}: shares no class with {first[1].name}")
-    narrow = classifier[shared]
-    rights = []
-    for (image_embeds, labelled), own in ((first, names), (second, theirs)):
-        place = {own.index(names[number]): at for at, number in enumerate(shared)}
-        rows = np.flatnonzero(np.isin(labelled.labels, list(place)))
-        if not len(rows):
-            raise EvaluationError(f"{labelled.name}: has no picture of the shared classes")
-        labels = np.array([place[label] for label in labelled.labels[rows].tolist()])
-        rights.append(class_ranks(image_embeds[rows] @ narrow.T, labels) < 1)
-    before, after = (right.astype(np.float64) for right in rights)
-    draws = [_resampled(right, seed) for seed, right in enumerate((before, after))]
+        raise EvaluationError(
+            shifted[1].name, f"shares no class with {reference[1].name}", "leave it out"
+        )
+    shared_names = [names[number] for number in shared]
+    before = _correct_on(*reference, names, shared_names, classifier[shared])
+    after = _correct_on(*shifted, shifted_names, shared_names, classifier[shared])
+    draws = [_resample_accuracy(correct, seed) for seed, correct in enumerate((before, after))]
     [interval] = bootstrap_shares(after[:, None], np.ones(len(after))).tolist()
     drop = np.quantile(draws[0] - draws[1], (0.025, 0.975)).tolist()
     return {
@@ -129,42 +134,70 @@ def _shift(
     }
 
 
-def _resampled(right: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Accuracy over pictures drawn again, many times."""
+def _correct_on(
+    image_embeds: Float32Array,
+    labelled: LabelledSet,
+    names: list[str],
+    shared_names: list[str],
+    classifier: Float32Array,
+) -> Float64Array:
+    """Return 1 or 0 for each picture of the shared classes.
+
+    Args:
+        names: the normalized class names of the set.
+        classifier: [len(shared_names), embed_dim].
+    """
+    new_numbers = {names.index(name): number for number, name in enumerate(shared_names)}
+    rows = np.flatnonzero(np.isin(labelled.labels, list(new_numbers)))
+    if not len(rows):
+        raise EvaluationError(
+            labelled.name, "has no picture of the shared classes", "add some, or leave it out"
+        )
+    labels = np.array([new_numbers[label] for label in labelled.labels[rows].tolist()])
+    return (class_ranks(image_embeds[rows] @ classifier.T, labels) < 1).astype(np.float64)
+
+
+def _resample_accuracy(correct: Float64Array, seed: int) -> Float64Array:
+    """Return the accuracy of 10 000 resamples of the pictures."""
     random = np.random.default_rng(seed)
-    return np.asarray(random.binomial(len(right), right.mean(), 10_000) / len(right))
+    return np.asarray(random.binomial(len(correct), correct.mean(), 10_000) / len(correct))
 
 
-def _corrupted(
+# --- corruptions ---------------------------------------------------------------------------------
+
+
+def _measure_corruptions(
     model: Model,
-    seen: LabelledSet,
-    classifier: NDArray[np.float32],
+    labelled: LabelledSet,
+    classifier: Float32Array,
     kinds: Sequence[str],
     severities: Sequence[int],
-    watch: Watch,
+    report: ReportProgress,
 ) -> Result:
     corruptions: dict[str, dict[str, Result]] = {}
-    total, alike = np.zeros(len(seen.keys)), seen.namesakes
+    count = len(labelled.keys)
+    total = np.zeros(count)
     for kind in kinds:
         corruptions[kind] = {}
         for severity in severities:
-            pictures = _changed(seen, kind, severity)
-            what = f"{kind.replace('_', ' ')} {severity}"
-            embedded = embed_pictures(model, pictures, len(seen.keys), watch, what)
-            right = class_ranks(embedded.image_embeds @ classifier.T, seen.labels, alike) < 1
-            total += right
-            corruptions[kind][str(severity)] = _share(right.astype(np.float64))
+            stage = f"{kind.replace('_', ' ')} {severity}"
+            pictures = _corrupt_all(labelled, kind, severity)
+            embedded = embed_pictures(model, pictures, labelled.name, count, report, stage)
+            scores = embedded.image_embeds @ classifier.T
+            correct = class_ranks(scores, labelled.labels, labelled.namesakes) < 1
+            total += correct
+            corruptions[kind][str(severity)] = _top1(correct.astype(np.float64))
     return {
         "corruptions": corruptions,
-        "mean_corrupted": _share(total / (len(kinds) * len(severities))),
+        "mean_corrupted": _top1(total / (len(kinds) * len(severities))),
     }
 
 
-def _changed(seen: LabelledSet, kind: str, severity: int) -> Iterator[Picture]:
-    return (corrupt(picture, kind, severity, number) for number, picture in enumerate(seen))
+def _corrupt_all(labelled: LabelledSet, kind: str, severity: int) -> Iterator[Picture]:
+    return (corrupt(picture, kind, severity, number) for number, picture in enumerate(labelled))
 
 
-def _share(right: NDArray[np.float64]) -> Result:
-    n = len(right)
-    [interval] = bootstrap_shares(right[:, None], np.ones(n)).tolist()
-    return {"top1": float(right.mean()), "n": n, "ci95": {"top1": interval}}
+def _top1(correct: Float64Array) -> Result:
+    n = len(correct)
+    [interval] = bootstrap_shares(correct[:, None], np.ones(n)).tolist()
+    return {"top1": float(correct.mean()), "n": n, "ci95": {"top1": interval}}

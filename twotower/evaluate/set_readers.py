@@ -1,4 +1,4 @@
-"""Readers of labelled pictures: folders, archives, tables, tars."""
+"""Read labelled pictures from folders, tars, tables and arrays."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twotower.errors import EvaluationError
 from twotower.inputs.pictures import Picture, find_pictures
@@ -19,164 +20,218 @@ from twotower.pairs.tables import PICTURE_COLUMNS, read_table
 from twotower.pairs.tars import PICTURES, tar_members
 
 LABEL_COLUMNS = ("label", "labels", "class", "cls", "classname")
-CLASS_FILE = "classnames.txt"  # beside shards, as LAION's CLIP_benchmark writes it
+CLASS_NAMES_FILE = "classnames.txt"  # beside shards, as LAION's CLIP_benchmark writes it
 
-Label = int | str | list[int] | list[str]
+Label: TypeAlias = int | str | list[int] | list[str]
+Span: TypeAlias = tuple[int, int]  # offset and size of a member in a tar
 
 
-class Pictures(Protocol):
-    """Pictures by number, read when asked for."""
+class PictureSequence(Protocol):
+    """Pictures by number, each read when it is accessed."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of pictures."""
 
     def __getitem__(self, number: int) -> Picture:
-        """One, as `open_picture` takes it."""
+        """Return a picture in a form that `open_picture` takes."""
 
 
-def distinct(keys: list[str]) -> list[str]:
-    """The keys, or each with its number where two are alike, as in shards of one numbering."""
+@dataclass(frozen=True)
+class StoredSet:
+    """A set as it is stored: labels are words, or numbers with or without names.
+
+    Attributes:
+        class_names: the names of numbered labels, if they are stored.
+    """
+
+    name: str
+    pictures: PictureSequence
+    keys: Sequence[str]
+    labels: Sequence[Label]
+    class_names: list[str] | None = None
+
+
+def unique_keys(keys: list[str]) -> list[str]:
+    """Return the keys; if two are equal, add its number to each.
+
+    Keys are equal in shards that are numbered alike.
+    """
     if len(set(keys)) == len(keys):
         return keys
     return [f"{key} (number {number})" for number, key in enumerate(keys)]
 
 
-# --- labels and classes --------------------------------------------------------------------------
+# --- folders -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Raw:
-    """A set as it lies on disk: labels are numbers (with or without names) or words."""
+def read_folders(folder: Path) -> StoredSet:
+    """Read a folder of class folders.
 
-    name: str
-    pictures: Pictures
-    keys: Sequence[str]
-    labels: Sequence[Label]
-    names: list[str] | None = None  # of the numbers
-
-
-# --- folders, tables, arrays, tars ---------------------------------------------------------------
-
-
-def _read_folders(folder: Path) -> _Raw:
+    Raises:
+        EvaluationError: there is no class folder, or one has no pictures.
+    """
     paths: list[Picture] = []
     labels: list[str] = []
     keys: list[str] = []
-    for child in sorted(one for one in folder.iterdir() if one.is_dir()):
-        if child.name.startswith("."):
+    for class_folder in sorted(child for child in folder.iterdir() if child.is_dir()):
+        if class_folder.name.startswith("."):
             continue
-        pictures = [one for one in find_pictures([child]) if one != child]
+        pictures = [path for path in find_pictures([class_folder]) if path != class_folder]
         if not pictures:
-            raise EvaluationError(f"{child}: a class folder without pictures; fill or remove it")
+            raise EvaluationError(
+                class_folder, "a class folder without pictures", "fill or remove it"
+            )
         paths += pictures
-        keys += [str(one.relative_to(folder)) for one in pictures]
-        labels += [child.name] * len(pictures)
+        keys += [str(path.relative_to(folder)) for path in pictures]
+        labels += [class_folder.name] * len(pictures)
     if not paths:
         raise EvaluationError(
-            f"{folder}: holds no class folders (FOLDER/CLASS/PICTURE) and no tars"
+            folder, "holds no class folders and no tars", "sort its pictures: FOLDER/CLASS/PICTURE"
         )
     if all(name.isdigit() for name in labels):  # "10" comes after "9"
-        return _Raw(str(folder), paths, keys, [int(name) for name in labels])
-    return _Raw(str(folder), paths, keys, labels)
+        return StoredSet(str(folder), paths, keys, [int(name) for name in labels])
+    return StoredSet(str(folder), paths, keys, labels)
 
 
-def _read_npz(path: Path) -> _Raw:
-    """`images` uint8 [n, H, W] or [n, H, W, 3], `labels` [n] or bool [n, classes], `class_names`.
+# --- arrays --------------------------------------------------------------------------------------
 
-    The arrays are unpacked into memory, so their size is looked at first.
+
+def read_npz(path: Path) -> StoredSet:
+    """Read `images`, `labels` and perhaps `class_names` of a .npz file.
+
+    `images` is uint8 [n, H, W] or [n, H, W, 3]; `labels` is [n], or bool [n, classes].
+
+    Raises:
+        EvaluationError: the file cannot be read, an array is missing, the lengths differ, or the
+            arrays are larger than the memory of this machine, into which they are unpacked.
     """
-    try:
-        with zipfile.ZipFile(path) as file:
-            size = sum(one.file_size for one in file.infolist())
-        if size > _memory():
-            raise EvaluationError(
-                f"{path}: unpacks to {size / 2**30:.1f} GiB, more than this machine's memory; "
-                "write its pictures as tars or class folders"
-            )
-        with np.load(path, allow_pickle=False) as arrays:
-            images, labels = arrays["images"], arrays["labels"]
-            names = next((arrays[n] for n in ("class_names", "classnames") if n in arrays), None)
-    except KeyError as error:
-        raise EvaluationError(f"{path}: {error.args[0]}; needed are images and labels") from None
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
-        if isinstance(error, EvaluationError):
-            raise
-        raise EvaluationError(f"{path}: cannot be read ({error})") from None
+    images, labels, class_names = _load_arrays(path)
     if len(images) != len(labels):
-        raise EvaluationError(f"{path}: {len(images)} images but {len(labels)} labels")
-    given: list[Label] = [
-        np.flatnonzero(one).tolist() if labels.ndim == 2 else one for one in labels.tolist()
+        raise EvaluationError(
+            path, f"{len(images)} images but {len(labels)} labels", "store a label for each image"
+        )
+    rows: list[Label] = [
+        np.flatnonzero(row).tolist() if labels.ndim == 2 else row for row in labels.tolist()
     ]
     keys = [str(number) for number in range(len(images))]
-    return _Raw(path.stem, images, keys, given, None if names is None else names.tolist())
+    names = None if class_names is None else class_names.tolist()
+    return StoredSet(path.stem, images, keys, rows, names)
+
+
+def _load_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
+    """Return images, labels and class names, or None for the last."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            size = sum(member.file_size for member in file.infolist())
+        if size > _memory():
+            raise EvaluationError(
+                path,
+                f"unpacks to {size / 2**30:.1f} GiB, more than this machine's memory",
+                "write its pictures as tars or class folders",
+            )
+        with np.load(path, allow_pickle=False) as arrays:
+            names = next((arrays[n] for n in ("class_names", "classnames") if n in arrays), None)
+            return arrays["images"], arrays["labels"], names
+    except EvaluationError:
+        raise
+    except KeyError as error:
+        raise EvaluationError(path, error.args[0], "needed are images and labels") from None
+    except (OSError, zipfile.BadZipFile, ValueError) as error:
+        raise EvaluationError(
+            path, f"cannot be read ({error})", "write it again with numpy.savez"
+        ) from None
 
 
 def _memory() -> int:
+    """Return the memory of this machine in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _read_labelled_table(path: Path, root: Path) -> _Raw:
-    """A row for each picture: a path or the picture itself, and a label or several ("cat|dog")."""
+# --- tables --------------------------------------------------------------------------------------
+
+
+def read_labelled_table(path: Path, root: Path) -> StoredSet:
+    """Read a table with a row for each picture: its path or content, and its labels ("cat|dog").
+
+    Args:
+        path: a .csv, .tsv or .parquet file.
+        root: the folder that paths are relative to.
+
+    Raises:
+        EvaluationError: the file, a column or a label is missing.
+    """
     if not path.is_file():
-        raise EvaluationError(f"{path}: no such file")
+        raise EvaluationError(path, "no such file", "give a table, a folder or tars")
     if path.suffix == ".parquet":
         return _read_parquet(path, root)
     rows = read_table(path)
     columns = list(rows[0]) if rows else []
-    picture = _column(columns, PICTURE_COLUMNS, path, "pictures")
-    label = _column(columns, LABEL_COLUMNS, path, "labels")
-    pictures: list[Picture] = [root / str(row[picture]) for row in rows]
-    labels = [_label(row[label], f"{path}: {row[picture]}") for row in rows]
-    if label == "labels" and not any(isinstance(one, list) for one in labels):
-        labels = [[str(one)] for one in labels]  # several are allowed, though no picture has them
-    if all(isinstance(one, str) and one.isdigit() for one in labels):
-        labels = [int(str(one)) for one in labels]
-    return _Raw(path.stem, pictures, [str(row[picture]) for row in rows], labels)
+    picture_column = _find_column(columns, PICTURE_COLUMNS, path, "pictures")
+    label_column = _find_column(columns, LABEL_COLUMNS, path, "labels")
+    keys = [str(row[picture_column]) for row in rows]
+    pictures: list[Picture] = [root / key for key in keys]
+    labels = [
+        _parse_label(row[label_column], path, key) for row, key in zip(rows, keys, strict=True)
+    ]
+    if label_column == "labels" and not any(isinstance(label, list) for label in labels):
+        labels = [[str(label)] for label in labels]  # several are allowed, but no picture has them
+    if all(isinstance(label, str) and label.isdigit() for label in labels):
+        labels = [int(str(label)) for label in labels]
+    return StoredSet(path.stem, pictures, keys, labels)
 
 
-def _label(value: Any, where: str) -> Label:
+def _find_column(columns: Sequence[str], names: Sequence[str], path: Path, content: str) -> str:
+    for name in names:
+        if name in columns:
+            return name
+    raise EvaluationError(
+        path,
+        f"no column of {content} (there are: {', '.join(columns) or 'none'})",
+        f"call it one of {', '.join(names)}",
+    )
+
+
+def _parse_label(value: Any, path: Path, item: str) -> Label:
+    """Return a label of the row or sample that `item` names; "|" separates several.
+
+    Raises:
+        EvaluationError: it is empty.
+    """
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if isinstance(value, str) and value.strip():
-        parts = [part.strip() for part in value.split("|")]
-        return parts if len(parts) > 1 else parts[0]
+        names = [name.strip() for name in value.split("|")]
+        return names if len(names) > 1 else names[0]
     if isinstance(value, list):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise EvaluationError(f"{where} has no label")
+    raise EvaluationError(path, f"{item} has no label", "add one, or remove the picture")
 
 
-def _column(columns: Sequence[str], known: Sequence[str], path: Path, what: str) -> str:
-    for name in known:
-        if name in columns:
-            return name
-    raise EvaluationError(
-        f"{path}: no column of {what}; call it one of {', '.join(known)} "
-        f"(there are: {', '.join(columns) or 'none'})"
-    )
+def _read_parquet(path: Path, root: Path) -> StoredSet:
+    """Read a Parquet table, also one of Hugging Face's datasets.
 
-
-def _read_parquet(path: Path, root: Path) -> _Raw:
-    """As the table above, or as Hugging Face's datasets are: pictures inside, names in the head."""
+    Those contain the pictures themselves, and the names of numbered labels in their metadata.
+    """
     try:
         import pyarrow.parquet
     except ImportError:
-        raise EvaluationError(f"{path}: reading Parquet needs pip install pyarrow") from None
+        raise EvaluationError(path, "pyarrow is not installed", "pip install pyarrow") from None
     file = pyarrow.parquet.ParquetFile(path)
     columns = file.schema_arrow.names
-    picture = _column(columns, (*PICTURE_COLUMNS, "img"), path, "pictures")
-    label = _column(columns, LABEL_COLUMNS, path, "labels")
-    values = file.read(columns=[label]).column(label).to_pylist()
-    labels = [_label(value, f"{path}: row {row}") for row, value in enumerate(values)]
+    picture_column = _find_column(columns, (*PICTURE_COLUMNS, "img"), path, "pictures")
+    label_column = _find_column(columns, LABEL_COLUMNS, path, "labels")
+    values = file.read(columns=[label_column]).column(label_column).to_pylist()
+    labels = [_parse_label(value, path, f"row {row}") for row, value in enumerate(values)]
     features = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
-    names = features.get("info", {}).get("features", {}).get(label, {}).get("names")
+    names = features.get("info", {}).get("features", {}).get(label_column, {}).get("names")
     keys = [str(row) for row in range(len(labels))]
-    return _Raw(path.stem, _ParquetPictures(file, picture, root), keys, labels, names)
+    return StoredSet(path.stem, _ParquetPictures(file, picture_column, root), keys, labels, names)
 
 
 class _ParquetPictures:
-    """One row group in memory at a time."""
+    """The pictures of a Parquet file; one row group is in memory at a time."""
 
     def __init__(self, file: Any, column: str, root: Path) -> None:
         self._file, self._column, self._root = file, column, root
@@ -200,75 +255,85 @@ class _ParquetPictures:
         return value if isinstance(value, bytes) else self._root / str(value)
 
 
-def _read_tars(tars: list[Path]) -> _Raw:
-    """Samples of a picture and a `.json` with `label` (a number, a name, a list) or a `.cls`."""
-    places: list[tuple[int, int, int]] = []
+# --- tars ----------------------------------------------------------------------------------------
+
+
+def read_tars(tars: list[Path]) -> StoredSet:
+    """Read tars with samples of a picture and a label.
+
+    The label is in a `.cls`, or under "label" in a `.json`: a number, a name or a list.
+
+    Raises:
+        EvaluationError: a tar is missing or damaged, or a sample has no picture or no label.
+    """
+    spans: list[tuple[int, int, int]] = []  # tar, offset, size
     keys: list[str] = []
     labels: list[Label] = []
     for shard, path in enumerate(tars):
         if not path.is_file():
-            raise EvaluationError(f"{path}: no such file")
-        for key, members in _samples(path):
-            where = f"{path}: {key}"
-            picture = next((members[kind] for kind in PICTURES if kind in members), None)
-            if picture is None:
-                raise EvaluationError(f"{where} has no picture")
-            places.append((shard, *picture))
+            raise EvaluationError(path, "no such file", "give a tar, a pattern or a folder of tars")
+        for key, members in _read_samples(path):
+            span = next((members[suffix] for suffix in PICTURES if suffix in members), None)
+            if span is None:
+                raise EvaluationError(path, f"{key} has no picture", "add one, or remove the label")
+            spans.append((shard, *span))
             keys.append(key)
-            labels.append(_tar_label(path, members, where))
-    beside = tars[0].parent / CLASS_FILE
-    names = beside.read_text(encoding="utf-8").splitlines() if beside.is_file() else None
+            labels.append(_tar_label(path, key, members))
+    names_file = tars[0].parent / CLASS_NAMES_FILE
+    names = names_file.read_text(encoding="utf-8").splitlines() if names_file.is_file() else None
     name = tars[0].stem if len(tars) == 1 else str(tars[0].parent)
-    return _Raw(name, _TarPictures(tars, places), distinct(keys), labels, names)
+    return StoredSet(name, _TarPictures(tars, spans), unique_keys(keys), labels, names)
 
 
-def _samples(path: Path) -> list[tuple[str, dict[str, tuple[int, int]]]]:
-    """(key, {extension: (offset, size)}) of each sample, whose members follow one another."""
-    samples: list[tuple[str, dict[str, tuple[int, int]]]] = []
+def _read_samples(path: Path) -> list[tuple[str, dict[str, Span]]]:
+    """Return the key and {suffix: span} of each sample, whose members follow one another."""
+    samples: list[tuple[str, dict[str, Span]]] = []
     try:
-        for raw, extension, offset, size in tar_members(path):
-            key = raw.decode("utf-8", "replace")
+        for stem, suffix, offset, size in tar_members(path):
+            key = stem.decode("utf-8", "replace")
             if not samples or samples[-1][0] != key:
                 samples.append((key, {}))
-            samples[-1][1][extension] = offset, size
+            samples[-1][1][suffix] = offset, size
     except (tarfile.TarError, EOFError) as error:
         raise EvaluationError(
-            f"{path}: damaged or cut short ({error}); download it again"
+            path, f"damaged or cut short ({error})", "download it again"
         ) from None
     return samples
 
 
-def _tar_label(path: Path, members: dict[str, tuple[int, int]], where: str) -> Label:
+def _tar_label(path: Path, key: str, members: dict[str, Span]) -> Label:
     if "cls" in members:
-        text = _read_at(path, members["cls"]).decode("utf-8", "replace").strip()
-        return int(text) if text.isdigit() else _label(text, where)
+        text = _read_span(path, members["cls"]).decode("utf-8", "replace").strip()
+        return int(text) if text.isdigit() else _parse_label(text, path, key)
     if "json" not in members:
-        raise EvaluationError(f"{where} has neither .json nor .cls")
+        raise EvaluationError(path, f"{key} has neither .json nor .cls", "add one to each sample")
     try:
-        tree = json.loads(_read_at(path, members["json"]))
+        tree = json.loads(_read_span(path, members["json"]))
     except ValueError:
-        raise EvaluationError(f"{where}: its json cannot be read") from None
+        raise EvaluationError(
+            path, f"the .json of {key} cannot be read", "write valid JSON"
+        ) from None
     tree = tree if isinstance(tree, dict) else {}
-    # the names of ImageNet's classes are not distinct ("crane"), their WordNet numbers are
-    return _label(tree.get("wnid", tree.get("label")), where)
+    # Two classes of ImageNet are called "crane", but WordNet numbers are unique.
+    return _parse_label(tree.get("wnid", tree.get("label")), path, key)
 
 
-def _read_at(path: Path, place: tuple[int, int]) -> bytes:
+def _read_span(path: Path, span: Span) -> bytes:
     with path.open("rb") as file:
-        file.seek(place[0])
-        return file.read(place[1])
+        file.seek(span[0])
+        return file.read(span[1])
 
 
 class _TarPictures:
-    """The bytes of each picture, where its tar has them."""
+    """The undecoded pictures of tars."""
 
-    def __init__(self, tars: list[Path], places: list[tuple[int, int, int]]) -> None:
+    def __init__(self, tars: list[Path], spans: list[tuple[int, int, int]]) -> None:
         self._tars = tars
-        self._places = np.array(places, np.int64).reshape(-1, 3)
+        self._spans = np.array(spans, np.int64).reshape(-1, 3)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._spans)
 
     def __getitem__(self, number: int) -> Picture:
-        shard, offset, size = self._places[number].tolist()
-        return _read_at(self._tars[shard], (offset, size))
+        shard, offset, size = self._spans[number].tolist()
+        return _read_span(self._tars[shard], (offset, size))

@@ -1,4 +1,4 @@
-"""Labelled pictures on disk, read one by one: folders, tars, tables, arrays."""
+"""Labelled sets: pictures on disk, read one by one, with the names of their classes."""
 
 from __future__ import annotations
 
@@ -6,93 +6,102 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twotower.arrays import BoolArray, Int64Array
 from twotower.errors import EvaluationError
-from twotower.evaluate.registry import KnownSet, find_set, known_sets, plain, recognise
+from twotower.evaluate.registry import (
+    PublicSet,
+    find_set,
+    normalize_name,
+    public_sets,
+    recognize_set,
+)
 from twotower.evaluate.set_readers import (
     Label,
-    Pictures,
-    _Raw,
-    _read_folders,
-    _read_labelled_table,
-    _read_npz,
-    _read_tars,
+    PictureSequence,
+    StoredSet,
+    read_folders,
+    read_labelled_table,
+    read_npz,
+    read_tars,
 )
 from twotower.inputs.pictures import Picture
 from twotower.pairs.tars import find_tars
 
+ClassNames: TypeAlias = tuple[tuple[str, ...], ...]
+
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Pictures and what they show.
+    """Pictures with the classes that they show.
 
     Attributes:
-        keys: a name for each picture. labels: [n], numbers of classes; or bool [n, classes] where a
-            picture may show several.
+        keys: a name for each picture.
+        labels: numbers of classes [n], or bool [n, classes] where a picture may have several.
         classes: the names of each class.
-        known: the published set that this is, or is a part of.
-        whole: how many pictures there are where this was drawn from, as far as is known.
+        public_set: the published set that this is, entirely or in part.
+        full_size: the number of pictures in the set that this was drawn from.
     """
 
     name: str
-    pictures: Pictures
+    pictures: PictureSequence
     keys: Sequence[str]
     labels: NDArray[Any]
-    classes: tuple[tuple[str, ...], ...]
-    known: KnownSet | None
-    whole: int
+    classes: ClassNames
+    public_set: PublicSet | None
+    full_size: int
 
     @property
     def multi_label(self) -> bool:
-        """Whether a picture may have several classes."""
+        """True if a picture may have several classes."""
         return self.labels.ndim == 2
 
     @property
     def classnames(self) -> list[str]:
-        """One name for each class."""
+        """The main name of each class."""
         return [names[0] for names in self.classes]
 
     @property
-    def namesakes(self) -> NDArray[np.int64] | None:
-        """[classes], equal where names are, as of two "sunglasses"; None where all differ."""
+    def namesakes(self) -> Int64Array | None:
+        """Numbers [classes], equal for classes with the same names; None if all names differ."""
         distinct, numbers = np.unique(
             [" ".join(names) for names in self.classes], return_inverse=True
         )
         return numbers if len(distinct) < len(self.classes) else None
 
     def fingerprint(self) -> str:
-        """Of keys and labels in their order: equal for two runs that may be compared."""
+        """Return a hash of keys and labels in order; results can be compared if it is equal."""
         digest = hashlib.sha256("\n".join(self.keys).encode("utf-8", "surrogateescape"))
         digest.update(np.ascontiguousarray(self.labels).tobytes())
         return digest.hexdigest()[:16]
 
     def __iter__(self) -> Iterator[Picture]:
-        """The pictures in order, each read when its turn comes."""
+        """Yield the pictures in order, each read when it is needed."""
         return (self.pictures[number] for number in range(len(self.keys)))
 
-    def take(self, numbers: NDArray[np.int64]) -> LabelledSet:
-        """Only these pictures, all classes."""
+    def take(self, numbers: Int64Array) -> LabelledSet:
+        """Return the set of these pictures, with all classes."""
         return replace(
             self,
-            pictures=_Some(self.pictures, numbers),
+            pictures=_Selection(self.pictures, numbers),
             keys=[self.keys[number] for number in numbers],
             labels=self.labels[numbers],
         )
 
     def sample(self, count: int, seed: int = 0) -> LabelledSet:
-        """At most `count` pictures drawn at random, in their order."""
+        """Return at most `count` pictures, drawn at random and kept in order."""
         drawn = np.random.default_rng(seed).permutation(len(self.keys))[:count]
         return self.take(np.sort(drawn))
 
 
 @dataclass(frozen=True)
-class _Some:
-    pictures: Pictures
-    numbers: NDArray[np.int64]
+class _Selection:
+    pictures: PictureSequence
+    numbers: Int64Array
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -104,133 +113,194 @@ class _Some:
 def open_set(
     location: str | Path,
     classes: Sequence[str] | None = None,
-    known: str | None = None,
+    set_key: str | None = None,
     root: Path | None = None,
 ) -> LabelledSet:
-    """Labelled pictures at a path.
+    """Open labelled pictures.
 
     Args:
         location: a folder of class folders; tars (one, a pattern, or a folder of them) with `.json`
-            (`label`) or `.cls`; a `.csv`, `.tsv` or `.parquet` table; a `.npz` with images, labels
-            and class_names; or the name of a known set, for how to obtain it.
-        classes: names for the labels, in order; or all words to choose from, the labels among them.
-        known: the published set that this is (`--as`); otherwise recognised by its classes.
-        root: where the paths of a table start; by default beside it.
+            (`label`) or `.cls`; a `.csv`, `.tsv` or `.parquet` table; or a `.npz` with images,
+            labels and class_names. The name of a public set raises an error with its address.
+        classes: names for the labels, in order; or all names to choose from, with the labels among
+            them.
+        set_key: the public set that this is (`--as`); by default it is recognised by its classes.
+        root: the folder that the paths of a table are relative to; by default, the table's.
 
     Raises:
-        SetError: nothing is there, it holds no pictures, or labels and classes do not fit.
+        EvaluationError: nothing is there, it holds no pictures, or labels and classes do not fit.
     """
+    stored = _read_set(location, root)
+    return _name_classes(stored, classes, find_set(set_key) if set_key else None)
+
+
+def _read_set(location: str | Path, root: Path | None) -> StoredSet:
     path = Path(location)
     if str(location).endswith((".csv", ".tsv", ".parquet")):
-        raw = _read_labelled_table(path, root or path.parent)
-    elif path.suffix == ".npz":
-        raw = _read_npz(path)
-    elif tars := find_tars(str(location)):
-        raw = _read_tars([Path(tar) for tar in tars])
-    elif path.is_dir():
-        raw = _read_folders(path)
-    elif str(location) in known_sets():
-        raise EvaluationError(find_set(str(location)).how_to_obtain("zero-shot"))
-    else:
-        raise EvaluationError(
-            f"{location}: no such set; give a folder of class folders, tars, a .csv, .tsv, "
-            ".parquet or .npz file, or a name of: twotower evaluate sets"
-        )
-    return _name_classes(raw, classes, find_set(known) if known else None)
-
-
-def _name_classes(raw: _Raw, given: Sequence[str] | None, known: KnownSet | None) -> LabelledSet:
-    if not len(raw.keys):
-        raise EvaluationError(f"{raw.name}: holds no pictures")
-    flat = [one for label in raw.labels for one in (label if isinstance(label, list) else [label])]
-    if not flat:
-        raise EvaluationError(f"{raw.name}: no picture has a label")
-    words = isinstance(flat[0], str)
-    found = sorted(set(map(str, flat))) if words else raw.names
-    if known is None and given is None and found:
-        known = recognise(found, len(raw.keys))
-    if given is not None:
-        classes, number = _given_classes(raw, found if words else None, flat, given)
-    elif known is not None and known.classes:
-        classes, number = _known_classes(raw, found, flat, known)
-    elif found is None:
-        raise EvaluationError(
-            f"{raw.name}: its labels are numbers; name them with --classes FILE (a class on each "
-            "line, in their order) or --as SET"
-        )
-    else:
-        classes = tuple((name.replace("_", " "),) for name in found)
-        number = {name: place for place, name in enumerate(found)}
-    if not words and max(map(int, flat)) >= len(classes):
-        raise EvaluationError(
-            f"{raw.name}: a label is {max(map(int, flat))} but there are {len(classes)} classes"
-        )
-    labels = _numbers(raw.labels, number if words else None, len(classes))
-    whole = known.pictures if known else len(raw.keys)
-    return LabelledSet(raw.name, raw.pictures, raw.keys, labels, classes, known, whole)
-
-
-def _given_classes(
-    raw: _Raw, words: list[str] | None, flat: list[Any], given: Sequence[str]
-) -> tuple[tuple[tuple[str, ...], ...], dict[str, int]]:
-    """Names of a class file: by spelling if every label is among them, else by order."""
-    classes = tuple((name.strip(),) for name in given)
-    if words is None:
-        there = max(map(int, flat)) + 1
-        if raw.names:
-            there = len(raw.names)
-        if there != len(classes):
-            raise EvaluationError(
-                f"{raw.name}: {len(classes)} classes are given but its labels go to {there}"
-            )
-        return classes, {}
-    place = {plain(name): number for number, name in enumerate(given)}
-    if all(plain(word) in place for word in words):
-        return classes, {word: place[plain(word)] for word in words}
-    if len(words) != len(classes):
-        missing = next(word for word in words if plain(word) not in place)
-        raise EvaluationError(
-            f"{raw.name}: {len(classes)} classes are given for {len(words)} labels, and "
-            f"{missing!r} is not among them; give one for each in order, or all of them by name"
-        )
-    return classes, {word: number for number, word in enumerate(words)}
-
-
-def _known_classes(
-    raw: _Raw, found: list[str] | None, flat: list[Any], known: KnownSet
-) -> tuple[tuple[tuple[str, ...], ...], dict[str, int]]:
-    """A published set's names: by spelling, or for bare numbers by order."""
-    spelled = {plain(names[0]): number for number, names in enumerate(known.classes)}
-    folders = {plain(name): number for number, name in enumerate(known.folders)}
-    if found is None:  # numbers without names: the published order
-        if max(map(int, flat)) >= len(known.classes):
-            raise EvaluationError(
-                f"{raw.name}: a label is {max(map(int, flat))} but {known.key} has "
-                f"{len(known.classes)} classes"
-            )
-        return known.classes, {}
-    for place in (folders, spelled):
-        if all(plain(word) in place for word in found):
-            if isinstance(flat[0], str):
-                return known.classes, {word: place[plain(word)] for word in found}
-            return tuple(known.classes[place[plain(word)]] for word in found), {}
-    strange = next(word for word in found if plain(word) not in spelled)
+        return read_labelled_table(path, root or path.parent)
+    if path.suffix == ".npz":
+        return read_npz(path)
+    if tars := find_tars(str(location)):
+        return read_tars([Path(tar) for tar in tars])
+    if path.is_dir():
+        return read_folders(path)
+    if str(location) in public_sets():
+        raise find_set(str(location)).not_shipped("zero-shot")
     raise EvaluationError(
-        f"{raw.name}: {strange!r} is no class of {known.key}; name them with --classes"
+        location,
+        "no such set",
+        "give a folder of class folders, tars, a .csv, .tsv, .parquet or .npz file, or a name of: "
+        "twotower evaluate sets",
     )
 
 
-def _numbers(
-    labels: Sequence[Label], number: dict[str, int] | None, classes: int
-) -> NDArray[np.int64] | NDArray[np.bool_]:
-    """[n], or [n, classes] where a picture has a list."""
+# --- names of classes ----------------------------------------------------------------------------
 
-    def one(label: Any) -> int:
-        return int(label) if number is None else number[label]
+
+def _name_classes(
+    stored: StoredSet, names: Sequence[str] | None, public_set: PublicSet | None
+) -> LabelledSet:
+    """Give each class its names: from `--classes`, from a public set, or from the labels."""
+    labels = _flatten_labels(stored)
+    words = isinstance(labels[0], str)
+    label_names = sorted(set(map(str, labels))) if words else stored.class_names
+    if public_set is None and names is None and label_names:
+        public_set = recognize_set(label_names, len(stored.keys))
+    if names is not None:
+        classes, numbers = _names_from_user(stored, label_names if words else None, labels, names)
+    elif public_set is not None and public_set.classes:
+        classes, numbers = _names_from_public_set(stored, label_names, labels, public_set)
+    elif label_names is None:
+        raise EvaluationError(
+            stored.name,
+            "its labels are numbers",
+            "name them with --classes FILE (a class on each line, in their order) or --as SET",
+        )
+    else:
+        classes = tuple((name.replace("_", " "),) for name in label_names)
+        numbers = {name: number for number, name in enumerate(label_names)}
+    if not words:
+        _check_numbers(stored, labels, len(classes))
+    matrix = _label_array(stored.labels, numbers if words else None, len(classes))
+    full_size = public_set.pictures if public_set else len(stored.keys)
+    return LabelledSet(
+        stored.name, stored.pictures, stored.keys, matrix, classes, public_set, full_size
+    )
+
+
+def _flatten_labels(stored: StoredSet) -> list[Any]:
+    """Return every label of every picture.
+
+    Raises:
+        EvaluationError: there are no pictures, or no labels.
+    """
+    if not len(stored.keys):
+        raise EvaluationError(stored.name, "holds no pictures", "add pictures with labels")
+    labels: list[Any] = []
+    for label in stored.labels:
+        labels += label if isinstance(label, list) else [label]
+    if not labels:
+        raise EvaluationError(stored.name, "no picture has a label", "label its pictures")
+    return labels
+
+
+def _check_numbers(stored: StoredSet, labels: list[Any], classes: int) -> None:
+    if max(map(int, labels)) >= classes:
+        raise EvaluationError(
+            stored.name,
+            f"a label is {max(map(int, labels))} but there are {classes} classes",
+            "number the classes from 0, and name them all",
+        )
+
+
+def _names_from_user(
+    stored: StoredSet, label_names: list[str] | None, labels: list[Any], names: Sequence[str]
+) -> tuple[ClassNames, dict[str, int]]:
+    """Match labels with the names of `--classes`: by spelling if all are among them, or by order.
+
+    Args:
+        label_names: the distinct labels if these are words; None if they are numbers.
+        labels: every label.
+
+    Returns:
+        The classes, and the number of the class of each word.
+    """
+    classes = tuple((name.strip(),) for name in names)
+    if label_names is None:
+        count = len(stored.class_names) if stored.class_names else max(map(int, labels)) + 1
+        if count != len(classes):
+            raise EvaluationError(
+                stored.name,
+                f"{len(classes)} classes are given but its labels go to {count}",
+                f"give {count} classes",
+            )
+        return classes, {}
+    numbers = {normalize_name(name): number for number, name in enumerate(names)}
+    if all(normalize_name(word) in numbers for word in label_names):
+        return classes, {word: numbers[normalize_name(word)] for word in label_names}
+    if len(label_names) != len(classes):
+        missing = next(word for word in label_names if normalize_name(word) not in numbers)
+        raise EvaluationError(
+            stored.name,
+            f"{len(classes)} classes are given for {len(label_names)} labels, and {missing!r} is "
+            "not among them",
+            "give one for each in order, or all of them by name",
+        )
+    return classes, {word: number for number, word in enumerate(label_names)}
+
+
+def _names_from_public_set(
+    stored: StoredSet, label_names: list[str] | None, labels: list[Any], public_set: PublicSet
+) -> tuple[ClassNames, dict[str, int]]:
+    """Match labels with the classes of a public set: by spelling, or bare numbers by order.
+
+    Args:
+        label_names: the distinct labels if these are words, or the stored names of numbers.
+        labels: every label.
+
+    Returns:
+        The classes, and the number of the class of each word.
+    """
+    if label_names is None:
+        if max(map(int, labels)) >= len(public_set.classes):
+            raise EvaluationError(
+                stored.name,
+                f"a label is {max(map(int, labels))} but {public_set.key} has "
+                f"{len(public_set.classes)} classes",
+                "leave out --as, or choose another set",
+            )
+        return public_set.classes, {}
+    by_folder = {normalize_name(name): number for number, name in enumerate(public_set.folders)}
+    by_name = {normalize_name(names[0]): i for i, names in enumerate(public_set.classes)}
+    for numbers in (by_folder, by_name):
+        if all(normalize_name(word) in numbers for word in label_names):
+            if isinstance(labels[0], str):
+                words = {word: numbers[normalize_name(word)] for word in label_names}
+                return public_set.classes, words
+            order = [numbers[normalize_name(word)] for word in label_names]
+            return tuple(public_set.classes[number] for number in order), {}
+    unknown = next(word for word in label_names if normalize_name(word) not in by_name)
+    raise EvaluationError(
+        stored.name, f"{unknown!r} is no class of {public_set.key}", "name them with --classes"
+    )
+
+
+def _label_array(
+    labels: Sequence[Label], numbers: dict[str, int] | None, classes: int
+) -> Int64Array | BoolArray:
+    """Return numbers of classes [n], or bool [n, classes] if a label is a list.
+
+    Args:
+        numbers: the class of each word; None if labels are numbers.
+    """
+
+    def class_number(label: Any) -> int:
+        return int(label) if numbers is None else numbers[label]
 
     if not any(isinstance(label, list) for label in labels):
-        return np.array([one(label) for label in labels], np.int64)
+        return np.array([class_number(label) for label in labels], np.int64)
     matrix = np.zeros((len(labels), classes), np.bool_)
     for row, label in zip(matrix, labels, strict=True):
-        row[[one(each) for each in (label if isinstance(label, list) else [label])]] = True
+        names = label if isinstance(label, list) else [label]
+        row[[class_number(name) for name in names]] = True
     return matrix

@@ -1,4 +1,4 @@
-"""Zero-shot classification: how often the words for the right class lie nearest."""
+"""Zero-shot classification: choose the class whose text embed is most similar to a picture."""
 
 from __future__ import annotations
 
@@ -9,59 +9,127 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twotower.arrays import Float32Array, Float64Array, Int64Array
 from twotower.evaluate.accuracy import (
     average_precisions,
     class_ranks,
     precision_orders,
     top_probability,
 )
-from twotower.evaluate.embedding import (
-    Result,
-    Watch,
-    configuration,
-    embed_pictures,
-    encode_ranks,
-    make_classifier,
-    unwatched,
-)
+from twotower.evaluate.embedding import embed_pictures, make_classifier
 from twotower.evaluate.intervals import RESAMPLES, bootstrap, bootstrap_shares, wilson
 from twotower.evaluate.models import Model
-from twotower.evaluate.published import published
+from twotower.evaluate.published import published_figures
 from twotower.evaluate.registry import set_title
-from twotower.evaluate.reliability import calibration
+from twotower.evaluate.reliability import measure_reliability
+from twotower.evaluate.results import Result, configuration, encode_ranks
 from twotower.evaluate.sets import LabelledSet
+from twotower.progress import ReportProgress, ignore_progress
 
-BLOCK = 4096  # pictures whose scores are in memory together
-MISTAKES = 24  # of the surest wrong answers, that are named
+BLOCK = 4096  # pictures whose scores are in memory at a time
+MISTAKES = 24  # reported wrong answers
+
+
+def evaluate_zero_shot(
+    model: Model,
+    labelled: LabelledSet,
+    templates: tuple[str, ...] | None = None,
+    report: ReportProgress = ignore_progress,
+) -> Result:
+    """Classify a set by the names of its classes.
+
+    Args:
+        templates: sentences with one `{}`; by default those published for the set, or the model's.
+
+    Returns:
+        The result as it is printed as JSON (docs/evaluation.md): shares of 1, with intervals under
+        `ci95`.
+
+    Raises:
+        EvaluationError: no picture can be read.
+    """
+    templates = choose_templates(model, labelled, templates)
+    classifier = make_classifier(model, labelled.classes, templates, report)
+    embedded = embed_pictures(model, labelled, labelled.name, len(labelled.keys), report)
+    readable = labelled.take(embedded.numbers)
+    answers = classify(
+        lambda image_embeds: image_embeds @ classifier.T,
+        embedded.image_embeds,
+        readable.labels,
+        model.logit_scale,
+        model.logit_bias,
+        readable.namesakes,
+    )
+    result = {
+        "task": "zero-shot",
+        "set": describe_set(readable),
+        **measure_answers(answers, readable),
+    }
+    return result | {
+        "published": published_figures(model.describe(), readable.public_set, result),
+        "unreadable": embedded.unreadable(labelled.keys),
+        "mistakes": confident_mistakes(answers, readable),
+        "outcomes": {"ranks": encode_ranks(answers.ranks)},
+        "configuration": configuration(model, templates=list(templates)),
+    }
+
+
+def choose_templates(
+    model: Model, labelled: LabelledSet, templates: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    """Return the given templates, or those published for the set, or the model's."""
+    published = labelled.public_set.templates if labelled.public_set else ()
+    return templates or published or model.templates
+
+
+def describe_set(labelled: LabelledSet) -> Result:
+    """Return the name and size of the measured set, and whether it is a subset."""
+    n, public_set = len(labelled.keys), labelled.public_set
+    return {
+        "name": labelled.name,
+        "known_as": public_set.key if public_set else None,
+        "title": set_title(labelled.name, public_set),
+        "pictures": n,
+        "of": labelled.full_size,
+        "subset": n < labelled.full_size,
+        "classes": len(labelled.classes),
+        "fingerprint": labelled.fingerprint(),
+    }
+
+
+# --- answers -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a classifier said of n pictures.
+    """The answers of a classifier about n pictures.
 
     Attributes:
-        ranks: [n] (`class_ranks`). predicted: [n], the nearest class. confidence: [n], its
-            probability. scores: [n, classes], kept only for sets with several labels.
+        ranks: [n], as `class_ranks` returns them.
+        predicted: [n], the class with the highest score.
+        confidence: [n], its probability.
+        scores: [n, classes], kept only for sets whose pictures may have several classes.
     """
 
-    ranks: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    confidence: NDArray[np.float64]
-    scores: NDArray[np.float32] | None
+    ranks: Int64Array
+    predicted: Int64Array
+    confidence: Float64Array
+    scores: Float32Array | None
 
 
-def answer(
-    score: Callable[[NDArray[np.float32]], NDArray[np.float32]],
-    image_embeds: NDArray[np.float32],
+def classify(
+    score: Callable[[Float32Array], Float32Array],
+    image_embeds: Float32Array,
     labels: NDArray[Any],
     logit_scale: float = 1.0,
     logit_bias: float | None = None,
-    namesakes: NDArray[np.int64] | None = None,
+    namesakes: Int64Array | None = None,
 ) -> Answers:
-    """A classifier's answers, block by block, so that memory does not hold every score.
+    """Classify pictures in blocks, so that memory never holds the scores of all of them.
 
     Args:
-        score: image_embeds [n, embed_dim] -> [n, classes], logits but for the scale and bias.
+        score: image_embeds [n, embed_dim] -> [n, classes], the logits before scale and bias.
+        labels: [n], or bool [n, classes].
         namesakes: as in `class_ranks`.
     """
     ranks, predicted, confidence, scores = [], [], [], []
@@ -81,92 +149,51 @@ def answer(
     )
 
 
-def evaluate_zero_shot(
-    model: Model,
-    labelled: LabelledSet,
-    templates: tuple[str, ...] | None = None,
-    watch: Watch = unwatched,
-) -> Result:
-    """Classify a set by the names of its classes.
-
-    Args:
-        templates: sentences with one `{}`; by default those published for the set, else the
-            model's own.
-
-    Returns:
-        The result as JSON has it (docs/evaluation.md); shares of 1, intervals under `ci95`.
-    """
-    templates = choose_templates(model, labelled, templates)
-    classifier = make_classifier(model, labelled.classes, templates, watch)
-    embedded = embed_pictures(model, labelled, len(labelled.keys), watch)
-    seen = labelled.take(embedded.numbers)
-    answers = answer(
-        lambda image_embeds: image_embeds @ classifier.T,
-        embedded.image_embeds,
-        seen.labels,
-        model.logit_scale,
-        model.logit_bias,
-        seen.namesakes,
-    )
-    result = {"task": "zero-shot", "set": describe_set(seen), **measure(answers, seen)}
-    return result | {
-        "published": published(model.describe(), seen.known, result),
-        "unreadable": embedded.unreadable(labelled.keys),
-        "mistakes": mistakes(answers, seen),
-        "outcomes": {"ranks": encode_ranks(answers.ranks)},
-        "configuration": configuration(model, templates=list(templates)),
-    }
+# --- measures ------------------------------------------------------------------------------------
 
 
-def choose_templates(
-    model: Model, labelled: LabelledSet, given: tuple[str, ...] | None
-) -> tuple[str, ...]:
-    """What was asked for, else what is published for the set, else the model's own."""
-    return given or (labelled.known.templates if labelled.known else ()) or model.templates
-
-
-def measure(answers: Answers, seen: LabelledSet) -> Result:
-    """top1, top5, mean_per_class, their intervals, and what lies behind them."""
+def measure_answers(answers: Answers, labelled: LabelledSet) -> Result:
+    """Return top1, top5, mean_per_class or map, ece, their intervals, and the figures by class."""
     n = len(answers.ranks)
     hits = np.stack([answers.ranks < 1, answers.ranks < 5], axis=1).astype(np.float64)
     ci95 = dict(zip(("top1", "top5"), bootstrap_shares(hits, np.ones(n)).tolist(), strict=True))
     result: Result = {"top1": hits[:, 0].mean(), "top5": hits[:, 1].mean()}
-    if seen.multi_label:
+    if labelled.multi_label:
         assert answers.scores is not None  # kept for these sets
-        per_class, ci95["map"] = _precisions(answers.scores, seen)
+        per_class, ci95["map"] = _average_precision_rows(answers.scores, labelled)
         result |= {"mean_per_class": None}
-        result["map"] = _mean(np.array([one["average_precision"] for one in per_class]))
+        result["map"] = _defined_mean(np.array([row["average_precision"] for row in per_class]))
         confusion = []
     else:
-        per_class, ci95["mean_per_class"] = _per_class(answers, seen)
-        result["mean_per_class"] = _mean(np.array([one["accuracy"] for one in per_class]))
-        confusion = confusions(answers, seen)
-    calibrated = calibration(answers.confidence, answers.ranks < 1)
-    ci95["ece"] = calibrated.ci95
+        per_class, ci95["mean_per_class"] = _accuracy_rows(answers, labelled)
+        result["mean_per_class"] = _defined_mean(np.array([row["accuracy"] for row in per_class]))
+        confusion = count_confusions(answers, labelled)
+    reliability = measure_reliability(answers.confidence, answers.ranks < 1)
+    ci95["ece"] = reliability.ci95
     return {
         **result,
         "n": n,
         "ci95": ci95,
-        "ece": calibrated.ece,
-        "reliability": calibrated.bins,
+        "ece": reliability.ece,
+        "reliability": reliability.bins,
         "per_class": per_class,
         "confusion": confusion,
     }
 
 
-def _per_class(answers: Answers, seen: LabelledSet) -> tuple[list[Result], list[float]]:
-    """Accuracy of each class that occurs, with its interval; and the interval of their mean."""
-    classes, right = len(seen.classes), (answers.ranks < 1).astype(np.float64)
+def _accuracy_rows(answers: Answers, labelled: LabelledSet) -> tuple[list[Result], list[float]]:
+    """Return a row for each class with pictures, and the interval of their mean accuracy."""
+    classes, correct = len(labelled.classes), (answers.ranks < 1).astype(np.float64)
 
-    def accuracies(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        counts = np.bincount(seen.labels, weights, classes)
-        hits = np.bincount(seen.labels, weights * right, classes)
+    def accuracies(weights: Float64Array) -> Float64Array:
+        counts = np.bincount(labelled.labels, weights, classes)
+        hits = np.bincount(labelled.labels, weights * correct, classes)
         shares = np.divide(hits, counts, out=np.full(classes, np.nan), where=counts > 0)
-        return np.append(shares, _mean(shares))
+        return np.append(shares, _defined_mean(shares))
 
-    *shares, _ = accuracies(np.ones(len(right)))
-    intervals = bootstrap(accuracies, len(right))
-    counts = np.bincount(seen.labels, minlength=classes)
+    *shares, _ = accuracies(np.ones(len(correct)))
+    intervals = bootstrap(accuracies, len(correct))
+    counts = np.bincount(labelled.labels, minlength=classes)
     rows = []
     for number, share in enumerate(shares):
         if not counts[number]:
@@ -174,80 +201,67 @@ def _per_class(answers: Answers, seen: LabelledSet) -> tuple[list[Result], list[
         interval = intervals[number].tolist()
         if share in (0.0, 1.0):
             interval = list(wilson(share, int(counts[number])))  # as in `bootstrap_shares`
-        row = {"class": seen.classnames[number], "n": int(counts[number]), "accuracy": share}
+        row = {"class": labelled.classnames[number], "n": int(counts[number]), "accuracy": share}
         rows.append(row | {"ci95": interval})
     return rows, intervals[-1].tolist()
 
 
-def _precisions(scores: NDArray[np.float32], seen: LabelledSet) -> tuple[list[Result], list[float]]:
-    """Average precision of each class that occurs, and the interval of their mean."""
-    orders = precision_orders(scores, seen.labels)
+def _average_precision_rows(
+    scores: Float32Array, labelled: LabelledSet
+) -> tuple[list[Result], list[float]]:
+    """Return a row for each class with pictures, and the interval of the mean average precision."""
+    orders = precision_orders(scores, labelled.labels)
 
-    def precisions(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        each = average_precisions(seen.labels, orders, weights)
-        return np.append(each, _mean(each))
+    def precisions(weights: Float64Array) -> Float64Array:
+        values = average_precisions(labelled.labels, orders, weights)
+        return np.append(values, _defined_mean(values))
 
-    n = len(seen.labels)
-    *each, _ = precisions(np.ones(n))
-    resamples = max(100, min(RESAMPLES, 10**9 // scores.size))  # else hours on the largest sets
+    n = len(labelled.labels)
+    *values, _ = precisions(np.ones(n))
+    resamples = max(100, min(RESAMPLES, 10**9 // scores.size))  # 1000 take hours on large sets
     intervals = bootstrap(precisions, n, resamples).tolist()
-    counts = seen.labels.sum(axis=0).tolist()
+    counts = labelled.labels.sum(axis=0).tolist()
     rows = [
-        {"class": name, "n": counts[i], "average_precision": each[i], "ci95": intervals[i]}
-        for i, name in enumerate(seen.classnames)
+        {"class": name, "n": counts[i], "average_precision": values[i], "ci95": intervals[i]}
+        for i, name in enumerate(labelled.classnames)
         if counts[i]
     ]
     return rows, intervals[-1]
 
 
-def confusions(answers: Answers, seen: LabelledSet) -> list[list[Any]]:
-    """[right class, class given instead, how often], most frequent first."""
+def _defined_mean(values: Float64Array) -> float:
+    """Return the mean of the values that are not NaN."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else float("nan")
+
+
+def count_confusions(answers: Answers, labelled: LabelledSet) -> list[list[Any]]:
+    """Return [correct class, predicted class, count] of wrong answers, most frequent first."""
     wrong = answers.ranks > 0
-    cells = seen.labels[wrong] * len(seen.classes) + answers.predicted[wrong]
+    cells = labelled.labels[wrong] * len(labelled.classes) + answers.predicted[wrong]
     pairs, counts = np.unique(cells, return_counts=True)
-    names, size = seen.classnames, len(seen.classes)
+    names, size = labelled.classnames, len(labelled.classes)
     return [
         [names[pairs[i] // size], names[pairs[i] % size], int(counts[i])]
         for i in np.argsort(-counts, kind="stable")
     ]
 
 
-def mistakes(answers: Answers, seen: LabelledSet) -> list[Result]:
-    """The wrong answers that were given with most confidence."""
+def confident_mistakes(answers: Answers, labelled: LabelledSet) -> list[Result]:
+    """Return the wrong answers with the highest confidence."""
     wrong = np.flatnonzero(answers.ranks > 0)
-    surest = wrong[np.argsort(-answers.confidence[wrong], kind="stable")][:MISTAKES]
-    names = seen.classnames
+    order = np.argsort(-answers.confidence[wrong], kind="stable")
+    names = labelled.classnames
     return [
         {
-            "picture": seen.keys[i],
-            "right": [names[c] for c in np.atleast_1d(_right(seen.labels[i]))],
+            "picture": labelled.keys[i],
+            "right": [names[c] for c in _class_numbers(labelled.labels[i])],
             "given": names[answers.predicted[i]],
             "confidence": float(answers.confidence[i]),
         }
-        for i in surest
+        for i in wrong[order][:MISTAKES]
     ]
 
 
-def _right(label: Any) -> Any:
-    return np.flatnonzero(label) if np.ndim(label) else label
-
-
-def describe_set(seen: LabelledSet) -> Result:
-    """What was measured on, and whether that is all of it."""
-    n, known = len(seen.keys), seen.known
-    return {
-        "name": seen.name,
-        "known_as": known.key if known else None,
-        "title": set_title(seen.name, known),
-        "pictures": n,
-        "of": seen.whole,
-        "subset": n < seen.whole,
-        "classes": len(seen.classes),
-        "fingerprint": seen.fingerprint(),
-    }
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    """Of those that are there."""
-    there = values[~np.isnan(values)]
-    return float(there.mean()) if len(there) else float("nan")
+def _class_numbers(label: Any) -> NDArray[Any]:
+    return np.flatnonzero(label) if np.ndim(label) else np.atleast_1d(label)
