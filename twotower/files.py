@@ -65,14 +65,18 @@ def _create(path: Path, mode: Literal["w", "wb"]) -> IO[Any]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     """Make a temporary folder beside `path` that is renamed to it when the block ends.
 
     Its files are flushed to the disk before. An existing folder is replaced; after an error it is
     unchanged. A process that is killed can leave a temporary folder: see `remove_leftovers`.
+
+    Args:
+        temporary: the temporary folder, where several processes write to it; a new one by default.
     """
-    temporary = path.with_name(f".writing-{path.name}-{secrets.token_hex(4)}")
-    temporary.mkdir(parents=True)
+    shared = temporary is not None
+    temporary = temporary or path.with_name(f".writing-{path.name}-{secrets.token_hex(4)}")
+    temporary.mkdir(parents=True, exist_ok=shared)
     try:
         yield temporary
         for file in temporary.rglob("*"):

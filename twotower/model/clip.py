@@ -6,6 +6,7 @@ training step runs); their cosines, scaled by the temperature, are the logits (`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,10 +55,18 @@ class CLIP(nn.Module):
             logits = logits + self.logit_bias
         return ClipOutput(image_embeds, text_embeds, logits, logits.T)
 
-    def embed(self, pixel_values: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed pictures and texts: image_embeds [I, embed_dim] and text_embeds [T, embed_dim].
+    def embed(
+        self, pixel_values: Tensor, input_ids: Tensor | Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Embed pictures and texts.
 
-        They are of unit length, and float32 where the towers compute in half precision.
+        Args:
+            pixel_values: [I, 3, image_size, image_size].
+            input_ids: [T, L]; or groups of texts, each cut to its longest.
+
+        Returns:
+            image_embeds [I, embed_dim] and text_embeds [T, embed_dim]: unit length, float32 where
+            the towers compute in half precision.
         """
         return self.encode_image(pixel_values), self.encode_text(input_ids)
 
@@ -66,9 +75,10 @@ class CLIP(nn.Module):
         image_features = self.vision(pixel_values)  # [B, embed_dim]
         return F.normalize(at_least_float32(image_features), dim=-1)
 
-    def encode_text(self, input_ids: Tensor) -> Tensor:
-        """[B, L] -> text_embeds [B, embed_dim], unit length."""
-        text_features = self.text(input_ids)  # [B, embed_dim]
+    def encode_text(self, input_ids: Tensor | Sequence[Tensor]) -> Tensor:
+        """[B, L], or groups of such texts -> text_embeds [B, embed_dim], unit length."""
+        groups = [input_ids] if isinstance(input_ids, Tensor) else input_ids
+        text_features = torch.cat([self.text(group) for group in groups])  # [B, embed_dim]
         return F.normalize(at_least_float32(text_features), dim=-1)
 
 

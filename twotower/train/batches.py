@@ -1,8 +1,9 @@
-"""Pairs to batches, in an order that is a pure function of (seed, step).
+"""Batches of pairs, in an order that is a pure function of (seed, step).
 
-Which pairs make up a step, which caption is read and where the picture is cut depend on nothing
-else: not on the number of worker processes, and of ranks only in who takes which part. So a run
-resumes anywhere, and two ranks of 64 see what one of 128 would.
+The pairs of a step, the caption of each and the square that is cut out of its picture depend on
+nothing else. The number of worker processes changes nothing, and the number of ranks only divides
+the batch. A run can therefore resume at any step, and two ranks with 64 pairs each get the pairs of
+one rank with 128.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from typing import TypeAlias
+
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from twotower.arrays import Int64Array, UInt8Array
 from twotower.errors import BrokenPairError, PairsError, PictureError
 from twotower.inputs.preprocess import Preprocess, PreprocessConfig
 from twotower.inputs.tokenizer import Tokenizer
@@ -24,7 +27,10 @@ from twotower.model.config import CLIPConfig
 from twotower.pairs.pair import Source
 from twotower.train.embed_cache import sample_key
 
-SUBSTITUTES = 50  # other pairs that are tried where one is broken
+SUBSTITUTES = 50  # pairs that are tried in place of a broken one
+
+# epoch, position in the epoch, number of the source, number of the pair in it
+Address: TypeAlias = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -38,55 +44,60 @@ class Batch:
     text_ids: Tensor  # int64 [b]: equal for the same caption
     keys: list[str]
     captions: list[str]
-    picture_keys: list[bytes]  # of the stored pictures' content (`sample_key`)
-    broken: list[str]  # why a pair could not be used; another took its place
+    picture_keys: list[bytes]  # `sample_key` of the stored pictures
+    broken: list[str]  # unreadable pairs, with the reason; others took their places
 
 
 @dataclass(frozen=True)
 class Order:
-    """Which pair stands at which place of which epoch.
+    """The order of pairs in each epoch.
 
-    An epoch holds `weight` times every pair of each source, evenly interleaved. Shards are
-    shuffled, then pairs within windows of `buffer`; a smaller source is shuffled as a whole.
+    An epoch holds every pair of a source `weight` times, with the sources evenly interleaved.
+    Shards are shuffled, then pairs within windows of `buffer`; a smaller source is shuffled as a
+    whole.
     """
 
-    shards: tuple[tuple[int, ...], ...]  # for each source, how many pairs its shards hold
+    shards: tuple[tuple[int, ...], ...]  # for each source, the numbers of pairs in its shards
     weights: tuple[float, ...]
     seed: int
     buffer: int = 100_000
 
     def __len__(self) -> int:
-        """Places in an epoch."""
-        return sum(self._amount(source) for source in range(len(self.shards)))
+        """Return the number of pairs in an epoch."""
+        return sum(self._pairs_of(source) for source in range(len(self.shards)))
 
-    def epoch(self, epoch: int) -> NDArray[np.int64]:
-        """[places, 2] of (source, number of the pair in it)."""
-        parts, marks = [], []
+    def epoch(self, epoch: int) -> Int64Array:
+        """Return the pairs of an epoch in order: rows of (source, number of the pair in it)."""
+        pairs, positions = [], []
         for source in range(len(self.shards)):
             numbers = self._numbers(source, epoch)
-            parts.append(np.stack([np.full_like(numbers, source), numbers], axis=1))
-            marks.append((np.arange(len(numbers)) + 0.5) / max(1, len(numbers)))
-        interleaved = np.argsort(np.concatenate(marks), kind="stable")
-        return np.concatenate(parts)[interleaved]
+            pairs.append(np.stack([np.full_like(numbers, source), numbers], axis=1))
+            positions.append((np.arange(len(numbers)) + 0.5) / max(1, len(numbers)))
+        interleaved = np.argsort(np.concatenate(positions), kind="stable")
+        return np.concatenate(pairs)[interleaved]
 
-    def _amount(self, source: int) -> int:
+    def _pairs_of(self, source: int) -> int:
+        """Return the number of pairs of a source in an epoch."""
         return int(self.weights[source] * sum(self.shards[source]))
 
-    def _numbers(self, source: int, epoch: int) -> NDArray[np.int64]:
-        """The epoch's part of an endless stream: shuffled passes over the source, end to end."""
-        count, amount = sum(self.shards[source]), self._amount(source)
-        start, stop = epoch * amount, (epoch + 1) * amount
+    def _numbers(self, source: int, epoch: int) -> Int64Array:
+        """Return the epoch's section of an endless stream of shuffled passes over the source."""
+        count, length = sum(self.shards[source]), self._pairs_of(source)
+        start, stop = epoch * length, (epoch + 1) * length
         passes = range(start // count, -(-stop // count))
-        parts = [self._pass(source, one) for one in passes]
-        stream = np.concatenate([*parts, np.empty(0, np.int64)])
+        shuffled = [self._shuffle(source, number) for number in passes]
+        stream = np.concatenate([*shuffled, np.empty(0, np.int64)])
         return stream[start - passes.start * count :][: stop - start]
 
-    def _pass(self, source: int, which: int) -> NDArray[np.int64]:
+    def _shuffle(self, source: int, pass_number: int) -> Int64Array:
+        """Return the numbers of all pairs of a source in the order of one pass."""
         sizes = np.array(self.shards[source])
         starts = np.cumsum(sizes) - sizes
-        random = np.random.default_rng([self.seed, source, which])
+        random = np.random.default_rng([self.seed, source, pass_number])
         shards = random.permutation(len(sizes))
-        numbers = np.concatenate([np.arange(starts[i], starts[i] + sizes[i]) for i in shards])
+        numbers = np.concatenate(
+            [np.arange(starts[shard], starts[shard] + sizes[shard]) for shard in shards]
+        )
         for start in range(0, len(numbers), self.buffer):
             random.shuffle(numbers[start : start + self.buffer])
         return numbers
@@ -96,7 +107,8 @@ class Batches:
     """Batches from any step on, for this rank.
 
     Raises:
-        PairsError: fewer pairs than a batch; while reading, hardly any pair that is not broken.
+        PairsError: fewer pairs than a batch, or a batch that ranks cannot share; while reading,
+            too many broken pairs in a row.
     """
 
     def __init__(
@@ -114,61 +126,73 @@ class Batches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """`batch_size` is of all ranks together; `workers` decode in processes of their own.
+        """Open the batches of one rank.
 
-        Pictures are enlarged by up to `zoom` before a random square is cut out of them.
+        Args:
+            batch_size: pairs of all ranks together.
+            weights: passes over each source in an epoch; 1 by default.
+            buffer: pairs that are shuffled together.
+            zoom: pictures are enlarged by up to this factor before a random square is cut out.
+            workers: processes that decode.
         """
-        shards = tuple(tuple(getattr(one, "shard_sizes", (len(one),))) for one in sources)
+        shards = tuple(tuple(getattr(source, "shard_sizes", (len(source),))) for source in sources)
         self.order = Order(shards, tuple(weights or (1.0,) * len(sources)), seed, buffer)
         self.batch_size, self.workers = batch_size, workers
         self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = len(self.order) // batch_size
         if self.steps_per_epoch == 0:
             raise PairsError(
-                f"{', '.join(one.name for one in sources)}: {len(self.order)} pairs are fewer than "
-                f"a batch of {batch_size}; give more pairs or a smaller batch"
+                ", ".join(source.name for source in sources),
+                f"{len(self.order)} pairs are fewer than a batch of {batch_size}",
+                "give more pairs or a smaller batch",
             )
         if batch_size % world_size:
-            raise PairsError(f"a batch of {batch_size} cannot be shared by {world_size} ranks")
+            raise PairsError(
+                "data.batch_size",
+                f"a batch of {batch_size} cannot be shared by {world_size} ranks",
+                f"use a multiple of {world_size}",
+            )
         self.tokenizer = tokenizer
         self._samples = _Samples(sources, config, tokenizer, self.order, zoom)
 
-    def __call__(self, first_step: int, last_step: int) -> Iterator[Batch]:
-        """The batches of steps `first_step` to `last_step` - 1, counted over all epochs."""
+    def __call__(self, start: int, stop: int) -> Iterator[Batch]:
+        """Yield the batches of steps `start` to `stop` - 1, counted over all epochs."""
+        steps = range(start, stop)
         loader = DataLoader(
             self._samples,
-            batch_sampler=_Places(self, first_step, last_step),
+            batch_sampler=_Addresses(self, steps),
             num_workers=self.workers,
             collate_fn=self._samples.collate,
             prefetch_factor=2 if self.workers else None,
         )
-        for step, batch in zip(range(first_step, last_step), loader, strict=True):
+        for step, batch in zip(steps, loader, strict=True):
             yield replace(batch, step=step)
 
 
-class _Places(Sampler[list[tuple[int, int, int, int]]]):
-    """For each step the (epoch, place, source, number) of this rank's pairs."""
+class _Addresses(Sampler[list[Address]]):
+    """The addresses of this rank's pairs, step by step."""
 
-    def __init__(self, batches: Batches, first_step: int, last_step: int) -> None:
-        self.batches, self.first_step, self.last_step = batches, first_step, last_step
+    def __init__(self, batches: Batches, steps: range) -> None:
+        self.batches, self.steps = batches, steps
 
-    def __iter__(self) -> Iterator[list[tuple[int, int, int, int]]]:
-        batches, known = self.batches, -1
+    def __iter__(self) -> Iterator[list[Address]]:
+        batches, ordered_epoch = self.batches, -1
         local = batches.batch_size // batches.world_size
-        for step in range(self.first_step, self.last_step):
-            epoch, within = divmod(step, batches.steps_per_epoch)
-            if epoch != known:
-                known, places = epoch, batches.order.epoch(epoch)
-            start = within * batches.batch_size + batches.rank * local
-            yield [(epoch, place, *places[place].tolist()) for place in range(start, start + local)]
+        for step in self.steps:
+            epoch, step_of_epoch = divmod(step, batches.steps_per_epoch)
+            if epoch != ordered_epoch:
+                ordered_epoch, pairs = epoch, batches.order.epoch(epoch)
+            start = step_of_epoch * batches.batch_size + batches.rank * local
+            positions = range(start, start + local)
+            yield [(epoch, position, *pairs[position].tolist()) for position in positions]
 
     def __len__(self) -> int:
-        return self.last_step - self.first_step
+        return len(self.steps)
 
 
 @dataclass(frozen=True)
 class _Sample:
-    pixels: NDArray[np.uint8]  # [image_size, image_size, 3]
+    pixels: UInt8Array  # [image_size, image_size, 3]
     caption: str
     image_id: int
     key: str
@@ -177,7 +201,7 @@ class _Sample:
 
 
 class _Samples(Dataset[_Sample]):
-    """Read, decode and cut one pair; runs in the worker processes."""
+    """Pairs that are read, decoded and cut out, by address; used in the worker processes."""
 
     def __init__(
         self,
@@ -188,14 +212,15 @@ class _Samples(Dataset[_Sample]):
         zoom: float,
     ) -> None:
         self.sources, self.order, self.tokenizer, self.zoom = sources, order, tokenizer, zoom
-        # never below the size that is needed: 2 to 7 times as fast, pixels at cosine .9999
+        # decode JPEGs at a reduced size, not below image_size: 2 to 7 times as fast, pixels at
+        # cosine .9999
         self.preprocess = Preprocess(config.preprocess, config.preprocess.image_size // 2)
         self.starts = np.cumsum([0, *(len(source) for source in sources)]).tolist()
-        causal = config.text.kind != "transformer" or config.text.causal
-        self.trim = causal  # a bidirectional tower without a padding mask needs every position
+        # a bidirectional tower without a padding mask needs every position
+        self.trim = config.text.kind != "transformer" or config.text.causal
 
-    def __getitem__(self, place: tuple[int, int, int, int]) -> _Sample:
-        epoch, position, source, number = place
+    def __getitem__(self, address: Address) -> _Sample:
+        epoch, position, source, number = address
         random = np.random.default_rng([self.order.seed, 1 << 32, epoch, position])
         broken: list[str] = []
         for _ in range(SUBSTITUTES):
@@ -205,8 +230,9 @@ class _Samples(Dataset[_Sample]):
                 broken.append(f"{self.sources[source].key(number)}: {error}")
             number = int(random.integers(len(self.sources[source])))
         raise PairsError(
-            f"{self.sources[source].name}: {SUBSTITUTES} pairs in a row are broken, the last: "
-            f"{broken[-1]}"
+            self.sources[source].name,
+            f"{SUBSTITUTES} pairs in a row are broken, the last is {broken[-1]}",
+            "look at the source with: twotower pairs stats",
         )
 
     def _read(
@@ -214,40 +240,41 @@ class _Samples(Dataset[_Sample]):
     ) -> _Sample:
         pair = self.sources[source][number]
         caption = pair.captions[int(random.integers(len(pair.captions)))]
-        place, zoom = (random.random(), random.random()), random.uniform(1.0, self.zoom)
-        square = self.preprocess.square(pair.picture, place, zoom)
+        corner, zoom = (random.random(), random.random()), random.uniform(1.0, self.zoom)
+        square = self.preprocess.square(pair.picture, corner, zoom)
         image_id = self.starts[source] + number
         picture_key = sample_key(pair.picture)
         return _Sample(np.asarray(square), caption, image_id, pair.key, picture_key, tuple(broken))
 
     def collate(self, samples: list[_Sample]) -> Batch:
-        """Stack samples into a batch whose step is not known here."""
-        tokens = self.tokenizer([one.caption for one in samples])
+        """Stack samples into a batch, whose step `Batches` sets."""
+        tokens = self.tokenizer([sample.caption for sample in samples])
         length = int(tokens.attention_mask.sum(axis=1).max())
         input_ids = tokens.input_ids[:, :length] if self.trim else tokens.input_ids
-        pixels = np.stack([one.pixels for one in samples]).transpose(0, 3, 1, 2)
+        pixels = np.stack([sample.pixels for sample in samples]).transpose(0, 3, 1, 2)
         return Batch(
             step=-1,
             pixels=torch.from_numpy(np.ascontiguousarray(pixels)),
             input_ids=torch.from_numpy(np.ascontiguousarray(input_ids)),
-            image_ids=torch.tensor([one.image_id for one in samples]),
-            text_ids=torch.tensor([_text_id(one.caption) for one in samples]),
-            keys=[one.key for one in samples],
-            captions=[one.caption for one in samples],
-            picture_keys=[one.picture_key for one in samples],
-            broken=[line for one in samples for line in one.broken],
+            image_ids=torch.tensor([sample.image_id for sample in samples]),
+            text_ids=torch.tensor([_text_id(sample.caption) for sample in samples]),
+            keys=[sample.key for sample in samples],
+            captions=[sample.caption for sample in samples],
+            picture_keys=[sample.picture_key for sample in samples],
+            broken=[line for sample in samples for line in sample.broken],
         )
 
 
 def _text_id(caption: str) -> int:
-    """64 bits of the caption; equal captions of other letter cases count as different."""
+    """Return 64 bits of a hash of the caption; captions in another letter case differ."""
     digest = hashlib.blake2b(caption.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
 
 def normalize_pixels(pixels: Tensor, config: PreprocessConfig) -> Tensor:
-    """uint8 [b, 3, S, S] to float32 pixel_values, as `Preprocess` does, on the pixels' device."""
+    """Convert uint8 [b, 3, S, S] to float32 pixel_values as `Preprocess` does, on their device."""
     mean, std = (
-        torch.tensor(one, device=pixels.device).view(3, 1, 1) for one in (config.mean, config.std)
+        torch.tensor(channels, device=pixels.device).view(3, 1, 1)
+        for channels in (config.mean, config.std)
     )
     return (pixels.float() / 255 - mean) / std

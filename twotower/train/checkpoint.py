@@ -1,20 +1,21 @@
-"""Checkpoints that a crash cannot spoil: complete or not there, and no pickles.
+"""Checkpoints that are complete or do not exist, without pickles.
 
     RUN/checkpoints/000000500/
         model.safetensors, optimizer.safetensors, ema.safetensors    (of one process)
-        model-2-of-4.safetensors, ...                                (FSDP: each rank its part)
-        state.json      the step and the configuration; written last
+        model-2-of-4.safetensors, ...                                (FSDP: a file for each rank)
+        state.json      the step and the configuration
 
-A checkpoint is written under another name, flushed to the disk and then renamed. Nothing random is
-kept: the order of pairs and every draw are functions of (seed, step).
+A checkpoint is written to a temporary folder, flushed to the disk and then renamed. No random state
+is stored: the order of pairs and all random numbers are functions of (seed, step).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,216 +26,244 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from twotower.errors import TrainError
+from twotower.files import atomic_folder, sync_file
 from twotower.train.config import TrainConfig
 from twotower.train.distributed import rank, wait_for_all, world_size
 
 FOLDER, STATE = "checkpoints", "state.json"
 
 
-def save_checkpoint(
-    run: Path,
-    step: int,
-    config: TrainConfig,
-    model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-    ema: dict[str, Tensor] | None,
-    scaler: torch.amp.GradScaler,
-) -> Path:
-    """Write the state after `step` steps, and remove the oldest beyond `config.keep`.
+@dataclass(frozen=True)
+class TrainState:
+    """The tensors that a step changes."""
+
+    model: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    ema: dict[str, Tensor] | None
+    scaler: torch.amp.GradScaler  # of float16; else disabled
+
+    @property
+    def sharded(self) -> bool:
+        """True if each rank holds a part of the tensors (FSDP)."""
+        return any(isinstance(weight, DTensor) for weight in self.model.parameters())
+
+
+def save_checkpoint(run: Path, step: int, config: TrainConfig, state: TrainState) -> Path:
+    """Write the state after `step` steps and remove the oldest beyond `config.output.keep`.
 
     Raises:
         TrainError: the disk is full or cannot be written; older checkpoints are untouched.
     """
-    final = run / FOLDER / f"{step:09d}"
-    writing = final.with_name(f".writing-{step:09d}")
-    tensors = {"model": model.state_dict(), "optimizer": _optimizer_tensors(model, optimizers)}
-    if ema is not None:
-        tensors["ema"] = ema
+    path = run / FOLDER / f"{step:09d}"
+    tensors = {
+        "model": state.model.state_dict(),
+        "optimizer": _optimizer_tensors(state.model, state.optimizers),
+    }
+    if state.ema is not None:
+        tensors["ema"] = state.ema
     try:
-        writing.mkdir(parents=True, exist_ok=True)
-        for what, named in tensors.items():
-            if _sharded(model) or rank() == 0:
-                _save(named, writing / _file(what, _sharded(model)))
-        wait_for_all()
+        with _folder_of_all_ranks(path) as folder:
+            if state.sharded or rank() == 0:
+                for stem, named_tensors in tensors.items():
+                    _save(named_tensors, folder / _file_name(stem, state.sharded))
+            if rank() == 0:
+                (folder / STATE).write_text(_state_json(step, config, state), encoding="utf-8")
         if rank() == 0:
-            state = {
-                "step": step,
-                "ranks": world_size() if _sharded(model) else 1,
-                "scaler": scaler.state_dict(),  # of float16; else empty
-                "config": json.loads(config.to_json()),
-            }
-            text = json.dumps(state, indent=2)
-            _write(writing / STATE, text.encode())
-            if final.exists():  # of a run that was resumed from an older one
-                shutil.rmtree(final)
-            writing.rename(final)
-            _flush(final.parent)
-            for old in sorted(_complete(run))[: -config.keep]:
+            for old in sorted(_complete_checkpoints(run))[: -config.output.keep]:
                 shutil.rmtree(old)
         wait_for_all()
     except (OSError, SafetensorError) as error:
-        if rank() == 0:
-            shutil.rmtree(writing, ignore_errors=True)
         raise TrainError(
-            f"{final}: the checkpoint cannot be written ({error}); "
-            f"{_newest_text(run)}, make room and resume"
+            path,
+            f"the checkpoint cannot be written ({error})",
+            f"{_newest_of(run)}, make room and resume",
         ) from None
-    return final
+    return path
 
 
-def load_checkpoint(
-    path: Path,
-    config: TrainConfig,
-    model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-    ema: dict[str, Tensor] | None,
-    scaler: torch.amp.GradScaler,
-) -> int:
-    """Put a checkpoint's state into a fresh model and optimizers.
+@contextlib.contextmanager
+def _folder_of_all_ranks(path: Path) -> Iterator[Path]:
+    """Make a temporary folder that all ranks write to and rank 0 renames to `path`."""
+    temporary = path.with_name(f".writing-{path.name}")
+    if rank() > 0:
+        temporary.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        wait_for_all()
+        return
+    with atomic_folder(path, temporary):
+        yield temporary
+        wait_for_all()
+
+
+def _state_json(step: int, config: TrainConfig, state: TrainState) -> str:
+    tree = {
+        "step": step,
+        "ranks": world_size() if state.sharded else 1,
+        "scaler": state.scaler.state_dict(),
+        "config": json.loads(config.to_json()),
+    }
+    return json.dumps(tree, indent=2)
+
+
+def load_checkpoint(path: Path, config: TrainConfig, state: TrainState) -> int:
+    """Copy a checkpoint into a fresh model and optimizers.
 
     Returns:
-        How many steps it has done.
+        The number of steps that it has done.
 
     Raises:
-        TrainError: missing, damaged, or of another architecture or number of ranks.
+        TrainError: missing, damaged, of an earlier version, or of another architecture, optimizer
+            or number of ranks.
     """
-    state = read_state(path)
-    theirs = TrainConfig.from_json(json.dumps(state["config"]), path / STATE)
-    for name in ("model", "optimizer", "locked"):
-        if getattr(theirs, name) != getattr(config, name):
+    stored = read_state(path)
+    _require_same_run(TrainConfig.from_json(json.dumps(stored["config"]), path / STATE), config, path)
+    sharded = state.sharded
+    ranks = world_size() if sharded else 1
+    if stored["ranks"] != ranks:
+        raise TrainError(
+            path,
+            f"was written by {stored['ranks']} ranks, not {ranks}",
+            f"resume with {stored['ranks']} ranks",
+        )
+    _copy_into(state.model.state_dict(), _load(path / _file_name("model", sharded)), path)
+    if state.ema is not None:
+        _copy_into(state.ema, _load(path / _file_name("ema", sharded)), path)
+    optimizer_tensors = _load(path / _file_name("optimizer", sharded))
+    _load_optimizers(state.model, state.optimizers, optimizer_tensors)
+    if state.scaler.is_enabled():
+        state.scaler.load_state_dict(stored["scaler"])
+    return int(stored["step"])
+
+
+def _require_same_run(stored: TrainConfig, config: TrainConfig, path: Path) -> None:
+    """Raise `TrainError` where a checkpoint's tensors do not fit a run."""
+    values = {
+        "model": (stored.model, config.model),
+        "optimizer": (stored.optimizer.name, config.optimizer.name),
+        "optimizer.locked": (stored.optimizer.locked, config.optimizer.locked),
+    }
+    for name, (before, after) in values.items():
+        if before != after:
             raise TrainError(
-                f"{path}: was made with another {name} than this run has; start a new run, or "
-                "resume with the configuration it was made with"
+                path,
+                f"was made with another {name} than this run has",
+                "start a new run, or resume with the configuration it was made with",
             )
-    ranks = world_size() if _sharded(model) else 1
-    if state["ranks"] != ranks:
-        raise TrainError(f"{path}: was written by {state['ranks']} ranks, not {ranks}")
-    sharded = _sharded(model)
-    _copy_into(model.state_dict(), _load(path / _file("model", sharded)), path)
-    if ema is not None:
-        _copy_into(ema, _load(path / _file("ema", sharded)), path)
-    _load_optimizer(model, optimizers, _load(path / _file("optimizer", sharded)))
-    if scaler.is_enabled():
-        scaler.load_state_dict(state["scaler"])
-    return int(state["step"])
 
 
 def newest_checkpoint(run: Path) -> Path:
-    """The newest complete one. Raises `TrainError` where there is none."""
-    complete = _complete(run)
+    """Return the newest complete checkpoint. Raises `TrainError` if there is none."""
+    complete = _complete_checkpoints(run)
     if not complete:
-        raise TrainError(f"{run}: holds no complete checkpoint; start without --resume")
+        raise TrainError(run, "holds no complete checkpoint", "start without --resume")
     return max(complete)
 
 
+def has_checkpoint(run: Path) -> bool:
+    """Return True if a run has a complete checkpoint."""
+    return bool(_complete_checkpoints(run))
+
+
 def read_state(path: Path) -> dict[str, Any]:
-    """`state.json` of a checkpoint. Raises `TrainError`."""
+    """Return `state.json` of a checkpoint. Raises `TrainError`."""
     try:
         return dict(json.loads((path / STATE).read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise TrainError(f"{path}: not a complete checkpoint ({error})") from None
+        raise TrainError(
+            path, f"not a complete checkpoint ({error})", 'give another one, or "latest"'
+        ) from None
 
 
-def _complete(run: Path) -> list[Path]:
-    return [one.parent for one in (run / FOLDER).glob(f"[0-9]*/{STATE}")]
+def _complete_checkpoints(run: Path) -> list[Path]:
+    return [state.parent for state in (run / FOLDER).glob(f"[0-9]*/{STATE}")]
 
 
-def _newest_text(run: Path) -> str:
-    complete = _complete(run)
+def _newest_of(run: Path) -> str:
+    complete = _complete_checkpoints(run)
     return f"{max(complete)} is the last good one" if complete else "there is no earlier one"
 
 
-def _file(what: str, sharded: bool) -> str:
-    part = f"-{rank()}-of-{world_size()}" if sharded else ""
-    return f"{what}{part}.safetensors"
+def _file_name(stem: str, sharded: bool) -> str:
+    shard = f"-{rank()}-of-{world_size()}" if sharded else ""
+    return f"{stem}{shard}.safetensors"
 
 
-def _sharded(model: nn.Module) -> bool:
-    return any(isinstance(one, DTensor) for one in model.parameters())
-
-
-def _own(tensor: Tensor) -> Tensor:
-    """This rank's part of a sharded tensor; others are whole."""
+def _local(tensor: Tensor) -> Tensor:
+    """Return this rank's rows of a sharded tensor, or the whole of another one."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _save(named: dict[str, Tensor], path: Path) -> None:
-    save_file({name: _own(one).detach().contiguous() for name, one in named.items()}, path)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    local = {name: _local(tensor).detach().contiguous() for name, tensor in tensors.items()}
+    save_file(local, path)
+    sync_file(path)
 
 
 def _load(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise TrainError(f"{path}: damaged or missing ({error})") from None
+        raise TrainError(
+            path, f"damaged or missing ({error})", "resume from another checkpoint"
+        ) from None
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush(folder: Path) -> None:
-    """The rename itself onto the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _copy_into(ours: dict[str, Tensor], theirs: dict[str, Tensor], path: Path) -> None:
-    different = ours.keys() ^ theirs.keys()
+def _copy_into(target: dict[str, Tensor], stored: dict[str, Tensor], path: Path) -> None:
+    different = target.keys() ^ stored.keys()
     if different:
-        raise TrainError(f"{path}: does not fit this model: {min(different)!r} is not in both")
+        raise TrainError(
+            path,
+            f"does not fit this model: {min(different)!r} is not in both",
+            "resume with the configuration it was made with",
+        )
     with torch.no_grad():
-        for name, tensor in ours.items():
-            _own(tensor).copy_(theirs[name])
+        for name, tensor in target.items():
+            _local(tensor).copy_(stored[name])
 
 
-def _members(
-    model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]
-) -> list[tuple[str, nn.Parameter, torch.optim.Optimizer]]:
-    """Every parameter that an optimizer moves, with its name."""
+def _optimized_parameters(
+    model: nn.Module, optimizers: list[torch.optim.Optimizer]
+) -> Iterator[tuple[str, nn.Parameter, torch.optim.Optimizer]]:
+    """Yield each parameter that learns, with its name and optimizer."""
     names = {parameter: name for name, parameter in model.named_parameters()}
-    return [
-        (names[parameter], parameter, optimizer)
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    ]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                yield names[parameter], parameter, optimizer
 
 
 def _optimizer_tensors(
-    model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]
+    model: nn.Module, optimizers: list[torch.optim.Optimizer]
 ) -> dict[str, Tensor]:
-    """`PARAMETER:STATE` -> tensor, such as "text.proj.weight:exp_avg"."""
+    """Return tensors by `PARAMETER:STATE`, such as "text.proj.weight:exp_avg"."""
     return {
         f"{name}:{key}": torch.as_tensor(value)
-        for name, parameter, optimizer in _members(model, optimizers)
+        for name, parameter, optimizer in _optimized_parameters(model, optimizers)
         for key, value in optimizer.state[parameter].items()
     }
 
 
-def _load_optimizer(
-    model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], tensors: dict[str, Tensor]
+def _load_optimizers(
+    model: nn.Module, optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]
 ) -> None:
-    for name, parameter, optimizer in _members(model, optimizers):
+    for name, parameter, optimizer in _optimized_parameters(model, optimizers):
         prefix = f"{name}:"
-        found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        for key, value in found.items():
-            if isinstance(parameter, DTensor) and value.shape == parameter.to_local().shape:
-                value = DTensor.from_local(
-                    value,
-                    parameter.device_mesh,
-                    parameter.placements,
-                    shape=parameter.shape,  # rows need not divide by the ranks
-                    stride=parameter.stride(),
-                )
-            counter = key == "step" and not optimizer.defaults.get("fused")
-            device = "cpu" if counter else parameter.device
-            optimizer.state[parameter][key] = value.to(device)
+        for stored_name, tensor in tensors.items():
+            if stored_name.startswith(prefix):
+                key = stored_name.removeprefix(prefix)
+                on_cpu = key == "step" and not optimizer.defaults.get("fused")
+                device = "cpu" if on_cpu else parameter.device
+                optimizer.state[parameter][key] = _shard_like(tensor, parameter).to(device)
+
+
+def _shard_like(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
+    """Return a rank's stored rows as a sharded tensor, if they are those of a sharded parameter."""
+    if not isinstance(parameter, DTensor) or tensor.shape != parameter.to_local().shape:
+        return tensor
+    return DTensor.from_local(
+        tensor,
+        parameter.device_mesh,
+        parameter.placements,
+        shape=parameter.shape,  # rows need not divide by the ranks
+        stride=parameter.stride(),
+    )

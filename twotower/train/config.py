@@ -1,16 +1,96 @@
-"""Everything that decides a training run, as one frozen dataclass that goes to JSON and back."""
+"""The configuration of a training run: frozen dataclasses that go to JSON and back."""
 
 from __future__ import annotations
 
 import difflib
 import json
 import typing
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from twotower.errors import TrainError
 from twotower.model.config import CLIPConfig, parse
+
+Tower = Literal["vision", "text"]
+SHOWN_RENAMES = 4  # in the error about a file of an earlier version
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The parameters that learn, and how fast."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    lr: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 0.2
+    warmup_steps: int = 2000
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    decay_share: float = 0.2  # the share of all steps in which "wsd" decays
+    max_grad_norm: float | None = 1.0
+    layer_decay: float = 1.0  # factor on the learning rate for each block towards the input
+    locked: tuple[Tower, ...] = ()  # towers that do not learn (LiT, Zhai et al. 2022)
+    lora: int | None = None  # rank of the low-rank updates that learn in place of the weights
+    frozen_statistics: bool = False  # batch norms keep their statistics (fine-tuning)
+    ema: float | None = None  # decay of an average of the weights, which becomes the model
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The pairs, and how they become batches."""
+
+    sources: tuple[str, ...]  # as `open_source` takes them
+    batch_size: int = 1024  # pairs of all ranks together
+    weights: tuple[float, ...] = ()  # passes over each source in an epoch; 1 by default
+    zoom: float = 1.0  # a picture is enlarged by up to this factor before a square is cut out
+    workers: int = 0  # processes that decode
+    buffer: int = 100_000  # pairs that are shuffled together
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The contrastive loss, and the two that follow a teacher."""
+
+    multi_positive: bool = False  # equal pictures or captions of a batch belong together
+    teacher: str | None = None  # a model directory
+    contrastive_weight: float = 1.0
+    feature_weight: float = 0.0
+    affinity_weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Memory and speed."""
+
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    chunk_size: int | None = None  # pairs of a rank in one graph; all of its pairs by default
+    limit: int | None = None  # bytes of a rank, from which `chunk_size` is computed
+    patch_dropout: float = 0.0
+    unmasked_steps: int = 0  # at the end, without patch dropout (Li et al. 2023)
+    checkpointing: bool = False
+    compile: bool = False
+    wrapper: Literal["ddp", "fsdp"] = "ddp"
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Scores on held-out pairs."""
+
+    every: int = 500  # steps
+    retrieval: str | None = None  # pairs for recall, as `open_source` takes them
+    zero_shot: str | None = None  # pairs whose caption is the name of the picture's class
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """The log and the checkpoints of a run."""
+
+    log_every: int = 10  # steps
+    tensorboard: bool = False  # a TensorBoard log beside log.jsonl
+    save_every: int = 500  # steps
+    keep: int = 3  # checkpoints
 
 
 @dataclass(frozen=True)
@@ -18,105 +98,150 @@ class TrainConfig:
     """A run. Defaults are those of Radford et al. 2021 where one machine can follow them."""
 
     model: CLIPConfig
-    sources: tuple[str, ...]  # as `open_source` takes them
+    data: DataConfig
     steps: int
-    batch_size: int = 1024  # pairs of all ranks together
-    weights: tuple[float, ...] = ()  # how often an epoch sees each source; once by default
     seed: int = 0
-    start_from: str | None = None  # a model directory; by default fresh weights
+    start_from: str | None = None  # a model directory; fresh weights by default
     tokenizer_files: str | None = None  # the folder of `model.tokenizer.file`
-    # the optimizer
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float = 5e-4
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
-    weight_decay: float = 0.2
-    warmup_steps: int = 2000
-    schedule: Literal["cosine", "wsd"] = "cosine"
-    decay_share: float = 0.2  # of all steps, the way down of "wsd"
-    max_grad_norm: float | None = 1.0
-    layer_decay: float = 1.0
-    locked: tuple[Literal["vision", "text"], ...] = ()  # towers that do not learn (LiT)
-    lora: int | None = None  # rank of the updates that learn in place of the towers' own weights
-    frozen_statistics: bool = False  # batch norms keep what they have seen (fine-tuning)
-    ema: float | None = None  # share of the old average that each step keeps
-    # a teacher whose embeds the student's shall match
-    teacher: str | None = None  # a model directory
-    contrastive_weight: float = 1.0
-    feature_weight: float = 0.0
-    affinity_weight: float = 0.0
-    # the memory and the speed
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    chunk_size: int | None = None  # pairs of a rank in a graph at a time; all by default
-    memory: int | None = None  # bytes; chooses the chunk size
-    zoom: float = 1.0  # pictures are enlarged by up to this before a square is cut out
-    patch_dropout: float = 0.0
-    unmasked_steps: int = 0  # at the end, without patch dropout (Li et al. 2023)
-    checkpointing: bool = False
-    compile: bool = False
-    multi_positive: bool = False  # equal pictures or captions in a batch belong together
-    wrapper: Literal["ddp", "fsdp"] = "ddp"
-    workers: int = 0
-    buffer: int = 100_000
-    # what is written, in steps
-    log_every: int = 10
-    tensorboard: bool = False  # a TensorBoard log beside log.jsonl
-    save_every: int = 500
-    keep: int = 3  # checkpoints
-    evaluate_every: int = 500
-    retrieval: str | None = None  # held-out pairs
-    zero_shot: str | None = None  # held-out pictures whose caption is the name of their class
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
 
     def to_json(self) -> str:
-        """The whole configuration as indented JSON."""
+        """Return the whole configuration as indented JSON."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str, source: str | Path) -> TrainConfig:
-        """Parse what `to_json` wrote. Raises `ConfigError`."""
+        """Parse the output of `to_json`; `source` is named in errors.
+
+        Raises:
+            ModelError: not JSON, an unknown or missing field, or a value of a wrong type.
+            TrainError: fields outside their groups, as earlier versions wrote them.
+        """
+        _refuse_flat_fields(text, source)
         return typing.cast(TrainConfig, parse(cls, text, source))
 
 
-def with_settings(config: TrainConfig, settings: list[str]) -> TrainConfig:
-    """`config` with `NAME=VALUE` overrides; "lr" and "batch" are short for their fields.
+# bare names of fields that had another name before they were grouped, or a short one
+RENAMED = {
+    "learning_rate": "optimizer.lr",
+    "optimizer": "optimizer.name",
+    "batch": "data.batch_size",
+    "memory": "memory.limit",
+    "evaluate_every": "validation.every",
+}
+
+
+def with_values(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    """Return `config` with other values of fields, by names such as `optimizer.lr` or `steps`."""
+    for name, value in values.items():
+        group, _, member = name.rpartition(".")
+        if group:
+            value = replace(getattr(config, group), **{member: value})
+        config = replace(config, **{group or name: value})
+    return config
+
+
+def with_settings(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
+    """Return `config` with `NAME=VALUE` overrides, such as `optimizer.lr=1e-4`.
 
     Raises:
         TrainError: an unknown name (the nearest is suggested) or a value of a wrong type.
     """
-    short = {"lr": "learning_rate", "batch": "batch_size"}
-    kinds = typing.get_type_hints(TrainConfig)
-    changes: dict[str, Any] = {}
+    types = setting_types()
+    values: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
-        name = short.get(name, name)
-        if name not in kinds or name == "model" or not equals:
-            known = [one.name for one in fields(TrainConfig) if one.name != "model"]
-            close = difflib.get_close_matches(name, [*known, *short], 1)
-            hint = f"; did you mean {close[0]!r}?" if close else f" (there are {', '.join(known)})"
-            raise TrainError(f"--set {setting}: no such setting{hint}")
-        changes[name] = _value(kinds[name], text, setting)
-    return replace(config, **changes)
+        if name not in types or not equals:
+            raise _unknown_setting(name, equals, text)
+        values[name] = _parse_value(types[name], text, setting)
+    return with_values(config, values)
 
 
-def _value(kind: Any, text: str, setting: str) -> Any:
-    """`text` as a value of `kind`."""
+def setting_types() -> dict[str, Any]:
+    """Return the type of each field that a setting can change, by its name with the group."""
+    types: dict[str, Any] = {}
+    for name, kind in typing.get_type_hints(TrainConfig).items():
+        if name == "model":
+            continue
+        if is_dataclass(kind):
+            members = typing.get_type_hints(kind)
+            types |= {f"{name}.{member}": members[member] for member in members}
+        else:
+            types[name] = kind
+    return types
+
+
+def grouped_names() -> dict[str, str]:
+    """Return the names with groups by the bare names, those of earlier versions among them."""
+    return {name.rpartition(".")[2]: name for name in setting_types()} | RENAMED
+
+
+def _unknown_setting(name: str, equals: str, text: str) -> TrainError:
+    """Return the error about a setting whose name is wrong or that has no value."""
+    option, grouped = f"--set {name}{equals}{text}", grouped_names()
+    present = grouped.get(name.rpartition(".")[2], name)
+    if present != name:
+        return TrainError(option, f"{name} is now {present}", f"use --set {present}={text}")
+    if name in setting_types():
+        return TrainError(option, "has no value", f"use --set {name}=VALUE")
+    close = difflib.get_close_matches(name, [*setting_types(), *grouped], 1)
+    if close:
+        remedy = f"did you mean {grouped.get(close[0], close[0])!r}?"
+    else:
+        remedy = f"use one of {', '.join(setting_types())}"
+    return TrainError(option, "no such setting", remedy)
+
+
+def _refuse_flat_fields(text: str, source: str | Path) -> None:
+    try:
+        tree = json.loads(text)
+    except ValueError:
+        return  # `parse` reports it
+    if not isinstance(tree, dict):
+        return
+    grouped = grouped_names()
+    flat = {
+        name: grouped[name]
+        for name, value in tree.items()
+        if grouped.get(name, name) != name and not isinstance(value, dict)
+    }
+    if flat:
+        renamed = sorted(flat, key=lambda name: name not in RENAMED)[:SHOWN_RENAMES]
+        more = len(flat) - len(renamed)
+        pairs = ", ".join(f"{name} is now {flat[name]}" for name in renamed)
+        raise TrainError(
+            source,
+            "an earlier version wrote it, without groups of fields "
+            f"({pairs}{f', and {more} more' if more else ''})",
+            "rename them, or finish the run with the version that began it",
+        )
+
+
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def _parse_value(kind: Any, text: str, setting: str) -> Any:
+    """Return `text` as a value of the type `kind`."""
     options = typing.get_args(kind)
     if type(None) in options:
         if text.lower() in ("none", ""):
             return None
-        [kind] = [one for one in options if one is not type(None)]
+        [kind] = [option for option in options if option is not type(None)]
         options = typing.get_args(kind)
+    if typing.get_origin(kind) is tuple:
+        items = filter(None, text.split(","))
+        return tuple(_parse_value(options[0], item.strip(), setting) for item in items)
     try:
-        if typing.get_origin(kind) is tuple:
-            inner = options[0]
-            return tuple(_value(inner, part.strip(), setting) for part in text.split(",") if part)
         if typing.get_origin(kind) is Literal:
-            if text not in options:
-                raise ValueError
-            return text
+            return options[options.index(text)]
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
         return kind(text)
     except (ValueError, KeyError):
-        wanted = " or ".join(map(str, options)) or getattr(kind, "__name__", kind)
-        raise TrainError(f"--set {setting}: {text!r} is not {wanted}") from None
+        expected = " or ".join(map(str, options)) or kind.__name__
+        remedy = f"use {WORDS.get(kind, expected)}"
+        raise TrainError(f"--set {setting}", f"{text!r} is not {expected}", remedy) from None

@@ -1,9 +1,8 @@
-"""What people see of a run: a plan before, a progress line during, a picture and advice after."""
+"""Pictures of a run: its curves and its worst confusions; and advice on a loss that is stuck."""
 
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,56 +18,55 @@ from twotower.encode.load import load
 from twotower.errors import TrainError
 from twotower.pairs.sources import open_source
 from twotower.train.config import TrainConfig
-from twotower.train.loop import LOG
+from twotower.train.run_log import read_log
 
-DECODE_BOUND = 0.2  # share of the time that the loop waits for pairs
-PATIENCE = 40  # logged steps before a stuck loss is spoken of
-STUCK = 0.05  # nats around ln(batch) within which nothing is being learned
-
-
-def read_log(run: Path) -> list[dict[str, Any]]:
-    """The logged steps of a run. Raises `TrainError` where there are none."""
-    try:
-        text = (run / LOG).read_text(encoding="utf-8")
-    except OSError as error:
-        raise TrainError(f"{run / LOG}: {error.strerror}; give the folder of a run") from None
-    told = [json.loads(one) for one in text.splitlines()]
-    if not told:
-        raise TrainError(f"{run / LOG}: nothing is logged yet")
-    return told
+PATIENCE = 40  # logged steps before advice on a stuck loss
+STUCK = 0.05  # nats around ln(batch size) within which nothing is learned
 
 
 def explain(run: Path) -> Iterator[str]:
-    """Advice where the loss of a run says that nothing was learned."""
-    told = read_log(run)
-    config = TrainConfig.from_json((run / "config.json").read_text(encoding="utf-8"), run)
-    text = why_stuck([one["loss"] for one in told], config)
-    if text:
-        yield text
+    """Yield advice if the loss of a run shows that nothing was learned."""
+    losses = [row["loss"] for row in read_log(run)]
+    path = run / "config.json"
+    config = TrainConfig.from_json(path.read_text(encoding="utf-8"), path)
+    advice = advise_on_stuck_loss(losses, config)
+    if advice:
+        yield advice
 
 
-def why_stuck(losses: list[float], config: TrainConfig) -> str | None:
-    """Advice where the second half of `losses` lies at chance; SigLIP's loss has no such level."""
-    chance = math.log(config.batch_size)
-    late = losses[len(losses) // 2 :]
-    if config.model.logit_bias or config.teacher or abs(sum(late) / len(late) - chance) > STUCK:
+def advise_on_stuck_loss(losses: list[float], config: TrainConfig) -> str | None:
+    """Return advice if the second half of `losses` is at chance level.
+
+    A sigmoid loss and that of a teacher have no such level.
+    """
+    batch_size = config.data.batch_size
+    chance = math.log(batch_size)
+    second_half = losses[len(losses) // 2 :]
+    distance = abs(sum(second_half) / len(second_half) - chance)
+    if config.model.logit_bias or config.loss.teacher or distance > STUCK:
         return None
     return (
-        f"The loss stays at ln({config.batch_size}) = {chance:.2f}, which is chance: all embeds "
-        "have become one. Try a smaller learning rate (--set lr=1e-4) and a longer warm-up (--set "
-        "warmup_steps=...), and look whether captions belong to their pictures (twotower pairs "
-        "stats)."
+        f"The loss stays at ln({batch_size}) = {chance:.2f}, which is chance level: all embeds "
+        "are equal. Try a smaller learning rate (--set optimizer.lr=1e-4) and a longer warm-up "
+        "(--set optimizer.warmup_steps=...), and check that captions belong to their pictures "
+        "(twotower pairs stats)."
     )
 
 
 def plot(run: Path) -> Path:
-    """Draw loss, temperature, learning rate, speed and held-out scores to `RUN/curves.png`."""
+    """Draw loss, temperature, learning rate, speed and held-out scores to `RUN/curves.png`.
+
+    Raises:
+        TrainError: the folder holds no log, or matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        raise TrainError("drawing needs matplotlib: pip install 'twotower[train]'") from None
-    told = read_log(run)
-    scores = sorted({name for one in told for name in one if "recall" in name or "top1" in name})
+        raise TrainError(
+            "train plot", "matplotlib is not installed", "pip install 'twotower[train]'"
+        ) from None
+    rows: list[dict[str, Any]] = [dict(row) for row in read_log(run)]
+    scores = sorted({name for row in rows for name in row if "recall" in name or "top1" in name})
     panels = {
         "loss": ["loss"],
         "temperature, exp(logit_scale)": ["logit_scale"],
@@ -80,7 +78,7 @@ def plot(run: Path) -> Path:
     figure = Figure(figsize=(13, 6), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(2, 3).flat, panels.items(), strict=True):
         for name in names:
-            points = [(one["step"], one[name]) for one in told if name in one]
+            points = [(row["step"], row[name]) for row in rows if name in row]
             axes.plot(*zip(*points, strict=True), linewidth=1, label=name.replace("_", " "))
         axes.set_title(title)
         axes.set_xlabel("step")
@@ -93,7 +91,12 @@ def plot(run: Path) -> Path:
 
 
 def draw_confusions(run: Path, location: str, count: int = 24) -> Path:
-    """Draw the mistakes that a run's model is surest of, on pictures whose caption is their class.
+    """Draw a model's errors with the highest scores, on pictures whose caption is their class.
+
+    Args:
+        run: the folder of a run that is complete.
+        location: the pairs, as `open_source` takes them.
+        count: errors to draw.
 
     Returns:
         `RUN/confusions.png`.
@@ -105,11 +108,11 @@ def draw_confusions(run: Path, location: str, count: int = 24) -> Path:
     classifier = zero_shot_classifier(model, classnames, model.config.templates)
     scores = model.encode_image([pair.picture for pair in pairs]) @ classifier.T
     guesses = scores.argmax(axis=1)
-    right = np.array([classnames.index(pair.captions[0]) for pair in pairs])
-    wrong = np.flatnonzero(guesses != right)
-    surest = wrong[np.argsort(-scores[wrong, guesses[wrong]])][:count]
+    labels = np.array([classnames.index(pair.captions[0]) for pair in pairs])
+    wrong = np.flatnonzero(guesses != labels)
+    highest = wrong[np.argsort(-scores[wrong, guesses[wrong]])][:count]
     cells = [
-        (pairs[one].picture, classnames[guesses[one]], pairs[one].captions[0]) for one in surest
+        (pairs[row].picture, classnames[guesses[row]], pairs[row].captions[0]) for row in highest
     ]
     path = run / "confusions.png"
     _draw_cells(cells, path)

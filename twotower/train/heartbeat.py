@@ -1,8 +1,8 @@
-"""Which of the ranks died: each tells the next one that it lives, through torchrun's own store.
+"""Detect a dead rank: each rank sends heartbeats to torchrun's store and watches the next one.
 
-A rank that waits in a collective for one that is gone learns nothing, or "connection closed". So
-each beats, each watches one other, and who falls silent is named for all to read. A rank that is
-told so while it waits is ended, as nothing else would end it.
+A rank that waits in a collective for a dead one gets no error, or "connection closed". A missing
+heartbeat is reported to all ranks. A rank that still waits in a collective some seconds later is
+ended, since the collective cannot end.
 """
 
 from __future__ import annotations
@@ -18,69 +18,78 @@ from datetime import timedelta
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 BEAT = 1.0  # seconds
-SILENT = 30.0  # seconds without a beat, after which a rank counts as dead
+SILENT = 30.0  # seconds without a heartbeat after which a rank counts as dead
 LEFT = "left"
-GRACE = 5.0  # seconds that a rank is given to notice for itself and end in order
+GRACE = 5.0  # seconds in which a rank can end by itself
 
 
 class Heartbeat(threading.Thread):
-    """Beats for this rank, and watches the next, until `stop` or `leave`."""
+    """Send this rank's heartbeat and watch the next rank, until `stop` or `leave`."""
 
     def __init__(self, rank: int, world_size: int) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self.rank, self.watched = rank, (rank + 1) % world_size
-        self._over, self._dead = threading.Event(), threading.Event()
-        self._why = ""
-        # a connection of its own: the process group's may be busy waiting
+        self._stopped, self._failed = threading.Event(), threading.Event()
+        self._failure = ""
+        # a connection of its own, since the process group's may be busy waiting
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        silent = timedelta(seconds=SILENT)
-        store = TCPStore(address, port, is_master=False, timeout=silent)
+        timeout = timedelta(seconds=SILENT)
+        store = TCPStore(address, port, is_master=False, timeout=timeout)
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._store = PrefixStore(f"heartbeat-{attempt}", store)
-        self._store.set(f"place-{rank}", f"process {os.getpid()} on {socket.gethostname()}")
+        self._store.set(f"process-{rank}", f"process {os.getpid()} on {socket.gethostname()}")
         self.start()
 
     def run(self) -> None:
-        """Beat and watch."""
-        last, since, count = "", time.monotonic(), 0
-        while not self._over.wait(BEAT):
+        """Send and watch."""
+        previous, since, count = "", time.monotonic(), 0
+        while not self._stopped.wait(BEAT):
             try:
                 count += 1
                 self._store.set(f"beat-{self.rank}", str(count))
                 beat = self._read(f"beat-{self.watched}")
-                if beat != last or beat == LEFT:
-                    last, since = beat, time.monotonic()
+                if beat != previous or beat == LEFT:
+                    previous, since = beat, time.monotonic()
                 if time.monotonic() - since > SILENT:
-                    place = self._read(f"place-{self.watched}")
-                    self.tell(f"rank {self.watched} ({place}) died or hangs: silent for {SILENT} s")
-                self._why = self._read("dead")
-            except (RuntimeError, OSError) as error:  # the store's machine itself is gone
-                self._why = f"torchrun's store cannot be reached ({error})"
-            if self._why:
-                self._dead.set()
-                if not self._over.wait(GRACE):
-                    print(f"twotower: rank {self.rank} ends: {self._why}", file=sys.stderr)  # noqa: T201
-                    sys.stderr.flush()
-                    os._exit(1)  # the main thread waits in a collective that cannot end
+                    self._report_silence()
+                self._failure = self._read("failure")
+            except (RuntimeError, OSError) as error:  # the machine of the store is gone
+                self._failure = f"torchrun's store cannot be reached ({error})"
+            if self._failure:
+                self._failed.set()
+                if not self._stopped.wait(GRACE):
+                    self._end_process()
                 return
 
-    def tell(self, why: str) -> None:
-        """Let all ranks know why the run is over; the first reason stands."""
-        with contextlib.suppress(RuntimeError):  # the store may be what is gone
-            self._store.compare_set("dead", "", why)
+    def _report_silence(self) -> None:
+        process = self._read(f"process-{self.watched}")
+        self.report_failure(
+            f"rank {self.watched} ({process}) died or hangs: no heartbeat for {SILENT} s"
+        )
 
-    def why(self) -> str:
-        """Why another rank is gone; waits until that is known. Empty where none is."""
-        self._dead.wait(SILENT + GRACE)
-        return self._why
+    def _end_process(self) -> None:
+        """End the process, whose main thread waits in a collective that cannot end."""
+        print(f"twotower: rank {self.rank} ends: {self._failure}", file=sys.stderr)  # noqa: T201
+        sys.stderr.flush()
+        os._exit(1)
+
+    def report_failure(self, failure: str) -> None:
+        """Report to all ranks why the run ends; only the first report counts."""
+        with contextlib.suppress(RuntimeError):  # the store itself may be gone
+            self._store.compare_set("failure", "", failure)
+
+    def wait_for_failure(self) -> str:
+        """Return why another rank ended, once that is known; empty if none did."""
+        self._failed.wait(SILENT + GRACE)
+        return self._failure
 
     def stop(self) -> None:
-        """End."""
-        self._over.set()
+        """End the thread."""
+        self._stopped.set()
         self.join()
 
     def leave(self) -> None:
-        """End as a rank that is done and shall not be missed."""
+        """End the thread of a rank that has finished, so that nobody reports it missing."""
         self.stop()
         self._store.set(f"beat-{self.rank}", LEFT)
 

@@ -1,7 +1,7 @@
 """Low-rank updates (Hu et al. 2021): a frozen matrix plus the product of two thin ones that learn.
 
-The thin matrices are parametrizations of the layer's own weight, so that a tower computes as before
-and knows nothing of them; `merge_lora` adds them to the weights and gives back the plain names.
+The thin matrices are parametrizations of a layer's weight, so the code of the towers does not
+change. `merge_lora` adds them to the weights and restores the plain names.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-ORIGINAL, DOWN, UP = ".original", ".0.down", ".0.up"
-INSIDE = ".parametrizations."
+# names in a state_dict: LAYER.parametrizations.weight.original and .0.down, .0.up
+INFIX, ORIGINAL, DOWN, UP = ".parametrizations.", ".original", ".0.down", ".0.up"
 
 
 class LowRank(nn.Module):
-    """Adds `up @ down` to a weight whose rows are outputs; nothing at the start, as `up` is 0."""
+    """The sum of a weight, whose rows are outputs, and `up @ down`; `up` starts at 0."""
 
     def __init__(self, weight: Tensor, rank: int) -> None:
         super().__init__()
@@ -27,13 +27,13 @@ class LowRank(nn.Module):
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """[rows, ...] -> the same shape."""
+        """Return the updated weight [rows, ...]."""
         return weight + (self.up @ self.down).view_as(weight)
 
 
 def add_lora(tower: nn.Module, rank: int) -> None:
-    """Freeze a tower but for low-rank updates of its linear layers and 1x1 convolutions."""
-    layers = [one for one in tower.modules() if _has_matrix(one)]
+    """Freeze a tower and add low-rank updates to its linear layers and 1x1 convolutions."""
+    layers = [module for module in tower.modules() if _has_matrix(module)]
     tower.requires_grad_(False)
     for layer in layers:
         weight: Tensor = layer.weight  # type: ignore[assignment]
@@ -48,15 +48,15 @@ def _has_matrix(layer: nn.Module) -> bool:
 
 
 def merge_lora(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state whose low-rank updates are part of the weights, under the names of a plain model."""
+    """Add low-rank updates to their weights; return the tensors by the names of a plain model."""
     merged: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        layer, inside, rest = name.partition(INSIDE)
-        if not inside:
+        layer, infix, parameter = name.partition(INFIX)
+        if not infix:
             merged[name] = tensor
-        elif rest.endswith(ORIGINAL):
+        elif parameter.endswith(ORIGINAL):
             stem = name.removesuffix(ORIGINAL)
             update = tensors[stem + UP] @ tensors[stem + DOWN]
-            weight = rest.removesuffix(ORIGINAL)
+            weight = parameter.removesuffix(ORIGINAL)
             merged[f"{layer}.{weight}"] = tensor + update.view_as(tensor)
     return merged

@@ -1,11 +1,11 @@
-"""Contrastive losses: what pulls a picture and its words together.
+"""Contrastive losses of pictures and texts.
 
 `clip_loss` and `siglip_loss` are the definitions, on logits. `tiled_clip_loss` and
-`tiled_siglip_loss` are the same numbers and gradients for large batches: they go from embeds, never
-hold more than a tile of the logits, and count over all ranks of a distributed run.
+`tiled_siglip_loss` give the same numbers and gradients for large batches: they start from embeds,
+hold one tile of the logits at a time, and join the pairs of all ranks.
 
-Where pictures or captions repeat in a batch, `positives` (or their ids) makes every pair that
-belongs together one, in place of only those on the diagonal.
+A pair is a positive of the loss if it lies on the diagonal of the logits. If pictures or captions
+repeat in a batch, `positives` (or ids) names all positives instead.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from torch import Tensor
 from twotower.model.layers import at_least_float32
 from twotower.train.distributed import all_gather, logsumexp_over_ranks, own_rows_of_sum, rank
 
-TILE = 1024  # pairs on a side; 4 MB of float32 stay near a core's cache
+TILE = 1024  # pairs on a side; 4 MB of float32 fit the cache of a core
 
 
 def clip_loss(logits_per_image: Tensor, positives: Tensor | None = None) -> Tensor:
     """Symmetric InfoNCE over a batch of B pairs (Radford et al. 2021, figure 3).
 
     Args:
-        logits_per_image: [B, B], exp(logit_scale) * cosine, row i and column i one pair.
-        positives: bool [B, B], which belong together; a row's target is spread evenly over them
-            (Khosla et al. 2020, equation 2). By default the diagonal.
+        logits_per_image: [B, B], exp(logit_scale) * cosine; row i and column i are a pair.
+        positives: bool [B, B], the diagonal by default; the target of a row is spread evenly over
+            its positives (Khosla et al. 2020, equation 2).
     """
     logits = at_least_float32(logits_per_image)
     if positives is None:
@@ -47,7 +47,7 @@ def siglip_loss(logits_per_image: Tensor, positives: Tensor | None = None) -> Te
 
     Args:
         logits_per_image: [B, B], exp(logit_scale) * cosine + logit_bias.
-        positives: bool [B, B], which belong together; by default the diagonal.
+        positives: bool [B, B], the diagonal by default.
     """
     logits = at_least_float32(logits_per_image)
     if positives is None:
@@ -62,16 +62,19 @@ def tiled_clip_loss(
     ids: tuple[Tensor, Tensor] | None = None,
     tile: int = TILE,
 ) -> Tensor:
-    """`clip_loss` of all ranks' pairs, in memory of B * tile rather than B * B.
+    """`clip_loss` of all ranks' pairs, in memory of B * tile instead of B * B.
 
     Args:
-        image_embeds, text_embeds: [b, embed_dim], this rank's own; b is the same on every rank.
-        logit_scale: as the model stores it, a logarithm.
-        ids: int64 [b] of pictures and [b] of texts; those with equal ids are the same thing.
+        image_embeds: [b, embed_dim] of this rank; b is the same on every rank.
+        text_embeds: [b, embed_dim] of this rank.
+        logit_scale: the logarithm that the model stores.
+        ids: int64 [b] of pictures and [b] of texts; equal ids mean equal pictures or texts.
+        tile: rows and columns of the logits that are held at a time.
 
     Returns:
-        This rank's share: the shares of all ranks add up to the loss. Backward, run by all ranks
-        alike, gives the whole loss' gradient to the embeds and a share of it to `logit_scale`.
+        This rank's share; the shares of all ranks add up to the loss. The backward pass, which all
+        ranks must run, gives the gradient of the whole loss to the embeds, and a share of it to
+        `logit_scale`.
     """
     embeds = at_least_float32(image_embeds), at_least_float32(text_embeds)
     positives = _Positives(image_embeds, ids)
@@ -87,7 +90,7 @@ def tiled_siglip_loss(
     ids: tuple[Tensor, Tensor] | None = None,
     tile: int = TILE,
 ) -> Tensor:
-    """`siglip_loss` of all ranks' pairs; everything else as for `tiled_clip_loss`."""
+    """`siglip_loss` of all ranks' pairs; arguments and result as for `tiled_clip_loss`."""
     embeds = at_least_float32(image_embeds), at_least_float32(text_embeds)
     positives = _Positives(image_embeds, ids)
     apply: Any = _TiledSiglip.apply
@@ -95,40 +98,39 @@ def tiled_siglip_loss(
 
 
 class _Positives:
-    """Which of all ranks' texts belong to which of this rank's pictures."""
+    """The positives among this rank's pictures (rows) and all ranks' texts (columns)."""
 
     def __init__(self, image_embeds: Tensor, ids: tuple[Tensor, Tensor] | None) -> None:
         local = image_embeds.shape[0]
         self.repeats = ids is not None
         if ids is None:
-            own = torch.arange(local, device=image_embeds.device) + local * rank()
-            ids = own, own
+            numbers = torch.arange(local, device=image_embeds.device) + local * rank()
+            ids = numbers, numbers
         self.image_ids, self.text_ids = ids
         self.all_image_ids, self.all_text_ids = all_gather(ids[0]), all_gather(ids[1])
-        self.first = local * rank()
+        self.offset = local * rank()  # of this rank's pairs among all
 
     def mask(self, rows: slice, columns: slice) -> Tensor | None:
-        """Bool [rows, columns], or None where it is known to hold no positive."""
-        first = self.first + rows.start
-        last = self.first + rows.stop
-        if not self.repeats and (columns.stop <= first or columns.start >= last):
+        """Return bool [rows, columns], or None if the tile is known to hold no positive."""
+        start, stop = self.offset + rows.start, self.offset + rows.stop
+        if not self.repeats and (columns.stop <= start or columns.start >= stop):
             return None
         return (self.image_ids[rows, None] == self.all_image_ids[columns]) | (
             self.text_ids[rows, None] == self.all_text_ids[columns]
         )
 
     def counts(self, tile: int) -> tuple[Tensor, Tensor]:
-        """How many positives each of this rank's pictures has, and each of all texts: [b], [B]."""
+        """Count the positives of each of this rank's pictures [b] and of each text [B]."""
         rows = torch.zeros(len(self.image_ids), device=self.image_ids.device)
         for row, column in _tiles(len(self.image_ids), len(self.all_text_ids), tile):
             mask = self.mask(row, column)
             if mask is not None:
                 rows[row] += mask.sum(dim=1)
-        return rows, all_gather(rows)  # belonging together is mutual, so columns count the same
+        return rows, all_gather(rows)  # positives are symmetric, so columns have the same counts
 
 
 class _TiledClip(torch.autograd.Function):
-    """Forward keeps the log-sum-exp of rows and columns; backward makes each tile once more."""
+    """Forward keeps the log-sum-exp of rows and columns; backward computes each tile again."""
 
     @staticmethod
     def forward(
@@ -148,10 +150,10 @@ class _TiledClip(torch.autograd.Function):
                 weight = 1 / row_count[rows, None] + 1 / column_count[columns]
                 attraction += (logits * weight * mask).sum()
         column_lse = logsumexp_over_ranks(column_lse)
-        own = column_lse[positives.first : positives.first + len(images)]
+        local_lse = column_lse[positives.offset : positives.offset + len(images)]
         ctx.save_for_backward(images, texts, scale, row_lse, column_lse, row_count, column_count)
         ctx.positives, ctx.tile = positives, tile
-        return (row_lse.sum() + own.sum() - attraction) / (2 * len(texts))
+        return (row_lse.sum() + local_lse.sum() - attraction) / (2 * len(texts))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -176,7 +178,7 @@ class _TiledClip(torch.autograd.Function):
 
 
 class _TiledSiglip(torch.autograd.Function):
-    """Every entry of the logits stands for itself, so that tiles only add up."""
+    """The loss is a sum over the entries of the logits, and so a sum over tiles."""
 
     @staticmethod
     def forward(

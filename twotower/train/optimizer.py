@@ -1,62 +1,64 @@
-"""Which parameter learns how fast: groups, AdamW or Muon, and the schedule."""
+"""Optimizers, their parameter groups, and the schedule of the learning rate."""
 
 from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from twotower.train.config import TrainConfig
+from twotower.train.config import TrainConfig
+
+NamedParameters: TypeAlias = list[tuple[str, nn.Parameter]]
 
 
 def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """AdamW for all, or Muon for the matrices inside blocks and AdamW for the rest.
+    """Return AdamW for all parameters, or Muon for the matrices in blocks and AdamW for the others.
 
-    Decay touches matrices, convolutions and embeddings; biases, norms and the temperature have
-    none (as in open_clip). Each group keeps its own full learning rate as `initial_lr`.
+    Weight decay applies to matrices, convolutions and embeddings, not to biases, norms and the
+    logit scale (as in open_clip). `initial_lr` of each group is its full learning rate.
     """
-    matrices: list[tuple[str, nn.Parameter]] = []
-    rest: list[tuple[str, nn.Parameter]] = []
+    matrices: NamedParameters = []
+    remaining: NamedParameters = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            inside = parameter.ndim == 2 and ".blocks." in name
-            (matrices if inside else rest).append((name, parameter))
-    if config.optimizer == "adamw":
-        return [_adamw([*matrices, *rest], model, config)]
+            in_block = parameter.ndim == 2 and ".blocks." in name
+            (matrices if in_block else remaining).append((name, parameter))
+    if config.optimizer.name == "adamw":
+        return [_adamw([*matrices, *remaining], model, config)]
     # Jordan et al. 2024, scaled so that AdamW's learning rate and decay fit (Liu et al. 2025)
     muon = torch.optim.Muon(
         _groups(matrices, model, config),
-        lr=config.learning_rate,
+        lr=config.optimizer.lr,
         momentum=0.95,
         adjust_lr_fn="match_rms_adamw",
     )
-    return [muon, _adamw(rest, model, config)]
+    return [muon, _adamw(remaining, model, config)]
 
 
 def _adamw(
-    named: list[tuple[str, nn.Parameter]], model: nn.Module, config: TrainConfig
+    parameters: NamedParameters, model: nn.Module, config: TrainConfig
 ) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
-        _groups(named, model, config),
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.eps,
-        fused=config.wrapper != "fsdp",  # one pass over memory in place of a dozen
+        _groups(parameters, model, config),
+        lr=config.optimizer.lr,
+        betas=config.optimizer.betas,
+        eps=config.optimizer.eps,
+        fused=config.memory.wrapper != "fsdp",  # one pass over memory instead of a dozen
     )
 
 
 def _groups(
-    named: list[tuple[str, nn.Parameter]], model: nn.Module, config: TrainConfig
+    parameters: NamedParameters, model: nn.Module, config: TrainConfig
 ) -> list[dict[str, Any]]:
-    """One group for each (decay, learning rate)."""
-    groups: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
-    for name, parameter in named:
-        decay = config.weight_decay if parameter.ndim >= 2 else 0.0
-        rate = config.learning_rate * layer_factor(name, model, config.layer_decay)
+    """Return one group for each pair of weight decay and learning rate."""
+    optimizer = config.optimizer
+    groups: dict[tuple[float, float], NamedParameters] = {}
+    for name, parameter in parameters:
+        decay = optimizer.weight_decay if parameter.ndim >= 2 else 0.0
+        rate = optimizer.lr * layer_factor(name, model, optimizer.layer_decay)
         groups.setdefault((decay, rate), []).append((name, parameter))
     return [
         {"params": members, "weight_decay": decay, "lr": rate, "initial_lr": rate}
@@ -65,9 +67,9 @@ def _groups(
 
 
 def layer_factor(name: str, model: nn.Module, layer_decay: float) -> float:
-    """`layer_decay` to the power of how many blocks lie between a parameter and the output.
+    """Return `layer_decay` to the power of the number of blocks between a parameter and the output.
 
-    Embeddings and stem lie before all blocks; projections and the temperature, after all.
+    Embeddings and the stem lie before all blocks, projections and the logit scale after them.
     """
     tower = name.partition(".")[0]
     if layer_decay == 1.0 or tower not in ("vision", "text"):
@@ -76,27 +78,38 @@ def layer_factor(name: str, model: nn.Module, layer_decay: float) -> float:
     block = re.search(r"\.blocks\.(\d+)\.", name)
     if block:
         return layer_decay ** (depth - int(block.group(1)))
-    late = re.search(r"\.(proj|pool|ln_post|ln_final|attnpool|head)\b", name)
-    return 1.0 if late else layer_decay ** (depth + 1)
+    after_blocks = re.search(r"\.(proj|pool|ln_post|ln_final|attnpool|head)\b", name)
+    return 1.0 if after_blocks else layer_decay ** (depth + 1)
 
 
 def schedule(step: int, config: TrainConfig) -> float:
-    """The share of the learning rate that step `step` (from 0) takes.
+    """Return the factor on the learning rate in step `step`, from 0.
 
-    Linear warm-up, then a half cosine to 0, or a plateau with a linear way down at the end
+    Linear warm-up, then a half cosine to 0 ("cosine"), or a plateau with a linear decay at the end
     ("wsd": warm-up, stable, decay; Hu et al. 2024).
     """
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    after, total = step - config.warmup_steps, max(1, config.steps - config.warmup_steps)
-    if config.schedule == "cosine":
+    warmup_steps = config.optimizer.warmup_steps
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if config.optimizer.schedule == "cosine":
+        after, total = step - warmup_steps, max(1, config.steps - warmup_steps)
         return 0.5 * (1 + math.cos(math.pi * after / total))
-    way_down = max(1, round(config.decay_share * config.steps))
-    return min(1.0, (config.steps - step) / way_down)
+    decay_steps = max(1, round(config.optimizer.decay_share * config.steps))
+    return min(1.0, (config.steps - step) / decay_steps)
 
 
 def set_learning_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
-    """Every group to `factor` of its own full learning rate."""
+    """Set the learning rate of each group to `factor` times its full learning rate."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
+
+
+def average_weights(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+    """Update the exponential moving average of a model's weights; counters are copied."""
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                average[name].lerp_(tensor, 1 - decay)
+            else:
+                average[name].copy_(tensor)

@@ -1,7 +1,8 @@
-"""Named runs as Python functions.
+"""Named configurations of runs.
 
-`pretrain` is the paper's training on any pairs, `emoji` a first one that needs no data. The recipe
-of the model inside the package has a file of its own (`bundled.py`).
+`pretrain` is the training of the CLIP paper on any pairs, `distill` adds a teacher, and `emoji` is
+a first training that needs no data. The bundled model has a recipe of its own
+(`recipes/twotower_small`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,18 @@ from twotower.errors import TrainError
 from twotower.model.config import ResNetConfig, TextTransformerConfig, read_config
 from twotower.model.presets import preset
 from twotower.pairs.sources import open_source
-from twotower.train.config import TrainConfig, with_settings
+from twotower.train.config import (
+    DataConfig,
+    LossConfig,
+    MemoryConfig,
+    OptimizerConfig,
+    OutputConfig,
+    TrainConfig,
+    ValidationConfig,
+    with_settings,
+)
+
+EMOJI = Path(__file__).parent / "emoji"  # noto.tar and twemoji.tar
 
 
 def pretrain(
@@ -27,37 +39,46 @@ def pretrain(
     memory: int | None = None,
     settings: Sequence[str] = (),
 ) -> TrainConfig:
-    """Radford et al. 2021 on any pairs: 32 epochs, warmed up for 2000 steps or a tenth.
+    """Configure the training of Radford et al. 2021: 32 epochs, warm-up of 2000 steps or a tenth.
 
     Args:
-        model: a preset (fresh weights), or a model directory to go on from.
-        settings: `NAME=VALUE` overrides of `TrainConfig`.
+        sources: pairs, as `open_source` takes them.
+        model: a preset (fresh weights), or a model directory to start from.
+        batch_size: pairs of all ranks together.
+        steps: 32 epochs by default.
+        memory: bytes that a rank may use.
+        settings: `NAME=VALUE` overrides of fields of `TrainConfig`.
 
     Raises:
-        ConfigError: no such preset. TrainError: a setting that does not exist.
+        ModelError: no such preset.
+        TrainError: a setting that does not exist.
     """
     directory = Path(model)
-    start_from = directory if directory.is_dir() else None
+    start_from = str(directory) if directory.is_dir() else None
     config = read_config(directory) if start_from else preset(model)
     if steps is None:
-        pairs = sum(len(open_source(one)) for one in sources)
+        pairs = sum(len(open_source(source)) for source in sources)
         steps = 32 * max(1, pairs // batch_size)
-    # ResNets learn with other constants than transformers do (table 20 of the paper)
+    # the paper's constants for ResNets and for transformers (table 20)
     resnet = isinstance(config.vision, ResNetConfig)
     run = TrainConfig(
         model=config,
-        sources=tuple(sources),
+        data=DataConfig(
+            sources=tuple(sources),
+            batch_size=batch_size,
+            workers=max(1, (os.cpu_count() or 1) - 1),
+        ),
         steps=steps,
-        batch_size=batch_size,
-        memory=memory,
-        start_from=str(start_from) if start_from else None,
-        tokenizer_files=str(start_from) if start_from else None,
-        betas=(0.9, 0.999) if resnet else (0.9, 0.98),
-        eps=1e-8 if resnet else 1e-6,
-        warmup_steps=min(2000, steps // 10),
-        workers=max(1, (os.cpu_count() or 1) - 1),
+        start_from=start_from,
+        tokenizer_files=start_from,
+        optimizer=OptimizerConfig(
+            betas=(0.9, 0.999) if resnet else (0.9, 0.98),
+            eps=1e-8 if resnet else 1e-6,
+            warmup_steps=min(2000, steps // 10),
+        ),
+        memory=MemoryConfig(limit=memory),
     )
-    return with_settings(run, list(settings))
+    return with_settings(run, settings)
 
 
 def distill(
@@ -70,14 +91,15 @@ def distill(
     memory: int | None = None,
     settings: Sequence[str] = (),
 ) -> TrainConfig:
-    """`pretrain` with a teacher whose space the student shares (Wu et al. 2023).
+    """Configure `pretrain` with a teacher whose embeds the student learns (Wu et al. 2023).
 
     Args:
         model: a preset, which gets the teacher's `embed_dim`, or a model directory that has it.
         teacher: a model directory.
 
     Raises:
-        ConfigError, TrainError: as for `pretrain`, or the preset's space has a width of its own.
+        ModelError: no such preset.
+        TrainError: a setting that does not exist, or a preset whose `embed_dim` cannot change.
     """
     run = pretrain(sources, model, batch_size=batch_size, steps=steps, memory=memory)
     embed_dim = read_config(teacher).embed_dim
@@ -85,21 +107,21 @@ def distill(
     if not run.start_from and student.embed_dim != embed_dim:
         if getattr(student.vision, "pool", None) == "map":
             raise TrainError(
-                f"{model}: its space is as wide as its tower, {student.embed_dim}, and the "
-                f"teacher's has {embed_dim} numbers; choose another student"
+                model,
+                f"its embeds are as wide as its tower, {student.embed_dim} numbers, and the "
+                f"teacher's have {embed_dim}",
+                "choose another student",
             )
         student = replace(student, embed_dim=embed_dim)
-    run = replace(
-        run, model=student, teacher=str(teacher), feature_weight=20.0, affinity_weight=1.0
-    )
-    return with_settings(run, list(settings))
+    loss = LossConfig(teacher=str(teacher), feature_weight=20.0, affinity_weight=1.0)
+    return with_settings(replace(run, model=student, loss=loss), settings)
 
 
 def emoji(steps: int = 200, batch_size: int = 256) -> TrainConfig:
-    """A first training from scratch, under five minutes on two cores.
+    """Configure a first training from scratch, under five minutes on two cores.
 
-    1 526 drawings of Noto with their CLDR names; scored on Twemoji's drawings of the same things,
-    another artist's, which are never seen.
+    Trains on 1,526 Noto emoji with their CLDR names, and is tested on Twemoji's drawings of the
+    same emoji, which it has never seen.
     """
     base = preset("RN50")
     model = replace(
@@ -112,21 +134,15 @@ def emoji(steps: int = 200, batch_size: int = 256) -> TrainConfig:
         tokenizer=replace(base.tokenizer, context_length=24),
         templates=("{}",),
     )
-    drawings = Path(__file__).parent / "emoji"
+    held_out = str(EMOJI / "twemoji.tar")
     return TrainConfig(
         model=model,
-        sources=(str(drawings / "noto.tar"),),
+        data=DataConfig((str(EMOJI / "noto.tar"),), batch_size, zoom=1.3, workers=1),
         steps=steps,
-        batch_size=batch_size,
-        learning_rate=2e-3,
-        betas=(0.9, 0.98),
-        warmup_steps=steps // 10,
-        zoom=1.3,
-        multi_positive=True,
-        workers=1,
-        log_every=20,
-        save_every=steps,
-        evaluate_every=max(1, steps // 6),
-        retrieval=str(drawings / "twemoji.tar"),
-        zero_shot=str(drawings / "twemoji.tar"),
+        optimizer=OptimizerConfig(lr=2e-3, betas=(0.9, 0.98), warmup_steps=steps // 10),
+        loss=LossConfig(multi_positive=True),
+        validation=ValidationConfig(
+            every=max(1, steps // 6), retrieval=held_out, zero_shot=held_out
+        ),
+        output=OutputConfig(log_every=20, save_every=steps),
     )

@@ -1,13 +1,14 @@
-"""Scores of a model in training, on pairs it does not learn from."""
+"""Scores of a model in training, on pairs that it does not learn from."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from twotower.arrays import Float32Array
 from twotower.errors import BrokenPairError, PictureError
 from twotower.evaluate.accuracy import top_k_accuracy
 from twotower.evaluate.retrieval import recall_at_k
@@ -16,28 +17,67 @@ from twotower.inputs.tokenizer import Tokenizer
 from twotower.model.clip import CLIP
 from twotower.pairs.pair import Pair
 from twotower.pairs.sources import open_source
+from twotower.train.config import ValidationConfig
 
-MOST = 2000  # pairs that are looked at
+MAX_PAIRS = 2000
 BATCH = 64
 
 
+class Validation:
+    """The held-out pairs of a run, and the steps after which the model is scored on them."""
+
+    def __init__(
+        self, config: ValidationConfig, steps: int, model: CLIP, tokenizer: Tokenizer
+    ) -> None:
+        self.config, self.steps = config, steps
+        self.model, self.tokenizer = model, tokenizer
+
+    def scores(self, done: int) -> dict[str, float]:
+        """Return the scores after `done` steps, or none if these are not due.
+
+        No weight and no random number of the training changes.
+        """
+        if done % self.config.every and done != self.steps:
+            return {}
+        scores: dict[str, float] = {}
+        with evaluation_mode(self.model):
+            if self.config.retrieval:
+                scores |= retrieval(self.model, self.config.retrieval, self.tokenizer)
+            if self.config.zero_shot:
+                scores |= zero_shot(self.model, self.config.zero_shot, self.tokenizer)
+        return scores
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: CLIP) -> Iterator[None]:
+    """Set evaluation mode in this block; afterwards each module has the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def retrieval(model: CLIP, location: str, tokenizer: Tokenizer) -> dict[str, float]:
-    """Recall at 1 and 5, both ways, among the first `MOST` pairs of a source."""
-    pairs = list(_pairs(location))
+    """Return recall at 1 and 5, in both directions, among the first `MAX_PAIRS` of a source."""
+    pairs = list(_read_pairs(location))
     captions = [caption for pair in pairs for caption in pair.captions]
     owners = np.repeat(np.arange(len(pairs)), [len(pair.captions) for pair in pairs])
     image_embeds = _embed_images(model, pairs)
     text_embeds = _embed_texts(model, captions, tokenizer)
     scores: dict[str, float] = {}
     for k in (1, 5):
-        there, back = recall_at_k(image_embeds, text_embeds, owners, k)
-        scores |= {f"text_to_image_recall_at_{k}": there, f"image_to_text_recall_at_{k}": back}
+        text_to_image, image_to_text = recall_at_k(image_embeds, text_embeds, owners, k)
+        scores[f"text_to_image_recall_at_{k}"] = text_to_image
+        scores[f"image_to_text_recall_at_{k}"] = image_to_text
     return scores
 
 
 def zero_shot(model: CLIP, location: str, tokenizer: Tokenizer) -> dict[str, float]:
-    """Accuracy on pairs whose first caption is the name of the picture's class."""
-    pairs = list(_pairs(location))
+    """Return the accuracy on pairs whose first caption is the name of the picture's class."""
+    pairs = list(_read_pairs(location))
     classnames = sorted({pair.captions[0] for pair in pairs})
     labels = np.array([classnames.index(pair.captions[0]) for pair in pairs])
     template = model.config.templates[0]
@@ -46,9 +86,9 @@ def zero_shot(model: CLIP, location: str, tokenizer: Tokenizer) -> dict[str, flo
     return {"zero_shot_top1": top_k_accuracy(_embed_images(model, pairs), classifier, labels)}
 
 
-def _pairs(location: str) -> Iterator[Pair]:
+def _read_pairs(location: str) -> Iterator[Pair]:
     source = open_source(location)
-    for number in range(min(MOST, len(source))):
+    for number in range(min(MAX_PAIRS, len(source))):
         try:
             yield source[number]
         except BrokenPairError:
@@ -56,26 +96,27 @@ def _pairs(location: str) -> Iterator[Pair]:
 
 
 @torch.no_grad()
-def _embed_images(model: CLIP, pairs: Sequence[Pair]) -> NDArray[np.float32]:
+def _embed_images(model: CLIP, pairs: Sequence[Pair]) -> Float32Array:
     preprocess = Preprocess(model.config.preprocess)
     device = model.logit_scale.device
     rows = []
     for start in range(0, len(pairs), BATCH):
-        pixel_values = np.stack([_pixels(preprocess, one) for one in pairs[start : start + BATCH]])
+        batch = pairs[start : start + BATCH]
+        pixel_values = np.stack([_preprocess_or_blank(preprocess, pair) for pair in batch])
         rows.append(model.encode_image(torch.from_numpy(pixel_values).to(device)).float().cpu())
     return torch.cat(rows).numpy()
 
 
-def _pixels(preprocess: Preprocess, pair: Pair) -> NDArray[np.float32]:
+def _preprocess_or_blank(preprocess: Preprocess, pair: Pair) -> Float32Array:
     try:
         return preprocess(pair.picture)
-    except PictureError:  # counts as a picture that is never found
+    except PictureError:  # a blank picture, which counts as a miss
         side = preprocess.config.image_size
         return np.zeros((3, side, side), np.float32)
 
 
 @torch.no_grad()
-def _embed_texts(model: CLIP, texts: Sequence[str], tokenizer: Tokenizer) -> NDArray[np.float32]:
+def _embed_texts(model: CLIP, texts: Sequence[str], tokenizer: Tokenizer) -> Float32Array:
     device = model.logit_scale.device
     rows = []
     for start in range(0, len(texts), BATCH):
