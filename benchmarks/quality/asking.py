@@ -190,7 +190,7 @@ def judged(
 def without_picture(learned: Sequence[Item], items: Sequence[Item]) -> list[Outcome]:
     """The answer that is most frequent for a question in what was learned from."""
     from twotower.train.vqa.data import Sample
-    from twotower.train.vqa.head import Prior
+    from twotower.train.vqa.prior import Prior
 
     prior = Prior(
         [Sample(Path(), one.question, tuple((each, 1) for each in one.right)) for one in learned]
@@ -240,7 +240,7 @@ def kind_of(row: dict[str, str]) -> str:
 
 def of_head(directory: Path, easy_vqa: Path, model: Encoder) -> list[Row]:
     from twotower.train.vqa.data import read_samples
-    from twotower.train.vqa.head import Prior
+    from twotower.train.vqa.prior import Prior
 
     head = Head(directory, model.directory)
     learned, tested = read_samples(easy_vqa / "train"), read_samples(easy_vqa / "test")

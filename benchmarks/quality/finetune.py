@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
+from twotower.cli.train_progress import print_progress
 from twotower.train.finetune.fit import Method, fit
 from twotower.train.finetune.report import Card
 
@@ -57,7 +58,13 @@ def run(method: str, domain: Path, outside: Path, folder: Path) -> Card:
     how: Method = "probe" if method == "probe" else "full"
     may_lose = 1.0 if method == "unguarded" else 0.01
     return fit(
-        domain, folder, method=how, may_lose=may_lose, outside=outside, minutes=60, say=print
+        domain,
+        folder,
+        method=how,
+        may_lose=may_lose,
+        outside=outside,
+        minutes=60,
+        progress=print_progress(),
     )
 
 

@@ -17,10 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from twotower.model.config import TextTransformerConfig, ViTConfig
-from twotower.train.config import TrainConfig
-from twotower.train.curves import read_log
+from twotower.train.config import TrainConfig, with_values
 from twotower.train.loop import run_steps
 from twotower.train.recipes import emoji
+from twotower.train.run_log import read_log
 
 RATES = (1e-3, 3e-3)
 RESULTS = Path(__file__).parents[1] / "results" / "optimizers.csv"
@@ -34,7 +34,14 @@ def small_vit(steps: int) -> TrainConfig:
         vision=ViTConfig(64, 16, 128, 4, 2, 512, "quick_gelu"),
         text=TextTransformerConfig(24, 49408, 128, 4, 2, 512, "quick_gelu"),
     )
-    return replace(run, model=model, evaluate_every=steps, retrieval=None, save_every=10 * steps)
+    return with_values(
+        replace(run, model=model),
+        {
+            "validation.every": steps,
+            "validation.retrieval": None,
+            "output.save_every": 10 * steps,
+        },
+    )
 
 
 def main() -> None:
@@ -46,7 +53,9 @@ def main() -> None:
         )
         for rate in RATES:
             for optimizer in ("adamw", "muon"):
-                config = replace(small_vit(steps), optimizer=optimizer, learning_rate=rate)
+                config = with_values(
+                    small_vit(steps), {"optimizer.name": optimizer, "optimizer.lr": rate}
+                )
                 with tempfile.TemporaryDirectory() as folder:
                     start = time.perf_counter()
                     run_steps(config, Path(folder) / "run")

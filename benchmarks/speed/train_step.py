@@ -124,11 +124,12 @@ def twotower_step(model: str, captions: list[str]) -> Callable[[], None]:
     from twotower.inputs.tokenizer import load_tokenizer
     from twotower.model.clip import CLIP
     from twotower.model.config import TextTransformerConfig, ViTConfig
-    from twotower.train.accumulate import Towers, backward_batch
-    from twotower.train.config import TrainConfig
-    from twotower.train.loop import keep_freed_memory
+    from twotower.train.accumulate import backward_batch
+    from twotower.train.config import DataConfig, TrainConfig
     from twotower.train.loss import tiled_clip_loss
+    from twotower.train.malloc import keep_freed_memory
     from twotower.train.optimizer import build_optimizers
+    from twotower.train.towers import Towers
 
     keep_freed_memory()  # as `train` does
     width, layers, heads, patch, text_width, text_layers, text_heads = MODELS[model]
@@ -141,7 +142,7 @@ def twotower_step(model: str, captions: list[str]) -> Callable[[], None]:
     )
     net = CLIP(config).train()
     towers = Towers(net)
-    run = TrainConfig(config, sources=(), steps=1)
+    run = TrainConfig(config, DataConfig(()), steps=1)
     [optimizer] = build_optimizers(net, run)
     tokens = load_tokenizer(config.tokenizer)(captions)
     texts = torch.from_numpy(tokens.input_ids[:, : tokens.attention_mask.sum(axis=1).max()].copy())

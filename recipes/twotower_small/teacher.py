@@ -22,7 +22,7 @@ from twotower.inputs.preprocess import Preprocess
 from twotower.model.presets import preset
 from twotower.pairs.pair import Pair
 from twotower.train.batches import normalize_pixels
-from twotower.train.embed_cache import cache_of, sample_key
+from twotower.train.embed_cache import open_cache, sample_key
 
 THUMBNAIL = 128  # pixels of the shorter side, up to which a picture is one
 SEEN_AT, THUMBNAIL_SEEN_AT = 208, 160  # pixels, by the teacher
@@ -68,7 +68,7 @@ def teacher_features_of(
 ) -> Tensor:
     """[n, 512] of their pictures, computed where they are not kept from before."""
     square = Preprocess(replace(preset(TEACHER).preprocess, image_size=size)).square
-    kept = cache_of("openai-vit-b-16", f"image-features-{size}", np.float16)
+    kept = open_cache("openai-vit-b-16", f"image-features-{size}", np.float16)
     keys = [sample_key(pair.picture) for pair in pairs]
 
     def see(rows: list[int]) -> NDArray[np.float32]:

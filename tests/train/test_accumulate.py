@@ -9,8 +9,10 @@ from torch import Tensor
 from tests.conftest import random_tensors, siglip_config, tiny_config
 from twotower.model.clip import CLIP
 from twotower.model.config import CLIPConfig, SentenceEncoderConfig
-from twotower.train.accumulate import Towers, backward_batch, largest_chunk
+from twotower.train.accumulate import backward_batch
+from twotower.train.estimate import largest_chunk
 from twotower.train.loss import clip_loss, siglip_loss, tiled_clip_loss, tiled_siglip_loss
+from twotower.train.towers import Towers
 
 
 def model_of(config: CLIPConfig, patch_dropout: float) -> CLIP:

@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import PIL.Image
@@ -10,16 +9,17 @@ import pytest
 import torch
 
 from tests.conftest import tiny_config
-from twotower.cli.train_progress import log_line, show_training
+from twotower.cli.train_progress import format_row, show_training
 from twotower.errors import TrainError
 from twotower.model.clip import CLIP
 from twotower.model.presets import preset
-from twotower.train.accumulate import Towers, saved_bytes
-from twotower.train.config import TrainConfig
+from twotower.progress import Progress
+from twotower.train.config import DataConfig, TrainConfig, with_values
 from twotower.train.curves import explain, plot
-from twotower.train.estimate import activation_bytes, describe
+from twotower.train.estimate import activation_bytes, describe, saved_bytes
+from twotower.train.towers import Towers
 
-CONFIG = TrainConfig(model=tiny_config(), sources=("x",), steps=100, batch_size=64)
+CONFIG = TrainConfig(tiny_config(), DataConfig(("x",), batch_size=64), steps=100)
 
 
 def told(step: int, loss: float, waited: float = 0.0) -> dict[str, object]:
@@ -43,7 +43,7 @@ def write_run(folder: Path, losses: list[float], config: TrainConfig = CONFIG) -
 
 def test_the_plan_counts_what_is_published() -> None:
     """4.4 GFLOP of a ViT-B/32 picture and 2.9 of 77 positions of text, times 2 for multiply-add."""
-    config = replace(CONFIG, model=preset("ViT-B-32"), batch_size=1)
+    config = with_values(CONFIG, {"model": preset("ViT-B-32"), "data.batch_size": 1})
     text = "\n".join(describe(config))
     assert "87,849,216 vision, 63,428,096 text; 151,277,313 learn" in text
     assert "memory      2.42 GB" in text
@@ -56,13 +56,17 @@ def test_the_plan_counts_what_is_published() -> None:
 
 
 def test_a_locked_tower_does_not_learn() -> None:
-    text = "\n".join(describe(replace(CONFIG, model=preset("ViT-B-32"), locked=("vision",))))
+    text = "\n".join(
+        describe(
+            with_values(CONFIG, {"model": preset("ViT-B-32"), "optimizer.locked": ("vision",)})
+        )
+    )
     assert "63,428,097 learn" in text
 
 
 def test_waiting_for_data_is_named() -> None:
-    assert "decode-bound" not in log_line(told(3, 1.0, waited=0.05))
-    assert "data wait 60%  (decode-bound: add workers)" in log_line(told(3, 1.0, waited=0.6))
+    assert "decode-bound" not in format_row(told(3, 1.0, waited=0.05))
+    assert "data wait 60%  (decode-bound: add workers)" in format_row(told(3, 1.0, waited=0.6))
 
 
 def test_a_stuck_loss_is_explained(tmp_path: Path) -> None:
@@ -73,12 +77,12 @@ def test_a_stuck_loss_is_explained(tmp_path: Path) -> None:
 
 
 def test_the_plan_with_memory_names_what_a_pair_takes() -> None:
-    text = "\n".join(describe(replace(CONFIG, memory=8 * 10**9)))
+    text = "\n".join(describe(with_values(CONFIG, {"memory.limit": 8 * 10**9})))
     assert "the rest of 8.0 GB for" in text
 
 
 def test_activations_on_meta_are_those_in_memory() -> None:
-    config = replace(CONFIG, batch_size=1)
+    config = with_values(CONFIG, {"data.batch_size": 1})
     with torch.device("meta"):
         expected = activation_bytes(CLIP(config.model), config)
     pixel_values, input_ids = torch.zeros(2, 3, 64, 64), torch.ones(2, 77, dtype=torch.long)
@@ -89,16 +93,16 @@ def test_activations_on_meta_are_those_in_memory() -> None:
 
 
 def test_a_stuck_loss_is_spoken_of_once_while_training(capsys: pytest.CaptureFixture[str]) -> None:
-    with show_training(CONFIG) as report:
+    with show_training(CONFIG) as (report, _):
         for step in range(100):
             report(told(step, math.log(64)))
     assert capsys.readouterr().err.count("stays at ln(64) = 4.16") == 1
-    with show_training(CONFIG) as report:
-        report({"asked": 512, "pairs": 6497})
+    with show_training(CONFIG) as (report, progress):
+        progress(Progress(512, 6497, stage="Embedding pairs with the teacher"))
         for step in range(100):
             report(told(step, 4.2 - 0.01 * step))
     err = capsys.readouterr().err
-    assert "stays at" not in err and "the teacher has seen 512 of 6,497 pairs" in err
+    assert "stays at" not in err and "Embedding pairs with the teacher: 512 of 6,497" in err
 
 
 def test_curves_are_drawn(tmp_path: Path) -> None:

@@ -17,10 +17,13 @@ from twotower.encode.encoder import Encoder
 from twotower.encode.load import load
 from twotower.errors import TrainError
 from twotower.pairs.sources import open_source
+from twotower.progress import Progress
 from twotower.train.batches import Batches
+from twotower.train.config import LossConfig
 from twotower.train.distill import Teacher, affinity_loss, feature_loss
 from twotower.train.loop import train
 from twotower.train.recipes import distill
+from twotower.train.run_log import LogRow
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +105,7 @@ def test_answers_are_the_teachers_own(tiny_directory: Path) -> None:
     teacher = Teacher(tiny_directory, 32)
     teacher.prepare([source])
     batch = next(Batches([source], tiny_config(), TOKENIZER, batch_size=8)(0, 1))
-    images, texts = teacher.answers(batch)
+    images, texts = teacher.embeds_of(batch)
     encoder = load(tiny_directory)
     pictures = [source[int(key.split("-")[1])].picture for key in batch.keys]
     np.testing.assert_allclose(images, encoder.encode_image(pictures), atol=1e-3)
@@ -135,12 +138,12 @@ def test_a_picture_that_only_the_teacher_cannot_read(tiny_directory: Path, tmp_p
 
 
 def test_a_space_of_another_width(tiny_directory: Path) -> None:
-    with pytest.raises(TrainError, match="space has 32 numbers, the student's 64"):
+    with pytest.raises(TrainError, match="embeds have 32 numbers, the student's 64"):
         Teacher(tiny_directory, 64)
     with pytest.raises(TrainError, match="choose another student"):
         distill(["x"], "SigLIP-B-16-224", tiny_directory, steps=1)
-    config = distill(["x"], "ViT-B-32", tiny_directory, steps=1, settings=["feature_weight=3"])
-    assert (config.model.embed_dim, config.feature_weight) == (32, 3.0)
+    config = distill(["x"], "ViT-B-32", tiny_directory, steps=1, settings=["loss.feature_weight=3"])
+    assert (config.model.embed_dim, config.loss.feature_weight) == (32, 3.0)
 
 
 # --- whole runs ----------------------------------------------------------------------------------
@@ -151,20 +154,24 @@ def test_a_student_comes_nearer_and_resumes_to_the_bit(
 ) -> None:
     """Without a caption's help: only what the teacher says is learned."""
     pairs = colours(tmp_path)
-    config = config_of(pairs, steps=40, batch_size=12, save_every=20, chunk_size=5)
-    student = replace(config.model, vision=replace(config.model.vision, width=32), name="student")
-    config = replace(
-        config,
-        model=student,
-        teacher=str(tiny_directory),
-        contrastive_weight=0.0,
-        feature_weight=1.0,
-        affinity_weight=0.5,
+    model = tiny_config()
+    config = config_of(
+        pairs,
+        steps=40,
+        model=replace(model, vision=replace(model.vision, width=32), name="student"),
+        loss=LossConfig(
+            teacher=str(tiny_directory),
+            contrastive_weight=0.0,
+            feature_weight=1.0,
+            affinity_weight=0.5,
+        ),
+        **{"data.batch_size": 12, "output.save_every": 20, "memory.chunk_size": 5},
     )
-    told: list[dict[str, object]] = []
-    directory = train(config, tmp_path / "run", report=told.append)
-    assert told[0] == {"asked": 12, "pairs": 12}
-    assert told[-1]["loss"] < told[1]["loss"] / 3
+    rows: list[LogRow] = []
+    progress: list[Progress] = []
+    directory = train(config, tmp_path / "run", report=rows.append, progress=progress.append)
+    assert [(state.done, state.total) for state in progress] == [(12, 12)]
+    assert rows[-1]["loss"] < rows[0]["loss"] / 3
     pictures = sorted(pairs.glob("*.png"))
     theirs, ours = (load(one).encode_image(pictures) for one in (tiny_directory, directory))
     assert (theirs * ours).sum(axis=1).mean() > 0.8

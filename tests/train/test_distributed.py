@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,11 +22,19 @@ from tests.train.test_accumulate import batch, gradients, loss_of, model_of
 from tests.train.test_batches import Numbers
 from twotower.model.config import CLIPConfig
 from twotower.pairs.shards import pack
-from twotower.train.accumulate import Towers, backward_batch
-from twotower.train.config import TrainConfig
+from twotower.train.accumulate import backward_batch
+from twotower.train.config import (
+    DataConfig,
+    MemoryConfig,
+    OptimizerConfig,
+    OutputConfig,
+    TrainConfig,
+    with_values,
+)
 from twotower.train.distributed import logsumexp_over_ranks
 from twotower.train.loop import run_steps, train
 from twotower.train.loss import tiled_clip_loss, tiled_siglip_loss
+from twotower.train.towers import Towers
 
 BATCH = 8
 REPEATED = torch.tensor([0, 1, 2, 3, 0, 5, 6, 1]), torch.tensor([0, 1, 2, 3, 4, 2, 6, 7])
@@ -169,18 +176,16 @@ def test_sharded_checkpoints_resume_and_equal_one_process(tmp_path: Path) -> Non
     pack(Numbers(32), tmp_path / "shards")
     config = TrainConfig(
         model=tiny_config(),
-        sources=(str(tmp_path / "shards"),),
+        data=DataConfig((str(tmp_path / "shards"),), batch_size=8),
         steps=4,
-        batch_size=8,
-        warmup_steps=2,
-        log_every=1,
-        save_every=2,
-        wrapper="fsdp",
+        optimizer=OptimizerConfig(warmup_steps=2),
+        memory=MemoryConfig(wrapper="fsdp"),
+        output=OutputConfig(log_every=1, save_every=2),
     )
     in_ranks(2, run_fsdp, tmp_path, config)
     files = {one.name for one in (tmp_path / "whole" / "checkpoints" / "000000002").iterdir()}
     assert {"model-0-of-2.safetensors", "optimizer-1-of-2.safetensors", "state.json"} <= files
-    run_steps(replace(config, wrapper="ddp"), tmp_path / "alone")
+    run_steps(with_values(config, {"memory.wrapper": "ddp"}), tmp_path / "alone")
     whole, parts, alone = (
         [json.loads(line)["loss"] for line in (tmp_path / run / "log.jsonl").open()]
         for run in ("whole", "parts", "alone")
@@ -218,10 +223,9 @@ def torchrun(tmp_path: Path, how: str, **changes: object) -> subprocess.Popen[st
     pack(Numbers(32), tmp_path / "shards")
     config = TrainConfig(
         model=tiny_config(),
-        sources=(str(tmp_path / "shards"),),
-        batch_size=8,
-        warmup_steps=2,
-        log_every=1,
+        data=DataConfig((str(tmp_path / "shards"),), batch_size=8),
+        optimizer=OptimizerConfig(warmup_steps=2),
+        output=OutputConfig(log_every=1),
         **{"steps": 50} | changes,
     )
     (tmp_path / "config.json").write_text(config.to_json())
@@ -258,7 +262,7 @@ def test_the_others_stop_within_a_minute_and_say_which(
     assert process.returncode != 0
     assert any(one in told for one in named.split("|")), told[-3000:]
     if how == "stop":
-        assert "died or hangs: silent for 6.0 s" in told
+        assert "died or hangs: no heartbeat for 6.0 s" in told
 
 
 def test_torchrun_gives_the_losses_of_one_process(tmp_path: Path) -> None:

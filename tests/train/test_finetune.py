@@ -22,15 +22,15 @@ from twotower.model.presets import preset
 from twotower.model.weights import load_model
 from twotower.train.finetune.candidates import Candidate, choose_candidate
 from twotower.train.finetune.fit import fit, split
-from twotower.train.finetune.held_out import difference_interval, drawn_things, open_held_out
+from twotower.train.finetune.held_out import difference_interval, hold_out, hold_out_emoji
 from twotower.train.finetune.last_layers import (
-    head_of,
+    find_head,
     image_features,
     text_features,
     without_heads,
 )
+from twotower.train.finetune.pair_set import Sample
 from twotower.train.finetune.report import Card, Change
-from twotower.train.finetune.start import Sample
 from twotower.train.lora import add_lora, merge_lora
 
 COLOURS = {"red": (220, 20, 30), "green": (20, 200, 40), "blue": (30, 40, 220), "grey": (90,) * 3}
@@ -81,7 +81,9 @@ def tuned(
 ) -> tuple[Path, Card]:
     """A run with everything at its default, but for the learning rate that the tiny model needs."""
     run = tmp_path_factory.mktemp("tuned") / "run"
-    return run, fit(folder, run, model=tiny_directory, outside=outside, settings=["lr=1e-3"])
+    return run, fit(
+        folder, run, model=tiny_directory, outside=outside, settings=["optimizer.lr=1e-3"]
+    )
 
 
 def test_it_gains_in_the_domain(folder: Path, tuned: tuple[Path, Card]) -> None:
@@ -110,7 +112,7 @@ def test_low_rank_updates_of_an_int8_model(folder: Path, outside: Path, tmp_path
         method="lora",
         outside=outside,
         may_lose=1.0,
-        settings=["lr=3e-3"],
+        settings=["optimizer.lr=3e-3"],
     )
     assert card.domain.after > 0.9
     sizes = [
@@ -137,7 +139,7 @@ def test_captions_of_sentences(tiny_directory: Path, outside: Path, tmp_path: Pa
 def test_a_run_that_was_stopped_goes_on(
     tiny_directory: Path, folder: Path, outside: Path, tmp_path: Path, tuned: tuple[Path, Card]
 ) -> None:
-    options = {"model": tiny_directory, "outside": outside, "settings": ["lr=1e-3"]}
+    options = {"model": tiny_directory, "outside": outside, "settings": ["optimizer.lr=1e-3"]}
 
     def stop(told: dict[str, object]) -> None:
         if told["step"] == 3:
@@ -163,7 +165,7 @@ def test_the_command(
     arguments = ["train", "folder", str(folder), "--run", str(tmp_path / "run")]
     assert main([*arguments, "--model", str(tiny_directory), "--minutes", "0"]) == 0
     told = capsys.readouterr()
-    assert "the towers are left alone" in told.err
+    assert "The towers are not tuned" in told.err
     assert "| in the domain: domain, top-1 of 4 names | 12 |" in told.out
     assert "drawn things (emoji by Noto and Twemoji), top-5 of 274 names" in told.out
     assert f"--model {tmp_path / 'run' / 'model'}" in told.out
@@ -212,12 +214,12 @@ def test_hits_by_hand() -> None:
     images = np.eye(3, dtype=np.float32)
     texts = np.array([[1, 0, 0], [0.9, 0.1, 0], [0, 0, 1], [0, 0.2, 0.1]], np.float32)
     pairs = [Answered(("a", "b")), Answered(("c",)), Answered(("d",))]
-    exam = open_held_out("x", pairs, "{}")
+    exam = hold_out("x", pairs, "{}")
     # picture 1's nearest is text 3, of picture 2; text 2 (of picture 1) finds picture 2
     assert exam.hits(images, texts).tolist() == [1.0, 0.0, 0.0]
-    part = exam.part([0, 2])
+    part = exam.subset([0, 2])
     assert part.texts == ["a", "b", "d"] and part.owners.tolist() == [0, 0, 1]
-    names = open_held_out("x", [Answered(("dog",)), Answered(("cat",))], "a {}", ["cat", "dog"])
+    names = hold_out("x", [Answered(("dog",)), Answered(("cat",))], "a {}", ["cat", "dog"])
     assert names.texts == ["a cat", "a dog"]
     found = names.hits(np.array([[0, 1], [0.1, 0.9]], np.float32), np.eye(2, dtype=np.float32))
     assert found.tolist() == [1.0, 0.0]
@@ -238,7 +240,7 @@ def test_the_interval_of_a_difference() -> None:
 
 
 def test_the_outside_set_of_the_package() -> None:
-    exam = drawn_things("a photo of a {}.")
+    exam = hold_out_emoji("a photo of a {}.")
     assert len(exam.pictures) == 2 * len(exam.texts) == 548
     random = np.random.default_rng(0).normal(size=(548, 64)).astype(np.float32)
     chance = exam.hits(random, np.random.default_rng(1).normal(size=(274, 64)).astype(np.float32))
@@ -257,7 +259,7 @@ def test_the_verdict(stage: str) -> None:
 
     better, level, worse = change(0.1, 0.3), change(-0.1, 0.1), change(-0.3, -0.1)
     if stage == "start":
-        assert "Nothing that was tried is better" in card(level, level).verdict()
+        assert "No candidate is better than the model before" in card(level, level).verdict()
         return
     assert card(better, level).verdict().startswith("Better on these pictures by 20.0 points")
     assert "Worse elsewhere by 20.0 points" in card(better, worse).verdict()
@@ -282,7 +284,7 @@ def test_features_and_heads_are_the_whole_tower(make: object) -> None:
     expected = image_features(model, pictures)
     with without_heads(model):
         features = image_features(model, pictures)
-    head = head_of(model.vision)
+    head = find_head(model.vision)
     if head is None:
         assert make is siglip_config
         np.testing.assert_array_equal(features, expected)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +18,23 @@ import PIL.Image
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from tests.conftest import tiny_config
 from tests.train.test_batches import Numbers
 from twotower.encode.load import load
 from twotower.errors import ModelError, TrainError
+from twotower.model.clip import CLIP
 from twotower.pairs.shards import pack
 from twotower.train.checkpoint import load_checkpoint, newest_checkpoint
-from twotower.train.config import TrainConfig, with_settings
+from twotower.train.config import (
+    DataConfig,
+    OptimizerConfig,
+    OutputConfig,
+    TrainConfig,
+    with_settings,
+    with_values,
+)
 from twotower.train.loop import Trainer, run_steps, train
 
 ROOT = Path(__file__).parents[2]
@@ -40,16 +50,12 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_of(shards: Path, **changes: object) -> TrainConfig:
     config = TrainConfig(
         model=tiny_config(),
-        sources=(str(shards),),
+        data=DataConfig((str(shards),), batch_size=8),
         steps=12,
-        batch_size=8,
-        learning_rate=1e-3,
-        warmup_steps=2,
-        log_every=1,
-        save_every=2,
-        keep=100,
+        optimizer=OptimizerConfig(lr=1e-3, warmup_steps=2),
+        output=OutputConfig(log_every=1, save_every=2, keep=100),
     )
-    return replace(config, **changes)
+    return with_values(config, changes)
 
 
 def losses(run: Path) -> list[tuple[int, float, list[str]]]:
@@ -73,7 +79,9 @@ def colours(folder: Path) -> Path:
 
 
 def test_it_learns_and_leaves_a_model(tmp_path: Path) -> None:
-    config = config_of(colours(tmp_path), steps=60, batch_size=12, save_every=100)
+    config = config_of(
+        colours(tmp_path), steps=60, **{"data.batch_size": 12, "output.save_every": 100}
+    )
     told: list[dict[str, object]] = []
     directory = train(config, tmp_path / "run", report=told.append)
     first, last = told[0]["loss"], told[-1]["loss"]
@@ -89,11 +97,24 @@ def test_it_learns_and_leaves_a_model(tmp_path: Path) -> None:
     "changes",
     [
         {},
-        {"optimizer": "muon", "ema": 0.9, "schedule": "wsd"},
-        {"patch_dropout": 0.5, "chunk_size": 3, "unmasked_steps": 4, "checkpointing": True},
-        {"locked": ("vision",), "layer_decay": 0.8, "multi_positive": True},
-        {"precision": "bfloat16"},
-        {"lora": 4, "frozen_statistics": True, "precision": "float16"},
+        {"optimizer.name": "muon", "optimizer.ema": 0.9, "optimizer.schedule": "wsd"},
+        {
+            "memory.patch_dropout": 0.5,
+            "memory.chunk_size": 3,
+            "memory.unmasked_steps": 4,
+            "memory.checkpointing": True,
+        },
+        {
+            "optimizer.locked": ("vision",),
+            "optimizer.layer_decay": 0.8,
+            "loss.multi_positive": True,
+        },
+        {"memory.precision": "bfloat16"},
+        {
+            "optimizer.lora": 4,
+            "optimizer.frozen_statistics": True,
+            "memory.precision": "float16",
+        },
     ],
     ids=["plain", "muon", "masked", "locked", "bfloat16", "lora"],
 )
@@ -103,7 +124,9 @@ def test_resuming_changes_nothing(shards: Path, tmp_path: Path, changes: dict[st
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     for step in (2, 6):  # go back, with another number of workers
         path = tmp_path / "parts" / "checkpoints" / f"{step:09d}"
-        parts = run_steps(replace(config, workers=step // 3), tmp_path / "parts", path).weights()
+        parts = run_steps(
+            with_values(config, {"data.workers": step // 3}), tmp_path / "parts", path
+        ).weights()
         assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
         assert parts.keys() == whole.keys()
         assert all(torch.equal(parts[name], whole[name]) for name in whole)
@@ -163,7 +186,7 @@ def begun(config: TrainConfig, tmp_path: Path) -> Trainer:
 
 
 def test_locked_towers_stay_and_the_others_learn(shards: Path, tmp_path: Path) -> None:
-    trainer = begun(config_of(shards, locked=("vision",)), tmp_path)
+    trainer = begun(config_of(shards, **{"optimizer.locked": ("vision",)}), tmp_path)
     before = {name: one.clone() for name, one in trainer.model.state_dict().items()}
     for batch in trainer.batches(0, 2):
         trainer.step(batch)
@@ -173,10 +196,10 @@ def test_locked_towers_stay_and_the_others_learn(shards: Path, tmp_path: Path) -
 
 
 def test_only_low_rank_updates_learn(shards: Path, tmp_path: Path) -> None:
-    trainer = begun(config_of(shards, lora=4), tmp_path)
+    trainer = begun(config_of(shards, **{"optimizer.lora": 4}), tmp_path)
     learning = [name for name, one in trainer.model.named_parameters() if one.requires_grad]
     assert learning and all(name.endswith((".up", ".down", "logit_scale")) for name in learning)
-    directory = train(config_of(shards, lora=4, steps=2), tmp_path / "again")
+    directory = train(config_of(shards, steps=2, **{"optimizer.lora": 4}), tmp_path / "again")
     assert load(directory).verify() > 0.9999  # merged, and read as any other
 
 
@@ -192,7 +215,10 @@ def test_the_scale_is_clamped_but_for_siglip(shards: Path, tmp_path: Path, sigmo
 
 
 def test_patches_are_dropped_until_the_last_steps(shards: Path, tmp_path: Path) -> None:
-    trainer = begun(config_of(shards, steps=4, patch_dropout=0.5, unmasked_steps=1), tmp_path)
+    trainer = begun(
+        config_of(shards, steps=4, **{"memory.patch_dropout": 0.5, "memory.unmasked_steps": 1}),
+        tmp_path,
+    )
     shares = []
     for batch in trainer.batches(0, 4):
         trainer.step(batch)
@@ -202,7 +228,7 @@ def test_patches_are_dropped_until_the_last_steps(shards: Path, tmp_path: Path) 
 
 def test_the_average_of_weights(shards: Path, tmp_path: Path) -> None:
     """After two steps: .9 * (.9 * start + .1 * first) + .1 * second."""
-    trainer = begun(config_of(shards, ema=0.9), tmp_path)
+    trainer = begun(config_of(shards, **{"optimizer.ema": 0.9}), tmp_path)
     seen = [trainer.model.text.proj.weight.detach().clone()]
     for batch in trainer.batches(0, 2):
         trainer.step(batch)
@@ -212,7 +238,7 @@ def test_the_average_of_weights(shards: Path, tmp_path: Path) -> None:
 
 
 def test_gradients_are_clipped(shards: Path, tmp_path: Path) -> None:
-    trainer = begun(config_of(shards, max_grad_norm=0.01), tmp_path)
+    trainer = begun(config_of(shards, **{"optimizer.max_grad_norm": 0.01}), tmp_path)
     norms: list[float] = []
     step = trainer.optimizers[0].step
 
@@ -228,7 +254,7 @@ def test_gradients_are_clipped(shards: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_compiled_towers_learn_the_same(shards: Path, tmp_path: Path) -> None:
     train(config_of(shards, steps=3), tmp_path / "plain")
-    train(config_of(shards, steps=3, compile=True), tmp_path / "compiled")
+    train(config_of(shards, steps=3, **{"memory.compile": True}), tmp_path / "compiled")
     plain, compiled = (
         [loss for _, loss, _ in losses(tmp_path / run)] for run in ("plain", "compiled")
     )
@@ -239,7 +265,7 @@ def test_tensorboard_shows_what_is_logged(shards: Path, tmp_path: Path) -> None:
     """A run that went on from an earlier checkpoint shows each step once."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    config = config_of(shards, steps=6, tensorboard=True)
+    config = config_of(shards, steps=6, **{"output.tensorboard": True})
     train(config, tmp_path / "run")
     (tmp_path / "run" / "model").rename(tmp_path / "first")
     train(config, tmp_path / "run", resume=tmp_path / "run" / "checkpoints" / "000000002")
@@ -249,11 +275,36 @@ def test_tensorboard_shows_what_is_logged(shards: Path, tmp_path: Path) -> None:
     assert {"logit_scale", "learning_rate", "pairs_per_second"} <= set(events.Tags()["scalars"])
 
 
+def test_a_step_calls_the_documented_forward(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`CLIP.embed`, once for each chunk and pass, and on its results the loss."""
+    sizes: list[int] = []
+    embed = CLIP.embed
+
+    def count(model: CLIP, pixel_values: Tensor, input_ids: Sequence[Tensor]) -> object:
+        sizes.append(len(pixel_values))
+        assert sum(map(len, input_ids)) == len(pixel_values)
+        return embed(model, pixel_values, input_ids)
+
+    monkeypatch.setattr(CLIP, "embed", count)
+    whole = begun(config_of(shards), tmp_path / "whole")
+    whole.step(next(iter(whole.batches(0, 1))))
+    assert sizes == [8]
+    sizes.clear()
+    chunks = begun(config_of(shards, **{"memory.chunk_size": 3}), tmp_path / "chunks")
+    chunks.step(next(iter(chunks.batches(0, 1))))
+    assert sizes == [3, 3, 2] * 2  # without a graph, then with one
+
+
 # --- faults --------------------------------------------------------------------------------------
 
 
 def test_a_non_finite_loss_names_its_pairs(shards: Path, tmp_path: Path) -> None:
-    config = config_of(shards, learning_rate=1e30, max_grad_norm=None, warmup_steps=0)
+    config = config_of(
+        shards,
+        **{"optimizer.lr": 1e30, "optimizer.max_grad_norm": None, "optimizer.warmup_steps": 0},
+    )
     with pytest.raises(TrainError, match="the loss is nan"):
         train(config, tmp_path / "run")
     [path] = (tmp_path / "run").glob("non-finite-*.json")
@@ -291,13 +342,11 @@ def test_a_checkpoint_of_another_architecture(shards: Path, tmp_path: Path) -> N
     (path / "model.safetensors").write_bytes(b"damaged")
     trainer = Trainer(config_of(shards), tmp_path / "other")
     with pytest.raises(TrainError, match=r"model\.safetensors: damaged or missing"):
-        load_checkpoint(
-            path, trainer.config, trainer.model, trainer.optimizers, None, trainer.scaler
-        )
+        load_checkpoint(path, trainer.config, trainer.state)
 
 
 def test_only_the_newest_checkpoints_are_kept(shards: Path, tmp_path: Path) -> None:
-    train(config_of(shards, steps=8, keep=2), tmp_path / "run")
+    train(config_of(shards, steps=8, **{"output.keep": 2}), tmp_path / "run")
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["000000006", "000000008"]
 
@@ -314,22 +363,34 @@ def test_a_run_is_not_overwritten(shards: Path, tmp_path: Path) -> None:
 
 
 def test_settings(shards: Path) -> None:
-    config = with_settings(
-        config_of(shards), ["lr=1e-4", "locked=vision", "compile=true", "ema=none", "betas=.9,.95"]
-    )
-    assert (config.learning_rate, config.locked, config.compile) == (1e-4, ("vision",), True)
-    assert config.ema is None and config.betas == (0.9, 0.95)
+    settings = ["lr=1e-4", "locked=vision", "ema=none", "betas=.9,.95"]
+    settings = [f"optimizer.{setting}" for setting in settings]
+    config = with_settings(config_of(shards), [*settings, "memory.compile=true", "steps=3"])
+    assert (config.optimizer.lr, config.optimizer.locked) == (1e-4, ("vision",))
+    assert config.optimizer.ema is None and config.optimizer.betas == (0.9, 0.95)
+    assert config.memory.compile and config.steps == 3
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("learning_rat=1", "did you mean 'learning_rate'"),
-        ("lr=fast", "'fast' is not float"),
-        ("schedule=linear", "'linear' is not cosine or wsd"),
-        ("steps", "no such setting"),
-        ("compile=maybe", "'maybe' is not bool"),
-        ("model=x", "no such setting"),
+        ("learning_rat=1", "no such setting; did you mean 'optimizer.lr'"),
+        ("optimizer.weight_decai=1", "no such setting; did you mean 'optimizer.weight_decay'"),
+        ("optimizer.lr=fast", "'fast' is not float; use a number"),
+        ("optimizer.schedule=linear", "'linear' is not cosine or wsd; use cosine or wsd"),
+        ("steps", "has no value; use --set steps=VALUE"),
+        ("memory.compile=maybe", "'maybe' is not bool; use true or false"),
+        ("model=x", "no such setting; use one of steps, seed"),
+        # the spelling before fields were grouped
+        ("lr=1e-3", "--set lr=1e-3: lr is now optimizer.lr; use --set optimizer.lr=1e-3"),
+        ("learning_rate=1e-3", "use --set optimizer.lr=1e-3"),
+        ("batch=64", "use --set data.batch_size=64"),
+        ("batch_size=64", "use --set data.batch_size=64"),
+        ("optimizer=muon", "use --set optimizer.name=muon"),
+        ("memory=8", "use --set memory.limit=8"),
+        ("teacher=x", "use --set loss.teacher=x"),
+        ("evaluate_every=9", "use --set validation.every=9"),
+        ("tensorboard=true", "use --set output.tensorboard=true"),
     ],
 )
 def test_settings_that_are_wrong(shards: Path, setting: str, message: str) -> None:
@@ -338,19 +399,65 @@ def test_settings_that_are_wrong(shards: Path, setting: str, message: str) -> No
 
 
 def test_config_round_trip(shards: Path) -> None:
-    config = config_of(shards, ema=0.99, locked=("text",), memory=10**9)
+    config = config_of(
+        shards,
+        **{"optimizer.ema": 0.99, "optimizer.locked": ("text",), "memory.limit": 10**9},
+    )
     assert TrainConfig.from_json(config.to_json(), "x") == config
     with pytest.raises(ModelError, match="did you mean 'steps'"):
         TrainConfig.from_json(config.to_json().replace('"steps"', '"step"'), "x")
+    with pytest.raises(ModelError, match=r"config\.optimizer has .* 'lrr'; did you mean 'lr'"):
+        TrainConfig.from_json(config.to_json().replace('"lr"', '"lrr"'), "x")
+
+
+def flat(config: TrainConfig) -> dict[str, object]:
+    """Some fields of a configuration as they were written before they were grouped."""
+    tree = json.loads(config.to_json())
+    return {
+        "model": tree["model"],
+        "steps": config.steps,
+        "batch_size": config.data.batch_size,
+        "optimizer": config.optimizer.name,
+        "learning_rate": config.optimizer.lr,
+        "betas": list(config.optimizer.betas),
+        "memory": None,
+    }
+
+
+def test_a_configuration_of_an_earlier_version(shards: Path, tmp_path: Path) -> None:
+    """Its fields are named with those of today, also when a run of that version is resumed."""
+    config = config_of(shards, steps=2)
+    with pytest.raises(TrainError, match=r"learning_rate is now optimizer\.lr") as error:
+        TrainConfig.from_json(json.dumps(flat(config)), "config.json")
+    assert error.value.subject == "config.json"
+    assert "optimizer is now optimizer.name" in error.value.reason
+    assert "memory is now memory.limit" in error.value.reason
+    assert "and 1 more" in error.value.reason
+    train(config, tmp_path / "run")
+    state = newest_checkpoint(tmp_path / "run") / "state.json"
+    tree = json.loads(state.read_text())
+    state.write_text(json.dumps(tree | {"config": flat(config)}))
+    with pytest.raises(TrainError, match="finish the run with the version that began it") as error:
+        train(config, tmp_path / "run", resume="latest")
+    assert error.value.subject == str(state)
 
 
 def test_scores_while_training(tmp_path: Path) -> None:
     """Every colour is its own class; what is learned by heart is found again."""
     pairs = str(colours(tmp_path))
     config = config_of(
-        tmp_path, steps=60, batch_size=12, save_every=100, evaluate_every=30, log_every=7
+        tmp_path,
+        steps=60,
+        **{
+            "data.sources": (pairs,),
+            "data.batch_size": 12,
+            "output.save_every": 100,
+            "output.log_every": 7,
+            "validation.every": 30,
+            "validation.retrieval": pairs,
+            "validation.zero_shot": pairs,
+        },
     )
-    config = replace(config, sources=(pairs,), retrieval=pairs, zero_shot=pairs)
     train(config, tmp_path / "run")
     lines = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
     scored = {line["step"]: line for line in lines if "zero_shot_top1" in line}
@@ -358,6 +465,6 @@ def test_scores_while_training(tmp_path: Path) -> None:
     last = scored[59]
     assert last["text_to_image_recall_at_1"] > 0.5 and last["image_to_text_recall_at_5"] > 0.7
     assert 0 <= last["zero_shot_top1"] <= 1
-    silent = replace(config, retrieval=None, zero_shot=None)
+    silent = with_values(config, {"validation.retrieval": None, "validation.zero_shot": None})
     train(silent, tmp_path / "silent")
     assert_same_weights(tmp_path / "run" / "model", tmp_path / "silent" / "model")

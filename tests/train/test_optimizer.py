@@ -1,17 +1,18 @@
 """Which parameter learns how fast, against the papers' own numbers."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.conftest import tiny_config
 from twotower.model.clip import CLIP
-from twotower.train.config import TrainConfig
+from twotower.train.config import DataConfig, OptimizerConfig, TrainConfig, with_values
 from twotower.train.optimizer import build_optimizers, layer_factor, schedule, set_learning_rate
 
-CONFIG = TrainConfig(model=tiny_config(), sources=(), steps=100, warmup_steps=10)
+CONFIG = TrainConfig(
+    tiny_config(), DataConfig(()), steps=100, optimizer=OptimizerConfig(warmup_steps=10)
+)
 
 
 def rates(config: TrainConfig) -> dict[str, tuple[str, float, float]]:
@@ -36,7 +37,7 @@ def test_what_decays() -> None:
 
 
 def test_muon_takes_the_matrices_of_blocks() -> None:
-    found = rates(replace(CONFIG, optimizer="muon"))
+    found = rates(with_values(CONFIG, {"optimizer.name": "muon"}))
     muon = {name for name, (kind, _, _) in found.items() if kind == "Muon"}
     layers = ("attn.qkv", "attn.out", "mlp.fc1", "mlp.fc2")
     assert muon == {
@@ -59,7 +60,12 @@ def test_layers_learn_the_slower_the_earlier() -> None:
     }
     for name, factor in factors.items():
         assert layer_factor(name, model, 0.5) == factor, name
-    assert rates(replace(CONFIG, layer_decay=0.5))["vision.blocks.1.attn.out.weight"][2] == 2.5e-4
+    assert (
+        rates(with_values(CONFIG, {"optimizer.layer_decay": 0.5}))[
+            "vision.blocks.1.attn.out.weight"
+        ][2]
+        == 2.5e-4
+    )
 
 
 def test_locked_towers_have_no_moments() -> None:
@@ -75,14 +81,16 @@ def test_the_schedules() -> None:
     for step in (10, 55, 99):
         expected = (1 + math.cos(math.pi * (step - 10) / 90)) / 2
         assert schedule(step, CONFIG) == pytest.approx(expected)
-    stable = replace(CONFIG, schedule="wsd", decay_share=0.2)
+    stable = with_values(CONFIG, {"optimizer.schedule": "wsd", "optimizer.decay_share": 0.2})
     found = [schedule(step, stable) for step in (9, 50, 80, 90, 99)]
     assert found == pytest.approx([1.0, 1.0, 1.0, 0.5, 0.05])
 
 
 def test_every_group_follows_its_own_rate() -> None:
     model = CLIP(CONFIG.model)
-    optimizers = build_optimizers(model, replace(CONFIG, optimizer="muon", layer_decay=0.5))
+    optimizers = build_optimizers(
+        model, with_values(CONFIG, {"optimizer.name": "muon", "optimizer.layer_decay": 0.5})
+    )
     set_learning_rate(optimizers, 0.25)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -93,7 +101,7 @@ def test_every_group_follows_its_own_rate() -> None:
 def test_a_step_goes_downhill(kind: str) -> None:
     torch.manual_seed(0)
     model = CLIP(CONFIG.model)
-    config = replace(CONFIG, optimizer=kind, learning_rate=1e-3)
+    config = with_values(CONFIG, {"optimizer.name": kind, "optimizer.lr": 1e-3})
     optimizers = build_optimizers(model, config)
     pixels, texts = torch.randn(4, 3, 64, 64), torch.full((4, 5), 49407)
     texts[:, :4] = torch.arange(16).view(4, 4)

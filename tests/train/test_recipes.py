@@ -19,14 +19,18 @@ def shards(tmp_path: Path) -> str:
 
 def test_pretraining_follows_the_paper(shards: str, tiny_directory: Path) -> None:
     config = pretrain([shards, shards], "ViT-B-32", batch_size=10)
-    assert (config.steps, config.warmup_steps) == (32 * 10, 32)
-    assert (config.betas, config.eps, config.weight_decay) == ((0.9, 0.98), 1e-6, 0.2)
-    assert pretrain([shards], "ViT-B-32", steps=90_000).warmup_steps == 2000
+    assert (config.steps, config.optimizer.warmup_steps) == (32 * 10, 32)
+    assert (config.optimizer.betas, config.optimizer.eps, config.optimizer.weight_decay) == (
+        (0.9, 0.98),
+        1e-6,
+        0.2,
+    )
+    assert pretrain([shards], "ViT-B-32", steps=90_000).optimizer.warmup_steps == 2000
     resnet = pretrain([shards], "RN50", batch_size=10)
-    assert (resnet.betas, resnet.eps) == ((0.9, 0.999), 1e-8)
-    further = pretrain([shards], str(tiny_directory), batch_size=10, settings=["lr=1e-5"])
+    assert (resnet.optimizer.betas, resnet.optimizer.eps) == ((0.9, 0.999), 1e-8)
+    further = pretrain([shards], str(tiny_directory), batch_size=10, settings=["optimizer.lr=1e-5"])
     assert further.start_from == str(tiny_directory) and further.model.name == "tiny"
-    assert further.learning_rate == 1e-5
+    assert further.optimizer.lr == 1e-5
     with pytest.raises(ModelError, match="did you mean 'ViT-B-32'"):
         pretrain([shards], "ViT-B32", batch_size=10)
 
@@ -35,16 +39,17 @@ def test_a_dry_run_says_what_it_would_do(
     shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["train", "pretrain", shards, "--run", str(tmp_path / "run"), "--batch-size", "10"]
-    assert main([*command, "--dry-run", "--set", "lr=1e-4"]) == 0
+    assert main([*command, "--dry-run", "--set", "optimizer.lr=1e-4"]) == 0
     told = capsys.readouterr().out
-    assert '"learning_rate": 0.0001' in told and '"batch_size": 10' in told
+    assert '"lr": 0.0001' in told and '"batch_size": 10' in told
     for line in ("parameters  87,849,216 vision", "memory      2.42 GB", "arithmetic", "TFLOP"):
         assert line in told
     assert not (tmp_path / "run").exists()
     assert main([*command, "--set", "learning_rat=1"]) == 1
-    assert "did you mean 'learning_rate'" in capsys.readouterr().err
+    assert "did you mean 'optimizer.lr'" in capsys.readouterr().err
 
 
 def test_the_emoji_run_never_sees_what_it_is_scored_on() -> None:
     config = emoji()
-    assert config.zero_shot not in config.sources and config.retrieval not in config.sources
+    held_out = {config.validation.zero_shot, config.validation.retrieval}
+    assert not held_out & set(config.data.sources)

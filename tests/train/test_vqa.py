@@ -17,7 +17,9 @@ from twotower.errors import ModelError, TrainError
 from twotower.model.answer_head import FusionHead
 from twotower.model.config import FusionConfig
 from twotower.train.vqa.data import Sample, plain_answer, read_samples
-from twotower.train.vqa.head import FrozenFeatures, Prior, of_raw_cells, train_vqa
+from twotower.train.vqa.features import FrozenFeatures
+from twotower.train.vqa.head import fold_scale, train_vqa
+from twotower.train.vqa.prior import Prior
 
 COLOURS = {"red": (220, 20, 20), "blue": (20, 20, 220), "green": (20, 200, 20)}
 
@@ -79,7 +81,7 @@ def test_all_that_is_written_has_the_mode_that_the_umask_says(
 
 def test_what_is_written_takes_cells_as_they_are(folder: Path, tiny_directory: Path) -> None:
     samples = read_samples(folder)
-    seen = FrozenFeatures(Cells(tiny_directory), samples, lambda text: None)
+    seen = FrozenFeatures(Cells(tiny_directory), samples)
     pictures = list(seen.pictures)
     scaled = seen.cells(pictures)
     torch.testing.assert_close(scaled.mean(dim=(0, 1)), torch.zeros(scaled.shape[2]))
@@ -91,7 +93,7 @@ def test_what_is_written_takes_cells_as_they_are(folder: Path, tiny_directory: P
     picture = torch.tensor([0])
     cells = torch.from_numpy(seen.towers.of_pictures(seen.towers.preprocess(pictures[0])[None]))
     torch.testing.assert_close(
-        of_raw_cells(head, seen)(cells, tokens, real, picture),
+        fold_scale(head, seen)(cells, tokens, real, picture),
         head(scaled[:1], tokens, real, picture),
         atol=0.01,  # cells are kept as float16
         rtol=0,
@@ -132,7 +134,7 @@ def test_a_taken_name_and_unreadable_pictures(
         "broken.png",
         "gone.png",
     }
-    assert score.right.mean() == score.prior.mean() == 1  # there is one answer only
+    assert score.head.mean() == score.prior.mean() == 1  # there is one answer only
 
 
 def test_vqa_v2(tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
-"""`twotower train`: recipes, and pictures of what a run did."""
+"""`twotower train`: recipes of trainings, and the curves of a run."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,37 +21,46 @@ def add_commands(commands: Commands) -> None:
     command.set_defaults(run=run_train_pretrain)
     _add_pretraining(command)
 
-    command = recipes.add_parser("distill", help="train on pairs and on what a larger model says")
+    command = recipes.add_parser("distill", help="train on pairs and on a larger model's embeds")
     command.set_defaults(run=run_train_distill)
-    command.add_argument("--teacher", required=True, help="a model; is asked once about each pair")
+    command.add_argument("--teacher", required=True, help="a model, which embeds each pair once")
     _add_pretraining(command)
 
     command = recipes.add_parser("folder", help="fine-tune a model on your own pictures")
     command.set_defaults(run=run_train_folder)
-    command.add_argument("pairs", help=f"{SOURCE}, or in folders called what they show")
+    command.add_argument("pairs", help=f"{SOURCE}, or in folders named after their content")
     command.add_argument("--run", type=Path, required=True, dest="folder", help="the run's folder")
-    command.add_argument("--model", help="what to start from (the bundled model)")
+    command.add_argument("--model", help="the model to start from (the bundled model)")
     command.add_argument(
         "--method",
         choices=("probe", "full", "lora"),
         default="full",
-        help="what learns: the last linear maps, then all weights, or low-rank updates (full)",
+        help="train the last linear maps, then all weights or low-rank updates (full)",
     )
     command.add_argument("--outside", metavar="DATA", help="pairs it should not get worse at")
     command.add_argument(
-        "--may-lose", type=float, default=1.0, metavar="POINTS", help="of the outside score (1)"
+        "--may-lose",
+        type=float,
+        default=1.0,
+        metavar="POINTS",
+        help="loss of outside score that is allowed (1)",
     )
     command.add_argument(
-        "--minutes", type=float, default=10.0, help="that tuning the towers may take (10)"
+        "--minutes",
+        type=float,
+        default=10.0,
+        help="longest time for tuning the towers (10)",
     )
     _add_settings(command)
 
     command = recipes.add_parser("vqa", help="train a head that answers questions")
     command.set_defaults(run=run_train_vqa)
     command.add_argument("data", type=Path, help="a folder or table (docs/asking.md)")
-    command.add_argument("destination", type=Path, help="the head to make, for ask --head")
-    command.add_argument("--test", type=Path, help="questions to score it by (a tenth of the data)")
-    command.add_argument("--model", help="whose towers it sits on (the bundled model)")
+    command.add_argument("destination", type=Path, help="the head to write, for ask --head")
+    command.add_argument(
+        "--test", type=Path, help="questions to test it with (a tenth of the data)"
+    )
+    command.add_argument("--model", help="the model whose towers it uses (the bundled model)")
     command.add_argument("--epochs", type=positive, default=12, help="(12)")
 
     command = recipes.add_parser("emoji", help="a first training, in under five minutes")
@@ -72,10 +80,10 @@ def _add_pretraining(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", default="ViT-B-32", help="a preset, or a model to start from")
     command.add_argument("--batch-size", type=positive, default=1024, help="of all ranks (1024)")
     command.add_argument("--steps", type=positive, help="(32 epochs)")
-    command.add_argument("--memory", type=size_in_bytes, help="what a rank may take, such as 8GB")
+    command.add_argument("--memory", type=size_in_bytes, help="limit for a rank, such as 8GB")
     _add_settings(command)
     command.add_argument("--resume", metavar="CHECKPOINT", help='a checkpoint, or "latest"')
-    command.add_argument("--dry-run", action="store_true", help="say what would be done, and end")
+    command.add_argument("--dry-run", action="store_true", help="print the plan and end")
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
@@ -83,9 +91,9 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
         "--set",
         action="append",
         default=[],
-        metavar="NAME=VALUE",
+        metavar="GROUP.NAME=VALUE",
         dest="settings",
-        help="change a field of TrainConfig, such as lr=1e-4",
+        help="change a field of TrainConfig, such as optimizer.lr=1e-4",
     )
 
 
@@ -118,20 +126,17 @@ def _train(config: TrainConfig, arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print("\n".join(describe(config)))
         return OK
-    with show_training(config) as report:
-        directory = train(config, arguments.folder, arguments.resume, report)
-    print(f"{directory}: a model; try it with --model {directory}")
-    for log_line in explain(arguments.folder):
-        print(log_line)
+    with show_training(config) as (report, progress):
+        directory = train(config, arguments.folder, arguments.resume, report, progress)
+    print(f"Wrote the model {directory}. Use it with --model {directory}")
+    for advice in explain(arguments.folder):
+        print(advice)
     return OK
 
 
 def run_train_folder(arguments: argparse.Namespace) -> int:
-    from twotower.cli.train_progress import log_line
+    from twotower.cli.train_progress import print_progress, print_row
     from twotower.train.finetune.fit import fit
-
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
 
     card = fit(
         arguments.pairs,
@@ -142,64 +147,68 @@ def run_train_folder(arguments: argparse.Namespace) -> int:
         may_lose=arguments.may_lose / 100,
         minutes=arguments.minutes,
         settings=arguments.settings,
-        say=say,
-        report=lambda told: say(log_line(told)),
+        progress=print_progress(),
+        report=print_row,
     )
     print_broken(card.broken)
     print("\n".join(card.lines()))
     print()
     model = arguments.folder / "model"
-    print(f"{model}: the model; try it with --model {model}")
+    print(f"Wrote the model {model}. Use it with --model {model}")
     return OK
 
 
 def run_train_vqa(arguments: argparse.Namespace) -> int:
     import numpy as np
 
+    from twotower.cli.train_progress import print_progress
     from twotower.encode.load import find_model
     from twotower.evaluate.intervals import bootstrap_shares
     from twotower.train.vqa.head import train_vqa
 
-    score = train_vqa(
+    scores = train_vqa(
         arguments.data,
         arguments.destination,
         find_model(arguments.model),
         test=arguments.test,
         epochs=arguments.epochs,
-        say=lambda text: print(text, file=sys.stderr, flush=True),
+        progress=print_progress(),
     )
-    print_broken(score.unreadable)
-    columns = np.stack([score.right, score.prior], axis=1)
+    print_broken(scores.unreadable)
+    columns = np.stack([scores.head, scores.prior], axis=1)
     intervals = bootstrap_shares(columns, np.ones(len(columns)))
     for name, values, (low, high) in zip(
-        ("right", "right without the picture"), columns.T, intervals, strict=True
+        ("correct", "correct without the picture"), columns.T, intervals, strict=True
     ):
         print(f"{values.mean():6.1%} ({low:.1%} to {high:.1%})  {name}, {len(values)} questions")
-    print(f"{arguments.destination}: the head; try it with: twotower ask --head")
+    head = arguments.destination
+    print(f"Wrote the head {head}. Use it with: twotower ask --head {head}")
     return OK
 
 
 def run_train_emoji(arguments: argparse.Namespace) -> int:
     from twotower.cli.train_progress import show_training
     from twotower.train.config import with_settings
-    from twotower.train.curves import draw_confusions, plot, read_log
+    from twotower.train.curves import draw_confusions, plot
     from twotower.train.loop import train
     from twotower.train.recipes import emoji
+    from twotower.train.run_log import read_log
 
     config = with_settings(emoji(), arguments.settings)
-    with show_training(config) as report:
-        directory = train(config, arguments.folder, arguments.resume, report)
-    assert config.zero_shot is not None
+    with show_training(config) as (report, progress):
+        directory = train(config, arguments.folder, arguments.resume, report, progress)
+    held_out = config.validation.zero_shot
+    assert held_out is not None
     top1 = read_log(arguments.folder)[-1]["zero_shot_top1"]
-    print(f"{top1:.1%} of another artist's emoji are named rightly, among 1526 names")
-    print(f"{directory}: the model")
-    print(f"{plot(arguments.folder)}: loss and scores")
-    print(f"{draw_confusions(arguments.folder, config.zero_shot)}: its surest mistakes")
+    print(f"Named {top1:.1%} of another artist's emoji correctly, among 1526 names.")
+    print(f"Wrote the model {directory}")
+    print(f"Wrote the curves of loss and scores {plot(arguments.folder)}")
+    print(f"Wrote the worst confusions {draw_confusions(arguments.folder, held_out)}")
     return OK
 
 
 def run_train_plot(arguments: argparse.Namespace) -> int:
     from twotower.train.curves import plot
 
-    print(plot(arguments.folder))
+    print(f"Wrote the curves {plot(arguments.folder)}")
     return OK

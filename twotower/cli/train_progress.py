@@ -1,4 +1,4 @@
-"""Training progress on the terminal."""
+"""Progress of a training on the terminal."""
 
 from __future__ import annotations
 
@@ -6,56 +6,90 @@ import contextlib
 import math
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
 
+from twotower.progress import Progress, ReportProgress
 from twotower.train.config import TrainConfig
-from twotower.train.curves import DECODE_BOUND, PATIENCE, why_stuck
+from twotower.train.curves import PATIENCE, advise_on_stuck_loss
+from twotower.train.run_log import LogRow, ReportRow
+
+DECODE_BOUND = 0.2  # share of the time spent waiting for pairs above which decoding is the limit
 
 
 @contextlib.contextmanager
-def show_training(config: TrainConfig) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that shows each logged step: a bar on a terminal, else lines on stderr.
+def show_training(config: TrainConfig) -> Iterator[tuple[ReportRow, ReportProgress]]:
+    """Show logged rows and the teacher's progress: a bar on a terminal, else lines on stderr.
 
-    Where the loss says that nothing is being learned, it says so, once.
+    Once in a run it prints advice, if the loss shows that nothing is learned.
     """
+    if not sys.stderr.isatty():
+        yield _with_advice(config, print_row, _print_error), print_progress()
+        return
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.TimeRemainingColumn())
+    with bars.Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("starting", total=config.steps)
+
+        def show_row(row: LogRow) -> None:
+            bar.update(task, completed=row["step"] + 1, description=format_row(row), refresh=True)
+
+        def show_progress(progress: Progress) -> None:
+            bar.update(task, description=format_progress(progress), refresh=True)
+
+        yield _with_advice(config, show_row, bar.console.print), show_progress
+
+
+def _with_advice(
+    config: TrainConfig, show: ReportRow, print_text: Callable[[str], None]
+) -> ReportRow:
+    """Return a function that shows a row, and advice after the row number `PATIENCE`."""
     losses: list[float] = []
 
-    def advice(told: dict[str, Any]) -> str | None:
-        losses.append(told.get("loss", math.nan))
-        return why_stuck(losses, config) if len(losses) == PATIENCE else None
+    def report(row: LogRow) -> None:
+        show(row)
+        losses.append(row.get("loss", math.nan))
+        if len(losses) == PATIENCE and (advice := advise_on_stuck_loss(losses, config)):
+            print_text(advice)
 
-    if not sys.stderr.isatty():
-
-        def print_lines(told: dict[str, Any]) -> None:
-            print(log_line(told), file=sys.stderr)
-            if text := advice(told):
-                print(text, file=sys.stderr)
-
-        yield print_lines
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("starting", total=config.steps)
-
-        def move_bar(told: dict[str, Any]) -> None:
-            done = told.get("step", -1) + 1
-            progress.update(task, completed=done, description=log_line(told), refresh=True)
-            if text := advice(told):
-                progress.console.print(text)
-
-        yield move_bar
+    return report
 
 
-def log_line(told: dict[str, Any]) -> str:
-    """One logged step, or how far the teacher has been asked, in one line."""
-    if "asked" in told:
-        return f"the teacher has seen {told['asked']:,} of {told['pairs']:,} pairs"
-    waited = told["waited_for_data"]
+def print_progress() -> ReportProgress:
+    """Return a function that prints a line for each new stage, and for each count in it."""
+    previous = ""
+
+    def report(progress: Progress) -> None:
+        nonlocal previous
+        line = format_progress(progress)
+        if line != previous:
+            _print_error(line)
+        previous = line
+
+    return report
+
+
+def print_row(row: LogRow) -> None:
+    """Print a row of the log on stderr."""
+    _print_error(format_row(row))
+
+
+def _print_error(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def format_progress(progress: Progress) -> str:
+    """Return the state of a task as a line."""
+    if not progress.total:
+        return progress.stage
+    return f"{progress.stage}: {progress.done:,} of {progress.total:,}"
+
+
+def format_row(row: LogRow) -> str:
+    """Return a row of the log as a line."""
+    waited = row["waited_for_data"]
     text = (
-        f"step {told['step']}  loss {told['loss']:.3f}  scale {told['logit_scale']:.1f}  "
-        f"{told['pairs_per_second']:.0f} pairs/s  data wait {waited:.0%}"
+        f"step {row['step']}  loss {row['loss']:.3f}  scale {row['logit_scale']:.1f}  "
+        f"{row['pairs_per_second']:.0f} pairs/s  data wait {waited:.0%}"
     )
     return text + "  (decode-bound: add workers)" * (waited > DECODE_BOUND)

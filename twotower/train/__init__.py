@@ -1,1 +1,1 @@
-"""Pairs to weights."""
+"""Training: from image-text pairs to weights."""

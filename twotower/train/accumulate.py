@@ -77,7 +77,9 @@ def _backward(outputs: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
     """
     learning = [row for row, output in enumerate(outputs) if output.requires_grad]
     if learning:
-        torch.autograd.backward([outputs[row] for row in learning], [grads[row] for row in learning])
+        torch.autograd.backward(
+            [outputs[row] for row in learning], [grads[row] for row in learning]
+        )
 
 
 @contextlib.contextmanager

@@ -116,7 +116,9 @@ def load_checkpoint(path: Path, config: TrainConfig, state: TrainState) -> int:
             or number of ranks.
     """
     stored = read_state(path)
-    _require_same_run(TrainConfig.from_json(json.dumps(stored["config"]), path / STATE), config, path)
+    _require_same_run(
+        TrainConfig.from_json(json.dumps(stored["config"]), path / STATE), config, path
+    )
     sharded = state.sharded
     ranks = world_size() if sharded else 1
     if stored["ranks"] != ranks:

@@ -66,7 +66,9 @@ class Teacher:
     ) -> None:
         """Embed this rank's share of all pairs, except those in the cache."""
         addresses = [
-            (source, number) for source in sources for number in range(rank, len(source), world_size)
+            (source, number)
+            for source in sources
+            for number in range(rank, len(source), world_size)
         ]
         for start in range(0, len(addresses), PART):
             stop = min(start + PART, len(addresses))

@@ -69,7 +69,7 @@ def wait_for_all() -> None:
 
 
 def all_gather(local: Tensor) -> Tensor:
-    """Gather [b, ...] of every rank as [world_size * b, ...], in the order of ranks; no gradient."""
+    """Gather [b, ...] of every rank as [world_size * b, ...], by rank, without gradient."""
     if world_size() == 1:
         return local
     gathered = [torch.empty_like(local) for _ in range(world_size())]

@@ -106,7 +106,7 @@ def largest_chunk(towers: nn.Module, pixel_values: Tensor, input_ids: Tensor, li
 
 
 def saved_bytes(towers: nn.Module, pixel_values: Tensor, input_ids: Tensor) -> int:
-    """Return the bytes that the graph of these pairs keeps for the backward pass, without weights."""
+    """Return the bytes that the graph of these pairs keeps for backward, without weights."""
     weights = {_storage_id(weight) for weight in towers.parameters()}
     # tensors are held until the end, or the id of a freed storage is used again
     saved: dict[int, tuple[int, Tensor]] = {}

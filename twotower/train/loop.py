@@ -133,9 +133,7 @@ class Trainer:
         if rank() > 0:  # rank 0 checks and writes, or other ranks would find its files
             return 0
         if (self.run / CONFIG).exists():
-            raise TrainError(
-                self.run, "holds a run already", "resume it or choose another folder"
-            )
+            raise TrainError(self.run, "holds a run already", "resume it or choose another folder")
         self.run.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.run / CONFIG) as file:
             file.write(self.config.to_json() + "\n")

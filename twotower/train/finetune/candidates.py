@@ -1,121 +1,125 @@
-"""Score candidate models and choose one."""
+"""Candidate weights between a model and its fine-tuned version: their scores and the choice."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-from twotower.arrays import normalize
+from twotower.arrays import Float32Array, normalize
 from twotower.model.clip import CLIP
 from twotower.train.embed_cache import sample_key
-from twotower.train.finetune.held_out import (
-    HeldOutSet,
-)
-from twotower.train.finetune.last_layers import (
-    head_of,
-    image_features,
-    text_features,
-)
-from twotower.train.finetune.start import FrozenModel
+from twotower.train.finetune.frozen_model import FrozenModel
+from twotower.train.finetune.held_out import HeldOutSet
+from twotower.train.finetune.last_layers import find_heads, image_features, text_features
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Weights that differ from the start's, and how they do where the choice is made."""
+    """Weights, and their scores on the pairs that the choice is made by.
+
+    Attributes:
+        mix: the position between the weights before (0) and after (1) the stage.
+        tensors: makes the weights that differ from the model before.
+    """
 
     stage: Literal["start", "probe", "tune"]
-    mix: float  # 0 is the start, 1 the end of the stage
-    tensors: Callable[[], Mapping[str, Tensor]]  # makes those that changed
+    mix: float
+    tensors: Callable[[], Mapping[str, Tensor]]
     domain: float
     outside: float
 
 
-# --- candidates ----------------------------------------------------------------------------------
-
-
 class CandidateScorer:
-    """How candidates do on what the choice is made by."""
+    """Two held-out sets, and the features that the frozen towers give to them."""
 
-    def __init__(self, start: FrozenModel, domain: HeldOutSet, outside: HeldOutSet) -> None:
-        self.start, self.exams = start, (domain, outside)
+    def __init__(self, frozen: FrozenModel, domain: HeldOutSet, outside: HeldOutSet) -> None:
+        self.frozen, self.held_out_sets = frozen, (domain, outside)
         self.features = [
             (
-                start.image_features(exam.pictures, [sample_key(one) for one in exam.pictures]),
-                start.text_features(exam.texts),
+                frozen.image_features(
+                    held_out.pictures, [sample_key(picture) for picture in held_out.pictures]
+                ),
+                frozen.text_features(held_out.texts),
             )
-            for exam in self.exams
+            for held_out in self.held_out_sets
         ]
 
-    def at_start(self) -> Candidate:
-        """The model as it is."""
-        return self.at_heads(0.0, heads_of(self.start.model))
+    def score_start(self) -> Candidate:
+        """Score the model before fine-tuning."""
+        return self.score_heads(0.0, head_tensors(self.frozen.model))
 
-    def at_heads(self, mix: float, heads: Mapping[str, Tensor]) -> Candidate:
-        """The start's towers with other heads, on features that are there."""
+    def score_heads(self, mix: float, heads: Mapping[str, Tensor]) -> Candidate:
+        """Score the frozen towers with other heads, on the features computed before."""
         scores = []
-        for exam, (images, texts) in zip(self.exams, self.features, strict=True):
-            image_embeds = normalize(_through_head(images, "vision", heads))
-            text_embeds = normalize(_through_head(texts, "text", heads))
-            scores.append(float(exam.hits(image_embeds, text_embeds).mean()))
+        for held_out, (images, texts) in zip(self.held_out_sets, self.features, strict=True):
+            image_embeds = _embed_features(images, "vision", heads)
+            text_embeds = _embed_features(texts, "text", heads)
+            scores.append(float(held_out.hits(image_embeds, text_embeds).mean()))
         return Candidate("probe" if mix else "start", mix, lambda: heads, *scores)
 
-    def at_weights(
+    def score_weights(
         self, mix: float, model: CLIP, tensors: Callable[[], Mapping[str, Tensor]]
     ) -> Candidate:
-        """`model`, which holds what `tensors` makes."""
+        """Score `model`, which holds the weights that `tensors` makes."""
         scores = []
-        for exam in self.exams:
-            image_embeds = normalize(image_features(model, exam.pictures))
-            text_embeds = normalize(text_features(model, exam.texts, self.start.tokenizer))
-            scores.append(float(exam.hits(image_embeds, text_embeds).mean()))
+        for held_out in self.held_out_sets:
+            image_embeds = normalize(image_features(model, held_out.pictures))
+            text_embeds = normalize(text_features(model, held_out.texts, self.frozen.tokenizer))
+            scores.append(float(held_out.hits(image_embeds, text_embeds).mean()))
         return Candidate("tune", mix, tensors, *scores)
 
 
-def heads_of(model: CLIP) -> dict[str, Tensor]:
-    """The parameters of both last linear maps, by their names in the model."""
+def head_tensors(model: CLIP) -> dict[str, Tensor]:
+    """Return the parameters of both last linear maps by their names in the model."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = [head for head in (head_of(model.vision), head_of(model.text)) if head]
     return {
         names[id(parameter)]: parameter.detach()
-        for holder, name in found
-        for parameter in getattr(holder, name).parameters()
+        for module, attribute in find_heads(model)
+        for parameter in getattr(module, attribute).parameters()
     }
 
 
-def _through_head(
-    features: NDArray[np.float32] | Tensor, tower: str, heads: Mapping[str, Tensor]
-) -> Any:
-    """[n, width] -> [n, embed_dim]; as they are for a tower without a head."""
-    own = {name: one for name, one in heads.items() if name.startswith(f"{tower}.")}
-    if not own:
+def apply_head(features: Tensor, tower: str, heads: Mapping[str, Tensor]) -> Tensor:
+    """Apply the head of a tower: [n, width] -> [n, embed_dim]; a tower may have none."""
+    of_tower = {name: tensor for name, tensor in heads.items() if name.startswith(f"{tower}.")}
+    if not of_tower:
         return features
-    [weight] = [one for name, one in own.items() if name.endswith(".weight")]
-    bias = next((one for name, one in own.items() if name.endswith(".bias")), None)
-    if isinstance(features, Tensor):
-        return F.linear(features, weight, bias)
-    return F.linear(torch.from_numpy(features), weight, bias).numpy()
+    [weight] = [tensor for name, tensor in of_tower.items() if name.endswith(".weight")]
+    bias = next((tensor for name, tensor in of_tower.items() if name.endswith(".bias")), None)
+    return F.linear(features, weight, bias)
 
 
-def _between(
+def _embed_features(
+    features: Float32Array, tower: str, heads: Mapping[str, Tensor]
+) -> Float32Array:
+    return normalize(apply_head(torch.from_numpy(features), tower, heads).numpy())
+
+
+def interpolate(
     before: Mapping[str, Tensor], after: Mapping[str, Tensor], mix: float
 ) -> dict[str, Tensor]:
-    """(1 - mix) * before + mix * after; counters as they are after."""
+    """Return (1 - mix) * before + mix * after; counters are those of `after`."""
     return {
-        name: torch.lerp(before[name], one, mix) if one.is_floating_point() else one
-        for name, one in after.items()
+        name: torch.lerp(before[name], tensor, mix) if tensor.is_floating_point() else tensor
+        for name, tensor in after.items()
     }
 
 
 def choose_candidate(candidates: Sequence[Candidate], may_lose: float) -> Candidate:
-    """The best on the domain of those that keep the outside score; of equals, the one that keeps
-    most of it. The start comes first and is always allowed."""
-    least = candidates[0].outside - may_lose
-    allowed = [candidates[0], *(one for one in candidates if one.outside >= least - 1e-9)]
-    return max(allowed, key=lambda one: (one.domain, one.outside))
+    """Return the candidate with the best domain score among those that keep the outside score.
+
+    Of equal ones, the one with the best outside score. The first one is the model before
+    fine-tuning and is always allowed.
+
+    Args:
+        may_lose: the loss of outside score that is allowed, of 1.
+    """
+    start = candidates[0]
+    least = start.outside - may_lose
+    allowed = [candidate for candidate in candidates if candidate.outside >= least - 1e-9]
+    return max([start, *allowed], key=lambda candidate: (candidate.domain, candidate.outside))

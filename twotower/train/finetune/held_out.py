@@ -1,22 +1,21 @@
-"""What a fine-tuned model is asked before and after: pictures with captions, or with names."""
+"""Held-out pictures with captions or class names, on which models are scored."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from twotower.arrays import Float32Array, Float64Array, Int64Array
 from twotower.pairs.pair import Pair
 from twotower.pairs.sources import open_source
+from twotower.train.recipes import EMOJI
 
-EMOJI = Path(__file__).parents[1] / "emoji"
 RESAMPLES = 2000  # of the bootstrap
 
-# Emoji of things that can be seen, by their CLDR names: the outside set of whoever has no better
-DRAWN = frozenset(
+# CLDR names of emoji of visible things: the outside set of those who give none
+DRAWN_THINGS = frozenset(
     "airplane ambulance anchor ant astronaut avocado axe baby backpack badger balloon banana "
     "baseball basket basketball bat bathtub bear beaver bed beetle bell bicycle bird bison bone "
     "books bread briefcase broccoli broom bucket bus butterfly cactus calendar camel camera candle "
@@ -44,98 +43,105 @@ DRAWN = frozenset(
 
 @dataclass(frozen=True)
 class HeldOutSet:
-    """Pictures and texts, and which belong together."""
+    """Pictures, texts and the assignment between them.
+
+    Attributes:
+        measure: what `hits` counts, for people.
+        owners: with captions [T], the picture of each; with class names [n], the text of each
+            picture.
+        classnames: True if the texts are names of classes, so that a picture has one of them.
+        top_k: with class names, the number of best answers that count.
+    """
 
     name: str
-    measure: str  # what `hits` counts, for people
+    measure: str
     pictures: Sequence[bytes]
     texts: list[str]
-    owners: NDArray[np.int64]  # captions: [T], their pictures; names: [n], the text of each picture
-    names: bool  # whether the texts are all names of classes, so that a picture has one of them
-    best: int = 1  # how many answers are looked at
+    owners: Int64Array
+    classnames: bool
+    top_k: int = 1
 
-    def hits(
-        self, image_embeds: NDArray[np.float32], text_embeds: NDArray[np.float32]
-    ) -> NDArray[np.float64]:
-        """How well each picture does, from 0 to 1: [n].
+    def hits(self, image_embeds: Float32Array, text_embeds: Float32Array) -> Float64Array:
+        """Return the score of each picture, from 0 to 1: [n].
 
-        With names, whether the right one is among the `best` nearest, ties counting against it.
-        With captions, the mean of both ways: whether the nearest text is one of its own, and how
-        many of its captions find it.
-        Only scores of the same exam may be compared.
+        With class names: 1 if the right one is among the `top_k` best, where ties count against
+        it. With captions: the mean of both directions, 1 if the best text is one of the picture's
+        captions, and the share of its captions whose best picture it is. Only scores on the same
+        set are comparable.
+
+        Args:
+            image_embeds: [n, embed_dim].
+            text_embeds: [T, embed_dim].
         """
         scores = image_embeds @ text_embeds.T  # [n, T]
-        if self.names:
-            right = scores[np.arange(len(scores)), self.owners]
-            return np.asarray((scores >= right[:, None]).sum(axis=1) <= self.best, np.float64)
-        finds_text = self.owners[scores.argmax(axis=1)] == np.arange(len(scores))
-        found = scores.argmax(axis=0) == self.owners  # [T]
+        if self.classnames:
+            correct = scores[np.arange(len(scores)), self.owners]
+            return np.asarray((scores >= correct[:, None]).sum(axis=1) <= self.top_k, np.float64)
+        image_to_text = self.owners[scores.argmax(axis=1)] == np.arange(len(scores))
+        text_to_image = scores.argmax(axis=0) == self.owners  # [T]
         count = np.bincount(self.owners, minlength=len(scores))
-        share = np.bincount(self.owners, weights=found, minlength=len(scores)) / count
-        return np.asarray((finds_text + share) / 2, np.float64)
+        share = np.bincount(self.owners, weights=text_to_image, minlength=len(scores)) / count
+        return np.asarray((image_to_text + share) / 2, np.float64)
 
-    def part(self, rows: Sequence[int]) -> HeldOutSet:
-        """The same questions about some of the pictures."""
+    def subset(self, rows: Sequence[int]) -> HeldOutSet:
+        """Return the set with some of its pictures."""
         pictures = [self.pictures[row] for row in rows]
-        if self.names:
-            owners = self.owners[list(rows)]
-            return HeldOutSet(
-                self.name, self.measure, pictures, self.texts, owners, self.names, self.best
-            )
-        new = {row: index for index, row in enumerate(rows)}
-        kept = [t for t, owner in enumerate(self.owners.tolist()) if owner in new]
-        owners = np.array([new[int(self.owners[t])] for t in kept])
-        texts = [self.texts[t] for t in kept]
-        return HeldOutSet(self.name, self.measure, pictures, texts, owners, self.names, self.best)
+        if self.classnames:
+            return replace(self, pictures=pictures, owners=self.owners[list(rows)])
+        new_rows = {row: index for index, row in enumerate(rows)}
+        kept = [text for text, owner in enumerate(self.owners.tolist()) if owner in new_rows]
+        owners = np.array([new_rows[int(self.owners[text])] for text in kept])
+        return replace(
+            self, pictures=pictures, texts=[self.texts[text] for text in kept], owners=owners
+        )
 
 
-def are_names(pairs: Sequence[Pair]) -> bool:
-    """Whether captions are names of classes: one a picture, and few of them."""
+def are_classnames(pairs: Sequence[Pair]) -> bool:
+    """Return True if captions are names of classes: one for each picture, and few of them."""
     captions = {pair.captions for pair in pairs}
-    return all(len(one) == 1 for one in captions) and 2 * len(captions) <= len(pairs)
+    return all(len(texts) == 1 for texts in captions) and 2 * len(captions) <= len(pairs)
 
 
-def open_held_out(
-    name: str, pairs: Sequence[Pair], template: str, names: Sequence[str] = ()
+def hold_out(
+    name: str, pairs: Sequence[Pair], template: str, classnames: Sequence[str] = ()
 ) -> HeldOutSet:
-    """The exam that pairs make.
+    """Make a held-out set of pairs.
 
     Args:
-        template: the sentence around names.
-        names: the classes, where the captions are names of such.
+        template: the sentence around class names.
+        classnames: the classes, if the captions are their names.
     """
     pictures = [pair.picture for pair in pairs]
-    if names:
-        index = {one: number for number, one in enumerate(names)}
+    if classnames:
+        index = {classname: number for number, classname in enumerate(classnames)}
         owners = np.array([index[pair.captions[0]] for pair in pairs])
-        texts = [template.replace("{}", one) for one in names]
-        return HeldOutSet(name, f"top-1 of {len(names)} names", pictures, texts, owners, names=True)
+        texts = [template.replace("{}", classname) for classname in classnames]
+        measure = f"top-1 of {len(classnames)} names"
+        return HeldOutSet(name, measure, pictures, texts, owners, classnames=True)
     texts = [caption for pair in pairs for caption in pair.captions]
     owners = np.repeat(np.arange(len(pairs)), [len(pair.captions) for pair in pairs])
     measure = f"recall at 1 among {len(pairs)} pictures, mean of both ways"
-    return HeldOutSet(name, measure, pictures, texts, owners, names=False)
+    return HeldOutSet(name, measure, pictures, texts, owners, classnames=False)
 
 
-def drawn_things(template: str) -> HeldOutSet:
-    """The outside set that comes with the package: what two artists drew, top-5 of its names."""
+def hold_out_emoji(template: str) -> HeldOutSet:
+    """Return the outside set of the package: emoji by two artists, top-5 of their names."""
     sources = [open_source(EMOJI / tar) for tar in ("noto.tar", "twemoji.tar")]
     pairs = [
         pair
         for source in sources
         for pair in map(source.__getitem__, range(len(source)))
-        if pair.captions[0] in DRAWN
+        if pair.captions[0] in DRAWN_THINGS
     ]
-    names = sorted(DRAWN)
-    exam = open_held_out("drawn things (emoji by Noto and Twemoji)", pairs, template, names)
-    return HeldOutSet(
-        exam.name, f"top-5 of {len(names)} names", exam.pictures, exam.texts, exam.owners, True, 5
-    )
+    classnames = sorted(DRAWN_THINGS)
+    emoji = hold_out("drawn things (emoji by Noto and Twemoji)", pairs, template, classnames)
+    return replace(emoji, measure=f"top-5 of {len(classnames)} names", top_k=5)
 
 
 def difference_interval(
-    before: NDArray[np.float64], after: NDArray[np.float64], seed: int = 0
+    before: Float64Array, after: Float64Array, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of the mean of after - before, by resampling pictures."""
+    """Return the 95 % interval of the mean of after - before, by resampling pictures."""
     difference = after - before
     random = np.random.default_rng(seed)
     rows = random.integers(len(difference), size=(RESAMPLES, len(difference)))

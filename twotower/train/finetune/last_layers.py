@@ -1,4 +1,4 @@
-"""The last linear map of each tower, and what the frozen towers give to it: features."""
+"""The last linear map of each tower (its head), and the features that the towers give to it."""
 
 from __future__ import annotations
 
@@ -7,66 +7,71 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from twotower.arrays import Float32Array
 from twotower.errors import PictureError
 from twotower.inputs.preprocess import Preprocess
 from twotower.inputs.tokenizer import Tokenizer
 from twotower.model.clip import CLIP
 from twotower.model.config import ViTConfig
 
-TEXTS = 128  # that are computed together
+TEXT_BATCH = 128
+VIT_BATCH, CONVNET_BATCH = 32, 8  # pictures; small batches stay in a CPU's cache
+
+HeadLocation: TypeAlias = tuple[nn.Module, str]  # a module and its attribute
 
 
-def head_of(tower: nn.Module) -> tuple[nn.Module, str] | None:
-    """Where a tower keeps its last linear map: (module, attribute); None where it has none."""
-    for holder, name in ((tower, "proj"), (getattr(tower, "attnpool", None), "out")):
-        if holder is not None and isinstance(getattr(holder, name, None), nn.Linear):
-            return holder, name
+def find_head(tower: nn.Module) -> HeadLocation | None:
+    """Return the location of a tower's last linear map, or None if it has none."""
+    for module, name in ((tower, "proj"), (getattr(tower, "attnpool", None), "out")):
+        if module is not None and isinstance(getattr(module, name, None), nn.Linear):
+            return module, name
     return None
+
+
+def find_heads(model: CLIP) -> list[HeadLocation]:
+    """Return the locations of both towers' last linear maps, without those that do not exist."""
+    return [head for head in (find_head(model.vision), find_head(model.text)) if head]
 
 
 @contextlib.contextmanager
 def without_heads(model: CLIP) -> Iterator[None]:
-    """Inside, both towers give what their last linear map would be given."""
-    found = [head for head in (head_of(model.vision), head_of(model.text)) if head]
-    heads = [getattr(holder, name) for holder, name in found]
-    for holder, name in found:
-        setattr(holder, name, nn.Identity())
+    """Remove both heads in this block, so that the towers return the inputs of their heads."""
+    locations = find_heads(model)
+    heads = [getattr(module, name) for module, name in locations]
+    for module, name in locations:
+        setattr(module, name, nn.Identity())
     try:
         yield
     finally:
-        for (holder, name), head in zip(found, heads, strict=True):
-            setattr(holder, name, head)
+        for (module, name), head in zip(locations, heads, strict=True):
+            setattr(module, name, head)
 
 
 @torch.inference_mode()
-def image_features(model: CLIP, pictures: Iterable[bytes]) -> NDArray[np.float32]:
-    """[n, width] as the tower gives them; a row of NaN for a picture that cannot be read.
-
-    On a CPU small batches, and convolutions in channels-last order, stay in its cache.
-    """
+def image_features(model: CLIP, pictures: Iterable[bytes]) -> Float32Array:
+    """Return the outputs of the image tower [n, width]; a row of NaN for an unreadable picture."""
     preprocess = Preprocess(model.config.preprocess)
     side = preprocess.config.image_size
     unreadable = np.full((3, side, side), np.nan, np.float32)
 
-    def read(picture: bytes) -> NDArray[np.float32]:
+    def read(picture: bytes) -> Float32Array:
         try:
             return preprocess(picture)
         except PictureError:
             return unreadable
 
-    size = 32 if isinstance(model.config.vision, ViTConfig) else 8
-    vision = _for_speed(model)
+    size = VIT_BATCH if isinstance(model.config.vision, ViTConfig) else CONVNET_BATCH
+    vision = _fast_vision(model)
     rows, remaining = [], iter(pictures)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        while some := list(islice(remaining, size)):
-            pixels = np.stack(list(threads.map(read, some)))
+        while batch := list(islice(remaining, size)):
+            pixels = np.stack(list(threads.map(read, batch)))
             broken = np.isnan(pixels[:, 0, 0, 0])
             features = vision(torch.from_numpy(np.nan_to_num(pixels))).numpy()
             features[broken] = np.nan
@@ -75,28 +80,24 @@ def image_features(model: CLIP, pictures: Iterable[bytes]) -> NDArray[np.float32
 
 
 @torch.inference_mode()
-def text_features(model: CLIP, texts: Sequence[str], tokenizer: Tokenizer) -> NDArray[np.float32]:
-    """[n, width] as the tower gives them; texts of like length are computed together."""
+def text_features(model: CLIP, texts: Sequence[str], tokenizer: Tokenizer) -> Float32Array:
+    """Return the outputs of the text tower [n, width]; texts of similar length share a batch."""
     tokens = tokenizer(texts)
     lengths = tokens.attention_mask.sum(axis=1)
     config = model.config.text
     if config.kind == "transformer" and not config.causal:
-        lengths[:] = tokens.input_ids.shape[1]  # every position counts, padding too
+        lengths[:] = tokens.input_ids.shape[1]  # it needs every position, padding too
     order = np.argsort(lengths, kind="stable")
-    features: NDArray[np.float32] | None = None
-    for start in range(0, len(order), TEXTS):
-        rows = order[start : start + TEXTS]
+    batches = []
+    for start in range(0, len(order), TEXT_BATCH):
+        rows = order[start : start + TEXT_BATCH]
         input_ids = np.ascontiguousarray(tokens.input_ids[rows, : lengths[rows].max()])
-        found = model.text(torch.from_numpy(input_ids)).numpy()
-        if features is None:
-            features = np.empty((len(order), found.shape[1]), np.float32)
-        features[rows] = found
-    assert features is not None
-    return features
+        batches.append(model.text(torch.from_numpy(input_ids)).numpy())
+    return np.asarray(np.concatenate(batches)[np.argsort(order)], np.float32)
 
 
-def _for_speed(model: CLIP) -> Callable[[Tensor], Tensor]:
-    """The picture tower, in channels-last order if it convolves."""
+def _fast_vision(model: CLIP) -> Callable[[Tensor], Tensor]:
+    """Return the image tower, in channels-last order if it has convolutions."""
     vision: Any = model.vision
     if isinstance(model.config.vision, ViTConfig):
         return vision

@@ -1,4 +1,4 @@
-"""Train a linear probe on frozen features."""
+"""Training of the last linear maps on frozen features."""
 
 from __future__ import annotations
 
@@ -10,68 +10,98 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from twotower.model.clip import CLIP
+from twotower.progress import Progress, ReportProgress, ignore_progress
 from twotower.train.finetune.candidates import (
     Candidate,
     CandidateScorer,
-    _between,
-    _through_head,
-    heads_of,
+    apply_head,
+    head_tensors,
+    interpolate,
 )
-from twotower.train.finetune.start import FrozenModel, Pictures, Questions, Sample
+from twotower.train.finetune.frozen_model import FrozenModel
+from twotower.train.finetune.pair_set import PairSet, Sample, StoredPictures
 from twotower.train.loss import clip_loss, siglip_loss
 
-PROBE_STEPS, PROBE_BATCH, PROBE_RATE = 300, 1024, 1e-3
-LOOKS = 6  # at the probe while it learns; it may have learned enough before its end
-PROBE_MIXES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+STEPS, BATCH, RATE = 300, 1024, 1e-3
+CHECKS = 6  # times that candidates are scored, since the best may come before the end
+MIXES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 
 
-def probe(
-    start: FrozenModel, domain: Questions, learn: Sequence[Sample], looks: CandidateScorer
+class ProbePairs:
+    """Features of pictures and of all their captions, from which batches are drawn."""
+
+    def __init__(self, frozen: FrozenModel, pairs: PairSet, samples: Sequence[Sample]) -> None:
+        captions = [pairs.captions_of(sample) for sample in samples]
+        texts = sorted({text for texts_of_sample in captions for text in texts_of_sample})
+        index = {text: row for row, text in enumerate(texts)}
+        self.caption_rows = [
+            [index[text] for text in texts_of_sample] for texts_of_sample in captions
+        ]
+        pictures = StoredPictures(pairs.source, samples)
+        keys = [sample.key for sample in samples]
+        self.images = torch.from_numpy(frozen.image_features(pictures, keys))
+        self.texts = torch.from_numpy(frozen.text_features(texts))
+
+    def draw(self, random: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw a batch: image features, text features, and the row of each text."""
+        rows = random.permutation(len(self.caption_rows))[:BATCH]
+        choices = (self.caption_rows[row] for row in rows)
+        text_rows = torch.tensor([choice[int(random.integers(len(choice)))] for choice in choices])
+        return self.images[rows], self.texts[text_rows], text_rows
+
+
+def train_probe(
+    frozen: FrozenModel,
+    pairs: PairSet,
+    samples: Sequence[Sample],
+    scorer: CandidateScorer,
+    progress: ReportProgress = ignore_progress,
 ) -> tuple[dict[str, Tensor], list[Candidate]]:
-    """Train the last linear maps alone, on features.
+    """Train the last linear maps alone.
 
     Returns:
-        The heads that did best on the domain, and candidates on the way to them.
+        The heads with the best domain score, and candidates between the model and its probes.
     """
-    captions = [domain.captions(one) for one in learn]
-    texts = sorted({text for said in captions for text in said})
-    index = {text: row for row, text in enumerate(texts)}
-    choices = [[index[text] for text in said] for said in captions]
-    seen = start.image_features(Pictures(domain.source, learn), [one.key for one in learn])
-    images, words = torch.from_numpy(seen), torch.from_numpy(start.text_features(texts))
-
-    before = heads_of(start.model)
-    heads = {name: one.clone().requires_grad_() for name, one in before.items()}
-    optimizer = torch.optim.AdamW(heads.values(), lr=PROBE_RATE, weight_decay=0.0)
-    rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, PROBE_STEPS)
+    data = ProbePairs(frozen, pairs, samples)
+    before = head_tensors(frozen.model)
+    heads = {name: tensor.clone().requires_grad_() for name, tensor in before.items()}
+    optimizer = torch.optim.AdamW(heads.values(), lr=RATE, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     random = np.random.default_rng(0)
-    ends: list[tuple[float, dict[str, Tensor]]] = []
+    probes: list[tuple[float, dict[str, Tensor]]] = []
     candidates: list[Candidate] = []
-    for step in range(1, PROBE_STEPS + 1):
-        rows = random.permutation(len(learn))[:PROBE_BATCH]
-        said = torch.tensor([choices[row][int(random.integers(len(choices[row])))] for row in rows])
-        loss = _head_loss(start.model, heads, images[rows], words[said], said)
+    stage = f"Training the last linear maps on {len(samples)} pairs"
+    progress(Progress(0, STEPS, stage=stage))
+    for step in range(1, STEPS + 1):
+        loss = probe_loss(frozen.model, heads, *data.draw(random))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        rates.step()
-        if step % (PROBE_STEPS // LOOKS) == 0:
-            now = {name: one.detach().clone() for name, one in heads.items()}
-            found = [looks.at_heads(mix, _between(before, now, mix)) for mix in PROBE_MIXES]
-            candidates += found
-            ends.append((found[-1].domain, now))
-    _, end = max(ends, key=lambda one: one[0])
-    return end, candidates
+        schedule.step()
+        if step % (STEPS // CHECKS) == 0:
+            probe = {name: tensor.detach().clone() for name, tensor in heads.items()}
+            mixed = [scorer.score_heads(mix, interpolate(before, probe, mix)) for mix in MIXES]
+            candidates += mixed
+            probes.append((mixed[-1].domain, probe))
+            progress(Progress(step, STEPS, stage=stage))
+    _, best = max(probes, key=lambda scored: scored[0])
+    return best, candidates
 
 
-def _head_loss(
-    model: CLIP, heads: Mapping[str, Tensor], images: Tensor, words: Tensor, said: Tensor
+def probe_loss(
+    model: CLIP, heads: Mapping[str, Tensor], images: Tensor, texts: Tensor, text_rows: Tensor
 ) -> Tensor:
-    """The loss that the model was trained with; equal texts belong to each other's pictures."""
-    image_embeds = F.normalize(_through_head(images, "vision", heads), dim=-1)
-    text_embeds = F.normalize(_through_head(words, "text", heads), dim=-1)
+    """Return the loss that the model was pre-trained with, on features.
+
+    Args:
+        images: features [n, width].
+        texts: features [n, width].
+        text_rows: [n]; equal rows are equal texts, which are positives of each other's pictures.
+    """
+    image_embeds = F.normalize(apply_head(images, "vision", heads), dim=-1)
+    text_embeds = F.normalize(apply_head(texts, "text", heads), dim=-1)
     logits = model.logit_scale.detach().exp() * image_embeds @ text_embeds.T
-    positives = said[:, None] == said
+    positives = text_rows[:, None] == text_rows
     if model.logit_bias is None:
         return clip_loss(logits, positives)
     return siglip_loss(logits + model.logit_bias.detach(), positives)

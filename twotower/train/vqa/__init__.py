@@ -1,1 +1,1 @@
-"""A head that answers questions, trained on frozen towers."""
+"""Training of heads that answer questions about pictures."""
