@@ -1,4 +1,4 @@
-"""Gradient caching gives the gradients of the whole batch, to rounding, for every parameter."""
+"""Gradient caching: the gradients of the whole batch, to rounding, for every parameter."""
 
 from dataclasses import replace
 
@@ -51,23 +51,23 @@ def gradients(
     config: CLIPConfig, chunk_size: int, patch_dropout: float, size: int = 6
 ) -> dict[str, Tensor]:
     model = model_of(config, patch_dropout)
-    scalars = [one for one in (model.logit_scale, model.logit_bias) if one is not None]
+    scalars = [scalar for scalar in (model.logit_scale, model.logit_bias) if scalar is not None]
     torch.manual_seed(3)
     loss = backward_batch(Towers(model), scalars, *batch(config, size), loss_of(model), chunk_size)
-    found = {name: one.grad for name, one in model.named_parameters()}
-    assert all(grad is not None and grad.abs().sum() > 0 for grad in found.values())
-    return {"loss": loss, **found}
+    grads = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in grads.values())
+    return {"loss": loss, **grads}
 
 
 @pytest.mark.parametrize("patch_dropout", [0.0, 0.5])
 @pytest.mark.parametrize("make", [tiny_config, siglip_config, sentence_config])
 def test_chunks_give_the_gradients_of_the_whole(make: object, patch_dropout: float) -> None:
     whole = gradients(make(), 6, patch_dropout)
-    for chunk_size in (1, 2, 4):  # the last leaves an uneven rest
-        parts = gradients(make(), chunk_size, patch_dropout)
+    for chunk_size in (1, 2, 4):  # the last one leaves a smaller chunk
+        chunked = gradients(make(), chunk_size, patch_dropout)
         for name, grad in whole.items():
             scale = grad.abs().max()
-            torch.testing.assert_close(parts[name] / scale, grad / scale, rtol=0, atol=1e-9)
+            torch.testing.assert_close(chunked[name] / scale, grad / scale, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("make", [tiny_config, siglip_config])
@@ -78,15 +78,17 @@ def test_the_whole_equals_plain_backward(make: object) -> None:
     plain = siglip_loss if config.logit_bias else clip_loss
     loss = plain(output.logits_per_image)
     loss.backward()
-    found = gradients(config, 2, 0.0)
-    torch.testing.assert_close(found["loss"], loss.detach())
-    for name, one in model.named_parameters():
-        torch.testing.assert_close(found[name], one.grad, rtol=1e-8, atol=1e-10)
+    actual = gradients(config, 2, 0.0)
+    torch.testing.assert_close(actual["loss"], loss.detach())
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(actual[name], parameter.grad, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("make", [tiny_config, siglip_config, sentence_config])
-def test_texts_of_like_length_go_together(make: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing changes but how many positions are computed."""
+def test_texts_of_similar_length_are_computed_together(
+    make: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the number of computed positions changes."""
     config = make()
     pixel_values, input_ids = batch(config, 40)
     lengths = torch.randint(3, 60, (40,), generator=torch.Generator().manual_seed(0))
@@ -103,13 +105,13 @@ def test_texts_of_like_length_go_together(make: object, monkeypatch: pytest.Monk
     monkeypatch.setattr(
         model.text, "forward", lambda ids: [computed.append(ids.numel()), forward(ids)][1]
     )
-    _, found = Towers(model)(pixel_values, input_ids)
+    _, text_embeds = Towers(model)(pixel_values, input_ids)
     grouped = sum(computed)
-    torch.testing.assert_close(found, model.encode_text(input_ids))
+    torch.testing.assert_close(text_embeds, model.encode_text(input_ids))
     assert grouped < 0.8 * 40 * 64 or (config.logit_bias and grouped == 40 * 64)
 
 
-def test_gradients_add_to_what_is_there() -> None:
+def test_gradients_accumulate() -> None:
     model = model_of(tiny_config(), 0.0)
     for _ in range(2):
         backward_batch(Towers(model), [model.logit_scale], *batch(tiny_config()), loss_of(model), 3)
@@ -123,7 +125,7 @@ def test_memory_chooses_the_chunk() -> None:
     towers = Towers(CLIP(tiny_config()))
     pixel_values, input_ids = torch.randn(2, 3, 64, 64), torch.ones(2, 77, dtype=torch.long)
     input_ids[:, -1] = tiny_config().text.eos_id
-    fixed = 4 * sum(one.nbytes for one in towers.parameters())
+    fixed = 4 * sum(weight.nbytes for weight in towers.parameters())
     small, large = (
         largest_chunk(towers, pixel_values, input_ids, fixed + room) for room in (10**7, 10**8)
     )

@@ -1,4 +1,4 @@
-"""The order is a pure function of the step; workers and ranks change nothing of it."""
+"""The order of pairs is a pure function of the step; workers and ranks do not change it."""
 
 import gc
 from collections import Counter
@@ -26,7 +26,7 @@ TOKENIZER = load_tokenizer(CONFIG.tokenizer)
 
 
 class Numbers:
-    """Made-up pairs: the picture and the captions of number i are all its own."""
+    """Synthetic pairs: each number has its own picture and captions."""
 
     def __init__(self, count: int, name: str = "numbers", broken: frozenset[int] = frozenset()):
         self.name, self.count, self.broken = name, count, broken
@@ -48,10 +48,10 @@ def batches(*sources: Numbers, batch_size: int = 4, **options: object) -> Batche
     return Batches(sources or (Numbers(30),), CONFIG, TOKENIZER, batch_size=batch_size, **options)
 
 
-def assert_same(one: Batch, other: Batch) -> None:
-    assert (one.step, one.keys, one.broken) == (other.step, other.keys, other.broken)
+def assert_same(batch: Batch, expected: Batch) -> None:
+    assert (batch.step, batch.keys, batch.broken) == (expected.step, expected.keys, expected.broken)
     for name in ("pixels", "input_ids", "image_ids", "text_ids"):
-        assert torch.equal(getattr(one, name), getattr(other, name)), name
+        assert torch.equal(getattr(batch, name), getattr(expected, name)), name
 
 
 # --- the order -----------------------------------------------------------------------------------
@@ -67,28 +67,28 @@ def test_an_epoch_holds_every_pair_once(shards: list[list[int]], seed: int, buff
     order = Order(tuple(map(tuple, shards)), (1.0,) * len(shards), seed, buffer)
     everything = {(s, n) for s, sizes in enumerate(shards) for n in range(sum(sizes))}
     for epoch in (0, 3):
-        places = order.epoch(epoch)
-        assert len(places) == len(order) == len(everything)
-        assert set(map(tuple, places.tolist())) == everything
+        pairs = order.epoch(epoch)
+        assert len(pairs) == len(order) == len(everything)
+        assert set(map(tuple, pairs.tolist())) == everything
 
 
-def test_weights_say_how_often_a_source_is_seen() -> None:
+def test_weights_are_passes_over_a_source() -> None:
     order = Order(((20,), (10, 10), (8,)), (2.0, 0.5, 1.0), 0)
-    seen: Counter[tuple[int, int]] = Counter()
+    counts: Counter[tuple[int, int]] = Counter()
     for epoch in range(4):
-        places = order.epoch(epoch)
-        assert Counter(places[:, 0].tolist()) == {0: 40, 1: 10, 2: 8}
-        half = Counter(places[:29, 0].tolist())  # evenly interleaved
+        pairs = order.epoch(epoch)
+        assert Counter(pairs[:, 0].tolist()) == {0: 40, 1: 10, 2: 8}
+        half = Counter(pairs[:29, 0].tolist())  # evenly interleaved
         assert abs(half[0] - 20) <= 1 and abs(half[1] - 5) <= 1
-        seen.update(map(tuple, places.tolist()))
-    assert {seen[0, n] for n in range(20)} == {8}
-    assert {seen[1, n] for n in range(20)} == {2}  # half of it in each epoch, all after two
+        counts.update(map(tuple, pairs.tolist()))
+    assert {counts[0, n] for n in range(20)} == {8}
+    assert {counts[1, n] for n in range(20)} == {2}  # half of it in each epoch, all after two
 
 
 def test_epochs_and_seeds_differ() -> None:
     epochs = [Order(((50,),), (1.0,), seed).epoch(epoch) for seed in (0, 1) for epoch in (0, 1)]
-    for i, one in enumerate(epochs):
-        assert not any(np.array_equal(one, other) for other in epochs[:i])
+    for i, order in enumerate(epochs):
+        assert not any(np.array_equal(order, earlier) for earlier in epochs[:i])
 
 
 def test_a_small_buffer_stays_near_its_shard() -> None:
@@ -105,16 +105,16 @@ def test_any_step_is_reached_directly() -> None:
     whole = list(batches()(0, 20))
     assert [batch.step for batch in whole] == list(range(20))
     for start in (1, 7, 13):
-        for one, other in zip(batches()(start, 20), whole[start:], strict=True):
-            assert_same(one, other)
+        for batch, expected in zip(batches()(start, 20), whole[start:], strict=True):
+            assert_same(batch, expected)
 
 
 def test_workers_change_nothing() -> None:
     source = Numbers(30, broken=frozenset({3, 17}))
     alone = list(batches(source)(2, 12))
     for workers in (1, 3):
-        for one, other in zip(batches(source, workers=workers)(2, 12), alone, strict=True):
-            assert_same(one, other)
+        for batch, expected in zip(batches(source, workers=workers)(2, 12), alone, strict=True):
+            assert_same(batch, expected)
 
 
 def test_ranks_share_a_batch() -> None:
@@ -128,14 +128,14 @@ def test_ranks_share_a_batch() -> None:
 
 def test_a_broken_pair_is_named_and_replaced() -> None:
     clean = list(batches()(0, 7))
-    found = list(batches(Numbers(30, broken=frozenset({5})))(0, 7))
-    named = [line for batch in found for line in batch.broken]
+    replaced = list(batches(Numbers(30, broken=frozenset({5})))(0, 7))
+    named = [line for batch in replaced for line in batch.broken]
     assert named == ["numbers-5: made so"]
-    for one, other in zip(found, clean, strict=True):
-        assert len(one.keys) == 4 and "numbers-5" not in one.keys
-        kept = [i for i, key in enumerate(other.keys) if key != "numbers-5"]
-        assert [one.keys[i] for i in kept] == [other.keys[i] for i in kept]
-        assert torch.equal(one.pixels[kept], other.pixels[kept])
+    for batch, expected in zip(replaced, clean, strict=True):
+        assert len(batch.keys) == 4 and "numbers-5" not in batch.keys
+        kept = [i for i, key in enumerate(expected.keys) if key != "numbers-5"]
+        assert [batch.keys[i] for i in kept] == [expected.keys[i] for i in kept]
+        assert torch.equal(batch.pixels[kept], expected.pixels[kept])
 
 
 def test_all_broken_is_an_error() -> None:
@@ -166,7 +166,7 @@ def text_id_of(caption: str) -> int:
     return _text_id(caption)
 
 
-def test_every_caption_is_read_in_time() -> None:
+def test_every_caption_is_read() -> None:
     texts = Counter(t for batch in batches(Numbers(4))(0, 30) for t in batch.text_ids.tolist())
     assert len(texts) == 12 and min(texts.values()) >= 3
 
@@ -174,18 +174,18 @@ def test_every_caption_is_read_in_time() -> None:
 def test_pixels_are_a_random_square_of_the_resized_picture() -> None:
     preprocess = Preprocess(CONFIG.preprocess)
     tall = np.asarray(preprocess.square(picture(3, "png", (70, 90)), (0.0, 0.0)))
-    places = set()
+    squares = set()
     for batch in batches(Numbers(4))(0, 12):
         for key, pixels in zip(batch.keys, batch.pixels, strict=True):
             assert pixels.shape == (3, 64, 64)
             if key == "numbers-3":
-                places.add(pixels.numpy().tobytes())
-    assert len(places) > 3
+                squares.add(pixels.numpy().tobytes())
+    assert len(squares) > 3
     top = np.asarray(preprocess.square(picture(3, "png", (70, 90)), (0.0, 0.999)))
     assert not np.array_equal(top, tall)
 
 
-def test_normalized_pixels_are_the_models_own() -> None:
+def test_normalized_pixels_equal_preprocess() -> None:
     source = picture(1, "png", (64, 64))
     preprocess = Preprocess(CONFIG.preprocess)
     pixels = torch.from_numpy(np.array(preprocess.square(source))).permute(2, 0, 1)[None]
@@ -193,7 +193,7 @@ def test_normalized_pixels_are_the_models_own() -> None:
     torch.testing.assert_close(normalize_pixels(pixels, CONFIG.preprocess), expected)
 
 
-def test_texts_are_cut_to_the_longest_unless_all_positions_count() -> None:
+def test_texts_are_cut_to_the_longest_unless_the_tower_needs_all_positions() -> None:
     batch = next(batches()(0, 1))
     assert batch.input_ids.shape[1] == (batch.input_ids == 49407).int().argmax(dim=1).max() + 1
     config = siglip_config()
@@ -210,7 +210,7 @@ def test_texts_are_cut_to_the_longest_unless_all_positions_count() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_memory_stays_flat_over_epochs(shards: Path, workers: int) -> None:
-    """Of this process or its worker: objects that it touches must not be copied page by page."""
+    """The memory of this process, or of its worker, which shares the pages of the source."""
     from twotower.pairs.sources import open_source
 
     process = psutil.Process()
@@ -218,7 +218,7 @@ def test_memory_stays_flat_over_epochs(shards: Path, workers: int) -> None:
     def memory() -> int:
         gc.collect()
         processes = process.children(recursive=True) if workers else [process]
-        return sum(one.memory_info().rss for one in processes)
+        return sum(running.memory_info().rss for running in processes)
 
     many = Batches([open_source(shards)], CONFIG, TOKENIZER, batch_size=20, workers=workers)
     sizes = [memory() for batch in many(0, 160) if batch.step in (40, 150)]
@@ -242,8 +242,8 @@ def test_tars_with_more_workers_than_shards(shards: Path) -> None:
         [source], replace(CONFIG, name="x"), TOKENIZER, batch_size=5, workers=workers
     )
     alone = list(make(0)(0, 8))
-    for one, other in zip(make(5)(0, 8), alone, strict=True):
-        assert_same(one, other)
+    for batch, expected in zip(make(5)(0, 8), alone, strict=True):
+        assert_same(batch, expected)
     assert sorted(key for batch in alone[:4] for key in batch.keys) == sorted(
         source.key(number) for number in range(20)
     )

@@ -1,4 +1,4 @@
-"""The plan before a run, the line during it, the picture and the advice after."""
+"""The plan before a run, progress lines, curves, and advice on a stuck loss."""
 
 import json
 import math
@@ -22,7 +22,7 @@ from twotower.train.towers import Towers
 CONFIG = TrainConfig(tiny_config(), DataConfig(("x",), batch_size=64), steps=100)
 
 
-def told(step: int, loss: float, waited: float = 0.0) -> dict[str, object]:
+def log_row(step: int, loss: float, waited: float = 0.0) -> dict[str, object]:
     return {
         "step": step,
         "loss": loss,
@@ -36,22 +36,22 @@ def told(step: int, loss: float, waited: float = 0.0) -> dict[str, object]:
 def write_run(folder: Path, losses: list[float], config: TrainConfig = CONFIG) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(config.to_json())
-    lines = [json.dumps(told(step, loss)) for step, loss in enumerate(losses)]
+    lines = [json.dumps(log_row(step, loss)) for step, loss in enumerate(losses)]
     (folder / "log.jsonl").write_text("\n".join(lines))
     return folder
 
 
-def test_the_plan_counts_what_is_published() -> None:
+def test_the_plan_has_the_published_counts() -> None:
     """4.4 GFLOP of a ViT-B/32 picture and 2.9 of 77 positions of text, times 2 for multiply-add."""
     config = with_values(CONFIG, {"model": preset("ViT-B-32"), "data.batch_size": 1})
     text = "\n".join(describe(config))
     assert "87,849,216 vision, 63,428,096 text; 151,277,313 learn" in text
     assert "memory      2.42 GB" in text
-    [activations] = [one for one in text.splitlines() if "activations of 1 pairs" in one]
+    [activations] = [line for line in text.splitlines() if "activations of 1 pairs" in line]
     assert (
         30 < float(activations.split("(")[1].split()[0]) < 120
     )  # MB: 50 and 77 positions, 24 blocks
-    [step] = [one for one in text.splitlines() if one.startswith("arithmetic")]
+    [step] = [line for line in text.splitlines() if line.startswith("arithmetic")]
     assert float(step.split()[1]) == pytest.approx(3 * 2 * (4.4e9 + 2.9e9) / 1e12, abs=0.01)
 
 
@@ -64,43 +64,43 @@ def test_a_locked_tower_does_not_learn() -> None:
     assert "63,428,097 learn" in text
 
 
-def test_waiting_for_data_is_named() -> None:
-    assert "decode-bound" not in format_row(told(3, 1.0, waited=0.05))
-    assert "data wait 60%  (decode-bound: add workers)" in format_row(told(3, 1.0, waited=0.6))
+def test_waiting_for_data_is_shown() -> None:
+    assert "decode-bound" not in format_row(log_row(3, 1.0, waited=0.05))
+    assert "data wait 60%  (decode-bound: add workers)" in format_row(log_row(3, 1.0, waited=0.6))
 
 
-def test_a_stuck_loss_is_explained(tmp_path: Path) -> None:
+def test_advice_on_a_stuck_loss(tmp_path: Path) -> None:
     stuck = write_run(tmp_path / "stuck", [5.0, 4.3, *[math.log(64)] * 20])
     assert "stays at ln(64) = 4.16" in next(explain(stuck))
     fine = write_run(tmp_path / "fine", [4.2 - 0.1 * i for i in range(20)])
     assert list(explain(fine)) == []
 
 
-def test_the_plan_with_memory_names_what_a_pair_takes() -> None:
+def test_the_plan_with_memory_shows_the_memory_of_a_pair() -> None:
     text = "\n".join(describe(with_values(CONFIG, {"memory.limit": 8 * 10**9})))
     assert "the rest of 8.0 GB for" in text
 
 
-def test_activations_on_meta_are_those_in_memory() -> None:
+def test_activations_on_meta_match_those_in_memory() -> None:
     config = with_values(CONFIG, {"data.batch_size": 1})
     with torch.device("meta"):
         expected = activation_bytes(CLIP(config.model), config)
     pixel_values, input_ids = torch.zeros(2, 3, 64, 64), torch.ones(2, 77, dtype=torch.long)
     input_ids[:, -1] = 49407
     towers = Towers(CLIP(config.model))
-    found = [saved_bytes(towers, pixel_values[:n], input_ids[:n]) for n in (1, 2)]
-    assert found[1] - found[0] == pytest.approx(expected, rel=0.2)  # "meta" takes another attention
+    saved = [saved_bytes(towers, pixel_values[:n], input_ids[:n]) for n in (1, 2)]
+    assert saved[1] - saved[0] == pytest.approx(expected, rel=0.2)  # "meta" uses another attention
 
 
-def test_a_stuck_loss_is_spoken_of_once_while_training(capsys: pytest.CaptureFixture[str]) -> None:
+def test_advice_is_printed_once_while_training(capsys: pytest.CaptureFixture[str]) -> None:
     with show_training(CONFIG) as (report, _):
         for step in range(100):
-            report(told(step, math.log(64)))
+            report(log_row(step, math.log(64)))
     assert capsys.readouterr().err.count("stays at ln(64) = 4.16") == 1
     with show_training(CONFIG) as (report, progress):
         progress(Progress(512, 6497, stage="Embedding pairs with the teacher"))
         for step in range(100):
-            report(told(step, 4.2 - 0.01 * step))
+            report(log_row(step, 4.2 - 0.01 * step))
     err = capsys.readouterr().err
     assert "stays at" not in err and "Embedding pairs with the teacher: 512 of 6,497" in err
 

@@ -1,4 +1,4 @@
-"""The student follows its teacher, who is asked once; shares of ranks add up."""
+"""Distillation: the losses, the cached embeds of the teacher, and whole runs."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.conftest import tiny_config
 from tests.train.test_batches import TOKENIZER, Numbers
-from tests.train.test_distributed import in_ranks, own
+from tests.train.test_distributed import in_ranks, rows_of_rank
 from tests.train.test_loop import assert_same_weights, colours, config_of, losses
 from twotower.encode.encoder import Encoder
 from twotower.encode.load import load
@@ -46,33 +46,33 @@ def test_feature_loss_by_hand() -> None:
     assert feature_loss(embeds, teacher) == pytest.approx((0 + 4 + 0) / 3)
 
 
-def test_affinity_loss_is_the_divergence_both_ways() -> None:
+def test_affinity_loss_is_the_divergence_in_both_directions() -> None:
     images, texts, their_images, their_texts = unit(4, 6, 5)
     scale = torch.tensor(1.5, dtype=torch.float64)
-    found = affinity_loss(images, texts, scale, their_images, their_texts, 9.0)
+    actual = affinity_loss(images, texts, scale, their_images, their_texts, 9.0)
     student, target = scale.exp() * images @ texts.T, 9.0 * their_images @ their_texts.T
     ways = []
     for ours, theirs in ((student, target), (student.T, target.T)):
         p, log_q = theirs.softmax(dim=1), ours.log_softmax(dim=1)
         ways.append((p * (p.log() - log_q)).sum() / 6)
-    torch.testing.assert_close(found, sum(ways) / 2)
-    same = affinity_loss(images, texts, torch.tensor(9.0).log(), images, texts, 9.0)
-    assert abs(same) < 1e-6
+    torch.testing.assert_close(actual, sum(ways) / 2)
+    agreeing = affinity_loss(images, texts, torch.tensor(9.0).log(), images, texts, 9.0)
+    assert abs(agreeing) < 1e-6
 
 
-def test_pictures_that_the_teacher_cannot_read_take_no_part() -> None:
+def test_pictures_that_the_teacher_cannot_read_are_left_out() -> None:
     images, texts, their_images, their_texts = unit(4, 6, 5)
     scale = torch.tensor(1.5, dtype=torch.float64)
     holes = their_images.clone()
     holes[4:] = torch.nan
-    found = affinity_loss(images, texts, scale, holes, their_texts, 9.0)
+    actual = affinity_loss(images, texts, scale, holes, their_texts, 9.0)
     kept = affinity_loss(images[:4], texts[:4], scale, their_images[:4], their_texts[:4], 9.0)
-    torch.testing.assert_close(found * 6, kept * 4)
+    torch.testing.assert_close(actual * 6, kept * 4)
 
 
 def run_ranks(rank: int, world: int, folder: Path) -> None:
     every = unit(4, 8, 5)
-    images, texts, their_images, their_texts = own(rank, world, *every)
+    images, texts, their_images, their_texts = rows_of_rank(rank, world, *every)
     images, texts = images.clone().requires_grad_(), texts.clone().requires_grad_()
     scale = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
     if rank == 0:
@@ -81,8 +81,8 @@ def run_ranks(rank: int, world: int, folder: Path) -> None:
     share = affinity_loss(images, texts, scale, their_images, their_texts, 9.0)
     share = share + feature_loss(images, their_images) + feature_loss(texts, their_texts)
     share.backward()
-    found = {"loss": share.detach(), "images": images.grad, "texts": texts.grad}
-    torch.save(found | {"scale": scale.grad}, folder / f"{rank}.pt")
+    results = {"loss": share.detach(), "images": images.grad, "texts": texts.grad}
+    torch.save(results | {"scale": scale.grad}, folder / f"{rank}.pt")
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -92,15 +92,15 @@ def test_shares_of_ranks_add_up(tmp_path: Path, world: int) -> None:
     in_ranks(world, run_ranks, tmp_path)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
     for name in ("loss", "scale"):
-        torch.testing.assert_close(sum(one[name] for one in ranks), alone[name])
+        torch.testing.assert_close(sum(result[name] for result in ranks), alone[name])
     for name in ("images", "texts"):
-        torch.testing.assert_close(torch.cat([one[name] for one in ranks]), alone[name])
+        torch.testing.assert_close(torch.cat([result[name] for result in ranks]), alone[name])
 
 
 # --- the teacher ---------------------------------------------------------------------------------
 
 
-def test_answers_are_the_teachers_own(tiny_directory: Path) -> None:
+def test_embeds_are_the_teachers(tiny_directory: Path) -> None:
     source = Numbers(9, broken=frozenset({4}))
     teacher = Teacher(tiny_directory, 32)
     teacher.prepare([source])
@@ -112,19 +112,19 @@ def test_answers_are_the_teachers_own(tiny_directory: Path) -> None:
     np.testing.assert_allclose(texts, encoder.encode_text(batch.captions), atol=1e-3)
 
 
-def test_nothing_is_asked_twice(tiny_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_embedded_twice(tiny_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Numbers(9)
     for rank in range(2):  # two ranks share the work
         Teacher(tiny_directory, 32).prepare([source], rank, 2)
 
-    def asked(*_: object) -> None:
-        raise AssertionError("asked again")
+    def fail(*_: object) -> None:
+        raise AssertionError("embedded again")
 
-    monkeypatch.setattr(Encoder, "stream", asked)
-    monkeypatch.setattr(Encoder, "encode_text", asked)
-    again = Teacher(tiny_directory, 32)
-    again.prepare([source, Numbers(5)])
-    assert len(again.images) == 9 and len(again.texts) == 27
+    monkeypatch.setattr(Encoder, "stream", fail)
+    monkeypatch.setattr(Encoder, "encode_text", fail)
+    teacher = Teacher(tiny_directory, 32)
+    teacher.prepare([source, Numbers(5)])
+    assert len(teacher.images) == 9 and len(teacher.texts) == 27
 
 
 def test_a_picture_that_only_the_teacher_cannot_read(tiny_directory: Path, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_picture_that_only_the_teacher_cannot_read(tiny_directory: Path, tmp_p
     teacher.prepare([open_source(pairs)])
 
 
-def test_a_space_of_another_width(tiny_directory: Path) -> None:
+def test_embeds_of_another_width(tiny_directory: Path) -> None:
     with pytest.raises(TrainError, match="embeds have 32 numbers, the student's 64"):
         Teacher(tiny_directory, 64)
     with pytest.raises(TrainError, match="choose another student"):
@@ -149,10 +149,10 @@ def test_a_space_of_another_width(tiny_directory: Path) -> None:
 # --- whole runs ----------------------------------------------------------------------------------
 
 
-def test_a_student_comes_nearer_and_resumes_to_the_bit(
+def test_a_student_approaches_its_teacher_and_resumes_to_the_bit(
     tiny_directory: Path, tmp_path: Path
 ) -> None:
-    """Without a caption's help: only what the teacher says is learned."""
+    """The contrastive loss has no weight: only the teacher's embeds are learned."""
     pairs = colours(tmp_path)
     model = tiny_config()
     config = config_of(
@@ -173,7 +173,10 @@ def test_a_student_comes_nearer_and_resumes_to_the_bit(
     assert [(state.done, state.total) for state in progress] == [(12, 12)]
     assert rows[-1]["loss"] < rows[0]["loss"] / 3
     pictures = sorted(pairs.glob("*.png"))
-    theirs, ours = (load(one).encode_image(pictures) for one in (tiny_directory, directory))
+    theirs, ours = (
+        load(model_directory).encode_image(pictures)
+        for model_directory in (tiny_directory, directory)
+    )
     assert (theirs * ours).sum(axis=1).mean() > 0.8
     whole = losses(tmp_path / "run")
     directory.rename(tmp_path / "first")

@@ -57,8 +57,8 @@ def _start(
         dist.destroy_process_group()
 
 
-def own(rank: int, world: int, *tensors: Tensor) -> list[Tensor]:
-    """This rank's part of each."""
+def rows_of_rank(rank: int, world: int, *tensors: Tensor) -> list[Tensor]:
+    """Return this rank's rows of each tensor."""
     return [tensor.chunk(world)[rank] for tensor in tensors]
 
 
@@ -73,16 +73,18 @@ def embeds() -> tuple[Tensor, Tensor]:
 
 
 def run_loss(rank: int, world: int, folder: Path, sigmoid: bool, repeated: bool) -> None:
-    images, texts = (one.clone().requires_grad_() for one in own(rank, world, *embeds()))
+    images, texts = (
+        tensor.clone().requires_grad_() for tensor in rows_of_rank(rank, world, *embeds())
+    )
     scale, bias = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (1.2, -1.0))
-    ids = tuple(own(rank, world, *REPEATED)) if repeated else None
+    ids = tuple(rows_of_rank(rank, world, *REPEATED)) if repeated else None
     if sigmoid:
         share = tiled_siglip_loss(images, texts, scale, bias, ids=ids, tile=3)
     else:
         share = tiled_clip_loss(images, texts, scale, ids=ids, tile=3) + 0 * bias
     share.backward()
-    found = {"loss": share.detach(), "images": images.grad, "texts": texts.grad}
-    torch.save(found | {"scale": scale.grad, "bias": bias.grad}, folder / f"{rank}.pt")
+    results = {"loss": share.detach(), "images": images.grad, "texts": texts.grad}
+    torch.save(results | {"scale": scale.grad, "bias": bias.grad}, folder / f"{rank}.pt")
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -94,18 +96,18 @@ def test_shares_add_up(tmp_path: Path, world: int, sigmoid: bool, repeated: bool
     in_ranks(world, run_loss, tmp_path, sigmoid, repeated)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
     for name in ("loss", "scale", "bias"):
-        total = sum(one[name] for one in ranks)
+        total = sum(result[name] for result in ranks)
         torch.testing.assert_close(total, alone[name], rtol=1e-12, atol=1e-14)
     for name in ("images", "texts"):
-        joined = torch.cat([one[name] for one in ranks])
+        joined = torch.cat([result[name] for result in ranks])
         torch.testing.assert_close(joined, alone[name], rtol=1e-11, atol=1e-14)
 
 
 def run_logsumexp(rank: int, world: int, folder: Path) -> None:
     mine = torch.tensor([1000.0, -torch.inf, 0.0]) if rank else torch.tensor([1000.0, 5.0, -2e4])
-    found = logsumexp_over_ranks(mine)
+    actual = logsumexp_over_ranks(mine)
     expected = torch.tensor([1000.0 + torch.tensor(2.0).log(), 5.0, 0.0])
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_logsumexp_of_extremes(tmp_path: Path) -> None:
@@ -126,11 +128,11 @@ def run_model(
         for block in (*model.vision.blocks, *model.text.blocks):
             fully_shard(block)
         wrapped = fully_shard(towers)
-    scalars = [one for one in (model.logit_scale, model.logit_bias) if one is not None]
-    pairs = own(rank, world, *batch(config, BATCH))
+    scalars = [scalar for scalar in (model.logit_scale, model.logit_bias) if scalar is not None]
+    pairs = rows_of_rank(rank, world, *batch(config, BATCH))
     loss = backward_batch(wrapped, scalars, *pairs, loss_of(model), chunk_size)
-    found = {name: one.grad for name, one in model.named_parameters()}
-    whole = {n: g.full_tensor() if isinstance(g, DTensor) else g for n, g in found.items()}
+    grads = {name: parameter.grad for name, parameter in model.named_parameters()}
+    whole = {n: g.full_tensor() if isinstance(g, DTensor) else g for n, g in grads.items()}
     torch.save({"loss": loss, **whole}, folder / f"{rank}.pt")
 
 
@@ -151,11 +153,11 @@ def test_gradients_equal_one_process(
     alone = gradients(make(), BATCH, 0.0, size=BATCH)
     in_ranks(world, run_model, tmp_path, make(), wrapper, chunk_size)
     for rank in range(world):
-        found = torch.load(tmp_path / f"{rank}.pt")
-        assert found.keys() == alone.keys()
+        grads = torch.load(tmp_path / f"{rank}.pt")
+        assert grads.keys() == alone.keys()
         for name, grad in alone.items():
             size = grad.abs().max()
-            torch.testing.assert_close(found[name] / size, grad / size, rtol=0, atol=1e-9)
+            torch.testing.assert_close(grads[name] / size, grad / size, rtol=0, atol=1e-9)
 
 
 # --- sharded checkpoints -------------------------------------------------------------------------
@@ -167,8 +169,8 @@ def run_fsdp(rank: int, world: int, folder: Path, config: TrainConfig) -> None:
         shutil.copytree(folder / "whole", folder / "parts")
     dist.barrier()
     middle = folder / "parts" / "checkpoints" / "000000002"
-    parts = run_steps(config, folder / "parts", resume=middle).weights()
-    assert all(torch.equal(parts[name], whole[name]) for name in whole)
+    resumed = run_steps(config, folder / "parts", resume=middle).weights()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
 def test_sharded_checkpoints_resume_and_equal_one_process(tmp_path: Path) -> None:
@@ -183,14 +185,14 @@ def test_sharded_checkpoints_resume_and_equal_one_process(tmp_path: Path) -> Non
         output=OutputConfig(log_every=1, save_every=2),
     )
     in_ranks(2, run_fsdp, tmp_path, config)
-    files = {one.name for one in (tmp_path / "whole" / "checkpoints" / "000000002").iterdir()}
+    files = {path.name for path in (tmp_path / "whole" / "checkpoints" / "000000002").iterdir()}
     assert {"model-0-of-2.safetensors", "optimizer-1-of-2.safetensors", "state.json"} <= files
     run_steps(with_values(config, {"memory.wrapper": "ddp"}), tmp_path / "alone")
-    whole, parts, alone = (
+    whole, resumed, alone = (
         [json.loads(line)["loss"] for line in (tmp_path / run / "log.jsonl").open()]
         for run in ("whole", "parts", "alone")
     )
-    assert parts == whole and whole == pytest.approx(alone, rel=1e-4)
+    assert resumed == whole and whole == pytest.approx(alone, rel=1e-4)
 
 
 # --- a rank that dies ----------------------------------------------------------------------------
@@ -219,7 +221,7 @@ train(config, Path(sys.argv[2]))
 
 
 def torchrun(tmp_path: Path, how: str, **changes: object) -> subprocess.Popen[str]:
-    """Two ranks, of which the second does `how` at step 3."""
+    """Start two ranks, of which the second fails as `how` says at step 3."""
     pack(Numbers(32), tmp_path / "shards")
     config = TrainConfig(
         model=tiny_config(),
@@ -244,31 +246,31 @@ def torchrun(tmp_path: Path, how: str, **changes: object) -> subprocess.Popen[st
 @pytest.mark.parametrize(
     ("how", "named"),
     [
-        # torchrun's own report, if it looks before the other rank has ended; else that rank says it
+        # torchrun reports it, unless the other rank ends before and reports it
         ("kill", "(local_rank: 1)|rank 1 (process"),
-        # half a minute of it is torchrun's patience with a process that does not end
+        # torchrun waits half a minute for a process that does not end
         pytest.param("stop", "rank 1 (process", marks=pytest.mark.slow),
         ("raise", "[rank1]: ValueError: out of ideas"),
     ],
 )
-def test_the_others_stop_within_a_minute_and_say_which(
+def test_the_other_rank_stops_within_a_minute_and_names_the_dead_one(
     tmp_path: Path, how: str, named: str
 ) -> None:
     process = torchrun(tmp_path, how)
     try:
-        _, told = process.communicate(timeout=120)  # with starting; ours on a busy machine
+        _, stderr = process.communicate(timeout=120)  # a minute, the start, and a busy machine
     finally:
         process.kill()
     assert process.returncode != 0
-    assert any(one in told for one in named.split("|")), told[-3000:]
+    assert any(name in stderr for name in named.split("|")), stderr[-3000:]
     if how == "stop":
-        assert "died or hangs: no heartbeat for 6.0 s" in told
+        assert "died or hangs: no heartbeat for 6.0 s" in stderr
 
 
 def test_torchrun_gives_the_losses_of_one_process(tmp_path: Path) -> None:
     process = torchrun(tmp_path, "never", steps=6)
-    _, told = process.communicate()
-    assert process.returncode == 0, told[-3000:]
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr[-3000:]
     config = TrainConfig.from_json((tmp_path / "config.json").read_text(), "config")
     train(config, tmp_path / "alone")
     together, alone = (

@@ -1,4 +1,4 @@
-"""Kept vectors are found by content, survive a kill and a full disk, and are never mixed up."""
+"""Cached vectors are found by content, and survive a kill and a full disk."""
 
 import errno
 from pathlib import Path
@@ -19,15 +19,15 @@ def vector(content: bytes) -> NDArray[np.float32]:
 
 
 def fill(cache: EmbedCache, contents: list[bytes]) -> list[int]:
-    """Have all vectors; returns which were computed."""
-    asked: list[int] = []
+    """Fill the cache; return the contents that were computed."""
+    computed: list[int] = []
 
     def compute(chosen: list[int]) -> NDArray[np.float32]:
-        asked.extend(chosen)
+        computed.extend(chosen)
         return np.stack([vector(contents[i]) for i in chosen])
 
-    cache.fill([sample_key(one) for one in contents], compute)
-    return asked
+    cache.fill([sample_key(content) for content in contents], compute)
+    return computed
 
 
 @settings(deadline=None, max_examples=30)
@@ -35,23 +35,25 @@ def fill(cache: EmbedCache, contents: list[bytes]) -> list[int]:
 def test_every_content_gets_its_own_vector(
     tmp_path_factory: pytest.TempPathFactory, rounds: list[list[bytes]]
 ) -> None:
-    folder, known = tmp_path_factory.mktemp("cache"), set[bytes]()
+    folder, stored = tmp_path_factory.mktemp("cache"), set[bytes]()
     for contents in rounds:
         cache = EmbedCache(folder)  # opened anew, as another run would
-        asked = fill(cache, contents)
-        assert sorted(contents[i] for i in asked) == sorted(set(contents) - known)
-        known |= set(contents)
-        assert len(cache) == len(known)
+        computed = fill(cache, contents)
+        assert sorted(contents[i] for i in computed) == sorted(set(contents) - stored)
+        stored |= set(contents)
+        assert len(cache) == len(stored)
         if contents:
-            found = cache[[sample_key(one) for one in contents]]
-            np.testing.assert_array_equal(found, np.stack([vector(one) for one in contents]))
+            vectors = cache[[sample_key(content) for content in contents]]
+            np.testing.assert_array_equal(
+                vectors, np.stack([vector(content) for content in contents])
+            )
 
 
-def test_a_run_that_is_stopped_keeps_what_is_complete(
+def test_a_run_that_is_stopped_keeps_complete_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embed_cache, "PART", 4)
-    contents = [bytes([one]) for one in range(10)]
+    contents = [bytes([number]) for number in range(10)]
     done: list[int] = []
 
     def compute(chosen: list[int]) -> NDArray[np.float32]:
@@ -61,7 +63,7 @@ def test_a_run_that_is_stopped_keeps_what_is_complete(
         return np.stack([vector(contents[i]) for i in chosen])
 
     with pytest.raises(KeyboardInterrupt):
-        EmbedCache(tmp_path).fill([sample_key(one) for one in contents], compute)
+        EmbedCache(tmp_path).fill([sample_key(content) for content in contents], compute)
     (tmp_path / "000009-dead.vectors.npy").write_bytes(b"without its keys")  # killed in between
     assert fill(EmbedCache(tmp_path), contents) == [8, 9]
 
@@ -77,13 +79,13 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TrainError, match=r"cannot be written \(No space left on device\)"):
         fill(cache, [b"c"])
     monkeypatch.undo()
-    assert not list(tmp_path.glob(".writing*"))
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     assert fill(EmbedCache(tmp_path), [b"a", b"b", b"c"]) == [2]
 
 
-def test_half_precision_where_asked(tmp_path: Path) -> None:
+def test_half_precision_on_disk(tmp_path: Path) -> None:
     cache = EmbedCache(tmp_path, np.float16)
     cache.fill([sample_key(b"x")], lambda chosen: np.full((1, 3), 1 / 3, np.float32))
-    found = cache[[sample_key(b"x")]]
-    assert found.dtype == np.float32 and found == pytest.approx(1 / 3, abs=1e-3)
+    vectors = cache[[sample_key(b"x")]]
+    assert vectors.dtype == np.float32 and vectors == pytest.approx(1 / 3, abs=1e-3)
     assert np.load(next(tmp_path.glob("*.vectors.npy"))).dtype == np.float16

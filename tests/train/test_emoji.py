@@ -1,4 +1,4 @@
-"""The first training anyone can run: its pairs, and (slow) the whole of it."""
+"""The emoji training: its pairs, and (slow) the whole run."""
 
 import subprocess
 import sys

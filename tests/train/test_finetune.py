@@ -1,4 +1,4 @@
-"""Fine-tuning gains where it is asked to, keeps the rest, and says how much of each."""
+"""Fine-tuning: gains in the domain, losses outside, and the report of both."""
 
 import json
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 
 def paint(path: Path, colour: Sequence[int], seed: int) -> None:
-    """A plain colour with noise, so that no two files are equal."""
+    """Write a plain colour with noise, so that no two files are equal."""
     noise = np.random.default_rng(seed).integers(-20, 20, (70, 80, 3))
     pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def paint(path: Path, colour: Sequence[int], seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty pictures in folders called what they show."""
+    """Sixty pictures in folders named after their colour."""
     folder = tmp_path_factory.mktemp("domain")
     for number in range(60):
         name, colour = list(COLOURS.items())[number % 4]
@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stripes of two directions, which no colour tells apart."""
+    """Stripes of two directions in the same colours."""
     folder = tmp_path_factory.mktemp("outside")
     for number in range(40):
         pixels = np.random.default_rng(number).integers(0, 60, (64, 64, 3), np.uint8)
@@ -72,14 +72,14 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# --- the whole of it -----------------------------------------------------------------------------
+# --- whole runs ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def tuned(
     tiny_directory: Path, folder: Path, outside: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Card]:
-    """A run with everything at its default, but for the learning rate that the tiny model needs."""
+    """A run with the defaults, except for the learning rate that the tiny model needs."""
     run = tmp_path_factory.mktemp("tuned") / "run"
     return run, fit(
         folder, run, model=tiny_directory, outside=outside, settings=["optimizer.lr=1e-3"]
@@ -122,7 +122,7 @@ def test_low_rank_updates_of_an_int8_model(folder: Path, outside: Path, tmp_path
 
 
 def test_captions_of_sentences(tiny_directory: Path, outside: Path, tmp_path: Path) -> None:
-    """Every picture has captions of its own; the measure is recall."""
+    """Every picture has its own captions; the measure is recall."""
     for number in range(40):
         colour = np.random.default_rng(number).integers(0, 255, 3)
         paint(tmp_path / "pairs" / f"{number}.png", colour, number)
@@ -136,20 +136,20 @@ def test_captions_of_sentences(tiny_directory: Path, outside: Path, tmp_path: Pa
     assert len(card.broken) == 1 and "broken.png" in card.broken[0]
 
 
-def test_a_run_that_was_stopped_goes_on(
+def test_a_run_that_was_stopped_continues(
     tiny_directory: Path, folder: Path, outside: Path, tmp_path: Path, tuned: tuple[Path, Card]
 ) -> None:
     options = {"model": tiny_directory, "outside": outside, "settings": ["optimizer.lr=1e-3"]}
 
-    def stop(told: dict[str, object]) -> None:
-        if told["step"] == 3:
+    def stop(row: dict[str, object]) -> None:
+        if row["step"] == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fit(folder, tmp_path / "run", report=stop, **options)
     steps: list[object] = []
-    card = fit(folder, tmp_path / "run", report=lambda told: steps.append(told["step"]), **options)
-    assert steps == [4]  # what is done is not done again
+    card = fit(folder, tmp_path / "run", report=lambda row: steps.append(row["step"]), **options)
+    assert steps == [4]  # finished steps are not repeated
     assert (card.domain, card.outside) == (tuned[1].domain, tuned[1].outside)
     with pytest.raises(TrainError, match="holds a finished fine-tuning"):
         fit(folder, tmp_path / "run", **options)
@@ -161,14 +161,14 @@ def test_a_run_that_was_stopped_goes_on(
 def test_the_command(
     tiny_directory: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the outside set of the package, and no time for the towers."""
+    """Use the outside set of the package, and leave no time for the towers."""
     arguments = ["train", "folder", str(folder), "--run", str(tmp_path / "run")]
     assert main([*arguments, "--model", str(tiny_directory), "--minutes", "0"]) == 0
-    told = capsys.readouterr()
-    assert "The towers are not tuned" in told.err
-    assert "| in the domain: domain, top-1 of 4 names | 12 |" in told.out
-    assert "drawn things (emoji by Noto and Twemoji), top-5 of 274 names" in told.out
-    assert f"--model {tmp_path / 'run' / 'model'}" in told.out
+    output = capsys.readouterr()
+    assert "The towers are not tuned" in output.err
+    assert "| in the domain: domain, top-1 of 4 names | 12 |" in output.out
+    assert "drawn things (emoji by Noto and Twemoji), top-5 of 274 names" in output.out
+    assert f"--model {tmp_path / 'run' / 'model'}" in output.out
     assert main(arguments) == 1
     assert "holds a finished fine-tuning" in capsys.readouterr().err
 
@@ -184,16 +184,16 @@ def test_too_few_pairs(tiny_directory: Path, tmp_path: Path) -> None:
         fit(tmp_path / "few", tmp_path / "full", model=tiny_directory)
 
 
-# --- its parts -----------------------------------------------------------------------------------
+# --- functions -----------------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.binary(min_size=1, max_size=2), min_size=30, max_size=80))
-def test_equal_pictures_are_never_on_two_sides(keys: list[bytes]) -> None:
+def test_equal_pictures_stay_together(keys: list[bytes]) -> None:
     samples = [Sample(number, key, ("x",)) for number, key in enumerate(keys)]
-    parts = split(samples)
-    assert sorted(one.number for part in parts for one in part) == list(range(len(keys)))
-    sides = [{one.key for one in part} for part in parts]
+    divided = split(samples)
+    assert sorted(sample.number for group in divided for sample in group) == list(range(len(keys)))
+    sides = [{sample.key for sample in group} for group in divided]
     assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
 
 
@@ -202,27 +202,28 @@ def test_the_choice() -> None:
         return Candidate("probe", mix, {}, domain, outside)
 
     start = Candidate("start", 0.0, {}, 0.3, 0.5)
-    some, far, worse = made(0.5, 0.6, 0.495), made(1.0, 0.9, 0.4), made(0.2, 0.2, 0.6)
-    assert choose_candidate([start, some, far, worse], may_lose=0.01) is some
-    assert choose_candidate([start, some, far, worse], may_lose=0.1) is far
+    near, far, worse = made(0.5, 0.6, 0.495), made(1.0, 0.9, 0.4), made(0.2, 0.2, 0.6)
+    assert choose_candidate([start, near, far, worse], may_lose=0.01) is near
+    assert choose_candidate([start, near, far, worse], may_lose=0.1) is far
     assert choose_candidate([start, worse], may_lose=0.1) is start
     level = made(0.75, 0.6, 0.5)
-    assert choose_candidate([start, some, level], may_lose=0.01) is level  # keeps more
+    assert choose_candidate([start, near, level], may_lose=0.01) is level  # keeps more
 
 
 def test_hits_by_hand() -> None:
     images = np.eye(3, dtype=np.float32)
     texts = np.array([[1, 0, 0], [0.9, 0.1, 0], [0, 0, 1], [0, 0.2, 0.1]], np.float32)
     pairs = [Answered(("a", "b")), Answered(("c",)), Answered(("d",))]
-    exam = hold_out("x", pairs, "{}")
-    # picture 1's nearest is text 3, of picture 2; text 2 (of picture 1) finds picture 2
-    assert exam.hits(images, texts).tolist() == [1.0, 0.0, 0.0]
-    part = exam.subset([0, 2])
-    assert part.texts == ["a", "b", "d"] and part.owners.tolist() == [0, 0, 1]
+    held_out = hold_out("x", pairs, "{}")
+    # the best text of picture 1 is text 3, of picture 2; the best picture of text 2, of
+    # picture 1, is picture 2
+    assert held_out.hits(images, texts).tolist() == [1.0, 0.0, 0.0]
+    subset = held_out.subset([0, 2])
+    assert subset.texts == ["a", "b", "d"] and subset.owners.tolist() == [0, 0, 1]
     names = hold_out("x", [Answered(("dog",)), Answered(("cat",))], "a {}", ["cat", "dog"])
     assert names.texts == ["a cat", "a dog"]
-    found = names.hits(np.array([[0, 1], [0.1, 0.9]], np.float32), np.eye(2, dtype=np.float32))
-    assert found.tolist() == [1.0, 0.0]
+    hits = names.hits(np.array([[0, 1], [0.1, 0.9]], np.float32), np.eye(2, dtype=np.float32))
+    assert hits.tolist() == [1.0, 0.0]
 
 
 def Answered(captions: tuple[str, ...]) -> object:  # noqa: N802
@@ -240,10 +241,12 @@ def test_the_interval_of_a_difference() -> None:
 
 
 def test_the_outside_set_of_the_package() -> None:
-    exam = hold_out_emoji("a photo of a {}.")
-    assert len(exam.pictures) == 2 * len(exam.texts) == 548
+    held_out = hold_out_emoji("a photo of a {}.")
+    assert len(held_out.pictures) == 2 * len(held_out.texts) == 548
     random = np.random.default_rng(0).normal(size=(548, 64)).astype(np.float32)
-    chance = exam.hits(random, np.random.default_rng(1).normal(size=(274, 64)).astype(np.float32))
+    chance = held_out.hits(
+        random, np.random.default_rng(1).normal(size=(274, 64)).astype(np.float32)
+    )
     assert chance.mean() == pytest.approx(5 / 274, abs=0.02)
 
 
@@ -297,9 +300,9 @@ def test_features_and_heads_are_the_whole_tower(make: object) -> None:
 def test_text_features_keep_their_order(tiny_directory: Path) -> None:
     model, encoder = load_model(tiny_directory), load(tiny_directory)
     texts = ["a dog", "a much longer sentence about a dog and a cat", "cat", "two words"]
-    found = text_features(model, texts, encoder.tokenizer)
-    found /= np.linalg.norm(found, axis=1, keepdims=True)
-    np.testing.assert_allclose(found, encoder.encode_text(texts), atol=1e-5)
+    features = text_features(model, texts, encoder.tokenizer)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    np.testing.assert_allclose(features, encoder.encode_text(texts), atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [tiny_config, siglip_config, lambda: preset("twotower-small")])
@@ -307,26 +310,26 @@ def test_lora_starts_as_the_model_and_merges_into_it(make: object) -> None:
     config = make()
     torch.manual_seed(0)
     model = CLIP(config).eval()
-    plain = {name: one.clone() for name, one in model.state_dict().items()}
+    plain = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     side = config.vision.image_size
     pixels = torch.randn(2, 3, side, side)
     with torch.no_grad():
         before = model.encode_image(pixels)
         add_lora(model.vision, 4)
         torch.testing.assert_close(model.encode_image(pixels), before)
-        learning = [one for one in model.vision.parameters() if one.requires_grad]
+        learning = [tensor for tensor in model.vision.parameters() if tensor.requires_grad]
         assert (
             0
-            < sum(one.numel() for one in learning)
-            < sum(one.numel() for one in model.vision.parameters())
+            < sum(tensor.numel() for tensor in learning)
+            < sum(tensor.numel() for tensor in model.vision.parameters())
         )
-        for one in learning:
-            one.add_(0.05 * torch.randn_like(one))
+        for tensor in learning:
+            tensor.add_(0.05 * torch.randn_like(tensor))
         changed = model.encode_image(pixels)
     assert not torch.allclose(changed, before, atol=1e-3)
     merged = merge_lora(model.state_dict())
     assert {n: t.shape for n, t in merged.items()} == {n: t.shape for n, t in plain.items()}
-    again = CLIP(config).eval()
-    again.load_state_dict(merged)
+    restored = CLIP(config).eval()
+    restored.load_state_dict(merged)
     with torch.no_grad():
-        torch.testing.assert_close(again.encode_image(pixels), changed, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(restored.encode_image(pixels), changed, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""A run learns, logs, stops and resumes; killed at any step it goes on to the same bits."""
+"""Runs: learning, the log, checkpoints, kills at any step, settings and faults."""
 
 import colorsys
 import json
@@ -63,34 +63,34 @@ def losses(run: Path) -> list[tuple[int, float, list[str]]]:
     return [(line["step"], line["loss"], line["keys"]) for line in lines]
 
 
-def assert_same_weights(one: Path, other: Path) -> None:
-    ours, theirs = (load_file(path / "model.safetensors") for path in (one, other))
+def assert_same_weights(directory: Path, expected: Path) -> None:
+    ours, theirs = (load_file(path / "model.safetensors") for path in (directory, expected))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def colours(folder: Path) -> Path:
-    """Twelve plain colours, each as a picture with its number for a caption."""
+    """Write twelve plain colours, each with its number as caption."""
     for number in range(12):
-        colour = tuple(int(255 * one) for one in colorsys.hsv_to_rgb(number / 12, 1, 1))
+        colour = tuple(int(255 * channel) for channel in colorsys.hsv_to_rgb(number / 12, 1, 1))
         PIL.Image.new("RGB", (80, 70), colour).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(f"colour {number}")
     return folder
 
 
-def test_it_learns_and_leaves_a_model(tmp_path: Path) -> None:
+def test_a_run_learns_and_writes_a_model(tmp_path: Path) -> None:
     config = config_of(
         colours(tmp_path), steps=60, **{"data.batch_size": 12, "output.save_every": 100}
     )
-    told: list[dict[str, object]] = []
-    directory = train(config, tmp_path / "run", report=told.append)
-    first, last = told[0]["loss"], told[-1]["loss"]
-    assert first == pytest.approx(math.log(12), abs=0.8)  # where nothing is known
-    assert last < first / 2
+    rows: list[dict[str, object]] = []
+    directory = train(config, tmp_path / "run", report=rows.append)
+    loss_before, loss_after = rows[0]["loss"], rows[-1]["loss"]
+    assert loss_before == pytest.approx(math.log(12), abs=0.8)  # chance level
+    assert loss_after < loss_before / 2
     model = load(directory)
     assert model.verify() > 0.9999
-    assert [line["step"] for line in told] == list(range(60))
-    assert 0 <= told[-1]["waited_for_data"] <= 1
+    assert [line["step"] for line in rows] == list(range(60))
+    assert 0 <= rows[-1]["waited_for_data"] <= 1
 
 
 @pytest.mark.parametrize(
@@ -122,17 +122,17 @@ def test_resuming_changes_nothing(shards: Path, tmp_path: Path, changes: dict[st
     config = config_of(shards, steps=8, **changes)
     whole = run_steps(config, tmp_path / "whole").weights()
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
-    for step in (2, 6):  # go back, with another number of workers
+    for step in (2, 6):  # with another number of workers
         path = tmp_path / "parts" / "checkpoints" / f"{step:09d}"
-        parts = run_steps(
+        resumed = run_steps(
             with_values(config, {"data.workers": step // 3}), tmp_path / "parts", path
         ).weights()
         assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-        assert parts.keys() == whole.keys()
-        assert all(torch.equal(parts[name], whole[name]) for name in whole)
-    last = "checkpoints/000000008"
+        assert resumed.keys() == whole.keys()
+        assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    final = "checkpoints/000000008"
     ours, theirs = (
-        load_file(tmp_path / p / last / "optimizer.safetensors") for p in ("whole", "parts")
+        load_file(tmp_path / p / final / "optimizer.safetensors") for p in ("whole", "parts")
     )
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -179,34 +179,36 @@ def test_kill_9_at_any_step(shards: Path, tmp_path: Path) -> None:
     assert_same_weights(tmp_path / "killed" / "model", tmp_path / "whole" / "model")
 
 
-def begun(config: TrainConfig, tmp_path: Path) -> Trainer:
+def begin(config: TrainConfig, tmp_path: Path) -> Trainer:
     trainer = Trainer(config, tmp_path / "run")
     trainer.begin()
     return trainer
 
 
-def test_locked_towers_stay_and_the_others_learn(shards: Path, tmp_path: Path) -> None:
-    trainer = begun(config_of(shards, **{"optimizer.locked": ("vision",)}), tmp_path)
-    before = {name: one.clone() for name, one in trainer.model.state_dict().items()}
+def test_locked_towers_do_not_learn(shards: Path, tmp_path: Path) -> None:
+    trainer = begin(config_of(shards, **{"optimizer.locked": ("vision",)}), tmp_path)
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     for batch in trainer.batches(0, 2):
         trainer.step(batch)
     after = trainer.model.state_dict()
-    changed = {name for name, one in before.items() if not torch.equal(one, after[name])}
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert changed and all(name.startswith(("text.", "logit_scale")) for name in changed)
 
 
 def test_only_low_rank_updates_learn(shards: Path, tmp_path: Path) -> None:
-    trainer = begun(config_of(shards, **{"optimizer.lora": 4}), tmp_path)
-    learning = [name for name, one in trainer.model.named_parameters() if one.requires_grad]
+    trainer = begin(config_of(shards, **{"optimizer.lora": 4}), tmp_path)
+    learning = [name for name, weight in trainer.model.named_parameters() if weight.requires_grad]
     assert learning and all(name.endswith((".up", ".down", "logit_scale")) for name in learning)
     directory = train(config_of(shards, steps=2, **{"optimizer.lora": 4}), tmp_path / "again")
     assert load(directory).verify() > 0.9999  # merged, and read as any other
 
 
 @pytest.mark.parametrize("sigmoid", [False, True])
-def test_the_scale_is_clamped_but_for_siglip(shards: Path, tmp_path: Path, sigmoid: bool) -> None:
+def test_the_scale_is_clamped_except_for_siglip(
+    shards: Path, tmp_path: Path, sigmoid: bool
+) -> None:
     model = replace(tiny_config(), logit_bias=sigmoid)
-    trainer = begun(config_of(shards, model=model), tmp_path)
+    trainer = begin(config_of(shards, model=model), tmp_path)
     with torch.no_grad():
         trainer.model.logit_scale.fill_(5.0)
     trainer.step(next(iter(trainer.batches(0, 1))))
@@ -215,7 +217,7 @@ def test_the_scale_is_clamped_but_for_siglip(shards: Path, tmp_path: Path, sigmo
 
 
 def test_patches_are_dropped_until_the_last_steps(shards: Path, tmp_path: Path) -> None:
-    trainer = begun(
+    trainer = begin(
         config_of(shards, steps=4, **{"memory.patch_dropout": 0.5, "memory.unmasked_steps": 1}),
         tmp_path,
     )
@@ -228,27 +230,27 @@ def test_patches_are_dropped_until_the_last_steps(shards: Path, tmp_path: Path) 
 
 def test_the_average_of_weights(shards: Path, tmp_path: Path) -> None:
     """After two steps: .9 * (.9 * start + .1 * first) + .1 * second."""
-    trainer = begun(config_of(shards, **{"optimizer.ema": 0.9}), tmp_path)
-    seen = [trainer.model.text.proj.weight.detach().clone()]
+    trainer = begin(config_of(shards, **{"optimizer.ema": 0.9}), tmp_path)
+    weights = [trainer.model.text.proj.weight.detach().clone()]
     for batch in trainer.batches(0, 2):
         trainer.step(batch)
-        seen.append(trainer.model.text.proj.weight.detach().clone())
-    expected = 0.81 * seen[0] + 0.09 * seen[1] + 0.1 * seen[2]
+        weights.append(trainer.model.text.proj.weight.detach().clone())
+    expected = 0.81 * weights[0] + 0.09 * weights[1] + 0.1 * weights[2]
     torch.testing.assert_close(trainer.weights()["text.proj.weight"], expected)
 
 
 def test_gradients_are_clipped(shards: Path, tmp_path: Path) -> None:
-    trainer = begun(config_of(shards, **{"optimizer.max_grad_norm": 0.01}), tmp_path)
+    trainer = begin(config_of(shards, **{"optimizer.max_grad_norm": 0.01}), tmp_path)
     norms: list[float] = []
     step = trainer.optimizers[0].step
 
-    def look(*arguments: object, **options: object) -> object:
+    def record(*arguments: object, **options: object) -> object:
         norms.append(float(torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm()))
         return step(*arguments, **options)
 
-    trainer.optimizers[0].step = look  # type: ignore[method-assign]
-    told = trainer.step(next(iter(trainer.batches(0, 1))))
-    assert norms[0] == pytest.approx(0.01, rel=1e-3) and told["gradient_norm"] > 0.1
+    trainer.optimizers[0].step = record  # type: ignore[method-assign]
+    row = trainer.step(next(iter(trainer.batches(0, 1))))
+    assert norms[0] == pytest.approx(0.01, rel=1e-3) and row["gradient_norm"] > 0.1
 
 
 @pytest.mark.slow
@@ -262,7 +264,7 @@ def test_compiled_towers_learn_the_same(shards: Path, tmp_path: Path) -> None:
 
 
 def test_tensorboard_shows_what_is_logged(shards: Path, tmp_path: Path) -> None:
-    """A run that went on from an earlier checkpoint shows each step once."""
+    """A run that was resumed from an earlier checkpoint shows each step once."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = config_of(shards, steps=6, **{"output.tensorboard": True})
@@ -270,15 +272,15 @@ def test_tensorboard_shows_what_is_logged(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "run" / "model").rename(tmp_path / "first")
     train(config, tmp_path / "run", resume=tmp_path / "run" / "checkpoints" / "000000002")
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
-    found = [(one.step, one.value) for one in events.Scalars("loss")]
-    assert found == [(step, pytest.approx(loss)) for step, loss, _ in losses(tmp_path / "run")]
+    shown = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert shown == [(step, pytest.approx(loss)) for step, loss, _ in losses(tmp_path / "run")]
     assert {"logit_scale", "learning_rate", "pairs_per_second"} <= set(events.Tags()["scalars"])
 
 
 def test_a_step_calls_the_documented_forward(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`CLIP.embed`, once for each chunk and pass, and on its results the loss."""
+    """A step calls `CLIP.embed` for each chunk, once in each pass."""
     sizes: list[int] = []
     embed = CLIP.embed
 
@@ -288,11 +290,11 @@ def test_a_step_calls_the_documented_forward(
         return embed(model, pixel_values, input_ids)
 
     monkeypatch.setattr(CLIP, "embed", count)
-    whole = begun(config_of(shards), tmp_path / "whole")
+    whole = begin(config_of(shards), tmp_path / "whole")
     whole.step(next(iter(whole.batches(0, 1))))
     assert sizes == [8]
     sizes.clear()
-    chunks = begun(config_of(shards, **{"memory.chunk_size": 3}), tmp_path / "chunks")
+    chunks = begin(config_of(shards, **{"memory.chunk_size": 3}), tmp_path / "chunks")
     chunks.step(next(iter(chunks.batches(0, 1))))
     assert sizes == [3, 3, 2] * 2  # without a graph, then with one
 
@@ -335,8 +337,8 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(shards: Path, tmp_path: Pat
 def test_a_checkpoint_of_another_architecture(shards: Path, tmp_path: Path) -> None:
     train(config_of(shards, steps=2), tmp_path / "run")
     path = newest_checkpoint(tmp_path / "run")
-    other = replace(tiny_config(), vision=replace(tiny_config().vision, layers=3))
-    trainer = Trainer(config_of(shards, model=other), tmp_path / "other")
+    deeper = replace(tiny_config(), vision=replace(tiny_config().vision, layers=3))
+    trainer = Trainer(config_of(shards, model=deeper), tmp_path / "other")
     with pytest.raises(TrainError, match="was made with another model"):
         trainer.resume(path)
     (path / "model.safetensors").write_bytes(b"damaged")
@@ -443,7 +445,7 @@ def test_a_configuration_of_an_earlier_version(shards: Path, tmp_path: Path) -> 
 
 
 def test_scores_while_training(tmp_path: Path) -> None:
-    """Every colour is its own class; what is learned by heart is found again."""
+    """Every colour is a class; the scores are those of the pairs trained on."""
     pairs = str(colours(tmp_path))
     config = config_of(
         tmp_path,
@@ -462,9 +464,9 @@ def test_scores_while_training(tmp_path: Path) -> None:
     lines = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
     scored = {line["step"]: line for line in lines if "zero_shot_top1" in line}
     assert list(scored) == [29, 59]
-    last = scored[59]
-    assert last["text_to_image_recall_at_1"] > 0.5 and last["image_to_text_recall_at_5"] > 0.7
-    assert 0 <= last["zero_shot_top1"] <= 1
+    final = scored[59]
+    assert final["text_to_image_recall_at_1"] > 0.5 and final["image_to_text_recall_at_5"] > 0.7
+    assert 0 <= final["zero_shot_top1"] <= 1
     silent = with_values(config, {"validation.retrieval": None, "validation.zero_shot": None})
     train(silent, tmp_path / "silent")
     assert_same_weights(tmp_path / "run" / "model", tmp_path / "silent" / "model")

@@ -1,4 +1,4 @@
-"""Which parameter learns how fast, against the papers' own numbers."""
+"""Parameter groups and schedules, against the numbers of the papers."""
 
 import math
 
@@ -16,29 +16,29 @@ CONFIG = TrainConfig(
 
 
 def rates(config: TrainConfig) -> dict[str, tuple[str, float, float]]:
-    """Parameter -> (optimizer, decay, learning rate)."""
+    """Return (optimizer, decay, learning rate) of each parameter."""
     model = CLIP(config.model)
-    names = {id(one): name for name, one in model.named_parameters()}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
-        names[id(one)]: (type(optimizer).__name__, group["weight_decay"], group["initial_lr"])
+        names[id(parameter)]: (type(optimizer).__name__, group["weight_decay"], group["initial_lr"])
         for optimizer in build_optimizers(model, config)
         for group in optimizer.param_groups
-        for one in group["params"]
+        for parameter in group["params"]
     }
 
 
-def test_what_decays() -> None:
-    found = rates(CONFIG)
-    assert set(found) == {name for name, _ in CLIP(CONFIG.model).named_parameters()}
+def test_matrices_decay() -> None:
+    actual = rates(CONFIG)
+    assert set(actual) == {name for name, _ in CLIP(CONFIG.model).named_parameters()}
     for name in ("vision.blocks.0.attn.qkv.weight", "text.token_embed.weight", "text.pos_embed"):
-        assert found[name] == ("AdamW", 0.2, 5e-4), name
+        assert actual[name] == ("AdamW", 0.2, 5e-4), name
     for name in ("logit_scale", "vision.ln_pre.weight", "text.blocks.1.mlp.fc1.bias"):
-        assert found[name] == ("AdamW", 0.0, 5e-4), name
+        assert actual[name] == ("AdamW", 0.0, 5e-4), name
 
 
 def test_muon_takes_the_matrices_of_blocks() -> None:
-    found = rates(with_values(CONFIG, {"optimizer.name": "muon"}))
-    muon = {name for name, (kind, _, _) in found.items() if kind == "Muon"}
+    actual = rates(with_values(CONFIG, {"optimizer.name": "muon"}))
+    muon = {name for name, (kind, _, _) in actual.items() if kind == "Muon"}
     layers = ("attn.qkv", "attn.out", "mlp.fc1", "mlp.fc2")
     assert muon == {
         f"{tower}.blocks.{block}.{layer}.weight"
@@ -48,7 +48,7 @@ def test_muon_takes_the_matrices_of_blocks() -> None:
     }
 
 
-def test_layers_learn_the_slower_the_earlier() -> None:
+def test_earlier_layers_learn_more_slowly() -> None:
     model = CLIP(CONFIG.model)
     factors = {
         "vision.patch_embed.weight": 0.5**3,
@@ -72,8 +72,8 @@ def test_locked_towers_have_no_moments() -> None:
     model = CLIP(CONFIG.model)
     model.vision.requires_grad_(False)
     [optimizer] = build_optimizers(model, CONFIG)
-    learning = {id(one) for group in optimizer.param_groups for one in group["params"]}
-    assert not learning & {id(one) for one in model.vision.parameters()}
+    learning = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert not learning & {id(parameter) for parameter in model.vision.parameters()}
 
 
 def test_the_schedules() -> None:
@@ -82,8 +82,8 @@ def test_the_schedules() -> None:
         expected = (1 + math.cos(math.pi * (step - 10) / 90)) / 2
         assert schedule(step, CONFIG) == pytest.approx(expected)
     stable = with_values(CONFIG, {"optimizer.schedule": "wsd", "optimizer.decay_share": 0.2})
-    found = [schedule(step, stable) for step in (9, 50, 80, 90, 99)]
-    assert found == pytest.approx([1.0, 1.0, 1.0, 0.5, 0.05])
+    factors = [schedule(step, stable) for step in (9, 50, 80, 90, 99)]
+    assert factors == pytest.approx([1.0, 1.0, 1.0, 0.5, 0.05])
 
 
 def test_every_group_follows_its_own_rate() -> None:
@@ -98,7 +98,7 @@ def test_every_group_follows_its_own_rate() -> None:
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_a_step_goes_downhill(kind: str) -> None:
+def test_steps_lower_the_loss(kind: str) -> None:
     torch.manual_seed(0)
     model = CLIP(CONFIG.model)
     config = with_values(CONFIG, {"optimizer.name": kind, "optimizer.lr": 1e-3})

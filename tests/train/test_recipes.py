@@ -1,4 +1,4 @@
-"""Named runs: what they decide, and the command that says it before anything is done."""
+"""Named configurations, and the plan that the command prints."""
 
 from pathlib import Path
 
@@ -35,21 +35,21 @@ def test_pretraining_follows_the_paper(shards: str, tiny_directory: Path) -> Non
         pretrain([shards], "ViT-B32", batch_size=10)
 
 
-def test_a_dry_run_says_what_it_would_do(
+def test_a_dry_run_prints_the_plan(
     shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["train", "pretrain", shards, "--run", str(tmp_path / "run"), "--batch-size", "10"]
     assert main([*command, "--dry-run", "--set", "optimizer.lr=1e-4"]) == 0
-    told = capsys.readouterr().out
-    assert '"lr": 0.0001' in told and '"batch_size": 10' in told
+    output = capsys.readouterr().out
+    assert '"lr": 0.0001' in output and '"batch_size": 10' in output
     for line in ("parameters  87,849,216 vision", "memory      2.42 GB", "arithmetic", "TFLOP"):
-        assert line in told
+        assert line in output
     assert not (tmp_path / "run").exists()
     assert main([*command, "--set", "learning_rat=1"]) == 1
     assert "did you mean 'optimizer.lr'" in capsys.readouterr().err
 
 
-def test_the_emoji_run_never_sees_what_it_is_scored_on() -> None:
+def test_the_emoji_run_is_tested_on_other_drawings() -> None:
     config = emoji()
     held_out = {config.validation.zero_shot, config.validation.retrieval}
     assert not held_out & set(config.data.sources)

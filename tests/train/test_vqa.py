@@ -1,4 +1,4 @@
-"""A head learns to answer from the picture, on every form of data, and what is broken is named."""
+"""Training of answer heads: every format of data, broken pictures, and the baseline."""
 
 import csv
 import json
@@ -57,58 +57,58 @@ def trained(folder: Path, tiny_directory: Path, tmp_path_factory: pytest.TempPat
     return destination
 
 
-def test_it_looks_at_the_picture(
+def test_answers_depend_on_the_picture(
     trained: Path, folder: Path, tiny_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     head = Head(trained, tiny_directory)
-    right = []
+    correct = []
     for number in range(12):
         picture = folder / "images" / f"{number}.png"
-        [said] = twotower.ask(picture, "what color is it?", head=head)
-        right.append(said.replies[0].answer == list(COLOURS)[number % 3])
-    assert np.mean(right) > 0.8  # a third without looking
+        [answered] = twotower.ask(picture, "what color is it?", head=head)
+        correct.append(answered.replies[0].answer == list(COLOURS)[number % 3])
+    assert np.mean(correct) > 0.8  # a third without the picture
     options = ["--head", str(trained), "--model", str(tiny_directory)]
     assert main(["ask", str(folder / "images" / "0.png"), "is it red?", *options]) == 0
     assert "[trained]" in capsys.readouterr().out
 
 
-def test_all_that_is_written_has_the_mode_that_the_umask_says(
-    trained: Path, tmp_path: Path
-) -> None:
+def test_files_have_the_mode_of_the_umask(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert {one.stat().st_mode for one in trained.iterdir()} == {(tmp_path / "file").stat().st_mode}
+    modes = {path.stat().st_mode for path in trained.iterdir()}
+    assert modes == {(tmp_path / "file").stat().st_mode}
 
 
-def test_what_is_written_takes_cells_as_they_are(folder: Path, tiny_directory: Path) -> None:
+def test_the_written_head_takes_unscaled_cells(folder: Path, tiny_directory: Path) -> None:
     samples = read_samples(folder)
-    seen = FrozenFeatures(Cells(tiny_directory), samples)
-    pictures = list(seen.pictures)
-    scaled = seen.cells(pictures)
+    features = FrozenFeatures(Cells(tiny_directory), samples)
+    pictures = list(features.pictures)
+    scaled = features.cells(pictures)
     torch.testing.assert_close(scaled.mean(dim=(0, 1)), torch.zeros(scaled.shape[2]))
     assert (scaled.std(dim=(0, 1)) - 1).abs().max() < 1e-3
-    tokens, real = seen.tokens(["is it red?"])
+    tokens, real = features.tokens(["is it red?"])
     torch.manual_seed(0)
     sizes = (scaled.shape[2], tokens.shape[2], scaled.shape[1])
     head = FusionHead(FusionConfig("abc", ("yes", "no"), *sizes, width=16)).eval()
     picture = torch.tensor([0])
-    cells = torch.from_numpy(seen.towers.of_pictures(seen.towers.preprocess(pictures[0])[None]))
+    pixel_values = features.towers.preprocess(pictures[0])[None]
+    cells = torch.from_numpy(features.towers.of_pictures(pixel_values))
     torch.testing.assert_close(
-        fold_scale(head, seen)(cells, tokens, real, picture),
+        fold_scale(head, features)(cells, tokens, real, picture),
         head(scaled[:1], tokens, real, picture),
         atol=0.01,  # cells are kept as float16
         rtol=0,
     )
 
 
-def test_bad_pictures_and_questions_leave_the_others_answered(
+def test_bad_pictures_and_questions_do_not_stop_the_others(
     trained: Path, folder: Path, tiny_directory: Path
 ) -> None:
     head = Head(trained, tiny_directory)
     pictures = [folder / "images" / "0.png", folder / "missing.png"]
     answered = list(twotower.ask(pictures, ["", "is it red?"], head=head))
-    assert [one.error is None for one in answered] == [False, True, False, False]
-    [one] = twotower.ask(pictures[0], "is it red?", head=head, answers=["yes", "no"])
-    assert {reply.answer for reply in one.replies} == {"yes", "no"}
+    assert [result.error is None for result in answered] == [False, True, False, False]
+    [result] = twotower.ask(pictures[0], "is it red?", head=head, answers=["yes", "no"])
+    assert {reply.answer for reply in result.replies} == {"yes", "no"}
 
 
 def test_a_head_of_another_model_is_refused(trained: Path, siglip_directory: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_head_of_another_model_is_refused(trained: Path, siglip_directory: Pat
         Head(trained, siglip_directory)
 
 
-def test_a_taken_name_and_unreadable_pictures(
+def test_an_existing_destination_and_unreadable_pictures(
     folder: Path, trained: Path, tiny_directory: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match="already exists"):
@@ -129,12 +129,12 @@ def test_a_taken_name_and_unreadable_pictures(
         writer.writerow(("gone.png", "is it red?", "yes"))
         for number in range(60):
             writer.writerow((folder / "images" / f"{number}.png", "is it red?", "yes"))
-    score = train_vqa(tmp_path / "table.csv", tmp_path / "head", tiny_directory, epochs=1)
-    assert {Path(line.split(":")[0]).name for line in score.unreadable} == {
+    scores = train_vqa(tmp_path / "table.csv", tmp_path / "head", tiny_directory, epochs=1)
+    assert {Path(line.split(":")[0]).name for line in scores.unreadable} == {
         "broken.png",
         "gone.png",
     }
-    assert score.head.mean() == score.prior.mean() == 1  # there is one answer only
+    assert scores.head.mean() == scores.prior.mean() == 1  # there is one answer only
 
 
 def test_vqa_v2(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_vqa_v2(tmp_path: Path) -> None:
         {"image_id": 42, "question": "unanswered", "question_id": 421},
         {"image_id": 7, "question": "no picture", "question_id": 70},
     ]
-    answers = [{"answer": one} for one in ["gray", "Gray", "a grey", "black", "black"]]
+    answers = [{"answer": answer} for answer in ["gray", "Gray", "a grey", "black", "black"]]
     annotations = [
         {"question_id": 420, "answers": answers},
         {"question_id": 70, "answers": answers},
@@ -156,10 +156,10 @@ def test_vqa_v2(tmp_path: Path) -> None:
     [sample] = read_samples(tmp_path)
     assert sample.picture == picture and sample.answer == "grey"
     assert sample.answers == (("grey", 3), ("black", 2))
-    assert [sample.score(one) for one in ("grey", "black", "red")] == [1.0, 2 / 3, 0.0]
+    assert [sample.score(answer) for answer in ("grey", "black", "red")] == [1.0, 2 / 3, 0.0]
 
 
-def test_jsonl_and_csv_say_the_same(tmp_path: Path) -> None:
+def test_jsonl_and_csv_are_equal(tmp_path: Path) -> None:
     row = {"image": "a.png", "question": "what is it?", "answer": "The Dog."}
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "a.csv").write_text("image,question,answer\na.png,what is it?,The Dog.\n")
@@ -168,7 +168,7 @@ def test_jsonl_and_csv_say_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("a.csv", "image,text\nx,y\n", "needs the columns"),
         ("a.jsonl", "{", "not JSON"),
@@ -179,16 +179,16 @@ def test_jsonl_and_csv_say_the_same(tmp_path: Path) -> None:
         ("questions.json", "[]", "no question in it"),
     ],
 )
-def test_bad_data_is_one_line(tmp_path: Path, name: str, content: str, said: str) -> None:
+def test_bad_data_is_one_line(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     location = tmp_path if name.endswith(".json") else tmp_path / name
-    with pytest.raises(TrainError, match=said):
+    with pytest.raises(TrainError, match=message):
         read_samples(location)
     with pytest.raises(TrainError, match="no folder and no table"):
         read_samples(tmp_path / "missing")
 
 
-def test_the_prior_knows_questions_and_their_beginnings() -> None:
+def test_the_prior_answers_by_questions_and_their_beginnings() -> None:
     picture = Path("a.png")
     prior = Prior(
         [
