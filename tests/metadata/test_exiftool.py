@@ -15,7 +15,7 @@ from tests.metadata.packets import SAMPLES
 from twotower.errors import MetadataError
 from twotower.metadata import exiftool as exiftool_module
 from twotower.metadata.keywords import read_keywords
-from twotower.metadata.ownership import Keywords, read_keywords_of
+from twotower.metadata.ownership import Keywords, packet_keywords
 from twotower.metadata.sidecars import undo, write_tags
 from twotower.metadata.xmp import Packet
 
@@ -179,7 +179,7 @@ def test_sidecars_that_are_there_are_kept_up_too(
     assert write_tags(tmp_path / "l", [(path, TAGS)], "m", embed=True).files == 2
     assert lists(exiftool, path)["Subject"] == ["Grandmother", "beach", *FLAT]
     sidecar = Packet((tmp_path / "a.jpg.xmp").read_bytes())
-    assert read_keywords_of(sidecar).ours == TAGS
+    assert packet_keywords(sidecar).ours == TAGS
 
 
 @pytest.mark.clients

@@ -21,9 +21,10 @@ from twotower.index.scan import ScannedFile
 from twotower.metadata import journal
 from twotower.metadata.journal import Change, Journal
 from twotower.metadata.keywords import read_keywords
-from twotower.metadata.ownership import HIERARCHY, SUBJECT, TAGS_LIST, Keywords, read_keywords_of
+from twotower.metadata.ownership import HIERARCHY, SUBJECT, TAGS_LIST, Keywords, packet_keywords
 from twotower.metadata.sidecars import plan, sidecars_to_write, undo, write_tags
 from twotower.metadata.xmp import Packet
+from twotower.progress import Progress
 
 FORK = multiprocessing.get_context("forkserver")
 POODLE = {("animal", "dog", "poodle"): 0.93}
@@ -53,8 +54,8 @@ def test_writing_reading_and_taking_back(tmp_path: Path) -> None:
     report = write_tags(location, wanted, "model", dry_run=True)
     assert (report.pictures, report.files) == (2, 2) and files(tmp_path) == before
     assert not location.exists()
-    ticks: list[None] = []
-    report = write_tags(location, wanted, "model", progress=lambda: ticks.append(None))
+    ticks: list[Progress] = []
+    report = write_tags(location, wanted, "model", report=ticks.append)
     assert (report.pictures, report.files, report.errors) == (2, 2, ()) and len(ticks) == 2
     assert read_keywords(one) == Keywords((), POODLE)
     assert read_keywords(other) == Keywords((("People", "Grandmother"), ("beach",)), POODLE)
@@ -124,7 +125,7 @@ def test_two_sidecars_are_both_kept_up(tmp_path: Path) -> None:
     report = write_tags(tmp_path / ".twotower", [(path, tags)], "m")
     assert (report.pictures, report.files) == (1, 2)
     for name in ("a.jpg.xmp", "a.xmp"):
-        assert read_keywords_of(Packet((tmp_path / name).read_bytes())).ours == tags
+        assert packet_keywords(Packet((tmp_path / name).read_bytes())).ours == tags
     # taken out in one program, it leaves the other's file with the next run
     content = (tmp_path / "a.xmp").read_bytes()
     (tmp_path / "a.xmp").write_bytes(content.replace(b"<rdf:li>poodle</rdf:li>", b""))
@@ -309,7 +310,7 @@ def test_one_at_a_time(tmp_path: Path) -> None:
 def test_no_place_for_the_journal(tmp_path: Path) -> None:
     path = photo(tmp_path / "a.jpg")
     (tmp_path / "file").write_text("")
-    with pytest.raises(LibraryError, match="cannot be made"):
+    with pytest.raises(LibraryError, match="cannot be created"):
         write_tags(tmp_path / "file" / "library", [(path, POODLE)], "m")
     location = tmp_path / ".twotower"
     location.mkdir()
@@ -363,7 +364,7 @@ def test_kill_at_any_moment(tmp_path: Path) -> None:
 
 def read_back(before: dict[str, bytes], path: Path) -> tuple[tuple[str, ...], ...]:
     content = before.get(f"{path.name}.xmp")
-    return read_keywords_of(Packet(content)).person if content else ()
+    return packet_keywords(Packet(content)).person if content else ()
 
 
 def test_a_full_disk_or_a_torn_write_leaves_the_old_file(
@@ -436,10 +437,14 @@ def test_changes_come_back_whatever_they_are(tmp_path: Path) -> None:
             change.path.write_bytes(change.before)
     with Journal(tmp_path / "j") as log:
         assert {outcome.error for outcome in log.write(changes)} == {None}
-        assert [journal.read(change.path) for change in changes] == [one.after for one in changes]
+        assert [journal.read_bytes(change.path) for change in changes] == [
+            one.after for one in changes
+        ]
         report = log.undo(lambda *_: None)
     assert report.restored == len(changes)
-    assert [journal.read(change.path) for change in changes] == [one.before for one in changes]
+    assert [journal.read_bytes(change.path) for change in changes] == [
+        one.before for one in changes
+    ]
 
 
 def test_a_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

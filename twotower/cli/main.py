@@ -1,4 +1,4 @@
-"""Where the command `twotower` starts: its parser, and how errors and Ctrl-C end it."""
+"""The command `twotower`: its parser, and the exit codes of errors and of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -24,18 +24,23 @@ from twotower.cli import (
     weights,
 )
 from twotower.cli.output import FAILED, INTERRUPTED, OK, printable
+from twotower.errors import TwotowerError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one command and print its errors.
+
+    Errors that are not the user's, such as a plain `ValueError`, keep their traceback.
 
     Returns:
-        0, or 1 where something could not be done (the rest is), or 130 after Ctrl-C. Wrong usage
-        exits with 2 by itself.
+        0; 1 if something could not be done; 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: with 2, for wrong usage; with 0, after --help and --version.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")  # file names as the bytes that they are
+            stream.reconfigure(errors="surrogateescape")  # print file names as their bytes
     arguments = build_parser().parse_args(search.keep_minus(sys.argv[1:] if argv is None else argv))
     warnings.showwarning = _print_warning  # type: ignore[assignment]
     try:
@@ -43,12 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
-        sys.stdout = None  # so that nothing is flushed into it at exit
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
+        sys.stdout = None  # so that nothing is flushed to it at exit
         return OK
-    except (ValueError, OSError) as error:
-        if isinstance(error, ValueError) and not type(error).__module__.startswith("twotower"):
-            raise  # not a mistake of the user's but one of ours
+    except (TwotowerError, OSError) as error:
         print(f"twotower: {_one_line(error)}", file=sys.stderr)
         return FAILED
 

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twotower.cli.index import add_library_option
-from twotower.cli.output import FAILED, OK, print_broken, printable, shown_path, to_json
+from twotower.cli.output import (
+    FAILED,
+    OK,
+    print_broken,
+    printable,
+    show_progress,
+    shown_path,
+    to_json,
+)
 from twotower.cli.search import index_if_new, locate_library
 from twotower.files import atomic_write
 
@@ -339,14 +347,14 @@ def write(library: Library, tagger: Tagger, given: Given, embed: bool) -> tuple[
 
     record = library.catalog.model
     assert record is not None  # there are vectors
-    with counting("Writing", len(given)) as advance:
+    with show_progress("Writing") as report_written:
         report = write_tags(
             library.location,
             given,
             record.fingerprint,
             judged=[tag.path for tag in tagger.tags],
             embed=embed,
-            progress=lambda: advance(1),
+            report=report_written,
         )
     print(
         f"tags of {report.pictures} pictures written into {report.files} files, {report.removed} "

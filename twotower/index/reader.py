@@ -18,7 +18,7 @@ from twotower.index.scan import ScannedFile
 from twotower.inputs.media import media_kind, open_frames, open_undecoded
 from twotower.inputs.preprocess import Preprocess
 from twotower.metadata.exif import Metadata, read_metadata
-from twotower.metadata.keywords import keywords_of, read_keywords, sidecars_of
+from twotower.metadata.keywords import collect_keywords, find_sidecars, read_keywords
 from twotower.metadata.ownership import Keywords
 
 _HASH_BYTES = 16
@@ -129,7 +129,7 @@ def _read_steadily(record: PictureRecord, path: Path) -> tuple[bytes, PictureRec
 
 
 def _with_facts(record: PictureRecord, facts: Metadata, path: Path) -> PictureRecord:
-    sidecars = sidecars_of(path) if record.sidecar_ns else []
+    sidecars = find_sidecars(path) if record.sidecar_ns else []
     return replace(
         record,
         type=facts.type,
@@ -140,7 +140,7 @@ def _with_facts(record: PictureRecord, facts: Metadata, path: Path) -> PictureRe
         camera=facts.camera,
         latitude=facts.latitude,
         longitude=facts.longitude,
-        keywords=_lines(keywords_of(facts.keywords, facts.xmp, sidecars)),
+        keywords=_lines(collect_keywords(facts.keywords, facts.xmp, sidecars)),
     )
 
 

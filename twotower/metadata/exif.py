@@ -1,4 +1,4 @@
-"""What a picture's file says about itself: when, where and with what it was taken, and keywords."""
+"""The metadata in a picture's header: size, date, camera, position and keywords."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ from typing import Any
 
 from PIL import ExifTags, Image, ImageFile, IptcImagePlugin
 
-# What Pillow calls otherwise than people do; an MPO is a JPEG with more pictures behind it.
-_KINDS = {"heif": "heic", "mpo": "jpeg", "dib": "bmp"}
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+# Pillow's names of formats that users call otherwise; an MPO file is a JPEG with more pictures.
+USUAL_FORMATS = {"heif": "heic", "mpo": "jpeg", "dib": "bmp"}
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _DATE = re.compile(r"(\d{4}):(\d\d):(\d\d)[ T](\d\d):(\d\d):(\d\d)")
 _IPTC_KEYWORDS = (2, 25)
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """Sides as displayed; `taken` in the camera's local time, ISO 8601; degrees north and east.
+    """The metadata of one picture.
 
-    `keywords` are IPTC's; those of XMP are in the packet `xmp`.
+    Attributes:
+        type: format in lower case ("jpeg", "heic"), or "raw" or "video".
+        width, height: in pixels, as displayed.
+        taken: ISO 8601, in the camera's local time.
+        latitude, longitude: degrees north and east.
+        keywords: those of IPTC; those of XMP are in the packet.
+        xmp: the embedded XMP packet; empty without one.
     """
 
     type: str
@@ -34,24 +40,29 @@ class Metadata:
 
 
 def read_metadata(image: Image.Image) -> Metadata:
-    """The facts in the header of an opened picture; what is missing or damaged is left out."""
-    kind = (image.format or "unknown").lower()
-    facts = Metadata(_KINDS.get(kind, kind), image.width, image.height)
-    facts = replace(facts, keywords=tuple(dict.fromkeys(_iptc_keywords(image))), xmp=_xmp(image))
+    """Read the header of an opened picture; missing or damaged fields keep their defaults."""
+    pillow_format = (image.format or "unknown").lower()
+    metadata = Metadata(
+        USUAL_FORMATS.get(pillow_format, pillow_format),
+        image.width,
+        image.height,
+        keywords=tuple(dict.fromkeys(_iptc_keywords(image))),
+        xmp=_xmp(image),
+    )
     try:
         exif = image.getexif()
-        details, places = exif.get_ifd(ExifTags.IFD.Exif), exif.get_ifd(ExifTags.IFD.GPSInfo)
-    except Exception:  # a broken EXIF block says nothing, and the pixels are sound
-        return facts
-    if exif.get(ExifTags.Base.Orientation) in _TURNED:
-        facts = replace(facts, width=image.height, height=image.width)
+        details, position = exif.get_ifd(ExifTags.IFD.Exif), exif.get_ifd(ExifTags.IFD.GPSInfo)
+    except Exception:  # Pillow raises nearly anything on a damaged block; the pixels are intact
+        return metadata
     base = ExifTags.Base
+    if exif.get(base.Orientation) in _SIDEWAYS:
+        metadata = replace(metadata, width=image.height, height=image.width)
     return replace(
-        facts,
+        metadata,
         taken=_date(details.get(base.DateTimeOriginal)) or _date(exif.get(base.DateTime)),
         camera=_camera(_text(exif.get(base.Make)), _text(exif.get(base.Model))),
-        latitude=_degrees(places, ExifTags.GPS.GPSLatitude, "S", 90),
-        longitude=_degrees(places, ExifTags.GPS.GPSLongitude, "W", 180),
+        latitude=_degrees(position, ExifTags.GPS.GPSLatitude, "S", 90),
+        longitude=_degrees(position, ExifTags.GPS.GPSLongitude, "W", 180),
     )
 
 
@@ -67,15 +78,15 @@ def _iptc_keywords(image: Image.Image) -> list[str]:
     if not isinstance(image, ImageFile.ImageFile):
         return []
     try:
-        found: Any = (IptcImagePlugin.getiptcinfo(image) or {}).get(_IPTC_KEYWORDS, [])
+        value: Any = (IptcImagePlugin.getiptcinfo(image) or {}).get(_IPTC_KEYWORDS, [])
     except Exception:  # as for EXIF
         return []
-    items = [found] if isinstance(found, bytes) else found
-    return [line for line in (_text(item) for item in items) if line]
+    items = [value] if isinstance(value, bytes) else value
+    return [keyword for keyword in (_text(item) for item in items) if keyword]
 
 
 def _text(value: Any) -> str:
-    """One clean line of what should have been text."""
+    """Return a field as one line of valid text; empty if it is not text."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="replace")
     if not isinstance(value, str):
@@ -93,18 +104,22 @@ def _date(value: Any) -> str | None:
 
 
 def _camera(make: str, model: str) -> str | None:
-    """ "Canon EOS 5D", whether or not the model repeats the maker."""
+    """Join both, as in "Canon EOS 5D"; the maker is left out if the model begins with it."""
     if make and model.lower().startswith(make.split()[0].lower()):
         make = ""
     return f"{make} {model}".strip() or None
 
 
-def _degrees(places: Any, tag: int, negative: str, limit: int) -> float | None:
-    """Degrees of GPS tag `tag` (degrees, minutes, seconds); its direction is the tag before."""
+def _degrees(position: Any, tag: int, negative: str, limit: int) -> float | None:
+    """Convert degrees, minutes and seconds of GPS tag `tag`, whose direction is the tag before.
+
+    Returns:
+        None if the tag is missing, damaged, or beyond `limit`.
+    """
     try:
-        degrees, minutes, seconds = (float(part) for part in places[tag])
+        degrees, minutes, seconds = (float(number) for number in position[tag])
         value = degrees + minutes / 60 + seconds / 3600
-        signed = -value if _text(places[tag - 1]).upper() == negative else value
+        signed = -value if _text(position[tag - 1]).upper() == negative else value
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
-    return round(signed, 7) if abs(signed) <= limit else None  # also leaves out NaN
+    return round(signed, 7) if abs(signed) <= limit else None  # excludes NaN too

@@ -1,7 +1,8 @@
-"""The XMP packet inside a picture file, read and exchanged by exiftool.
+"""The XMP packet inside a picture file, read and replaced by exiftool.
 
-exiftool knows where each kind of file keeps its packet. It is given the whole packet, edited as a
-sidecar is, and writes to another file: the picture is changed by us, in one step and journalled.
+exiftool knows where each format keeps its packet. It gets the whole packet, edited as a sidecar is
+(see `xmp`), and writes the result to another file. The picture itself is changed by the journal, in
+one step.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import IO
 from twotower.errors import MetadataError
 from twotower.metadata.journal import Change
 from twotower.metadata.keywords import read_keywords
-from twotower.metadata.ownership import Tag, read_keywords_of, set_tags
+from twotower.metadata.ownership import Tag, packet_keywords, set_tags
 from twotower.metadata.xmp import RDF, Packet
 
 _NEW_PACKET = (
@@ -31,32 +32,33 @@ _NEW_PACKET = (
 ).encode()
 
 
-# What exiftool writes and Pillow reads back. Raw files and videos are left alone.
-_KINDS = frozenset(".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .avif .heic .heif .hif".split())
+# Formats that exiftool writes and Pillow reads back; raw files and videos are not changed.
+_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .avif .heic .heif .hif".split())
 
 
 def can_embed(picture: Path) -> bool:
-    """Whether a file's kind is one to embed into."""
-    return picture.suffix.lower() in _KINDS
+    """Return whether XMP can be embedded into a file of this suffix."""
+    return picture.suffix.lower() in _SUFFIXES
 
 
 class ExifTool:
-    """exiftool as one process for many pictures; it is started when it is first needed.
+    """A single exiftool process for many pictures, started at the first use.
 
     Raises:
-        SidecarError: it is not installed.
+        MetadataError: exiftool is not installed.
     """
 
     def __init__(self) -> None:
         program = shutil.which("exiftool")
         if program is None:
             raise MetadataError(
-                "exiftool is not installed, and without it nothing can be embedded; install it "
-                "(Debian: libimage-exiftool-perl), or write sidecars"
+                "embedding tags",
+                "exiftool is not installed",
+                "install it (Debian: libimage-exiftool-perl), or write sidecars",
             )
         self._command = [program, "-stay_open", "True", "-@", "-"]
         self._process: subprocess.Popen[bytes] | None = None
-        self._run = 0
+        self._commands = 0
 
     def __enter__(self) -> ExifTool:
         return self
@@ -65,7 +67,7 @@ class ExifTool:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        at: TracebackType | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -82,52 +84,55 @@ class ExifTool:
         model: str = "-",
         judged: Set[tuple[str, ...]] | None = None,
     ) -> Change | None:
-        """What is to change in a picture file so that our tags in it are `tags`.
+        """Return the change that makes our tags in a picture file `tags`; None if it has them.
 
-        Tags of ours whose keys are not `judged` stay.
+        Tags of ours whose keys are not in `judged` stay.
 
         Raises:
-            SidecarError: exiftool cannot write into it, or its packet cannot be edited.
-            OSError: it cannot be read.
+            MetadataError: exiftool cannot write to the file, or its packet cannot be edited.
+            OSError: the file cannot be read.
         """
         before = picture.read_bytes()
-        packet = self._packet(picture)
+        packet = self._read_packet(picture)
         if not packet and not tags:
             return None
         content = packet or _NEW_PACKET
         if b"HasExtendedXMP" in content:
-            raise MetadataError(f"{picture}: its XMP is in two parts; write a sidecar instead")
+            raise MetadataError(picture, "its XMP is in two parts", "write a sidecar instead")
         try:
-            ours = read_keywords_of(Packet(content)).ours
+            ours = packet_keywords(Packet(content)).ours
             after = set_tags(content, tags, model, read_keywords(picture).person, judged)
         except MetadataError as error:
-            raise MetadataError(f"{picture}: its XMP: {error}; left as it is") from None
+            reason = f"its XMP: {error.reason}, left as it is"
+            raise MetadataError(picture, reason, error.remedy) from None
         if after == content:
             return None
-        exchanged = self._exchanged(picture, None if after == _NEW_PACKET else after)
-        return Change(picture, before, exchanged, ours)
+        changed = self._replace_packet(picture, None if after == _NEW_PACKET else after)
+        return Change(picture, before, changed, ours)
 
-    def _packet(self, picture: Path) -> bytes:
-        """The packet in a file; empty without one."""
-        packet, _ = self._ask(b"-b", b"-XMP", _name(picture))
+    def _read_packet(self, picture: Path) -> bytes:
+        """Read the packet in a file; empty if it has none."""
+        packet, _ = self._execute(b"-b", b"-XMP", _argument(picture))
         return packet
 
-    def _exchanged(self, picture: Path, packet: bytes | None) -> bytes:
-        """The file's bytes with another packet, or with none."""
+    def _replace_packet(self, picture: Path, packet: bytes | None) -> bytes:
+        """Return the file's bytes with another packet, or with none."""
         with tempfile.TemporaryDirectory() as folder:
             source, target = Path(folder, "packet.xmp"), Path(folder, "picture")
             option = b"-XMP="
             if packet is not None:
                 source.write_bytes(packet)
                 option = b"-XMP<=" + os.fsencode(source)
-            _, complaint = self._ask(option, b"-o", os.fsencode(target), _name(picture))
+            _, message = self._execute(option, b"-o", os.fsencode(target), _argument(picture))
             if not target.exists():
-                reason = complaint.split(" - ")[0].removeprefix("Error: ") or "no reason given"
-                raise MetadataError(f"{picture}: exiftool cannot write into it ({reason})")
+                reason = message.split(" - ")[0].removeprefix("Error: ") or "no reason given"
+                raise MetadataError(
+                    picture, f"exiftool cannot write into it ({reason})", "write a sidecar instead"
+                )
             return target.read_bytes()
 
-    def _ask(self, *arguments: bytes) -> tuple[bytes, str]:
-        """What exiftool prints for arguments, and what it complains of."""
+    def _execute(self, *arguments: bytes) -> tuple[bytes, str]:
+        """Run one command; return what exiftool prints to stdout and to stderr."""
         if self._process is None:
             self._process = subprocess.Popen(
                 self._command,
@@ -137,32 +142,38 @@ class ExifTool:
             )
         process = self._process
         assert process.stdin and process.stdout and process.stderr
-        self._run += 1
-        number = str(self._run).encode()
+        self._commands += 1
+        number = str(self._commands).encode()
         ready = b"{ready" + number + b"}"
         lines = [*arguments, b"-echo4", ready, b"-execute" + number]
         process.stdin.write(b"".join(line + b"\n" for line in lines))
         process.stdin.flush()
-        answer = _until(process.stdout, ready)
-        return answer, _until(process.stderr, ready).decode(errors="replace").strip()
+        output = _read_until(process.stdout, ready)
+        return output, _read_until(process.stderr, ready).decode(errors="replace").strip()
 
 
-def _until(stream: IO[bytes], ready: bytes) -> bytes:
-    """What comes from a stream before the line that says that all has come."""
+def _read_until(stream: IO[bytes], ready: bytes) -> bytes:
+    """Read a stream up to the line `ready`, which is left out."""
     content = b""
     while not content.rstrip(b"\r\n").endswith(ready):
-        some = os.read(stream.fileno(), 1 << 16)
-        if not some:
-            raise MetadataError("exiftool has ended by itself; try it by hand: exiftool -ver")
-        content += some
+        chunk = os.read(stream.fileno(), 1 << 16)
+        if not chunk:
+            raise MetadataError(
+                "exiftool", "the process has ended by itself", "try it by hand: exiftool -ver"
+            )
+        content += chunk
     return content.rstrip(b"\r\n")[: -len(ready)]
 
 
-def _name(picture: Path) -> bytes:
-    """A path as an argument. Raises `SidecarError` for one that exiftool cannot be told."""
+def _argument(picture: Path) -> bytes:
+    """Return a path as an argument of exiftool.
+
+    Raises:
+        MetadataError: the name cannot be passed in a line.
+    """
     name = os.fsencode(picture.absolute())
     if b"\n" in name or name != name.strip():
         raise MetadataError(
-            f"{str(picture)!r}: exiftool cannot be given this name; rename the file"
+            repr(str(picture)), "exiftool cannot be given this name", "rename the file"
         )
     return name

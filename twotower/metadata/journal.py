@@ -1,9 +1,13 @@
-"""What tagging has written to files, noted before it happens, so that it can be taken back.
+"""A journal of the changes to files, written before them, so that they can be undone.
 
-A run's changes are committed to SQLite (on the disk, by its own rules) before the first file of
-them is touched, and a file changes in one step, by renaming. So whenever a run dies, each of its
-files is either as it was or as the journal says, and a hash tells which. A file that is neither has
-been edited by a person since: of it only our tags are taken back.
+The changes of a run are committed to SQLite, durably, before the first of its files is touched, and
+a file changes in one step, by renaming. So whenever a run is killed, each of its files is either as
+before or as the journal describes, and a hash tells which. A file that is neither was edited by a
+person since: only our tags are removed from it.
+
+`files.atomic_write` would not do here: a change is only made if the file still has the bytes that
+it was planned for, a new file never replaces another one, owner and mode stay, and the temporary
+files have names by which the next run finds those that a killed run left behind.
 """
 
 from __future__ import annotations
@@ -21,10 +25,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from twotower.errors import LibraryError, MetadataError
-from twotower.files import create_folder, exclusive_lock
+from twotower.files import create_folder, exclusive_lock, sync_folder
 from twotower.metadata.ownership import Tag
 
 JOURNAL_FILE = "tags.sqlite"
@@ -40,12 +44,12 @@ CREATE TABLE IF NOT EXISTS runs (
 CREATE TABLE IF NOT EXISTS changes (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     run INTEGER NOT NULL REFERENCES runs (id),
-    path BLOB NOT NULL,        -- as seen from the journal's folder
-    before BLOB,               -- hashes; NULL where there was no file
+    path BLOB NOT NULL,        -- relative to the journal's folder
+    before BLOB,               -- hashes; NULL if there was no file
     after BLOB,
     head INTEGER NOT NULL,     -- bytes at the beginning and at the end that stay the same
     tail INTEGER NOT NULL,
-    middle BLOB NOT NULL,      -- what was between them before
+    middle BLOB NOT NULL,      -- the bytes between them before
     ours TEXT NOT NULL         -- JSON: tags of ours that were there before
 );
 CREATE INDEX IF NOT EXISTS changes_run ON changes (run);
@@ -54,7 +58,13 @@ CREATE INDEX IF NOT EXISTS changes_run ON changes (run);
 
 @dataclass(frozen=True)
 class Change:
-    """A file's bytes now and as they shall be (None: no file), and our tags in it now."""
+    """A change of one file.
+
+    Attributes:
+        before: the file's bytes now; None if there is no file.
+        after: its bytes after the change; None to delete it.
+        ours: our tags in it now.
+    """
 
     path: Path
     before: bytes | None
@@ -62,8 +72,12 @@ class Change:
     ours: Mapping[Tag, float] = field(default_factory=dict)
 
 
+PlanUntagging: TypeAlias = Callable[[Path, Mapping[Tag, float]], Change | None]
+"""Return the change that keeps only the given tags of ours in a file; None if it has no others."""
+
+
 class Outcome(NamedTuple):
-    """What became of a change; `error` says why nothing did."""
+    """A change and the error that prevented it, or None."""
 
     change: Change
     error: str | None
@@ -71,13 +85,13 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class UndoReport:
-    """What undoing did, in files.
+    """The result of undoing a run, in files.
 
     Attributes:
-        restored: byte for byte as before the run, or gone again if it had made them.
-        untagged: edited by a person since; only our tags were taken back.
-        unchanged: nothing to take back: never written, or deleted since.
-        errors: files that could not be brought back, with the reason; `undo` tries them again.
+        restored: byte for byte as before the run, or deleted again if the run had made them.
+        untagged: edited by a person since; only our tags were removed.
+        unchanged: nothing to undo: never written, or deleted since.
+        errors: files that could not be restored, with the reason; `undo` tries them again.
     """
 
     restored: int = 0
@@ -95,7 +109,7 @@ class Journal:
 
     def __init__(self, location: Path) -> None:
         create_folder(location)
-        self._location = location.resolve()  # "..", from here, is not through a link
+        self._location = location.resolve()  # so that ".." in a relative path crosses no link
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(exclusive_lock(location))
@@ -104,17 +118,18 @@ class Journal:
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 self._connection.execute("PRAGMA synchronous = FULL")
                 self._connection.executescript(_SCHEMA)
-                self._clear_away()
+                self._remove_leftovers()
             except (sqlite3.Error, OSError) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise LibraryError(
-                    f"{location / JOURNAL_FILE}: the journal of tags cannot be written ({reason}); "
-                    "keep the library elsewhere with: --library FOLDER"
+                    location / JOURNAL_FILE,
+                    f"the journal of tags cannot be written ({reason})",
+                    "keep the library elsewhere with --library FOLDER",
                 ) from None
             self._stack = stack.pop_all()
 
     def close(self) -> None:
-        """Let go of the file and of the library."""
+        """Close the journal and release the library."""
         self._stack.close()
 
     def __enter__(self) -> Journal:
@@ -124,73 +139,59 @@ class Journal:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        at: TracebackType | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
     def write(self, changes: Iterable[Change]) -> Iterator[Outcome]:
-        """Make changes, as one run: each is noted before it is made.
+        """Make changes as one run, each recorded before it is made.
 
         Changes are taken in batches, so their outcomes come a little later.
         """
         run, token = 0, secrets.token_hex(4)
         failed: list[tuple[int]] = []
         for batch in _batches(changes):
-            run, numbers = self._note(run, token, batch)
+            run, numbers = self._record(run, token, batch)
             for number, change in zip(numbers, batch, strict=True):
-                error = _attempt(change, f".twotower-{token}-{number}")
+                error = _make(change, _temporary_name(token, number))
                 if error is not None:
                     failed.append((number,))
                 yield Outcome(change, error)
             for folder in {change.path.parent for change in batch}:
-                _settle(folder)
-        with self._transaction():
-            self._connection.executemany("DELETE FROM changes WHERE id = ?", failed)
-            self._connection.execute("UPDATE runs SET finished = 1 WHERE id = ?", [run])
+                sync_folder(folder)
+        self._finish(run, failed)
 
-    def undo(self, untag: Callable[[Path, Mapping[Tag, float]], Change | None]) -> UndoReport:
-        """Take back the last run that is not taken back yet.
-
-        Args:
-            untag: the change that leaves only the given ones of our tags in a file; None if that
-                is so already.
-        """
+    def undo(self, untag: PlanUntagging) -> UndoReport:
+        """Undo the last run that is not undone yet."""
         query = "SELECT id, token FROM runs WHERE id = (SELECT max(run) FROM changes)"
-        last = self._connection.execute(query).fetchone()
-        if last is None:
+        last_run = self._connection.execute(query).fetchone()
+        if last_run is None:
             return UndoReport()
-        run, token = last
+        run, token = last_run
         self._connection.execute("UPDATE runs SET finished = 0 WHERE id = ?", [run])
         query = "SELECT id FROM changes WHERE run = ? ORDER BY id DESC"
-        numbers = [number for (number,) in self._connection.execute(query, [run])]
         counts = {"restored": 0, "untagged": 0, "unchanged": 0}
         errors: list[str] = []
-        settled: list[tuple[int]] = []
+        undone: list[tuple[int]] = []
         folders: set[Path] = set()
-        for number in numbers:
-            path, *row = self._connection.execute(
-                "SELECT path, before, after, head, tail, middle, ours FROM changes WHERE id = ?",
-                [number],
-            ).fetchone()
-            file = Path(os.path.normpath(self._location / os.fsdecode(path)))
-            folders.add(file.parent)
-            done, change, error = _way_back(file, untag, *row)
+        for (number,) in self._connection.execute(query, [run]).fetchall():
+            record = self._read_record(number)
+            folders.add(record.path.parent)
+            count, change, error = _undo(record, untag)
             if error is None and change is not None:
-                error = _attempt(change, f".twotower-{token}-{number}")
+                error = _make(change, _temporary_name(token, number))
             if error is None:
-                counts[done] += 1
-                settled.append((number,))
+                counts[count] += 1
+                undone.append((number,))
             else:
                 errors.append(error)
         for folder in folders:
-            _settle(folder)
-        with self._transaction():  # dying before, all is done again, which changes nothing
-            self._connection.executemany("DELETE FROM changes WHERE id = ?", settled)
-            self._connection.execute("UPDATE runs SET finished = 1 WHERE id = ?", [run])
+            sync_folder(folder)
+        self._finish(run, undone)
         return UndoReport(**counts, errors=tuple(dict.fromkeys(errors)))
 
-    def _note(self, run: int, token: str, batch: Iterable[Change]) -> tuple[int, list[int]]:
-        """Commit what is about to happen. Returns the run, and the numbers of the changes."""
+    def _record(self, run: int, token: str, batch: Iterable[Change]) -> tuple[int, list[int]]:
+        """Commit changes that will be made. Returns the run's id, and those of the changes."""
         numbers = []
         with self._transaction():
             if not run:
@@ -213,6 +214,24 @@ class Journal:
                 numbers.append(int(self._connection.execute(query, row).lastrowid or 0))
         return run, numbers
 
+    def _read_record(self, number: int) -> _Record:
+        query = "SELECT path, before, after, head, tail, middle, ours FROM changes WHERE id = ?"
+        path, *columns, ours = self._connection.execute(query, [number]).fetchone()
+        tags = {tuple(tag): float(probability) for tag, probability in json.loads(ours)}
+        return _Record(self._absolute(path), *columns, tags)
+
+    def _absolute(self, path: bytes) -> Path:
+        return Path(os.path.normpath(self._location / os.fsdecode(path)))
+
+    def _finish(self, run: int, deleted: Iterable[tuple[int]]) -> None:
+        """Mark a run as finished and delete changes from it, in one transaction.
+
+        A process killed before that repeats its work, which changes nothing.
+        """
+        with self._transaction():
+            self._connection.executemany("DELETE FROM changes WHERE id = ?", deleted)
+            self._connection.execute("UPDATE runs SET finished = 1 WHERE id = ?", [run])
+
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         self._connection.execute("BEGIN IMMEDIATE")
@@ -223,8 +242,8 @@ class Journal:
             raise
         self._connection.commit()
 
-    def _clear_away(self) -> None:
-        """Remove the temporary files of runs that died."""
+    def _remove_leftovers(self) -> None:
+        """Remove the temporary files of runs that were killed."""
         rows = self._connection.execute(
             "SELECT path, token, changes.id FROM changes JOIN runs ON run = runs.id "
             "WHERE NOT finished"
@@ -232,8 +251,24 @@ class Journal:
         for path, token, number in rows:
             file = self._location / os.fsdecode(path)
             with contextlib.suppress(OSError):
-                file.resolve().with_name(f".twotower-{token}-{number}").unlink()
+                file.resolve().with_name(_temporary_name(token, number)).unlink()
         self._connection.execute("UPDATE runs SET finished = 1 WHERE NOT finished")
+
+
+class _Record(NamedTuple):
+    """A row of the journal; `before` and `after` are hashes, see `_SCHEMA`."""
+
+    path: Path
+    before: bytes | None
+    after: bytes | None
+    head: int
+    tail: int
+    middle: bytes
+    ours: Mapping[Tag, float]
+
+
+def _temporary_name(token: str, number: int) -> str:
+    return f".twotower-{token}-{number}"
 
 
 def _batches(changes: Iterable[Change]) -> Iterator[list[Change]]:
@@ -249,135 +284,129 @@ def _batches(changes: Iterable[Change]) -> Iterator[list[Change]]:
         yield batch
 
 
-def _way_back(
-    file: Path,
-    untag: Callable[[Path, Mapping[Tag, float]], Change | None],
-    before: bytes | None,
-    after: bytes | None,
-    head: int,
-    tail: int,
-    middle: bytes,
-    ours: str,
-) -> tuple[str, Change | None, str | None]:
-    """How a row of the journal is undone: what to count it as, the change, or an error."""
+def _undo(record: _Record, untag: PlanUntagging) -> tuple[str, Change | None, str | None]:
+    """Return the field of `UndoReport` to count a record in, the change to make, or an error."""
+    file = record.path
     try:
-        now = read(file)
+        content = read_bytes(file)
     except OSError as error:
-        return "", None, f"{file}: cannot be read ({error.strerror}); check its rights"
-    if _hash(now) == before:
+        return "", None, f"{file}: cannot be read ({error.strerror}); check its permissions"
+    if _hash(content) == record.before:
         return "unchanged", None, None
-    if _hash(now) == after:
-        same = now or b""
-        back = None if before is None else same[:head] + middle + same[len(same) - tail :]
-        return "restored", Change(file, now, back), None
-    if now is None:
+    if _hash(content) == record.after:
+        return "restored", Change(file, content, _restored(content or b"", record)), None
+    if content is None:
         return "unchanged", None, None
-    tags = {tuple(tag): float(probability) for tag, probability in json.loads(ours)}
     try:
-        change = untag(file, tags)
+        change = untag(file, record.ours)
     except MetadataError as error:
         return "", None, str(error)
     return "untagged" if change else "unchanged", change, None
 
 
-def read(path: Path) -> bytes | None:
-    """A file's bytes; None if there is none. Raises `OSError` if it cannot be read."""
+def _restored(content: bytes, record: _Record) -> bytes | None:
+    """Return a file's bytes before the change from those after it."""
+    if record.before is None:
+        return None
+    return content[: record.head] + record.middle + content[len(content) - record.tail :]
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """Read a file; None if there is none. Raises `OSError` if it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
         return None
 
 
-def _attempt(change: Change, temporary: str) -> str | None:
-    """Make a change unless the file is not what it was. Returns why it could not be made."""
-    path = change.path.resolve()  # of a link, what it leads to
-    beside = path.with_name(temporary)
-    changed = f"{change.path}: has changed since it was read; left as it is, tag again"
+def _make(change: Change, temporary_name: str) -> str | None:
+    """Make a change unless the file has other bytes than `before`.
+
+    Returns:
+        None, or the reason why the change could not be made.
+    """
+    path = change.path.resolve()  # the target of a link
+    temporary = path.with_name(temporary_name)
+    conflict = f"{change.path}: has changed since it was read; left as it is, tag again"
     try:
-        if read(path) != change.before:
-            return changed
+        if read_bytes(path) != change.before:
+            return conflict
         if change.before is not None and not os.access(path, os.W_OK):
             return f"{change.path}: is read-only; left as it is"
         if change.after is not None:
-            _write(beside, change.after, path if change.before is not None else None)
-            if read(path) != change.before:  # this took a moment
-                return changed
+            _write(temporary, change.after, path if change.before is not None else None)
+            if read_bytes(path) != change.before:  # writing took a moment
+                return conflict
         if change.after is None:
             path.unlink()
         elif change.before is None:
-            _put_new(beside, path)
+            _rename_to_new(temporary, path)
         else:
-            beside.replace(path)
+            temporary.replace(path)
         return None
     except (FileExistsError, FileNotFoundError):
-        return changed
+        return conflict
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return (
-                f"{change.path.parent}: cannot be written to ({error.strerror}); check its rights"
-            )
-        return f"{change.path}: cannot be written ({error.strerror or error}); left as it is"
+        return _reason(error, change.path)
     finally:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
 
 
-def _put_new(beside: Path, path: Path) -> None:
-    """Give a file its name. Raises `FileExistsError` where one has just appeared."""
+def _reason(error: OSError, path: Path) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{path.parent}: cannot be written to ({error.strerror}); check its permissions"
+    return f"{path}: cannot be written ({error.strerror or error}); left as it is"
+
+
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)  # such as exFAT, of memory cards
+
+
+def _rename_to_new(temporary: Path, path: Path) -> None:
+    """Give a file its name. Raises `FileExistsError` if another one has it."""
     try:
-        os.link(beside, path)
+        os.link(temporary, path)
     except OSError as error:
-        if error.errno not in _NO_LINKS or path.exists():
+        if error.errno not in _NO_HARD_LINKS or path.exists():
             raise
-        beside.rename(path)
+        temporary.rename(path)
 
 
-_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)  # such as exFAT, of memory cards
-
-
-def _write(path: Path, content: bytes, like: Path | None) -> None:
-    """A file that is on the disk when this returns, with the owner and the mode of `like`."""
+def _write(path: Path, content: bytes, original: Path | None) -> None:
+    """Write a file durably, with the owner and the mode of the file `original`."""
     with path.open("wb") as file:
-        if like is not None:
-            before = like.stat()
+        if original is not None:
+            status = original.stat()
             if sys.platform != "win32":
                 with contextlib.suppress(OSError):  # only root may
-                    os.chown(path, before.st_uid, before.st_gid)
-            path.chmod(stat.S_IMODE(before.st_mode))
+                    os.chown(path, status.st_uid, status.st_gid)
+            path.chmod(stat.S_IMODE(status.st_mode))
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _settle(folder: Path) -> None:
-    """Have the names in a folder on the disk, where the system can say so."""
-    if sys.platform == "win32":
-        return
-    with contextlib.suppress(OSError):
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
 
 
 def _hash(content: bytes | None) -> bytes | None:
     return None if content is None else hashlib.sha256(content).digest()
 
 
-def _common(one: bytes, other: bytes) -> tuple[int, int]:
-    """How many bytes two texts share at the beginning, and at the end behind those."""
-    head = _shared(one, other)
-    most = min(len(one), len(other)) - head
-    return head, _shared(one[len(one) - most :][::-1], other[len(other) - most :][::-1])
+def _common(before: bytes, after: bytes) -> tuple[int, int]:
+    """Return how many bytes two contents share at the beginning, and at the end after those."""
+    head = _common_prefix(before, after)
+    limit = min(len(before), len(after)) - head
+    tail = _common_prefix(before[len(before) - limit :][::-1], after[len(after) - limit :][::-1])
+    return head, tail
 
 
-def _shared(one: bytes, other: bytes) -> int:
-    """The length of the common beginning, by halving."""
-    low, high = 0, min(len(one), len(other))
+def _common_prefix(before: bytes, after: bytes) -> int:
+    """Return the length of the common prefix, by bisection."""
+    low, high = 0, min(len(before), len(after))
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+        if before[low:middle] == after[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
     return low
 
 

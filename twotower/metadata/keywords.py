@@ -1,4 +1,4 @@
-"""The keywords of a picture, from wherever they may be kept: sidecars, embedded XMP, IPTC."""
+"""The keywords of a picture from every source: sidecars, embedded XMP and IPTC."""
 
 from __future__ import annotations
 
@@ -8,39 +8,60 @@ from pathlib import Path
 from twotower.errors import MetadataError, PictureError
 from twotower.inputs.media import media_kind, open_undecoded
 from twotower.metadata.exif import Metadata, read_metadata
-from twotower.metadata.ownership import MARK, Keywords, combined, read_keywords_of
+from twotower.metadata.ownership import MARK, Keywords, merge_keywords, packet_keywords
 from twotower.metadata.xmp import Packet
 
 
-def sidecars_of(picture: Path) -> list[Path]:
-    """The XMP files that speak of a picture: `a.jpg.xmp`, and `a.xmp` as Lightroom names it."""
-    found = []
+def find_sidecars(picture: Path) -> list[Path]:
+    """Return the XMP files of a picture: `a.jpg.xmp`, and `a.xmp` as Lightroom names it."""
+    sidecars = []
     for stem in (picture.name, picture.stem):
         for suffix in (".xmp", ".XMP"):
             if (path := picture.with_name(stem + suffix)).is_file():
-                found.append(path)
+                sidecars.append(path)
                 break
-    return found
+    return sidecars
 
 
 def read_keywords(picture: Path) -> Keywords:
-    """What people have said of a picture, and what we have, told apart by our mark.
+    """Read the keywords of a picture from its header and its sidecars.
 
-    What cannot be read says nothing.
+    Files that cannot be read count as empty.
     """
     try:
-        facts = _facts(picture)
+        metadata = _header(picture)
     except (PictureError, OSError):
-        facts = None
-    if facts is None:
-        return keywords_of((), b"", sidecars_of(picture))
-    return keywords_of(facts.keywords, facts.xmp, sidecars_of(picture))
+        metadata = None
+    if metadata is None:
+        return collect_keywords((), b"", find_sidecars(picture))
+    return collect_keywords(metadata.keywords, metadata.xmp, find_sidecars(picture))
 
 
-def is_marked(sidecar: Path) -> bool:
-    """Whether tags of ours are in it, by a look at its bytes: to parse all takes ten times as long.
+def collect_keywords(iptc: Iterable[str], xmp: bytes, sidecars: Iterable[Path]) -> Keywords:
+    """Merge IPTC keywords, an embedded packet (may be empty) and sidecars.
 
-    In UTF-16 there is a zero beside each letter.
+    Packets and files that cannot be read count as empty.
+    """
+    packets = [xmp] if xmp else []
+    for path in sidecars:
+        try:
+            packets.append(path.read_bytes())
+        except OSError:  # deleted meanwhile, or not readable for this user
+            continue
+    sources = []
+    for content in packets:
+        try:
+            sources.append(packet_keywords(Packet(content)))
+        except MetadataError:
+            continue
+    return merge_keywords([*sources, Keywords(tuple((keyword,) for keyword in iptc))])
+
+
+def has_our_mark(sidecar: Path) -> bool:
+    """Return whether a sidecar contains tags of ours.
+
+    The bytes are searched, since parsing takes ten times as long. UTF-16 has a zero byte beside
+    each letter.
     """
     try:
         return MARK.uri.encode() in sidecar.read_bytes().replace(b"\0", b"")
@@ -48,26 +69,9 @@ def is_marked(sidecar: Path) -> bool:
         return False
 
 
-def _facts(picture: Path) -> Metadata | None:
-    """What a picture's header says; None for videos, of which only sidecars are read."""
+def _header(picture: Path) -> Metadata | None:
+    """Read a picture's header; None for a video, of which only sidecars are read."""
     if media_kind(picture) == "video":
         return None
     with picture.open("rb") as file:
         return read_metadata(open_undecoded(file, str(picture)))
-
-
-def keywords_of(iptc: Iterable[str], xmp: bytes, sidecars: Iterable[Path]) -> Keywords:
-    """The same from what was read already: IPTC keywords, an embedded packet, and sidecars."""
-    packets = [xmp] if xmp else []
-    for path in sidecars:
-        try:
-            packets.append(path.read_bytes())
-        except OSError:  # it has just gone, or is not for us to read
-            continue
-    known = []
-    for content in packets:
-        try:
-            known.append(read_keywords_of(Packet(content)))
-        except MetadataError:
-            continue
-    return combined([*known, Keywords(tuple((text,) for text in iptc))])

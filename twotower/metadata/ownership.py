@@ -1,15 +1,15 @@
-"""Which keywords of an XMP packet are ours: our own are changed, a person's are only read.
+"""Our keywords in an XMP packet, told apart from a person's: ours are changed, theirs only read.
 
 Three lists carry keywords, since no program reads them all: `dc:subject` (names alone),
-`lr:hierarchicalSubject` and `digiKam:TagsList` (paths). A fourth, `twotower:Tags`, is the mark. It
-has an item for each tag of ours: the probability, the model, the lists to which we have added the
-tag, and the tag:
+`lr:hierarchicalSubject` and `digiKam:TagsList` (paths). A fourth list, `twotower:Tags`, is our
+mark. It has an item for each tag of ours: the probability, the model, the lists to which we added
+the tag, and the tag:
 
     0.93 5f0c2a917be4 dc+lr+digiKam animal|dog|poodle
 
-What a list holds and the mark does not claim is a person's. A tag that the mark claims and one of
-its lists lacks, while it has others of ours, has been taken out by a person: it keeps `-` in place
-of the lists, and is not written again.
+A keyword that the mark does not claim is a person's. A tag that the mark claims, and that is
+missing in one of its lists while others of ours are there, was removed by a person. Its claim then
+has `-` in place of the lists, and the tag is not written again.
 """
 
 from __future__ import annotations
@@ -25,35 +25,38 @@ from twotower.metadata.xmp import Edit, Packet, Property
 Tag: TypeAlias = tuple[str, ...]
 """A path of names, from the general to the special, such as ("animal", "dog", "poodle")."""
 
+TagKey: TypeAlias = tuple[str, ...]
+"""The same for tags that people would call the same: composed (NFC) and case-folded."""
+
 SUBJECT = Property("dc", "http://purl.org/dc/elements/1.1/", "subject")
 HIERARCHY = Property("lr", "http://ns.adobe.com/lightroom/1.0/", "hierarchicalSubject")
 TAGS_LIST = Property("digiKam", "http://www.digikam.org/ns/1.0/", "TagsList", "Seq")
 MARK = Property("twotower", "http://ns.twotower/1.0/", "Tags")
 
-# Lists of paths, the most telling first, and what stands between the names; the last two are only
-# read. Inside a name stands what looks like the separator, since none of them can be escaped.
-_PATHS = {
+# Lists of paths with their separators, the most detailed first; the last two are only read. None of
+# them can escape its separator, so a lookalike replaces it inside a name.
+_SEPARATORS = {
     TAGS_LIST: "/",
     HIERARCHY: "|",
     Property("MicrosoftPhoto", "http://ns.microsoft.com/photo/1.0/", "LastKeywordXMP"): "/",
     Property("mediapro", "http://ns.iview-multimedia.com/mediapro/1.0/", "CatalogSets"): "|",
 }
 _LOOKALIKES = {"/": "\N{DIVISION SLASH}", "|": "\N{BROKEN BAR}"}
-_SIGNS = {ord(lookalike): sign for sign, lookalike in _LOOKALIKES.items()}
+_SEPARATOR_OF_LOOKALIKE = {ord(lookalike): sign for sign, lookalike in _LOOKALIKES.items()}
 _LISTS = (SUBJECT, HIERARCHY, TAGS_LIST)
-_ENTRY = re.compile(r"([01]\.\d\d) (\S+) (-|\S+) (.+)", re.DOTALL)
+_CLAIM = re.compile(r"([01]\.\d\d) (\S+) (-|\S+) (.+)", re.DOTALL)
 _NOT_IN_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_MODEL_LENGTH = 12
+_FINGERPRINT_LENGTH = 12
 
 
 @dataclass(frozen=True)
 class Keywords:
-    """What a picture, or one packet, is tagged with.
+    """The keywords of a picture, or of one packet.
 
     Attributes:
-        person: given by a person or another program; a flat keyword is a path of one name.
-        ours: written by us and still there, with the probability of then.
-        rejected: written by us and taken out by a person since.
+        person: from a person or another program; a flat keyword is a path of one name.
+        ours: written by us and still there, with the probability at that time.
+        rejected: written by us, and removed by a person since.
     """
 
     person: tuple[Tag, ...] = ()
@@ -62,10 +65,10 @@ class Keywords:
 
 
 class _Claim(NamedTuple):
-    """An item of the mark: the lists to which we have added a tag, and what has become of it.
+    """An item of the mark: a tag, the lists to which we added it, and its state.
 
-    It stands if all of them still have it. It is rejected if a person has taken it out, now or
-    long ago (then it has no lists). It is neither if a list has lost all that was ours.
+    It `stands` if all of them still have it. It is `rejected` if a person removed it, now or
+    earlier (then it has no lists). It is neither if a list has lost every tag of ours.
     """
 
     tag: Tag
@@ -75,75 +78,79 @@ class _Claim(NamedTuple):
     stands: bool = True
     rejected: bool = False
 
+    @property
+    def key(self) -> TagKey:
+        return _tag_key(self.tag)
+
     def __str__(self) -> str:
         lists = "+".join(name.prefix for name in _LISTS if name.prefix in self.lists)
         if self.rejected:
             lists = ""
-        return f"{self.probability:.2f} {self.model} {lists or '-'} {_escaped(self.tag)}"
+        return f"{self.probability:.2f} {self.model} {lists or '-'} {_escape(self.tag)}"
 
 
 def clean_tag(tag: Iterable[str]) -> Tag:
-    """The names as one line each, composed (NFC), without what XML cannot hold; none empty."""
+    """Return the names as one line each, composed (NFC) and valid in XML; drop empty ones."""
     return tuple(name for name in map(_clean, tag) if name)
 
 
-def read_keywords_of(packet: Packet) -> Keywords:
-    """What one packet says."""
-    return _keywords(packet, _claims(packet))
+def tag_keys(tags: Iterable[Tag]) -> frozenset[TagKey]:
+    """Return the keys by which tags are compared."""
+    return frozenset(_tag_key(clean_tag(tag)) for tag in tags)
+
+
+def packet_keywords(packet: Packet) -> Keywords:
+    """Return the keywords of one packet."""
+    return _keywords(packet, _read_claims(packet))
 
 
 def _keywords(packet: Packet, claims: Sequence[_Claim]) -> Keywords:
-    paths: dict[tuple[str, ...], Tag] = {}
-    for name, separator in _PATHS.items():
-        claimed = {_key(_written(name, one.tag)) for one in claims if _covers(one, name)}
+    paths: dict[TagKey, Tag] = {}
+    for name, separator in _SEPARATORS.items():
+        claimed = {_key(_list_text(name, claim.tag)) for claim in claims if _covers(claim, name)}
         for text in packet.items(name):
             if _key(text) not in claimed and (tag := _split(text, separator)):
-                paths.setdefault(_keys(tag), tag)
-    # Programs repeat the names of a path in the flat list: there they are no keyword of their own.
-    told = {part for path in paths for part in path}
-    for one in claims:
-        told.update(_keys(one.tag if SUBJECT.prefix in one.lists else one.tag[:-1]))
+                paths.setdefault(_tag_key(tag), tag)
+    # Programs repeat the names of a path in the flat list: there they are no keywords of their own.
+    repeated = {name for path in paths for name in path}
+    for claim in claims:
+        repeated |= set(claim.key if SUBJECT.prefix in claim.lists else claim.key[:-1])
     for text in packet.items(SUBJECT):
-        if (tag := clean_tag([text])) and _keys(tag)[0] not in told:
-            paths.setdefault(_keys(tag), tag)
+        if (tag := clean_tag([text])) and _tag_key(tag)[0] not in repeated:
+            paths.setdefault(_tag_key(tag), tag)
     return Keywords(
         person=tuple(paths.values()),
-        ours={one.tag: one.probability for one in claims if one.stands},
-        rejected=tuple(one.tag for one in claims if one.rejected and _keys(one.tag) not in paths),
+        ours={claim.tag: claim.probability for claim in claims if claim.stands},
+        rejected=tuple(claim.tag for claim in claims if claim.rejected and claim.key not in paths),
     )
 
 
-def combined(sources: Iterable[Keywords]) -> Keywords:
-    """What several sources say of one picture; copies that programs made of ours are ours."""
+def merge_keywords(sources: Iterable[Keywords]) -> Keywords:
+    """Merge the sources of one picture; copies that programs made of our tags count as ours."""
     sources = list(sources)
     ours: dict[Tag, float] = {}
-    for one in sources:
-        ours.update({tag: p for tag, p in one.ours.items() if tag not in ours})
-    person: dict[tuple[str, ...], Tag] = {}
-    for one in sources:
-        foreign = [tag for tag in ours if tag not in one.ours]
-        known = {_keys(tag) for tag in foreign}
-        told = {key for tag in foreign for key in _keys(tag)}
-        told.update(key for tag in person.values() if len(tag) > 1 for key in _keys(tag))
-        for tag in one.person:
-            if _keys(tag) not in known and not (len(tag) == 1 and _keys(tag)[0] in told):
-                person.setdefault(_keys(tag), tag)
-    rejected = dict.fromkeys(tag for one in sources for tag in one.rejected)
+    for source in sources:
+        ours.update({tag: p for tag, p in source.ours.items() if tag not in ours})
+    person: dict[TagKey, Tag] = {}
+    for source in sources:
+        copied = {_tag_key(tag) for tag in ours if tag not in source.ours}
+        repeated = {name for key in copied for name in key}
+        repeated.update(name for key in person if len(key) > 1 for name in key)
+        for tag in source.person:
+            key = _tag_key(tag)
+            if key not in copied and not (len(key) == 1 and key[0] in repeated):
+                person.setdefault(key, tag)
+    rejected = dict.fromkeys(tag for source in sources for tag in source.rejected)
     return Keywords(
         person=tuple(person.values()),
         ours={tag: p for tag, p in ours.items() if tag not in rejected},
-        rejected=tuple(tag for tag in rejected if _keys(tag) not in person),
+        rejected=tuple(tag for tag in rejected if _tag_key(tag) not in person),
     )
 
 
 def _covers(claim: _Claim, name: Property) -> bool:
-    """Whether what a list says of a tag was said by us, or copied from us by a program."""
+    """Return whether a list's entry for the tag is ours, or a program's copy of ours."""
     return name.prefix in claim.lists or (name not in _LISTS and bool(claim.lists))
-
-
-def keys_of(tags: Iterable[Tag]) -> frozenset[tuple[str, ...]]:
-    """What to know tags by: those that people would call the same have one key."""
-    return frozenset(_keys(clean_tag(tag)) for tag in tags)
 
 
 def set_tags(
@@ -151,134 +158,171 @@ def set_tags(
     tags: Mapping[Tag, float],
     model: str = "-",
     person: Iterable[Tag] = (),
-    judged: Set[tuple[str, ...]] | None = None,
+    judged: Set[TagKey] | None = None,
 ) -> bytes:
-    """Make the tags that are ours in a packet be exactly `tags`, and leave the rest as it is.
+    """Make our tags in a packet exactly `tags`, and leave everything else unchanged.
 
-    Tags that a person has given too, or has taken out, are left alone. A list that the packet does
-    not have yet begins with the person's keywords: programs that read this list read no other, and
-    the keywords would be hidden from them.
+    Tags that a person also gave, or removed, are not written. A list that the packet does not have
+    yet begins with the person's keywords: programs that read this list read no other, and would
+    hide them.
 
     Args:
         content: the packet's bytes.
         tags: each with its probability.
-        model: the fingerprint of the model that says so.
-        person: keywords of a person that are known from elsewhere, such as from the picture.
-        judged: keys (see `keys_of`) of what `tags` decides: tags of ours that are not among them
-            stay as they are. By default it decides all.
+        model: the fingerprint of the model that assigned them.
+        person: a person's keywords from elsewhere, such as from the picture file.
+        judged: keys (see `tag_keys`) of the tags that were decided on; other tags of ours stay. By
+            default all were.
 
     Returns:
-        The bytes, the same ones if there is nothing to change.
+        The new bytes; `content` itself if nothing changes.
 
     Raises:
-        XmpError: the packet cannot be read, or not be edited.
+        MetadataError: the packet cannot be read or edited.
     """
     packet = Packet(content)
-    before = _claims(packet)
-    known = _keywords(packet, before)
-    claimed = {_keys(one.tag) for one in before if not one.rejected}
-    elsewhere = [tag for tag in person if tag and _keys(tag) not in claimed]
-    theirs = list({_keys(tag): tag for tag in [*known.person, *elsewhere]}.values())
-    refused = {_keys(tag) for tag in (*known.rejected, *theirs)}
-    stay = [one for one in before if judged is not None and _keys(one.tag) not in judged]
-    wanted: dict[tuple[str, ...], _Claim] = {}
-    for tag, probability in tags.items():
-        one = _Claim(clean_tag(tag), min(1.0, max(0.0, probability)), _model(model), frozenset())
-        wanted.setdefault(_keys(one.tag), one)
-    for one in stay:
-        wanted.setdefault(_keys(one.tag), one)
-    wanted = {key: one for key, one in wanted.items() if key and key not in refused}
-    edits, lists = {}, {one.tag: set[str]() for one in wanted.values()}
-    for name in _LISTS:
-        ours = {_key(_written(name, one.tag)) for one in before if name.prefix in one.lists}
-        there = {_key(text): text for text in packet.items(name)}
-        texts = {tag: _written(name, tag) for tag in lists}
-        if packet.has(name):
-            begun: dict[str, str] = {}
-        else:
-            begun = {_key(text): text for text in (_written(name, tag) for tag in theirs)}
-        desired = {}
-        for tag, text in texts.items():
-            key = _key(text)
-            if key not in begun and (key in ours or key not in there):
-                desired[key] = text
-                lists[tag].add(name.prefix)
-        # a name in a path that a person has given since is theirs too
-        kept = {key for tag in known.person for key in _keys(tag)} if name is SUBJECT else set()
-        remove = [there[key] for key in ours - kept - desired.keys() if key in there]
-        add = [text for key, text in desired.items() if key not in there]
-        edits[name] = Edit(remove, [*begun.values(), *add] if add else ())
-    claims = [one for one in before if one.rejected]
-    claims += [
-        one._replace(lists=frozenset(lists[one.tag]), rejected=False)
-        for one in wanted.values()
-        if lists[one.tag]
+    claims = _read_claims(packet)
+    keywords = _keywords(packet, claims)
+    claimed = {claim.key for claim in claims if not claim.rejected}
+    external = [tag for tag in person if tag and _tag_key(tag) not in claimed]
+    theirs = {_tag_key(tag): tag for tag in [*keywords.person, *external]}
+    refused = theirs.keys() | {_tag_key(tag) for tag in keywords.rejected}
+    targets = [
+        claim
+        for claim in _target_claims(tags, model, claims, judged)
+        if claim.key and claim.key not in refused
     ]
-    edits[MARK] = _difference(packet.items(MARK), map(str, claims))
+    # a name in a path that a person gave is theirs too, in the flat list
+    kept = {SUBJECT: {key for tag in keywords.person for key in _tag_key(tag)}}
+    edits, lists = {}, {claim.tag: set[str]() for claim in targets}
+    for name in _LISTS:
+        ours = {_key(_list_text(name, claim.tag)) for claim in claims if name.prefix in claim.lists}
+        copies = () if packet.has(name) else theirs.values()
+        edits[name], listed = _list_edit(
+            packet, name, list(lists), ours, kept.get(name, set()), copies
+        )
+        for tag in listed:
+            lists[tag].add(name.prefix)
+    new_claims = [claim for claim in claims if claim.rejected]
+    new_claims += [
+        claim._replace(lists=frozenset(lists[claim.tag]), rejected=False)
+        for claim in targets
+        if lists[claim.tag]
+    ]
+    edits[MARK] = _difference(packet.items(MARK), list(map(str, new_claims)))
     if not any(remove or add for remove, add in edits.values()):
         return content
     return packet.edited(edits)
 
 
-def _difference(before: Iterable[str], after: Iterable[str]) -> Edit:
-    before, after = list(before), list(after)
-    there, wanted = set(before), set(after)
+def _target_claims(
+    tags: Mapping[Tag, float],
+    model: str,
+    claims: Iterable[_Claim],
+    judged: Set[TagKey] | None,
+) -> list[_Claim]:
+    """Return claims for `tags` (without lists yet) and for tags of ours that were not judged."""
+    fingerprint = re.sub(r"\s", "", model)[:_FINGERPRINT_LENGTH] or "-"
+    targets: dict[TagKey, _Claim] = {}
+    for tag, probability in tags.items():
+        bounded = min(1.0, max(0.0, probability))
+        claim = _Claim(clean_tag(tag), bounded, fingerprint, frozenset())
+        targets.setdefault(claim.key, claim)
+    for claim in claims:
+        if judged is not None and claim.key not in judged:
+            targets.setdefault(claim.key, claim)
+    return list(targets.values())
+
+
+def _list_edit(
+    packet: Packet,
+    name: Property,
+    tags: Iterable[Tag],
+    ours: Set[str],
+    kept: Set[str],
+    copies: Iterable[Tag],
+) -> tuple[Edit, list[Tag]]:
+    """Return the edit that makes our items of a list `tags`, and which of them are then ours.
+
+    Args:
+        ours: keys of our items in the list now.
+        kept: keys of items that are not removed.
+        copies: a person's keywords, with which a new list begins.
+    """
+    present = {_key(text): text for text in packet.items(name)}
+    copied = {_key(text): text for text in (_list_text(name, tag) for tag in copies)}
+    texts: dict[str, str] = {}
+    listed: list[Tag] = []
+    for tag in tags:
+        key = _key(text := _list_text(name, tag))
+        if key not in copied and (key in ours or key not in present):
+            texts[key] = text
+            listed.append(tag)
+    remove = [present[key] for key in ours - kept - texts.keys() if key in present]
+    add = [text for key, text in texts.items() if key not in present]
+    return Edit(remove, [*copied.values(), *add] if add else ()), listed
+
+
+def _difference(before: Sequence[str], after: Sequence[str]) -> Edit:
+    old, new = set(before), set(after)
     return Edit(
-        [text for text in before if text not in wanted],
-        [text for text in after if text not in there],
+        [text for text in before if text not in new],
+        [text for text in after if text not in old],
     )
 
 
-def _claims(packet: Packet) -> list[_Claim]:
-    """The items of the mark, and whether the lists bear them out.
+def _read_claims(packet: Packet) -> list[_Claim]:
+    """Return the items of the mark, compared with the lists.
 
-    A person takes out one tag or another. A list without any of ours was written by a program that
-    had not read them, and says nothing about what a person thinks of them.
+    A person removes single tags. A list without any of ours was written by a program that had not
+    read them, and is no evidence of what a person wants.
     """
-    there = {name.prefix: {_key(text) for text in packet.items(name)} for name in _LISTS}
+    present = {name.prefix: {_key(text) for text in packet.items(name)} for name in _LISTS}
     claims = []
     for text in packet.items(MARK):
-        if match := _ENTRY.fullmatch(text):
-            lists = frozenset(match[3].split("+")) & there.keys()
-            tag = _unescaped(match[4])
+        if match := _CLAIM.fullmatch(text):
+            lists = frozenset(match[3].split("+")) & present.keys()
+            tag = _unescape(match[4])
             claims.append(_Claim(tag, float(match[1]), match[2], lists, rejected=not lists))
-    lost = {}  # by list, the tags that it has not
+    missing: dict[str, set[Tag]] = {}  # by list, the tags of ours that it has lost
     overwritten = set()
     for name in _LISTS:
-        ours = [one.tag for one in claims if name.prefix in one.lists]
-        gone = {tag for tag in ours if _key(_written(name, tag)) not in there[name.prefix]}
-        lost[name.prefix] = gone
-        if len(gone) == len(ours):
+        ours = [claim.tag for claim in claims if name.prefix in claim.lists]
+        lost = {tag for tag in ours if _key(_list_text(name, tag)) not in present[name.prefix]}
+        missing[name.prefix] = lost
+        if len(lost) == len(ours):
             overwritten.add(name.prefix)
-    found = []
-    for one in claims:
-        without = {name for name in one.lists if one.tag in lost[name]}
-        rejected = one.rejected or bool(without - overwritten)
-        found.append(one._replace(stands=not without and not rejected, rejected=rejected))
-    return found
+    return [_judge(claim, missing, overwritten) for claim in claims]
 
 
-def _written(name: Property, tag: Tag) -> str:
-    """A tag as a list has it: the last name alone, or the path."""
+def _judge(claim: _Claim, missing: Mapping[str, Set[Tag]], overwritten: Set[str]) -> _Claim:
+    """Set the state of a claim from the lists that have lost its tag."""
+    without = {name for name in claim.lists if claim.tag in missing[name]}
+    rejected = claim.rejected or bool(without - overwritten)
+    return claim._replace(stands=not without and not rejected, rejected=rejected)
+
+
+def _list_text(name: Property, tag: Tag) -> str:
+    """Return a tag as a list writes it: the last name alone, or the path."""
     if name is SUBJECT:
         return tag[-1]
-    separator = _PATHS[name]
-    return separator.join(part.replace(separator, _LOOKALIKES[separator]) for part in tag)
+    separator = _SEPARATORS[name]
+    return separator.join(level.replace(separator, _LOOKALIKES[separator]) for level in tag)
 
 
 def _split(text: str, separator: str) -> Tag:
-    """A path as its names. Raises nothing: a path of separators alone has none."""
-    parts = (part.replace(_LOOKALIKES[separator], separator) for part in text.split(separator))
-    return clean_tag(parts)
+    """Return the names of a path; empty for one of separators alone."""
+    names = (name.replace(_LOOKALIKES[separator], separator) for name in text.split(separator))
+    return clean_tag(names)
 
 
-def _escaped(tag: Tag) -> str:
+def _escape(tag: Tag) -> str:
     return "|".join(name.replace("\\", "\\\\").replace("|", "\\|") for name in tag)
 
 
-def _unescaped(text: str) -> Tag:
-    parts = re.findall(r"(?:[^\\|]|\\.)+", text, re.DOTALL)
-    return tuple(re.sub(r"\\(.)", r"\1", part, flags=re.DOTALL) for part in parts)
+def _unescape(text: str) -> Tag:
+    names = re.findall(r"(?:[^\\|]|\\.)+", text, re.DOTALL)
+    return tuple(re.sub(r"\\(.)", r"\1", name, flags=re.DOTALL) for name in names)
 
 
 def _clean(name: str) -> str:
@@ -286,14 +330,10 @@ def _clean(name: str) -> str:
 
 
 def _key(text: str) -> str:
-    """What two keywords share that people would call the same."""
+    """Return the form by which keywords are compared."""
     return unicodedata.normalize("NFC", " ".join(text.split())).casefold()
 
 
-def _keys(tag: Tag) -> tuple[str, ...]:
-    """The same for the names of a path, where a sign may stand for one that it looks like."""
-    return tuple(_key(name.translate(_SIGNS)) for name in tag)
-
-
-def _model(fingerprint: str) -> str:
-    return re.sub(r"\s", "", fingerprint)[:_MODEL_LENGTH] or "-"
+def _tag_key(tag: Tag) -> TagKey:
+    """Return the keys of a path's names, lookalikes replaced by the separators they stand for."""
+    return tuple(_key(name.translate(_SEPARATOR_OF_LOOKALIKE)) for name in tag)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from twotower.arrays import Float32Array, Float64Array
 from twotower.calibration.background import Background
 from twotower.index.scan import scan
-from twotower.metadata.keywords import is_marked, keywords_of, sidecars_of
+from twotower.metadata.keywords import collect_keywords, find_sidecars, has_our_mark
 from twotower.metadata.ownership import Tag
 
 # Variances of the departure from the words, in log-odds; chosen on flickr8k-train.
@@ -91,8 +91,8 @@ def rejected_tags(root: Path) -> dict[bytes, list[Tag]]:
     found = {}
     for one in scan(root).found:
         if one.sidecar_ns:
-            sidecars = sidecars_of(root / os.fsdecode(one.path))
-            known = keywords_of((), b"", filter(is_marked, sidecars))
+            sidecars = find_sidecars(root / os.fsdecode(one.path))
+            known = collect_keywords((), b"", filter(has_our_mark, sidecars))
             theirs = {name.casefold() for tag in known.person for name in tag}
             if rejected := [tag for tag in known.rejected if tag[-1].casefold() not in theirs]:
                 found[one.path] = rejected
