@@ -216,12 +216,11 @@ class Journal:
 
     def _read_record(self, number: int) -> _Record:
         query = "SELECT path, before, after, head, tail, middle, ours FROM changes WHERE id = ?"
-        path, *columns, ours = self._connection.execute(query, [number]).fetchone()
+        row = self._connection.execute(query, [number]).fetchone()
+        path, before, after, head, tail, middle, ours = row
+        file = Path(os.path.normpath(self._location / os.fsdecode(path)))
         tags = {tuple(tag): float(probability) for tag, probability in json.loads(ours)}
-        return _Record(self._absolute(path), *columns, tags)
-
-    def _absolute(self, path: bytes) -> Path:
-        return Path(os.path.normpath(self._location / os.fsdecode(path)))
+        return _Record(file, before, after, head, tail, middle, tags)
 
     def _finish(self, run: int, deleted: Iterable[tuple[int]]) -> None:
         """Mark a run as finished and delete changes from it, in one transaction.
