@@ -9,7 +9,8 @@ captions of flickr8k-val (`caption_questions.py`), and on hand-written ones abou
 (`examples/questions.csv`). One's own head: on the test questions of easy-VQA (the folder
 `easy_vqa/data` of the package on PyPI); without --head, its rows stay as they are. How many
 pictures of a library show something, expected and counted, against captions. Writes
-results/asking.csv and the tables in docs/asking.md. --fit prints the constants of the code, fitted
+results/asking.csv and the tables in docs/measurements/asking.md. --fit prints the constants,
+fitted
 on flickr8k-val: the bundled model learned from flickr8k-train, where its cosines are too good. How
 far their probabilities can be believed is measured on half of the pictures with the constants of
 the other half, and the other way round; that table and the sentence on counts are in the page
@@ -49,7 +50,7 @@ from twotower.pairs.sources import open_source
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "asking.csv"
-PAGE = ROOT / "docs" / "asking.md"
+PAGE = ROOT / "docs" / "measurements" / "asking.md"
 FIELDS = ("model", "set", "kind", "method", "n", "right", "low", "high", "sure", "right_when_sure")
 DERIVED, BY_HAND, EASY = "flickr8k-val, derived", "examples/photos", "easy-VQA test"
 # Methods; "ask" is whichever of the first two answers a kind of question.

@@ -8,7 +8,7 @@ match was taken out; absent.txt, words for what none of them shows; and pictures
 captions agree that they show the same. The peer is what others do: one threshold on the cosine,
 here the best that flickr8k-train gives, and a logistic curve over it.
 
-Writes results/calibration.csv, the table in docs/search.md and docs/reliability.webp.
+Writes results/calibration.csv, the table in docs/measurements/search.md and docs/reliability.webp.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from twotower.pairs.sources import open_source
 HERE = Path(__file__).parents[1]
 RESULTS = HERE / "results" / "calibration.csv"
 PICTURE = HERE.parent / "docs" / "reliability.webp"
-PAGE = HERE.parent / "docs" / "search.md"
+PAGE = HERE.parent / "docs" / "measurements" / "search.md"
 MARKS = "<!-- written by benchmarks/quality/calibration.py -->", "<!-- until here -->"
 SIZES = (50, 500, 5000)
 SEARCHES_HERE = 1000

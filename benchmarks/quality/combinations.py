@@ -5,7 +5,7 @@
 Words that the captions of flickr8k-val agree on, every two of which at least three pictures show
 together ("and"), or at least three show one without the other, and no less than a quarter as many
 show both ("not"). Average precision over the pictures whose captions do not leave it open, mean
-over pairs of words. Writes results/combinations.csv and its table in docs/search.md.
+over pairs of words. Writes results/combinations.csv and its table in docs/measurements/search.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from twotower.encode.encoder import Encoder
 from twotower.pairs.sources import open_source
 
 RESULTS = Path(__file__).parents[1] / "results" / "combinations.csv"
-PAGE = Path(__file__).parents[2] / "docs" / "search.md"
+PAGE = Path(__file__).parents[2] / "docs" / "measurements" / "search.md"
 MARKS = (
     "<!-- written by benchmarks/quality/combinations.py -->",
     "<!-- until here, combinations -->",

@@ -7,7 +7,7 @@ those that the detectors were fitted on; real ones vary more. Blurred ones are p
 flickr8k-val under a Gaussian blur, black ones the same at a fiftieth of the light. What is no
 picture of a kind: all 500 photographs of flickr8k-val, the 50 of examples/photos, and the other
 made kinds. "Found" and "taken" are by the probability from which `twotower tag` gives them by
-default, 0.9. Writes results/detectors.csv and the table in docs/tagging.md.
+default, 0.9. Writes results/detectors.csv and the table in docs/measurements/tagging.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from twotower.tagging.pixel_facts import measure
 
 HERE = Path(__file__).parents[1]
 RESULTS = HERE / "results" / "detectors.csv"
-PAGE = HERE.parent / "docs" / "tagging.md"
+PAGE = HERE.parent / "docs" / "measurements" / "tagging.md"
 EXAMPLES = HERE.parent / "examples" / "photos"
 MARKS = "<!-- written by benchmarks/quality/detectors.py -->", "<!-- until here, detectors -->"
 EACH = 40

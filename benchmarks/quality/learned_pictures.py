@@ -28,8 +28,15 @@ from torch import Tensor
 
 import twotower
 from benchmarks.quality.students import regress
-from recipes.twotower_small.losses import TEACHER_SCALE, choice_loss, pair_loss, steps
-from recipes.twotower_small.vision_student import WEIGHT_DECAY, embed, folded, part, seen, whole
+from recipes.twotower_small.losses import TEACHER_SCALE, cosine_steps, distillation_loss, pair_loss
+from recipes.twotower_small.vision_student import (
+    WEIGHT_DECAY,
+    embed,
+    fold_batch_norms,
+    view_batches,
+    view_crop,
+    view_whole,
+)
 from twotower.calibration.background import background_texts, measure_background
 from twotower.calibration.calibration import TYPICAL_TAGS
 from twotower.calibration.fit import Pictures, fit_logistic
@@ -61,9 +68,11 @@ def main() -> None:
     train = open_source(str(data / "flickr8k-train" / "*.tar"))
     named = open_source(data / "imagenet-sample-1k")
     vision: Any = load_model(encoder.directory).vision.eval()
-    tower = folded(vision)
+    tower = fold_batch_norms(vision)
     pooled, named_pooled = (
-        torch.stack([see(encoder, tower, one, view, random) for view in (whole, part)], dim=1)
+        torch.stack(
+            [see(encoder, tower, one, view, random) for view in (view_whole, view_crop)], dim=1
+        )
         for one in (train, named)
     )
     pooled, named_pooled = (
@@ -115,7 +124,7 @@ def see(
         some = range(start, min(start + 256, len(source)))
         pixels = np.stack([np.asarray(square(source[number].picture)) for number in some])
         with torch.no_grad():
-            rows += [tower.pool(one) for one in seen(pixels, view, preprocess, random)]
+            rows += [tower.pool(one) for one in view_batches(pixels, view, preprocess, random)]
     return torch.cat(rows)
 
 
@@ -139,7 +148,7 @@ def train_head(
     learned = [*vision.hidden.parameters(), *vision.proj.parameters()]
     optimizer = torch.optim.AdamW(learned, lr=1e-3, weight_decay=WEIGHT_DECAY)
     log_scale = torch.tensor(math.log(TEACHER_SCALE / 2))
-    for _ in steps(STEPS, optimizer):
+    for _ in cosine_steps(STEPS, optimizer):
         some = random.choice(len(shown), SHOWN)
         embeds, target = embed(vision, shown[some, random.choice(2, SHOWN)]), taught[some]
         among = taught[random.choice(len(taught), AMONG)]
@@ -148,7 +157,7 @@ def train_head(
         captions = caption_embeds[rows, random.integers(0, caption_embeds.shape[1], TOLD)]
         loss = (
             4 * (1 - (embeds * target).sum(dim=1)).mean()
-            + choice_loss(embeds, target, among)
+            + distillation_loss(embeds, target, among)
             + pair_loss(captions, told_embeds, log_scale, [str(one) for one in rows])
         )
         loss.backward()

@@ -23,10 +23,17 @@ import torch
 import twotower
 from recipes.twotower_small import vision_student as bundled_vision
 from recipes.twotower_small.import_weights import efficientnet_tensors
-from recipes.twotower_small.losses import TEACHER_SCALE, Pictures, Pixels
+from recipes.twotower_small.losses import TEACHER_SCALE, Pictures
 from recipes.twotower_small.pretrained import TEACHER, load_teacher, package_folder
-from recipes.twotower_small.teacher import look_at_pictures
-from recipes.twotower_small.vision_student import BICUBIC, STEADY, folded, read_squares, seen
+from recipes.twotower_small.teacher import encode_pictures
+from recipes.twotower_small.vision_student import (
+    BICUBIC,
+    DEVIATION_FLOOR,
+    fold_batch_norms,
+    read_square_pictures,
+    view_batches,
+)
+from twotower.arrays import UInt8Array
 from twotower.encode.convert import write_directory
 from twotower.model.clip import CLIP
 from twotower.model.config import CLIPConfig, EfficientNetLiteConfig
@@ -44,7 +51,7 @@ def main() -> None:
         for name, tensor in load_model(own).state_dict().items()
         if not name.startswith("vision.")
     }
-    pictures = look_at_pictures(data / "pictures", print)
+    pictures = encode_pictures(data / "pictures")
     for lite, size in STUDENTS:
         config, weights = student(lite, size, pictures, data / "pictures")
         for int8 in (False, True) if (lite, size) == (1, 224) else (False,):
@@ -77,27 +84,29 @@ def student(
     model = CLIP(config)
     model.load_state_dict(efficientnet_tensors(config, trained), strict=False)
     vision: Any = model.vision.eval()
-    tower, draw = folded(vision), np.random.default_rng(0)
+    tower, draw = fold_batch_norms(vision), np.random.default_rng(0)
     preprocess, large = config.preprocess, replace(config.preprocess, image_size=224)
 
-    def whole(pixels: Pixels, draw: np.random.Generator) -> Pixels:
+    def whole(pixels: UInt8Array, draw: np.random.Generator) -> UInt8Array:
         return np.asarray(PIL.Image.fromarray(pixels).resize((size, size), BICUBIC))
 
-    def small(pixels: Pixels, draw: np.random.Generator) -> Pixels:
-        return whole(bundled_vision.small(pixels, draw), draw)
+    def small(pixels: UInt8Array, draw: np.random.Generator) -> UInt8Array:
+        return whole(bundled_vision.view_thumbnail(pixels, draw), draw)
 
     with torch.no_grad():
         wholes, thumbnails = (
             torch.cat(
                 [
                     tower.pool(one)
-                    for one in seen(read_squares(folder, large), view, preprocess, draw)
+                    for one in view_batches(
+                        read_square_pictures(folder, large), view, preprocess, draw
+                    )
                 ]
             )
             for view in (whole, small)
         )
         vision.norm.running_mean.copy_(wholes.mean(dim=0))
-        vision.norm.running_var.copy_((wholes.std(dim=0) + STEADY).square())
+        vision.norm.running_var.copy_((wholes.std(dim=0) + DEVIATION_FLOOR).square())
         regress(
             vision, vision.norm(torch.cat([wholes, thumbnails])), pictures.features.repeat(2, 1)
         )

@@ -26,7 +26,7 @@ known tags they show, by looking; `open` are those that one may or may not call 
 EMBEDS.npz has image embeds of the model made elsewhere (`val`, `train`), in the order of the data.
 For a model without a calibration, the curve of tags is fitted on flickr8k-train too. Writes
 results/tagging.csv (the rows of this model in it), results/tag_groups.csv and the tables in
-docs/tagging.md.
+docs/measurements/tagging.md.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ from twotower.tagging.vocabulary import Vocabulary
 
 HERE = Path(__file__).parents[1]
 RESULTS = HERE / "results" / "tagging.csv"
-PAGE = HERE.parent / "docs" / "tagging.md"
+PAGE = HERE.parent / "docs" / "measurements" / "tagging.md"
 MARKS = "<!-- written by benchmarks/quality/tagging.py -->", "<!-- until here -->"
 EXAMPLES = HERE / "data" / "example_tags.csv"
 GROUP_RESULTS = HERE / "results" / "tag_groups.csv"

@@ -13,6 +13,7 @@ results/unseen_words.csv, with 95 % intervals (Wilson).
 from __future__ import annotations
 
 import csv
+import logging
 import sys
 from pathlib import Path
 
@@ -21,12 +22,12 @@ import torch
 from numpy.typing import NDArray
 
 import twotower
-from recipes.twotower_small.losses import Plan, encode_texts, read_pairs
+from recipes.twotower_small.losses import RecipeConfig, encode_texts, read_pairs
 from recipes.twotower_small.pretrained import TEACHER, load_teacher, pretrained_model
-from recipes.twotower_small.recipe import known_vectors, look_up_words
-from recipes.twotower_small.teacher import look_at_pictures, teacher_features
+from recipes.twotower_small.recipe import read_names, read_text_vectors
+from recipes.twotower_small.teacher import encode_pictures, teacher_features
 from recipes.twotower_small.text_student import train_text
-from recipes.twotower_small.word_vectors import unit
+from recipes.twotower_small.word_vectors import unit_rows
 from recipes.twotower_small.wordnet import WordNet, plain
 from twotower.evaluate.accuracy import class_ranks
 from twotower.evaluate.intervals import wilson
@@ -39,21 +40,22 @@ PHOTOGRAPHS = "pictures/imagenet-sample.tar"
 def main() -> None:
     data = Path(sys.argv[1])
     unseen = (HERE / "data" / "unseen_words.txt").read_text(encoding="utf-8").splitlines()
-    plan = Plan(held_out=frozenset(unseen))
-    torch.manual_seed(plan.seed)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    config = RecipeConfig(held_out=frozenset(unseen))
+    torch.manual_seed(config.seed)
     model, tokenizer = pretrained_model()
-    pictures = look_at_pictures(data / "pictures", print)
-    words = look_up_words(data, model, tokenizer, plan.held_out, print)
-    train_text(model, tokenizer, words, pictures, WordNet(data / "wordnet"), plan, print)
+    pictures = encode_pictures(data / "pictures")
+    words = read_names(data, model, tokenizer, config.held_out)
+    train_text(model, tokenizer, words, pictures, WordNet(data / "wordnet"), config)
 
     pairs = [(plain(one.captions[0]), one.picture) for one in read_pairs(data / PHOTOGRAPHS)]
-    pairs = [(name, picture) for name, picture in pairs if name in plan.held_out]
+    pairs = [(name, picture) for name, picture in pairs if name in config.held_out]
     names = sorted({name for name, _ in pairs})
     labels = np.array([names.index(name) for name, _ in pairs])
     square = Preprocess(twotower.preset(TEACHER).preprocess).square
     pixels = np.stack([np.asarray(square(picture)) for _, picture in pairs])
-    image_embeds = unit(teacher_features(load_teacher(), pixels).astype(np.float32))
-    genuine, _ = known_vectors(data / "clip-b16-text-vectors", frozenset())
+    image_embeds = unit_rows(teacher_features(load_teacher(), pixels).astype(np.float32))
+    genuine, _ = read_text_vectors(data / "clip-b16-text-vectors", frozenset())
     placed = dict(zip(words.names, words.vectors.numpy(), strict=True))
     text_embeds = {
         "genuine vectors": np.stack([genuine[name] for name in names]),

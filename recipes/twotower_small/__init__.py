@@ -1,1 +1,4 @@
-"""How the shipped model is made: two students of a frozen teacher, with losses of their own."""
+"""The recipe of the bundled model "twotower-small": two students of a frozen teacher.
+
+python -m recipes.twotower_small DATA DESTINATION
+"""

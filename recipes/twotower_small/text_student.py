@@ -1,15 +1,16 @@
-"""The text tower of the bundled model: what MiniLM learns beyond sentences.
+"""The text tower of the bundled model: training MiniLM beyond sentences.
 
-Names go where `words.py` has them, captions to what the teacher saw in their pictures; and what a
-picture is called is to be nearer to it than what it is not. In two rounds:
+Names learn the vectors of `word_vectors.py`, and captions the teacher's features of their pictures.
+A picture must be nearer to its own name than to others. There are two rounds:
 
-1. The encoder learns, but for its word embeddings: a word that is in no lesson keeps its place
-   among its like.
-2. A hidden layer after it learns alone, from what the encoder pools.
+1. The encoder is trained, except for its word embeddings, so that words without training data keep
+   their position among similar words.
+2. A hidden layer after it is trained alone, on the pooled features of the encoder.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Sequence
@@ -18,34 +19,33 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from recipes.twotower_small.hypernyms import look_up_kinds, rare_more_often
+from recipes.twotower_small.hypernyms import find_hypernyms, sampling_probabilities
 from recipes.twotower_small.losses import (
     PRECISION,
     Pictures,
-    Plan,
-    Say,
+    RecipeConfig,
     Words,
-    answer_loss,
-    features_of,
-    in_template,
+    cosine_steps,
+    encode_batches,
+    fill_template,
+    label_loss,
+    name_vector_loss,
     pair_loss,
-    place_loss,
     sentence_encoder,
-    steps,
 )
 from recipes.twotower_small.wordnet import WordNet, plain
+from twotower.arrays import BoolArray, Int64Array
 from twotower.inputs.tokenizer import Tokenizer
 from twotower.model.clip import CLIP
 
-CAPTIONS_COUNT, NAMES_COUNT = 0.7, 0.5  # beside places
-FIRST_SCALE, HIDDEN_SCALE = 40.0, 60.0  # of the logits between texts and pictures; learned on
-# In the second round what the encoder pools is blurred by so many deviations, or names would be
-# learned by heart, and be worse for pictures; of what was learned so much is taken over, which does
-# better on both what it was told and what it was not (WiSE-FT; Wortsman et al. 2022).
-NOISE, DROPOUT, LEARNED = 0.5, 0.2, 0.25
+CAPTION_WEIGHT, NAME_WEIGHT = 0.7, 0.5  # of these losses; 1 for the vectors of names
+ENCODER_SCALE, HIDDEN_SCALE = 40.0, 60.0  # initial logit scales between texts and pictures
+# In the second round the pooled features get noise of so many standard deviations, because names
+# would otherwise be memorised and fit pictures worse. This share of the change is kept, which is
+# better on both training and other data (WiSE-FT; Wortsman et al. 2022).
+NOISE, DROPOUT, KEPT_SHARE = 0.5, 0.2, 0.25
 TEMPLATES = (
     *("{}",) * 3,
     "a photo of a {}.",
@@ -59,9 +59,11 @@ TEMPLATES = (
     "{} in the picture",
     "there is a {} in the scene.",
 )
-# How names are given in the second round, and how often.
+# Templates of names in the second round, and their probabilities.
 FORMS = ("{}", "a photo of a {}.", "a {}", "the {}", "a photo of {}.")
-FORMS_CHANCES = (0.4, 0.3, 0.1, 0.1, 0.1)
+FORM_PROBABILITIES = (0.4, 0.3, 0.1, 0.1, 0.1)
+
+logger = logging.getLogger(__name__)
 
 
 def train_text(
@@ -70,23 +72,22 @@ def train_text(
     words: Words,
     pictures: Pictures,
     wordnet: WordNet,
-    plan: Plan,
-    say: Say,
+    config: RecipeConfig,
 ) -> None:
-    """Both rounds."""
-    start_projection(model, tokenizer, words)
-    train_encoder(model, tokenizer, words, pictures, plan, say)
-    train_hidden(model, tokenizer, words, pictures, wordnet, plan, say)
+    """Train the text tower in both rounds."""
+    initialize_projection(model, tokenizer, words)
+    train_encoder(model, tokenizer, words, pictures, config)
+    train_hidden(model, tokenizer, words, pictures, wordnet, config)
 
 
 def train_encoder(
-    model: CLIP, tokenizer: Tokenizer, words: Words, pictures: Pictures, plan: Plan, say: Say
+    model: CLIP, tokenizer: Tokenizer, words: Words, pictures: Pictures, config: RecipeConfig
 ) -> None:
-    """The first round."""
+    """Train the encoder and the projection, without the hidden layer."""
     text: Any = model.text
     text.token_embed.requires_grad_(False)
     body = [text.pos_embed, *text.ln_embed.parameters(), *text.blocks.parameters()]
-    log_scale = torch.tensor(math.log(FIRST_SCALE), requires_grad=True)
+    log_scale = torch.tensor(math.log(ENCODER_SCALE), requires_grad=True)
     optimizer = torch.optim.AdamW(
         [
             {"params": body, "lr": 2e-4},
@@ -95,40 +96,40 @@ def train_encoder(
         betas=(0.9, 0.98),
         weight_decay=0.01,
     )
-    draw, numbers = random.Random(plan.seed), np.random.default_rng(plan.seed)
-    centre = words.vectors[: words.known].mean(dim=0)
-    chances = words.weights / words.weights.sum()
-    sentences, labels = told_and_named(pictures, plan)
+    choices, numbers = random.Random(config.seed), np.random.default_rng(config.seed)
+    centre = words.vectors[: words.known_count].mean(dim=0)
+    probabilities = words.weights / words.weights.sum()
+    captioned, named = captioned_and_named(pictures, config)
     width = text.token_embed.embedding_dim
 
-    def see(input_ids: Tensor) -> Tensor:
-        return F.linear(text.pool(input_ids), text.proj.weight[:, :width])  # no hidden layer yet
+    def encode(input_ids: Tensor) -> Tensor:
+        return F.linear(text.pool(input_ids), text.proj.weight[:, :width])
 
-    for step in steps(plan.text_steps, optimizer):
-        chosen = numbers.choice(len(words.names), plan.words, replace=False, p=chances)
-        prompts = [in_template(draw.choice(TEMPLATES), words.names[row]) for row in chosen]
-        third = plan.captions // 3
+    for step in cosine_steps(config.text_steps, optimizer):
+        chosen = numbers.choice(len(words.names), config.words, replace=False, p=probabilities)
+        prompts = [fill_template(choices.choice(TEMPLATES), words.names[row]) for row in chosen]
+        third = config.captions // 3
         rows = np.concatenate(
-            [numbers.choice(sentences, plan.captions - third), numbers.choice(labels, third)]
+            [numbers.choice(captioned, config.captions - third), numbers.choice(named, third)]
         )
-        captions = [draw.choice(pictures.captions[row]) for row in rows]
+        captions = [choices.choice(pictures.captions[row]) for row in rows]
         with torch.autocast("cpu", torch.bfloat16, enabled=PRECISION is torch.bfloat16):
-            word_features = features_of(see, tokenizer, prompts).float()
-            caption_features = features_of(see, tokenizer, captions).float()
-        trust = torch.from_numpy(words.weights[chosen]).float()
-        word_loss = place_loss(word_features, words.vectors[chosen], centre, trust)
+            word_features = encode_batches(encode, tokenizer, prompts).float()
+            caption_features = encode_batches(encode, tokenizer, captions).float()
+        weights = torch.from_numpy(words.weights[chosen]).float()
+        word_loss = name_vector_loss(word_features, words.vectors[chosen], centre, weights)
         caption_loss = pair_loss(caption_features, pictures.features[rows], log_scale, captions)
-        loss = word_loss + CAPTIONS_COUNT * caption_loss
+        loss = word_loss + CAPTION_WEIGHT * caption_loss
         loss.backward()
         nn.utils.clip_grad_norm_(text.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         if step % 50 == 0:
-            say(f"text step {step}: words {word_loss:.3f}, captions {caption_loss:.3f}")
+            logger.info("text step %d: words %.3f, captions %.3f", step, word_loss, caption_loss)
 
 
-def start_projection(model: CLIP, tokenizer: Tokenizer, words: Words) -> None:
-    """Ridge regression from the untrained encoder's vectors."""
+def initialize_projection(model: CLIP, tokenizer: Tokenizer, words: Words) -> None:
+    """Set the projection by ridge regression from the untrained encoder's features."""
     vectors = sentence_encoder(model, tokenizer)(words.names)
     weighted = vectors * words.weights[:, None]
     gram = vectors.T @ weighted + 2.0 * np.eye(vectors.shape[1])
@@ -144,26 +145,29 @@ def train_hidden(
     words: Words,
     pictures: Pictures,
     wordnet: WordNet,
-    plan: Plan,
-    say: Say,
+    config: RecipeConfig,
 ) -> None:
-    """The second round, on what the encoder pools of each text, which is computed once."""
+    """Train the hidden layer on pooled features, which are computed once for each text."""
     text: Any = model.text
     encode = sentence_encoder(model, tokenizer)
 
-    def in_forms(names: Sequence[str]) -> Tensor:
-        rows = [encode([in_template(form, name) for name in names]) for form in FORMS]
+    def encode_forms(names: Sequence[str]) -> Tensor:
+        rows = [encode([fill_template(form, name) for name in names]) for form in FORMS]
         return torch.from_numpy(np.stack(rows, axis=1))  # [n, forms, width]
 
-    sentences, labels = told_and_named(pictures, plan)
-    kinds, called = look_up_kinds(words, wordnet, [pictures.captions[row] for row in labels])
-    placed, names = in_forms(words.names), in_forms(kinds.names)
-    captions = encode([caption for row in sentences for caption in pictures.captions[row]])
-    told = torch.from_numpy(captions).unflatten(0, (len(sentences), -1))  # [told, 5, width]
-    say(f"{len(placed)} words, {len(captions)} captions, {len(labels)} pictures with names")
+    captioned, named = captioned_and_named(pictures, config)
+    hypernyms, labels = find_hypernyms(words, wordnet, [pictures.captions[row] for row in named])
+    word_forms, name_forms = encode_forms(words.names), encode_forms(hypernyms.names)
+    captions = encode([caption for row in captioned for caption in pictures.captions[row]])
+    caption_features = torch.from_numpy(captions).unflatten(
+        0, (len(captioned), -1)
+    )  # [c, 5, width]
+    logger.info(
+        "%d words, %d captions, %d pictures with names", len(word_forms), len(captions), len(named)
+    )
 
     before = text.proj.weight.detach().clone()
-    mean, deviation = placed[:, 0].mean(dim=0), placed[:, 0].std(dim=0)
+    mean, deviation = word_forms[:, 0].mean(dim=0), word_forms[:, 0].std(dim=0)
     scales = torch.full((2,), math.log(HIDDEN_SCALE), requires_grad=True)
     optimizer = torch.optim.AdamW(
         [
@@ -172,62 +176,72 @@ def train_hidden(
         ],
         betas=(0.9, 0.98),
     )
-    draw = np.random.default_rng(plan.seed)
-    centre = words.vectors[: words.known].mean(dim=0)
-    chances = np.sqrt(words.weights) / np.sqrt(words.weights).sum()
-    often = rare_more_often(called)
+    numbers = np.random.default_rng(config.seed)
+    centre = words.vectors[: words.known_count].mean(dim=0)
+    probabilities = np.sqrt(words.weights) / np.sqrt(words.weights).sum()
+    picture_probabilities = sampling_probabilities(labels)
 
-    def see(pooled: Tensor) -> Tensor:
+    def project(pooled: Tensor) -> Tensor:
         noisy = (pooled - mean) / deviation + NOISE * torch.randn_like(pooled)
         hidden = F.dropout(F.gelu(text.hidden(noisy)), DROPOUT)
         features: Tensor = text.proj(torch.cat([noisy * deviation + mean, hidden], dim=1))
         return features
 
-    def in_a_form(texts: Tensor, rows: Any) -> Tensor:
-        return see(texts[rows, draw.choice(len(FORMS), len(rows), p=FORMS_CHANCES)])
+    def project_random_forms(forms: Tensor, rows: Any) -> Tensor:
+        columns = numbers.choice(len(FORMS), len(rows), p=FORM_PROBABILITIES)
+        return project(forms[rows, columns])
 
     def name_loss() -> Tensor:
-        some = draw.choice(len(labels), min(384, len(labels)), p=often)
-        own = called[some]
-        right = torch.tensor([kinds.also(int(row), draw) for row in own])
-        others = torch.from_numpy(draw.choice(len(names), min(1200, len(names)), replace=False))
-        among, place = torch.cat([own, right, others]).unique(return_inverse=True)
-        place = place[len(own) : 2 * len(own)]  # of what is right
-        embeds = F.normalize(in_a_form(names, among), dim=-1)
-        every = torch.zeros(len(names), embeds.shape[1])
-        every[among] = embeds.detach()
-        same = kinds.same(own, right, every, among)
-        seen = pictures.features[labels[some]]
-        return answer_loss(seen, embeds, place, same, scales[1].exp().clamp(max=100))
+        sample = numbers.choice(len(named), min(384, len(named)), p=picture_probabilities)
+        true_names = labels[sample]
+        sampled = torch.tensor([hypernyms.sample(int(row), numbers) for row in true_names])
+        count = len(name_forms)
+        negatives = torch.from_numpy(numbers.choice(count, min(1200, count), replace=False))
+        candidates, columns = torch.cat([true_names, sampled, negatives]).unique(
+            return_inverse=True
+        )
+        columns = columns[len(true_names) : 2 * len(true_names)]  # those of `sampled`
+        embeds = F.normalize(project_random_forms(name_forms, candidates), dim=-1)
+        all_embeds = torch.zeros(count, embeds.shape[1])
+        all_embeds[candidates] = embeds.detach()
+        acceptable = hypernyms.acceptable(true_names, sampled, all_embeds, candidates)
+        features = pictures.features[named[sample]]
+        scale = scales[1].exp().clamp(max=100)
+        return label_loss(features, embeds, columns, acceptable, scale)
 
-    for step in steps(plan.hidden_steps, optimizer):
-        chosen = draw.choice(len(placed), min(1024, len(placed)), replace=False, p=chances)
-        trust = torch.from_numpy(words.weights[chosen]).float()
-        word_loss = place_loss(in_a_form(placed, chosen), words.vectors[chosen], centre, trust)
-        ones = draw.choice(len(told), min(384, len(told)), replace=False)
-        texts = told[ones, draw.integers(0, told.shape[1], len(ones))]
-        features = pictures.features[sentences[ones]]
-        caption_loss = pair_loss(see(texts), features, scales[0], [str(row) for row in ones])
-        named = name_loss()
-        (word_loss + CAPTIONS_COUNT * caption_loss + NAMES_COUNT * named).backward()
+    for step in cosine_steps(config.hidden_steps, optimizer):
+        count = len(word_forms)
+        chosen = numbers.choice(count, min(1024, count), replace=False, p=probabilities)
+        weights = torch.from_numpy(words.weights[chosen]).float()
+        word_features = project_random_forms(word_forms, chosen)
+        word_loss = name_vector_loss(word_features, words.vectors[chosen], centre, weights)
+        count = len(caption_features)
+        rows = numbers.choice(count, min(384, count), replace=False)
+        texts = caption_features[rows, numbers.integers(0, caption_features.shape[1], len(rows))]
+        features = pictures.features[captioned[rows]]
+        caption_loss = pair_loss(project(texts), features, scales[0], [str(row) for row in rows])
+        label = name_loss()
+        (word_loss + CAPTION_WEIGHT * caption_loss + NAME_WEIGHT * label).backward()
         optimizer.step()
         optimizer.zero_grad()
         if step % 100 == 0:
-            losses = f"words {word_loss:.3f}, captions {caption_loss:.3f}, names {named:.3f}"
-            say(f"hidden step {step}: {losses}")
+            logger.info(
+                "hidden step %d: words %.3f, captions %.3f, names %.3f",
+                *(step, word_loss, caption_loss, label),
+            )
     with torch.no_grad():
-        text.proj.weight.lerp_(before, 1 - LEARNED)
-        # The tower does not know of `mean` and `deviation`.
+        text.proj.weight.lerp_(before, 1 - KEPT_SHARE)
+        # The tower has no `mean` and `deviation`; fold them into its weights.
         text.hidden.weight /= deviation
         text.hidden.bias -= text.hidden.weight @ mean
 
 
-def told_and_named(pictures: Pictures, plan: Plan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of the pictures with sentences, and of those with names that may be learned."""
-    labels = ~pictures.described & ~_show(pictures.captions, plan.held_out)
-    return np.flatnonzero(pictures.described), np.flatnonzero(labels)
+def captioned_and_named(pictures: Pictures, config: RecipeConfig) -> tuple[Int64Array, Int64Array]:
+    """Return the rows of pictures with sentences, and of those with names that are not held out."""
+    named = ~pictures.described & ~_has_name(pictures.captions, config.held_out)
+    return np.flatnonzero(pictures.described), np.flatnonzero(named)
 
 
-def _show(captions: Sequence[tuple[str, ...]], names: frozenset[str]) -> NDArray[np.bool_]:
-    """Which pictures are named by one of these."""
-    return np.array([any(plain(one) in names for one in own) for own in captions], bool)
+def _has_name(captions: Sequence[tuple[str, ...]], names: frozenset[str]) -> BoolArray:
+    """Return which pictures [n] have a caption among `names`."""
+    return np.array([any(plain(text) in names for text in texts) for texts in captions], bool)

@@ -1,4 +1,4 @@
-"""WordNet 3.0 from its database files, wndb(5): what a word means, what kind of thing it is."""
+"""WordNet 3.0 from its database files, wndb(5): the senses of words and their hypernyms."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from math import log, sqrt
 from pathlib import Path
 
-PARTS = ("noun", "adj", "verb")  # in this order a word is looked up
-# The lexicographer files (lexnames(5)) whose words can be seen in pictures, and how many of each
-# are taken: all that people write about, and of the rarer ones no kind more than it is worth.
+PARTS_OF_SPEECH = ("noun", "adj", "verb")  # the order in which a word is looked up
+# The lexicographer files (lexnames(5)) of visible things, and the number of words taken from each.
 VISIBLE = {
     "noun.animal": 2200,
     "noun.artifact": 2600,
@@ -34,7 +33,7 @@ VISIBLE = {
     "noun.time": 60,
 }
 VERBS, ADJECTIVES = 500, 600  # the most frequent ones
-# Nobody says of a picture that it shows one of these.
+# Too general to label a picture.
 TOO_GENERAL = set(
     "abstraction act activity artifact attribute being cause communication condition content "
     "creation entity event group instrumentality matter message object organism part process "
@@ -51,7 +50,7 @@ DOMAINS = (
 
 @dataclass(frozen=True)
 class Sense:
-    """One meaning: `gloss` without its examples, `hypernyms` as keys of `WordNet.synsets`."""
+    """A sense: `gloss` without examples, `hypernyms` as keys of `WordNet.synsets`."""
 
     key: str
     domain: str
@@ -64,67 +63,71 @@ class WordNet:
     """The nouns, adjectives and verbs of a WordNet folder.
 
     Raises:
-        FileNotFoundError: the folder lacks `data.noun` and its like.
+        FileNotFoundError: the folder lacks `data.noun` or another file.
     """
 
     def __init__(self, folder: Path) -> None:
         self.synsets: dict[str, Sense] = {}
         self.index: dict[str, dict[str, list[str]]] = {}
-        for part in PARTS:
-            for line in _lines(folder / f"data.{part}"):
-                sense = _parse_sense(line, part)
+        for pos in PARTS_OF_SPEECH:
+            for line in _lines(folder / f"data.{pos}"):
+                sense = _parse_sense(line, pos)
                 self.synsets[sense.key] = sense
-            self.index[part] = {
-                fields[0].replace("_", " "): [f"{part}{one}" for one in fields[-int(fields[2]) :]]
-                for fields in map(str.split, _lines(folder / f"index.{part}"))
+            self.index[pos] = {
+                fields[0].replace("_", " "): [
+                    f"{pos}{entry}" for entry in fields[-int(fields[2]) :]
+                ]
+                for fields in map(str.split, _lines(folder / f"index.{pos}"))
             }
         self.counts = _read_counts(folder / "cntlist.rev")
 
     def senses(self, name: str) -> list[Sense]:
-        """The meanings of a name, most frequent first; of "wine cellar" those of "cellar" if
-        WordNet has no better. Empty for what it does not know."""
+        """Return the senses of a name, most frequent ones at the start, or an empty list.
+
+        If WordNet lacks "wine cellar", these are the senses of "cellar".
+        """
         name = plain(name)
         while name:
-            for part in PARTS:
+            for pos in PARTS_OF_SPEECH:
                 for form in _singular_forms(name):
-                    if form in self.index[part]:
-                        return [self.synsets[key] for key in self.index[part][form]]
+                    if form in self.index[pos]:
+                        return [self.synsets[key] for key in self.index[pos][form]]
             name = name.partition(" ")[2]
         return []
 
     def ancestors(self, sense: Sense) -> dict[str, int]:
-        """Keys of all that a sense is a kind of, itself included -> how many steps above it."""
+        """Return the steps up to each ancestor of a sense, by key; 0 for the sense itself."""
         steps: dict[str, int] = {}
-        waiting = [(sense.key, 0)]
-        while waiting:
-            key, above = waiting.pop()
-            if steps.get(key, above + 1) > above:
-                steps[key] = above
-                waiting += [(one, above + 1) for one in self.synsets[key].hypernyms]
+        pending = [(sense.key, 0)]
+        while pending:
+            key, depth = pending.pop()
+            if steps.get(key, depth + 1) > depth:
+                steps[key] = depth
+                pending += [(entry, depth + 1) for entry in self.synsets[key].hypernyms]
         return steps
 
-    def kinds(self, names: Sequence[str], among: Container[str]) -> dict[str, int]:
-        """What else a thing of these names may be called -> how many steps above it that is.
+    def hypernyms(self, names: Sequence[str], vocabulary: Container[str]) -> dict[str, int]:
+        """Return the steps up to each hypernym of a thing, by word.
 
         Args:
-            names: all for one thing; of the meanings of the first, the one that they share.
-            among: what may be answered.
+            names: synonyms of the thing; they select the sense of the leading name.
+            vocabulary: the words to return.
         """
-        own = set(map(plain, names))
+        own_names = set(map(plain, names))
         senses = self.senses(names[0])
-        shared = (one for one in senses if own <= set(map(plain, one.words)))
-        sense = next(shared, senses[0] if senses else None)
+        matching = (entry for entry in senses if own_names <= set(map(plain, entry.words)))
+        sense = next(matching, senses[0] if senses else None)
         if sense is None or not sense.key.startswith("noun"):
             return {}
         steps: dict[str, int] = {}
-        for key, above in self.ancestors(sense).items():
+        for key, depth in self.ancestors(sense).items():
             for word in map(plain, self.synsets[key].words):
-                if word in among and word not in own | TOO_GENERAL:
-                    steps[word] = min(above, steps.get(word, above))
+                if word in vocabulary and word not in own_names | TOO_GENERAL:
+                    steps[word] = min(depth, steps.get(word, depth))
         return steps
 
     def visible_words(self) -> list[str]:
-        """Words for what can be seen, `VISIBLE` many of each kind, the frequent ones first."""
+        """Return words for visible things, `VISIBLE` many of each kind, by frequency."""
         chosen: dict[str, None] = {}
         kinds: dict[str, list[str]] = {domain: [] for domain in VISIBLE}
         for word, keys in self.index["noun"].items():
@@ -135,36 +138,36 @@ class WordNet:
         for domain, words in kinds.items():
             ordered = sorted(words, key=lambda word: self._rarity("noun", word))
             chosen.update(dict.fromkeys(ordered[: VISIBLE[domain]]))
-        for part, most in (("verb", VERBS), ("adj", ADJECTIVES)):
-            words = [word for word in self.index[part] if re.fullmatch("[a-z]{3,14}", word)]
-            ordered = sorted(words, key=lambda word: self._rarity(part, word))
-            chosen.update(dict.fromkeys(ordered[:most]))
+        for pos, limit in (("verb", VERBS), ("adj", ADJECTIVES)):
+            words = [word for word in self.index[pos] if re.fullmatch("[a-z]{3,14}", word)]
+            ordered = sorted(words, key=lambda word: self._rarity(pos, word))
+            chosen.update(dict.fromkeys(ordered[:limit]))
         return list(chosen)
 
-    def _rarity(self, part: str, word: str) -> tuple[int, bool, bool]:
-        """Sorts the frequent first; among the uncounted the short ones of one meaning."""
-        ambiguous = len(self.index[part][word]) > 1
-        return -self.counts[part, word], len(word.split()) > 2, ambiguous
+    def _rarity(self, pos: str, word: str) -> tuple[int, bool, bool]:
+        """Return a sort key: frequent words, then short words, then words with a single sense."""
+        ambiguous = len(self.index[pos][word]) > 1
+        return -self.counts[pos, word], len(word.split()) > 2, ambiguous
 
 
 def plain(name: str) -> str:
-    """A name as WordNet's index writes it: lower case, spaces alone."""
+    """Return a name as in WordNet's index: lower case, separated by single spaces."""
     return " ".join(re.sub(r"[_\-]+", " ", name.lower()).split())
 
 
-def bags_of_ancestors(wordnet: WordNet, senses: Sequence[Sense | None]) -> list[dict[str, float]]:
-    """What each sense is a kind of, as weights of unit length: near kinds count more, rare more.
+def ancestor_weights(wordnet: WordNet, senses: Sequence[Sense | None]) -> list[dict[str, float]]:
+    """Return the weight of each ancestor of each sense, as vectors of unit length.
 
-    Each step up counts a fifth less; a kind is weighed by the logarithm of how few have it.
+    A weight is the ancestor's inverse document frequency times 0.8 for each step up.
     """
     chains = [wordnet.ancestors(sense) if sense else {} for sense in senses]
     frequency = Counter(key for chain in chains for key in chain)
     bags = []
     for chain in chains:
         bag = {
-            key: log(len(chains) / frequency[key]) * 0.8**above
-            for key, above in chain.items()
-            if frequency[key] > 1  # shared with nobody, it says nothing
+            key: log(len(chains) / frequency[key]) * 0.8**depth
+            for key, depth in chain.items()
+            if frequency[key] > 1  # an ancestor of a single sense relates it to no other
         }
         length = sqrt(sum(weight**2 for weight in bag.values())) or 1.0
         bags.append({key: weight / length for key, weight in bag.items()})
@@ -172,18 +175,20 @@ def bags_of_ancestors(wordnet: WordNet, senses: Sequence[Sense | None]) -> list[
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The entries of a database file, without the licence at its head."""
+    """Yield the entries of a database file, without the licence at its top."""
     with path.open(encoding="latin-1") as file:
         yield from (line for line in file if not line.startswith("  "))
 
 
-def _parse_sense(line: str, part: str) -> Sense:
+def _parse_sense(line: str, pos: str) -> Sense:
     head, _, gloss = line.partition(" | ")
     fields = head.split()
     count = int(fields[3], 16)
-    words = [re.sub(r"\(.*\)", "", one).replace("_", " ") for one in fields[4 : 4 + 2 * count : 2]]
+    words = [
+        re.sub(r"\(.*\)", "", entry).replace("_", " ") for entry in fields[4 : 4 + 2 * count : 2]
+    ]
     pointers = fields[5 + 2 * count : 5 + 2 * count + 4 * int(fields[4 + 2 * count])]
-    up = [
+    hypernyms = [
         pointers[at + 2][0] + pointers[at + 1]
         for at in range(0, len(pointers), 4)
         if pointers[at] in ("@", "@i")
@@ -191,30 +196,30 @@ def _parse_sense(line: str, part: str) -> Sense:
     names = {"n": "noun", "v": "verb", "a": "adj", "s": "adj"}
     number = int(fields[1])
     return Sense(
-        key=part + fields[0],
-        domain=DOMAINS[number] if number < len(DOMAINS) else part,
+        key=pos + fields[0],
+        domain=DOMAINS[number] if number < len(DOMAINS) else pos,
         words=tuple(words),
         gloss=gloss.strip().split('; "')[0],
-        hypernyms=tuple(names[one[0]] + one[1:] for one in up),
+        hypernyms=tuple(names[entry[0]] + entry[1:] for entry in hypernyms),
     )
 
 
 def _read_counts(path: Path) -> Counter[tuple[str, str]]:
-    """How often a word was met in the texts that WordNet's makers tagged."""
-    parts = {"1": "noun", "2": "verb", "3": "adj", "5": "adj"}
+    """Read the frequency of each word in the texts that WordNet's authors tagged."""
+    pos_by_number = {"1": "noun", "2": "verb", "3": "adj", "5": "adj"}
     counts: Counter[tuple[str, str]] = Counter()
     for line in _lines(path):
         key, _, times = line.split()
-        word, _, rest = key.partition("%")
-        if rest[0] in parts:
-            counts[parts[rest[0]], word.replace("_", " ")] += int(times)
+        word, _, sense_key = key.partition("%")
+        if sense_key[0] in pos_by_number:
+            counts[pos_by_number[sense_key[0]], word.replace("_", " ")] += int(times)
     return counts
 
 
 def _singular_forms(name: str) -> Iterator[str]:
-    """The name as it is, hyphenated, and without the endings of a plural."""
+    """Yield the name unchanged, hyphenated, and without plural endings."""
     yield name
     yield name.replace(" ", "-")
-    for ending, instead in (("men", "man"), ("ies", "y"), ("es", ""), ("s", "")):
+    for ending, replacement in (("men", "man"), ("ies", "y"), ("es", ""), ("s", "")):
         if name.endswith(ending):
-            yield name.removesuffix(ending) + instead
+            yield name.removesuffix(ending) + replacement

@@ -1,4 +1,4 @@
-"""The dictionary and the teacher of words, on a dictionary made up here."""
+"""WordNet and the estimated vectors, on a small dictionary."""
 
 import re
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recipes.twotower_small.word_vectors import descriptions, teach_words, unit
-from recipes.twotower_small.wordnet import WordNet, bags_of_ancestors, plain
+from recipes.twotower_small.word_vectors import descriptions, estimate_vectors, unit_rows
+from recipes.twotower_small.wordnet import WordNet, ancestor_weights, plain
 
 
 @pytest.fixture(scope="module")
@@ -34,46 +34,46 @@ def test_the_first_sense_of_a_name(wordnet: WordNet, name: str, gloss: str) -> N
     assert wordnet.senses(name)[0].gloss == gloss
 
 
-def test_what_the_dictionary_does_not_know(wordnet: WordNet) -> None:
+def test_unknown_names_and_folders(wordnet: WordNet) -> None:
     assert wordnet.senses("zyx") == [] and wordnet.senses("") == []
     with pytest.raises(FileNotFoundError):
         WordNet(Path("nowhere"))
 
 
-def test_senses_come_in_order_and_know_what_they_are(wordnet: WordNet) -> None:
-    first, second = wordnet.senses("dog")
-    assert (first.domain, second.domain) == ("noun.animal", "noun.artifact")
+def test_senses_are_ordered_and_have_ancestors(wordnet: WordNet) -> None:
+    sense_0, sense_1 = wordnet.senses("dog")
+    assert (sense_0.domain, sense_1.domain) == ("noun.animal", "noun.artifact")
     [poodle] = wordnet.senses("poodle")
     assert wordnet.ancestors(poodle) == {"noun00000003": 0, "noun00000002": 1, "noun00000001": 2}
-    [fido] = wordnet.senses("Fido")  # an instance, which is a kind of thing too
+    [fido] = wordnet.senses("Fido")  # an instance has hypernyms too
     assert "noun00000002" in wordnet.ancestors(fido)
 
 
-def test_what_else_a_thing_may_be_called(wordnet: WordNet) -> None:
+def test_hypernyms_among_a_vocabulary(wordnet: WordNet) -> None:
     words = {"animal", "beast", "dog", "poodle", "cellar"}
-    assert wordnet.kinds(["poodle"], words) == {"dog": 1, "animal": 2, "beast": 2}
-    assert wordnet.kinds(["beast"], words) == {"animal": 0}
-    assert wordnet.kinds(["wine cellar", "cellar"], {"dog"}) == {}
-    assert wordnet.kinds(["run"], words) == wordnet.kinds(["zyx"], words) == {}
+    assert wordnet.hypernyms(["poodle"], words) == {"dog": 1, "animal": 2, "beast": 2}
+    assert wordnet.hypernyms(["beast"], words) == {"animal": 0}
+    assert wordnet.hypernyms(["wine cellar", "cellar"], {"dog"}) == {}
+    assert wordnet.hypernyms(["run"], words) == wordnet.hypernyms(["zyx"], words) == {}
 
 
-def test_visible_words_leave_out_names_and_ideas(wordnet: WordNet) -> None:
+def test_visible_words_omit_names_and_ideas(wordnet: WordNet) -> None:
     words = wordnet.visible_words()
     assert set(words) == {"dog", "poodle", "animal", "beast", "cellar", "wine cellar", "run", "red"}
     assert words.index("dog") < words.index("poodle") < words.index("beast")  # by frequency
 
 
-def test_bags_weigh_what_is_shared_and_near(wordnet: WordNet) -> None:
+def test_ancestor_weights_prefer_near_and_shared_ancestors(wordnet: WordNet) -> None:
     senses = [wordnet.senses(name)[0] for name in ("poodle", "dog", "fido", "idea", "animal")]
-    poodle, dog, _, idea, _ = bags_of_ancestors(wordnet, [*senses])
+    poodle, dog, _, idea, _ = ancestor_weights(wordnet, [*senses])
     assert poodle["noun00000002"] > poodle["noun00000001"] and "noun00000003" not in poodle
     assert sum(weight**2 for weight in dog.values()) == pytest.approx(1)
-    assert idea == {}  # shared with nobody
-    assert bags_of_ancestors(wordnet, [None]) == [{}]
+    assert idea == {}  # an ancestor of no other sense
+    assert ancestor_weights(wordnet, [None]) == [{}]
 
 
 def words(texts: Sequence[str]) -> NDArray[np.float32]:
-    """A sentence encoder: the sum of a direction for each word."""
+    """Encode sentences as the sum of a random direction for each word."""
     return np.stack([sum(map(direction, re.findall("[a-z]+", text))) for text in texts])
 
 
@@ -81,19 +81,19 @@ def direction(word: str) -> NDArray[np.float32]:
     return np.random.default_rng(crc32(word.encode())).normal(size=64).astype(np.float32)
 
 
-def test_known_names_keep_their_vectors_and_kinds_lie_together(wordnet: WordNet) -> None:
+def test_known_names_keep_their_vectors_and_hypernyms_are_near(wordnet: WordNet) -> None:
     names = ["animal", "beast", "cellar", "idea", "red", "run", "poodle", "wine cellar", "zyx"]
     generator = np.random.default_rng(0)
-    known = unit(generator.normal(size=(6, 16))).astype(np.float32)
-    known[1] = known[0]
-    vectors = teach_words(names, known, np.ones(6, np.float32), wordnet, words)
-    assert vectors.shape == (9, 16) and np.array_equal(vectors[:6], known)
+    known_vectors = unit_rows(generator.normal(size=(6, 16))).astype(np.float32)
+    known_vectors[1] = known_vectors[0]
+    vectors = estimate_vectors(names, known_vectors, np.ones(6, np.float32), wordnet, words)
+    assert vectors.shape == (9, 16) and np.array_equal(vectors[:6], known_vectors)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
-    assert (vectors[6] @ known.T).argmax() in (0, 1)  # a poodle is an animal
-    assert (vectors[7] @ known.T).argmax() == 2
+    assert (vectors[6] @ known_vectors.T).argmax() in (0, 1)  # a poodle is an animal
+    assert (vectors[7] @ known_vectors.T).argmax() == 2
 
 
-def test_how_names_are_described(wordnet: WordNet) -> None:
+def test_descriptions_of_names(wordnet: WordNet) -> None:
     [dog, _] = wordnet.senses("dog")
     photo, glossed, entry = descriptions("animal", wordnet.senses("animal")[0], wordnet)
     assert photo == "a photo of an animal." and glossed == "a photo of an animal, a living being"
@@ -102,22 +102,22 @@ def test_how_names_are_described(wordnet: WordNet) -> None:
     assert descriptions("zyx", None, wordnet) == ("a photo of a zyx.", "a photo of a zyx.", "zyx")
 
 
-def test_guesses_lie_as_far_from_the_mean_as_what_is_known(wordnet: WordNet) -> None:
+def test_estimates_are_as_far_from_the_mean_as_known_vectors(wordnet: WordNet) -> None:
     names = ["animal", "cellar", "idea", "red", "run", "poodle", "wine cellar", "zyx"]
-    known = unit(np.random.default_rng(0).normal(size=(5, 512)) + 4).astype(np.float32)
-    mean = known.mean(axis=0)
-    vectors = teach_words(names, known, np.ones(5, np.float32), wordnet, words)
-    near = np.linalg.norm(known - mean, axis=1).mean()
+    known_vectors = unit_rows(np.random.default_rng(0).normal(size=(5, 512)) + 4).astype(np.float32)
+    mean = known_vectors.mean(axis=0)
+    vectors = estimate_vectors(names, known_vectors, np.ones(5, np.float32), wordnet, words)
+    near = np.linalg.norm(known_vectors - mean, axis=1).mean()
     np.testing.assert_allclose(np.linalg.norm(vectors[5:] - mean, axis=1), near, rtol=0.02)
 
 
-def test_what_is_hardly_trusted_hardly_counts(wordnet: WordNet) -> None:
+def test_unreliable_vectors_have_little_influence(wordnet: WordNet) -> None:
     names = ["animal", "cellar", "idea", "red", "beast"]
-    known = np.eye(4, dtype=np.float32)
-    trusted = teach_words(names, known, np.ones(4, np.float32), wordnet, words)
+    known_vectors = np.eye(4, dtype=np.float32)
+    trusted = estimate_vectors(names, known_vectors, np.ones(4, np.float32), wordnet, words)
     weights = np.array([1e-3, 1, 1, 1], np.float32)
-    doubted = teach_words(names, known, weights, wordnet, words)
-    assert trusted[4] @ known[0] > 0.5 > doubted[4] @ known[0]
+    doubted = estimate_vectors(names, known_vectors, weights, wordnet, words)
+    assert trusted[4] @ known_vectors[0] > 0.5 > doubted[4] @ known_vectors[0]
 
 
 def test_plain_names() -> None:
