@@ -92,7 +92,7 @@ def write_photographs(folder: Path) -> None:
 def lowest_cosine(folder: Path) -> float:
     preprocess = whole_files(twotower.load())
     cosines = []
-    for found in scan(folder).found:
+    for found in scan(folder).files:
         taken = PictureReader(folder, preprocess)(found)
         assert taken is not None and taken.pixel_values is not None
         scaled = taken.pixel_values[0].ravel()
@@ -120,7 +120,7 @@ def run_one(name: str, folder: Path) -> None:
         else:
             intake = PictureReader(folder / "photos", model.preprocess)
             with ThreadPoolExecutor() as pool:
-                list(pool.map(intake, scan(folder / "photos").found))
+                list(pool.map(intake, scan(folder / "photos").files))
         print(time.perf_counter() - start)
 
 
@@ -173,7 +173,7 @@ def fill(folder: Path, count: int) -> None:
     for number in range(1, count):
         (folder / f"{number}.png").write_bytes(file.getvalue())
     random = np.random.default_rng(0)
-    found = scan(folder).found
+    found = scan(folder).files
     records = [
         replace(first, id=number, path=os.fsdecode(one.path), mtime_ns=one.mtime_ns)
         for number, one in enumerate(found, 1)

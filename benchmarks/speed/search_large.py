@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 import twotower
 from twotower.arrays import Float32Array
 from twotower.calibration.background import background_texts
-from twotower.index.inverted_file import FOLDER
+from twotower.index.inverted_file import LISTS_FOLDER
 from twotower.index.local_vectors import LocalVectors
 from twotower.pairs.sources import open_source
+from twotower.progress import Progress
 
 RESULTS = Path(__file__).parents[1] / "results" / "search_large.csv"
 TOP, QUERIES, WARM_UP = 100, 50, 50
@@ -49,9 +50,9 @@ def main() -> None:
     if len(vectors) < count:
         fill(vectors, pictures(model, data), count)
     built = folder / "seconds"
-    if not (folder / "vectors" / FOLDER).exists():
+    if not (folder / "vectors" / LISTS_FOLDER).exists():
         start = time.perf_counter()
-        vectors.approximate(model.encode_text(background_texts()[:256]), say)
+        vectors.build_lists(model.encode_text(background_texts()[:256]), print_progress)
         built.write_text(f"{time.perf_counter() - start:.0f}")
     source = open_source(data / "flickr8k-val")
     pairs = [source[number] for number in range(QUERIES + WARM_UP)]
@@ -59,8 +60,8 @@ def main() -> None:
         "pictures": model.encode_image([one.picture for one in pairs]),
         "words": model.encode_text([one.captions[0] for one in pairs]),
     }
-    read_once(folder / "vectors" / FOLDER / "lists.faiss")
-    size = sum(one.stat().st_size for one in (folder / "vectors" / FOLDER).iterdir())
+    read_once(folder / "vectors" / LISTS_FOLDER / "lists.faiss")
+    size = sum(one.stat().st_size for one in (folder / "vectors" / LISTS_FOLDER).iterdir())
     report(
         compare(vectors, exact_copy(folder), queries, folder / "nearest.npy"),
         count,
@@ -76,8 +77,8 @@ def read_once(path: Path) -> None:
             pass
 
 
-def say(done: int, total: int) -> None:
-    print(f"{done} of {total} in lists", flush=True)
+def print_progress(progress: Progress) -> None:
+    print(f"{progress.done} of {progress.total} in lists", flush=True)
 
 
 def pictures(model: twotower.Encoder, data: Path) -> Float32Array:

@@ -33,7 +33,7 @@ import numpy as np
 
 import twotower
 from twotower.arrays import normalize
-from twotower.index.catalog import PictureRecord
+from twotower.index.schema import PictureRecord
 from twotower.inputs.tokenizer import clip_vocabulary
 
 RUNS = 9

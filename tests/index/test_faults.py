@@ -25,8 +25,9 @@ from tests.index.tiny import TinyEncoder, assert_true, hash_of, index, opened, p
 from twotower.errors import LibraryError
 from twotower.files import exclusive_lock
 from twotower.index import reader, scan
-from twotower.index.catalog import RETRY, Catalog
+from twotower.index.catalog import Catalog
 from twotower.index.indexing import Indexing
+from twotower.index.schema import RETRY
 from twotower.library import Library
 
 ROOT = Path(__file__).parents[2]
@@ -231,7 +232,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
 def test_a_file_that_goes_before_it_is_read(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(picture(1))
-    found = scan.scan(tmp_path).found
+    found = scan.scan(tmp_path).files
     (tmp_path / "a.png").unlink()
     taken = [reader.PictureReader(tmp_path, TinyEncoder.preprocess)(one) for one in found]
     assert taken[0] is None and taken[1].record.path == "b.png"
@@ -280,7 +281,7 @@ def test_a_file_without_permission_is_tried_again(unprivileged: Path) -> None:
     path.write_bytes(picture(1))
     path.chmod(0)
     assert index(unprivileged).failed == 1
-    assert "check its rights" in rows_of(unprivileged)["a.png"].error
+    assert "check its permissions" in rows_of(unprivileged)["a.png"].error
     path.chmod(0o644)
     assert index(unprivileged).added == 1
 
@@ -360,7 +361,7 @@ def test_many_files_in_one_folder(tmp_path: Path) -> None:
             if error.errno != errno.EMLINK:
                 raise
             (tmp_path / f"{number}.png").write_bytes(picture(0))
-    found = scan.scan(tmp_path).found
+    found = scan.scan(tmp_path).files
     rows = [reader.PictureReader(tmp_path, TinyEncoder.preprocess).without_pixels(found[0]).record]
     with opened(tmp_path) as (catalog, vectors):
         ids = np.arange(1, len(found) + 1)

@@ -15,7 +15,7 @@ from twotower.encode.load import BUNDLED
 from twotower.errors import LibraryError
 from twotower.index import catalog as catalog_module
 from twotower.index import indexing
-from twotower.index.location import find_library
+from twotower.index.catalog import find_library
 from twotower.index.reader import PictureReader
 from twotower.index.scan import scan
 from twotower.inputs.preprocess import Preprocess, PreprocessConfig
@@ -307,7 +307,7 @@ def test_what_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "nowhere.png").symlink_to("missing.png")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "folder.png" / "inside.png").write_bytes(picture(2))
-    found = [one.path for one in scan(tmp_path).found]
+    found = [one.path for one in scan(tmp_path).files]
     assert sorted(found) == [b"folder.png/inside.png", b"folder/also.PNG", b"good.png"]
 
 
@@ -317,7 +317,7 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "photos" / "again").symlink_to(tmp_path / "elsewhere")
-    assert [one.path for one in scan(tmp_path / "photos").found] == [b"again/a.png"]
+    assert [one.path for one in scan(tmp_path / "photos").files] == [b"again/a.png"]
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "avif", "gif", "bmp", "tif", "heic"])
@@ -403,7 +403,7 @@ def test_large_jpegs_are_decoded_small_and_look_the_same(tmp_path: Path) -> None
             scale = 3000 / max(image.size)
             large = image.resize((round(image.width * scale), round(image.height * scale)))
         large.save(tmp_path / name, quality=92)
-    for found in scan(tmp_path).found:
+    for found in scan(tmp_path).files:
         taken = PictureReader(tmp_path, preprocess)(found)
         exact = preprocess(tmp_path / taken.record.path).ravel()
         scaled = taken.pixel_values[0].ravel()

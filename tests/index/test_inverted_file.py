@@ -17,6 +17,7 @@ from twotower.cli.main import main
 from twotower.errors import LibraryError
 from twotower.index import inverted_file
 from twotower.index.local_vectors import LocalVectors
+from twotower.progress import Progress
 
 pytest.importorskip("faiss", reason="pip install 'twotower[approximate]'")
 
@@ -39,14 +40,14 @@ def clusters(count: int, seed: int = 0, dim: int = DIM) -> np.ndarray:
 def listed(folder: Path, rows: np.ndarray, queries: np.ndarray) -> LocalVectors:
     store = LocalVectors(folder, rows.shape[1])
     store.add(np.arange(1, len(rows) + 1), rows)
-    store.approximate(queries)
+    store.build_lists(queries)
     return store
 
 
 def test_nearly_all_of_the_nearest_and_their_true_scores(tmp_path: Path) -> None:
     rows, queries = clusters(20_000), clusters(200, seed=1)
     store = listed(tmp_path, rows, queries[:100])
-    index = store._open_lists().lists._index  # type: ignore[union-attr]
+    index = store._open_lists()._index  # type: ignore[union-attr]
     assert 1 < index.nprobe < index.nlist / 4  # else it would save nothing
     hits = []
     for query in queries[100:]:
@@ -62,7 +63,7 @@ def test_how_many_lists_are_read_follows_from_the_queries(tmp_path: Path) -> Non
     rows = clusters(5000)
     near = listed(tmp_path / "near", rows, rows[:50])
     far = listed(tmp_path / "far", rows, -rows[:50])
-    probes = [one._open_lists().lists._index.nprobe for one in (near, far)]  # type: ignore[union-attr]
+    probes = [one._open_lists()._index.nprobe for one in (near, far)]  # type: ignore[union-attr]
     assert probes[0] < probes[1]
 
 
@@ -93,7 +94,7 @@ def test_when_all_lists_are_read_nothing_is_missed_or_stale(
             else:
                 store.remove(ids)
                 exact = {one: row for one, row in exact.items() if one not in some}
-        index = store._open_lists().lists._index  # type: ignore[union-attr]
+        index = store._open_lists()._index  # type: ignore[union-attr]
         index.nprobe = index.nlist
         ids = np.array(sorted(exact), np.int64)
         allowed = None if share == 1 else ids[random.random(len(ids)) < share]
@@ -110,20 +111,20 @@ def test_when_all_lists_are_read_nothing_is_missed_or_stale(
 
 def test_lists_that_lack_much_are_stale(tmp_path: Path) -> None:
     store = listed(tmp_path, clusters(300), clusters(5))
-    assert not store.is_stale()
+    assert not store.has_stale_lists()
     store.add(np.arange(301, 321), clusters(20, seed=4))
-    assert not store.is_stale()
+    assert not store.has_stale_lists()
     store.add(np.arange(321, 361), clusters(40, seed=5))
-    assert store.is_stale()
-    store.approximate(clusters(5))
-    assert not store.is_stale()
+    assert store.has_stale_lists()
+    store.build_lists(clusters(5))
+    assert not store.has_stale_lists()
 
 
 def test_removed_vectors_leave_no_gap(tmp_path: Path) -> None:
     rows = clusters(5000)
     store = listed(tmp_path, rows, clusters(50, seed=1))
     store.remove(np.arange(1, 4501))
-    assert store.is_stale()
+    assert store.has_stale_lists()
     for query in clusters(20, seed=2):
         found, _ = store.search(query, 200)
         assert len(set(found.tolist())) == 200 and found.min() > 4500
@@ -155,7 +156,7 @@ def test_slots_that_are_none_are_passed_over(tmp_path: Path) -> None:
     """The last bytes of the file are slots: damaged, they cost a hit and no more."""
     rows = clusters(300)
     listed(tmp_path, rows, rows[:5])
-    with (tmp_path / inverted_file.FOLDER / "lists.faiss").open("r+b") as file:
+    with (tmp_path / inverted_file.LISTS_FOLDER / "lists.faiss").open("r+b") as file:
         file.seek(-8, os.SEEK_END)
         file.write(np.int64(2**40).tobytes())
     found, scores = LocalVectors(tmp_path, DIM).search(rows[0], 300)
@@ -174,7 +175,7 @@ inverted_file.MIN_VECTORS = 20
 store = LocalVectors(Path(sys.argv[1]), 16)
 resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 try:
-    store.approximate(np.eye(16, dtype=np.float32))
+    store.build_lists(np.eye(16, dtype=np.float32))
 except LibraryError as error:
     print(error)
 """
@@ -196,12 +197,12 @@ def test_a_disk_that_fills_up_while_lists_are_written(tmp_path: Path) -> None:
 def test_damaged_lists_are_an_error_that_says_what_to_do(tmp_path: Path, name: str) -> None:
     rows = clusters(300)
     listed(tmp_path, rows, rows[:5])
-    path = tmp_path / inverted_file.FOLDER / name
+    path = tmp_path / inverted_file.LISTS_FOLDER / name
     os.truncate(path, path.stat().st_size // 2)
     again = LocalVectors(tmp_path, DIM)
     with pytest.raises(LibraryError, match="index --approximate"):
         again.search(rows[0], 3)
-    again.approximate(rows[:5])
+    again.build_lists(rows[:5])
     assert again.search(rows[0], 1)[0].tolist() == [1]
 
 
@@ -210,17 +211,19 @@ def test_a_build_that_was_killed_leaves_the_search_as_it_was(tmp_path: Path) -> 
     store = LocalVectors(tmp_path, DIM)
     store.add(np.arange(1, 301), rows)
 
-    def stop(done: int, total: int) -> None:
+    def stop(progress: Progress) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.approximate(rows[:5], stop)
-    (tmp_path / f"{inverted_file.FOLDER}.partial").mkdir()
-    (tmp_path / f"{inverted_file.FOLDER}.partial" / "lists.faiss").write_bytes(b"half")
+        store.build_lists(rows[:5], stop)
+    leftover = tmp_path / f".writing-{inverted_file.LISTS_FOLDER}-1234"
+    leftover.mkdir()
+    (leftover / "lists.faiss").write_bytes(b"half")
     again = LocalVectors(tmp_path, DIM)
     assert again.search(rows[7], 1)[0].tolist() == [8] and again._open_lists() is None
-    again.approximate(rows[:5])
+    again.build_lists(rows[:5])
     assert again.search(rows[7], 1)[0].tolist() == [8] and again._open_lists()
+    assert not leftover.exists()
 
 
 def test_without_faiss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +234,7 @@ def test_without_faiss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = again.search(rows[3], 300)
     assert found.tolist() == (np.argsort(-(rows @ rows[3]), kind="stable") + 1).tolist()
     with pytest.raises(LibraryError, match=r"twotower\[approximate\]"):
-        again.approximate(rows[:5])
+        again.build_lists(rows[:5])
 
 
 def test_without_faiss_nothing_is_indexed_first(
@@ -268,7 +271,7 @@ def test_a_library_that_has_become_small_is_no_error(
     monkeypatch.setattr(inverted_file, "MIN_VECTORS", 1000)
     assert isinstance(library.vectors, LocalVectors)
     library.vectors.remove(library.vectors.ids()[:20])
-    assert library.vectors.is_stale()
+    assert library.vectors.has_stale_lists()
     library.index()
 
 
@@ -282,11 +285,11 @@ def test_index_approximate_and_what_comes_after(
     assert "cat.jpg" in capsys.readouterr().out
     library = Library(location=location)
     assert isinstance(library.vectors, LocalVectors)
-    built = (library.vectors.folder / inverted_file.FOLDER / "marks").stat().st_mtime_ns
+    built = (library.vectors.folder / inverted_file.LISTS_FOLDER / "marks").stat().st_mtime_ns
     library.vectors.add(np.arange(1001, 1101), clusters(100, dim=512))
     library.close()
     assert main(arguments) == 0  # what has no row leaves, so nothing is lacking
-    path = next(Path(location).glob("vectors-*")) / inverted_file.FOLDER / "marks"
+    path = next(Path(location).glob("vectors-*")) / inverted_file.LISTS_FOLDER / "marks"
     assert path.stat().st_mtime_ns == built
 
 

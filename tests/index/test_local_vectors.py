@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from twotower.errors import LibraryError
-from twotower.index import local_vectors as module
+from twotower.index import int8_scores
 from twotower.index.index import open_vectors
 from twotower.index.local_vectors import LocalVectors
 from twotower.index.vectors import Vectors
@@ -218,7 +218,7 @@ def test_rounding_never_costs_a_hit(rows: np.ndarray, query: np.ndarray, top: in
 
 
 def test_many_chunks_and_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_CHUNK", 64)
+    monkeypatch.setattr(int8_scores, "CHUNK", 64)
     store = LocalVectors(tmp_path, 64)
     rows = unit(5000, dim=64)
     store.add(np.arange(1, 5001), rows)

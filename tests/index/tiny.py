@@ -9,9 +9,10 @@ import PIL.Image
 
 from twotower.arrays import normalize
 from twotower.index import indexing
-from twotower.index.catalog import Catalog, PictureRecord
+from twotower.index.catalog import Catalog
 from twotower.index.index import open_vectors
 from twotower.index.indexing import Indexing, IndexReport
+from twotower.index.schema import PictureRecord
 from twotower.index.vectors import Vectors
 from twotower.inputs.preprocess import Preprocess, PreprocessConfig
 

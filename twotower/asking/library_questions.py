@@ -30,8 +30,8 @@ from twotower.search.query import Query, parse_query
 from twotower.search.search import search, select
 
 if TYPE_CHECKING:
-    from twotower.index.catalog import PictureRecord
     from twotower.index.index import Index
+    from twotower.index.schema import PictureRecord
 from twotower.arrays import Float32Array, Int64Array
 
 # How many pictures to expect: a logistic curve as in `zero_shot.py`, at the rate at which words

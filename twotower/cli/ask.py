@@ -149,7 +149,7 @@ def ask_library_of(
 ) -> None:
     """Questions about all pictures of a folder or library."""
     from twotower.asking.library_questions import ask_library
-    from twotower.index.location import CATALOG_FILE
+    from twotower.index.catalog import CATALOG_FILE
 
     folder = Path(places[0]) if places else None
     location = arguments.library

@@ -78,7 +78,7 @@ def run_index(arguments: argparse.Namespace) -> int:
 def where(folder: Path | None, location: Path | None) -> tuple[Path | None, Path | None]:
     """Root and location for `Library`: those given, else of the library around us."""
     from twotower.errors import LibraryError
-    from twotower.index.location import find_library
+    from twotower.index.catalog import find_library
 
     if folder is None and location is None:
         location = find_library(Path.cwd())
@@ -89,7 +89,7 @@ def where(folder: Path | None, location: Path | None) -> tuple[Path | None, Path
 
 def say_if_nested(folder: Path) -> None:
     """Say that a folder inside a library is about to get one of its own."""
-    from twotower.index.location import find_library
+    from twotower.index.catalog import find_library
 
     location = find_library(folder)
     if location and not location.parent.samefile(folder):

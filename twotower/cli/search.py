@@ -148,7 +148,7 @@ def locate_library(folder: Path | None, location: Path | None) -> Library:
             nearest folder above that has one, else a new one.
         location: the folder of catalog and vectors, if it is given.
     """
-    from twotower.index.location import CATALOG_FILE, find_library
+    from twotower.index.catalog import CATALOG_FILE, find_library
     from twotower.library import Library
 
     location = location or find_library(folder or Path.cwd())

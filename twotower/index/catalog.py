@@ -1,8 +1,8 @@
-"""What is known of a person's pictures: one SQLite file, the truth of what the library holds.
+"""The catalog of a library: one SQLite file with the facts about each picture.
 
-A picture's id names one content: a moved file keeps its id, a changed one gets a new id. So the
-vector of an id never changes, and a row is committed only after its vector is safe on disk. What
-the vectors hold beyond the rows here is left over from a crash, and counts for nothing.
+The id of a picture stands for one content: a moved file keeps its id, a changed one gets a new id.
+So the vector of an id never changes. A row is committed after its vector has reached the disk;
+vectors without a row are leftovers of a crash and are ignored.
 """
 
 from __future__ import annotations
@@ -10,131 +10,81 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from twotower.arrays import Float64Array, Int64Array
 from twotower.errors import LibraryError
 from twotower.files import create_folder
-from twotower.index.location import CATALOG_FILE
-from twotower.index.schema import MIGRATIONS, _connect, _damage
+from twotower.index.schema import (
+    MIGRATIONS,
+    PICTURE_COLUMNS,
+    Correction,
+    FileState,
+    ModelRecord,
+    PictureRecord,
+)
 
-STOPPED_AT = "stopped_at"  # setting: how far a run has come that has not ended, such as "2 of 9"
-RETRY = -1  # as `mtime_ns`: no file has it, so that the picture is looked at again next time
+LIBRARY_FOLDER = ".twotower"  # in the folder of pictures
+CATALOG_FILE = "catalog.sqlite"
+STOPPED_AT = "stopped_at"  # setting: progress of an unfinished `Index.update`, such as "2 of 9"
 
-Orientation = Literal["landscape", "portrait", "square"]
-
-
-@dataclass(frozen=True)
-class PictureRecord:
-    """A picture as the catalog knows it, or why it could not be read (`error`).
-
-    `path` is relative to the library's root, with `/` between the parts; bytes that are no text
-    are in it as `os.fsdecode` gives them. `taken` is the camera's local time, ISO 8601 without a
-    zone. Sides are as displayed. `keywords` has those that people gave, one a line, the names of a
-    path with `|` between them. `sidecar_ns` is the time of change of the XMP file beside the
-    picture (of two, the sum), 0 without one.
-    """
-
-    id: int
-    path: str
-    size: int
-    mtime_ns: int
-    sidecar_ns: int = 0
-    content_hash: bytes | None = None
-    type: str | None = None
-    width: int | None = None
-    height: int | None = None
-    orientation: Orientation | None = None
-    taken: str | None = None
-    camera: str | None = None
-    latitude: float | None = None
-    longitude: float | None = None
-    keywords: str = ""
-    error: str | None = None
+_BATCH = 500  # parameters of one SQL statement
 
 
-class KnownFile(NamedTuple):
-    """What tells whether a picture has changed since it was indexed."""
-
-    id: int
-    size: int
-    mtime_ns: int
-    sidecar_ns: int
-
-
-class Correction(NamedTuple):
-    """What a person has said of a tag and a picture; `id` is None if that is not there now."""
-
-    tag: str
-    content_hash: bytes
-    accepted: bool
-    id: int | None
-
-
-@dataclass(frozen=True)
-class ModelRecord:
-    """The model of a set of vectors.
-
-    `source` is what `load` takes; `files` the names, sizes and times of change of its files when
-    `fingerprint` (over weights, preprocessing and tokenizer) was taken from them; `vectors` where
-    its vectors lie, as `open_vectors` takes it, or None for the library's own folder.
-    """
-
-    id: int
-    name: str
-    source: str
-    fingerprint: str
-    files: str
-    embed_dim: int
-    vectors: str | None
-
-
-_COLUMNS = tuple(field.name for field in fields(PictureRecord))
+def find_library(start: Path) -> Path | None:
+    """Return the library folder in `start` or in the nearest folder above it, as git does."""
+    start = start.resolve()
+    for folder in (start, *start.parents):
+        if (folder / LIBRARY_FOLDER / CATALOG_FILE).is_file():
+            return folder / LIBRARY_FOLDER
+    return None
 
 
 class Catalog:
-    """The catalog in the folder `location`; made there, for the pictures in `root`, if missing.
+    """The catalog in the folder `location`; created there, for the pictures in `root`, if missing.
 
     Attributes:
-        location: the folder with the catalog and, unless they are elsewhere, the vectors.
+        location: the folder with the catalog and, unless they are stored elsewhere, the vectors.
         root: the folder of pictures.
-        name: a few random letters, which no other library has.
+        name: a few random letters, different for each library.
         writable: False on a read-only disk.
     """
 
     def __init__(self, location: Path, root: Path | None = None) -> None:
-        """Open, or create where `root` is given.
+        """Open the catalog, or create it if `root` is not None.
 
         Raises:
-            LibraryError: nothing there and no `root`; not a catalog; one of a newer version.
+            LibraryError: there is none and `root` is None; the file is no catalog, or one of a
+                newer version; it belongs to another root.
         """
         self.location = location
         path = location / CATALOG_FILE
         if not path.exists():
             if root is None:
-                raise LibraryError(f"{location}: no library there; make one with: twotower index")
+                raise LibraryError(location, "no library there", "make one with: twotower index")
             create_folder(location)
-        with _damage(path):
+        with _sqlite_errors(path):
             self._connection, self.writable = _connect(path)
         try:
-            with _damage(path):
+            with _sqlite_errors(path):
                 self._migrate()
             if root is not None and self.writable:
-                self._settle(root)
-            self.root = self._root()
+                self._store_root(root)
+            self.root = self._stored_root()
             self.name = self.get_setting("name") or ""
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._connection.close()
 
     def __enter__(self) -> Catalog:
@@ -144,38 +94,42 @@ class Catalog:
         self.close()
 
     def __len__(self) -> int:
-        """How many pictures could be read."""
+        """Return the number of readable pictures."""
         query = """
             SELECT (SELECT count(*) FROM pictures)
                 - (SELECT count(*) FROM pictures WHERE error IS NOT NULL)
         """
         return int(self._connection.execute(query).fetchone()[0])
 
-    # What is asked
+    # Reading pictures
 
     def pictures(self, ids: Iterable[int]) -> list[PictureRecord]:
-        """The records of `ids`, in that order; ids that are not there are left out."""
-        wanted = [int(one) for one in ids]
-        found: dict[int, PictureRecord] = {}
-        for start in range(0, len(wanted), 500):
-            some = wanted[start : start + 500]
-            marks = ", ".join("?" * len(some))
-            found.update((one.id, one) for one in self._records(f"id IN ({marks})", some))
-        return [found[one] for one in wanted if one in found]
+        """Return the records of `ids`, in that order; ids without a record are left out."""
+        ids = [int(number) for number in ids]
+        records: dict[int, PictureRecord] = {}
+        for start in range(0, len(ids), _BATCH):
+            batch = ids[start : start + _BATCH]
+            condition = f"id IN ({_marks(len(batch))})"
+            records.update((record.id, record) for record in self._records(condition, batch))
+        return [records[number] for number in ids if number in records]
 
-    def select(self, where: str = "1", parameters: Sequence[Any] = ()) -> NDArray[np.int64]:
-        """Ids of the readable pictures for which a condition on the table `pictures` holds."""
+    def select(self, where: str = "1", parameters: Sequence[Any] = ()) -> Int64Array:
+        """Return the ids of the readable pictures for which an SQL condition on `pictures` holds.
+
+        Returns:
+            ids [n], ascending.
+        """
         query = f"SELECT id FROM pictures WHERE error IS NULL AND ({where}) ORDER BY id"
         rows = self._connection.execute(query, parameters)
         return np.fromiter((row[0] for row in rows), np.int64)
 
     def in_folder(self, folder: str) -> tuple[str, list[Any]]:
-        """Condition and parameters, for `select`: pictures in `folder` and the folders below."""
+        """Return condition and parameters, for `select`: pictures in `folder` and below it."""
         prefix = os.fsencode(folder.strip("/")) + b"/"
         return "path >= ? AND path < ?", [prefix, prefix[:-1] + b"0"]  # "0" follows "/"
 
-    def match_words(self, query: str) -> NDArray[np.int64]:
-        """Ids whose path or keywords hold any of the words of `query`, best match first."""
+    def match_words(self, query: str) -> Int64Array:
+        """Return ids of pictures with any word of `query` in path or keywords, best match first."""
         words = [word for word in query.replace('"', " ").split() if word.strip()]
         if not words:
             return np.zeros(0, np.int64)
@@ -189,105 +143,110 @@ class Catalog:
         return np.array([row[0] for row in rows], np.int64)
 
     def errors(self) -> list[PictureRecord]:
-        """The pictures that could not be read, by path."""
+        """Return the records of unreadable pictures, by path."""
         return list(self._records("error IS NOT NULL ORDER BY path"))
 
     def records(self) -> Iterator[PictureRecord]:
-        """All pictures, readable or not."""
+        """Yield all records, of readable and unreadable pictures."""
         return self._records("1")
 
-    def known(self) -> dict[bytes, KnownFile]:
-        """By path, what a scan compares the disk with."""
+    def file_states(self) -> dict[bytes, FileState]:
+        """Return the state of each indexed file, by path."""
         query = "SELECT path, id, size, mtime_ns, sidecar_ns FROM pictures"
-        return {row[0]: KnownFile(*row[1:]) for row in self._connection.execute(query)}
+        return {row[0]: FileState(*row[1:]) for row in self._connection.execute(query)}
 
     def next_id(self) -> int:
-        """An id that no picture has or had."""
+        """Return an id that no picture has or had."""
         return int(self.get_setting("next_id") or 1)
 
     def _records(self, where: str, parameters: Sequence[Any] = ()) -> Iterator[PictureRecord]:
-        query = f"SELECT {', '.join(_COLUMNS)} FROM pictures WHERE {where}"
-        for number, path, *rest in self._connection.execute(query, parameters):
-            yield PictureRecord(number, os.fsdecode(path), *rest)
+        query = f"SELECT {', '.join(PICTURE_COLUMNS)} FROM pictures WHERE {where}"
+        for number, path, *values in self._connection.execute(query, parameters):
+            yield PictureRecord(number, os.fsdecode(path), *values)
 
-    # What is changed
+    # Changing pictures
 
     def replace(self, removed: Iterable[int], records: Sequence[PictureRecord]) -> None:
-        """Take out the pictures `removed` and put `records` in, all or nothing.
+        """Delete the pictures `removed` and store `records`, in one transaction.
 
-        A record whose id or path is there already takes that one's place.
+        A record replaces those with its id or its path.
         """
-        gone = [(int(one),) for one in removed] + [(record.id,) for record in records]
+        deleted = [(int(number),) for number in removed] + [(record.id,) for record in records]
         rows = [(record.id, os.fsencode(record.path), *astuple(record)[2:]) for record in records]
-        words = [(record.id, _readable(record.path), record.keywords) for record in records]
-        marks = ", ".join("?" * len(_COLUMNS))
+        words = [(record.id, _searchable(record.path), record.keywords) for record in records]
+        columns, marks = ", ".join(PICTURE_COLUMNS), _marks(len(PICTURE_COLUMNS))
         with self._transaction() as execute_many:
-            execute_many("DELETE FROM words WHERE rowid = ?", gone)
-            execute_many("DELETE FROM pictures WHERE id = ?", gone)
+            execute_many("DELETE FROM words WHERE rowid = ?", deleted)
+            execute_many("DELETE FROM pictures WHERE id = ?", deleted)
             execute_many(
                 "DELETE FROM words WHERE rowid = (SELECT id FROM pictures WHERE path = ?)",
                 [(row[1],) for row in rows],
             )
-            execute_many(f"REPLACE INTO pictures ({', '.join(_COLUMNS)}) VALUES ({marks})", rows)
+            execute_many(f"REPLACE INTO pictures ({columns}) VALUES ({marks})", rows)
             execute_many("INSERT INTO words (rowid, path, keywords) VALUES (?, ?, ?)", words)
             if records:
-                following = max(self.next_id(), 1 + max(record.id for record in records))
-                execute_many(_SET, [("next_id", str(following))])
+                next_id = max(self.next_id(), 1 + max(record.id for record in records))
+                execute_many(_SET, [("next_id", str(next_id))])
+
+    # Settings
 
     def get_setting(self, name: str) -> str | None:
-        """What `set_setting` stored under `name` in this library."""
+        """Return the text that `set_setting` stored under `name`, if any."""
         query = "SELECT value FROM settings WHERE name = ?"
         row = self._connection.execute(query, [name]).fetchone()
         return row[0] if row else None
 
     def set_setting(self, name: str, value: str) -> None:
-        """Keep a text of any kind with the library."""
+        """Store a text under `name`."""
         with self._transaction() as execute_many:
             execute_many(_SET, [(name, value)])
 
     # Tags
 
     def corrections(self) -> list[Correction]:
-        """What was said of tags, by tag and the order in which their pictures came."""
+        """Return the corrections, by tag and then by the id of the picture."""
         query = (
             "SELECT tag, corrections.content_hash, accepted, id FROM corrections "
             "LEFT JOIN pictures ON pictures.content_hash = corrections.content_hash "
             "AND error IS NULL ORDER BY tag, id"
         )
-        found: dict[tuple[str, bytes], Correction] = {}
+        corrections: dict[tuple[str, bytes], Correction] = {}
         for tag, content, accepted, number in self._connection.execute(query):
-            found.setdefault((tag, content), Correction(tag, content, bool(accepted), number))
-        return list(found.values())
+            correction = Correction(tag, content, bool(accepted), number)
+            corrections.setdefault((tag, content), correction)
+        return list(corrections.values())
 
     def correct(self, corrections: Iterable[tuple[str, bytes, bool | None]]) -> None:
-        """Keep what was said of tags and contents; the last word on each counts, None forgets."""
-        last = {(tag, content): accepted for tag, content, accepted in corrections}
+        """Store corrections: tag, content hash, and accepted or not; None deletes the correction.
+
+        Of several for a tag and a content, the latest counts.
+        """
+        latest = {(tag, content): accepted for tag, content, accepted in corrections}
         with self._transaction() as execute_many:
-            execute_many("DELETE FROM corrections WHERE tag = ? AND content_hash = ?", last)
+            execute_many("DELETE FROM corrections WHERE tag = ? AND content_hash = ?", latest)
             execute_many(
                 "INSERT INTO corrections (tag, content_hash, accepted) VALUES (?, ?, ?)",
-                [(*one, accepted) for one, accepted in last.items() if accepted is not None],
+                [(*key, accepted) for key, accepted in latest.items() if accepted is not None],
             )
 
     def keywords(self) -> dict[int, list[str]]:
-        """By picture, what people gave; the names of a path with | between them."""
+        """Return the keywords that people gave, by picture; see `PictureRecord.keywords`."""
         query = "SELECT id, keywords FROM pictures WHERE error IS NULL AND keywords != ''"
         return {number: text.split("\n") for number, text in self._connection.execute(query)}
 
-    def measures(self, ids: Sequence[int]) -> dict[int, NDArray[np.float64]]:
-        """Those of `ids` that were measured -> the facts of their pixels."""
-        found: dict[int, NDArray[np.float64]] = {}
-        for start in range(0, len(ids), 500):
-            some = [int(one) for one in ids[start : start + 500]]
-            marks = ", ".join("?" * len(some))
-            query = f"SELECT id, facts FROM measures WHERE id IN ({marks})"
-            for number, facts in self._connection.execute(query, some):
-                found[number] = np.frombuffer(facts, np.float32).astype(np.float64)
-        return found
+    def measures(self, ids: Sequence[int]) -> dict[int, Float64Array]:
+        """Return the stored measurements of pixels, by picture; others are left out."""
+        measures: dict[int, Float64Array] = {}
+        for start in range(0, len(ids), _BATCH):
+            batch = [int(number) for number in ids[start : start + _BATCH]]
+            query = f"SELECT id, facts FROM measures WHERE id IN ({_marks(len(batch))})"
+            for number, facts in self._connection.execute(query, batch):
+                measures[number] = np.frombuffer(facts, np.float32).astype(np.float64)
+        return measures
 
-    def add_measures(self, measures: dict[int, NDArray[np.float64]]) -> None:
-        """Keep the facts of pictures, and forget those that have gone."""
-        rows = [(one, facts.astype(np.float32).tobytes()) for one, facts in measures.items()]
+    def add_measures(self, measures: dict[int, Float64Array]) -> None:
+        """Store measurements of pixels, and delete those of pictures that were removed."""
+        rows = [(number, facts.astype(np.float32).tobytes()) for number, facts in measures.items()]
         with self._transaction() as execute_many:
             execute_many("REPLACE INTO measures (id, facts) VALUES (?, ?)", rows)
             execute_many("DELETE FROM measures WHERE id NOT IN (SELECT id FROM pictures)", [()])
@@ -301,12 +260,15 @@ class Catalog:
         return self._models("id = ?", [int(number)])[0] if number else None
 
     def models(self) -> list[ModelRecord]:
-        """All models that have vectors here, also those that are not finished yet."""
+        """Return all models that have vectors here, also unfinished ones."""
         return self._models("1 ORDER BY id")
 
     def add_model(self, record: ModelRecord) -> ModelRecord:
-        """Store a model (its `id` is given here), or find it by its fingerprint and `vectors`."""
-        if "@" in (record.vectors or ""):  # a password, perhaps
+        """Store a model, or update the one with its fingerprint and `vectors`; return it with id.
+
+        If `vectors` may contain a password, the catalog becomes readable for its owner alone.
+        """
+        if "@" in (record.vectors or ""):
             for path in self.location.glob(f"{CATALOG_FILE}*"):
                 path.chmod(0o600)
         row = (*astuple(record)[1:-1], record.vectors or "")
@@ -321,11 +283,11 @@ class Catalog:
         return self._models(where, [record.fingerprint, record.vectors or ""])[0]
 
     def use_model(self, record: ModelRecord) -> None:
-        """From now on, search the vectors of this model."""
+        """Make this the model whose vectors are searched."""
         self.set_setting("model", str(record.id))
 
     def remove_model(self, record: ModelRecord) -> None:
-        """Forget a model that is no longer used; its vectors are the caller's to delete."""
+        """Delete the row of a model; its vectors are left to the caller."""
         with self._transaction() as execute_many:
             execute_many("DELETE FROM models WHERE id = ?", [(record.id,)])
 
@@ -336,62 +298,90 @@ class Catalog:
         )
         return [ModelRecord(*row) for row in self._connection.execute(query, parameters)]
 
-    # The file itself
+    # The folder of pictures
 
-    def strayed_from(self) -> Path | None:
-        """Where the pictures were, if the library inside them has been moved away without them."""
-        last, root = self.get_setting("last_root"), self._root()
-        if last is None or _decoded(last) == root:
+    def previous_root(self) -> Path | None:
+        """Return the former folder of pictures if the library was moved away from it, else None.
+
+        A library inside its folder of pictures may be moved together with them.
+        """
+        stored, root = self.get_setting("last_root"), self._stored_root()
+        if stored is None or _decode_path(stored) == root:
             return None
-        some = self._connection.execute("SELECT path FROM pictures LIMIT 100").fetchall()
-        if not some or any((root / os.fsdecode(path)).exists() for (path,) in some):
-            return None  # they have moved together
-        return _decoded(last)
+        sample = self._connection.execute("SELECT path FROM pictures LIMIT 100").fetchall()
+        if not sample or any((root / os.fsdecode(path)).exists() for (path,) in sample):
+            return None
+        return _decode_path(stored)
+
+    def _store_root(self, root: Path) -> None:
+        """Store the folder of pictures.
+
+        Raises:
+            LibraryError: the library belongs to another folder, which still exists.
+        """
+        if self.get_setting("root") is None:
+            self.set_setting("name", secrets.token_hex(4))
+        else:
+            before = self.previous_root() or self._stored_root()
+            if before.is_dir() and not before.samefile(root):
+                raise LibraryError(
+                    self.location,
+                    f"is the library of {before}",
+                    f"keep that of {root} elsewhere with --library FOLDER",
+                )
+        self.set_setting("root", _relative_root(root, self.location))
+        self.set_setting("last_root", _encode_path(root.resolve()))
+
+    def _stored_root(self) -> Path:
+        stored = self.get_setting("root")
+        if stored is None:
+            raise LibraryError(
+                self.location,
+                "names no folder of pictures",
+                f"run: twotower index PICTURES --library {self.location}",
+            )
+        return (self.location / _decode_path(stored)).resolve()
+
+    # The file
 
     def _migrate(self) -> None:
-        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        """Bring the schema up to date.
+
+        Raises:
+            LibraryError: it is of a newer version, or of an older one and cannot be written.
+        """
+        version = self._schema_version()
         if version > len(MIGRATIONS):
             raise LibraryError(
-                f"{self.location / CATALOG_FILE}: written by a newer twotower (its version is "
-                f"{version}, this one reads up to {len(MIGRATIONS)}); "
-                "pip install --upgrade twotower"
+                self.location / CATALOG_FILE,
+                f"written by a newer twotower (its version is {version}, this one reads up to "
+                f"{len(MIGRATIONS)})",
+                "pip install --upgrade twotower",
             )
         if version < len(MIGRATIONS) and not self.writable:
             raise LibraryError(
-                f"{self.location / CATALOG_FILE}: of an older version, and read-only here; copy "
-                "it to where it can be written"
+                self.location / CATALOG_FILE,
+                "of an older version, and read-only here",
+                "copy it to where it can be written",
             )
         for number in range(version + 1, len(MIGRATIONS) + 1):
             with self._transaction():
-                # another process may have been faster
-                if self._connection.execute("PRAGMA user_version").fetchone()[0] < number:
+                if self._schema_version() < number:  # no other process has done this step
                     for statement in MIGRATIONS[number - 1].split(";"):
                         self._connection.execute(statement)
                     self._connection.execute(f"PRAGMA user_version = {number}")
 
-    def _settle(self, root: Path) -> None:
-        """Say that this is the library of `root`, or still is, wherever that has been moved."""
-        if self.get_setting("root") is None:
-            self.set_setting("name", secrets.token_hex(4))
-        else:
-            before = self.strayed_from() or self._root()
-            if before.is_dir() and not before.samefile(root):
-                raise LibraryError(
-                    f"{self.location}: is the library of {before}; keep that of {root} elsewhere"
-                )
-        self.set_setting("root", _relative(root, self.location))
-        self.set_setting("last_root", _encoded(root.resolve()))
-
-    def _root(self) -> Path:
-        stored = self.get_setting("root")
-        if stored is None:
-            raise LibraryError(f"{self.location}: names no folder of pictures; index again")
-        return (self.location / _decoded(stored)).resolve()
+    def _schema_version(self) -> int:
+        return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
 
     @contextmanager
     def _transaction(self) -> Iterator[Callable[[str, Iterable[Any]], Any]]:
         if not self.writable:
-            raise LibraryError(f"{self.location}: cannot be written to")
+            raise LibraryError(
+                self.location,
+                "cannot be written to",
+                "change its permissions, or keep the library elsewhere with --library FOLDER",
+            )
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -405,19 +395,71 @@ class Catalog:
 _SET = "REPLACE INTO settings (name, value) VALUES (?, ?)"
 
 
-def _relative(root: Path, location: Path) -> str:
-    """JSON of the root as seen from a library inside it, so that both can move; else absolute."""
+def _marks(count: int) -> str:
+    """Return placeholders for the parameters of an SQL statement."""
+    return ", ".join("?" * count)
+
+
+def _searchable(path: str) -> str:
+    """Return a path as valid UTF-8, for the table of words."""
+    return os.fsencode(path).decode("utf-8", errors="replace")
+
+
+def _relative_root(root: Path, location: Path) -> str:
+    """Encode the root; relative to a library inside it, so that both can be moved together."""
     root, location = root.resolve(), location.resolve()
-    return _encoded(os.path.relpath(root, location) if location.is_relative_to(root) else root)
+    return _encode_path(os.path.relpath(root, location) if location.is_relative_to(root) else root)
 
 
-def _encoded(path: str | Path) -> str:
+def _encode_path(path: str | Path) -> str:
     return json.dumps(os.fsencode(path).decode("latin-1"))
 
 
-def _decoded(stored: str) -> Path:
+def _decode_path(stored: str) -> Path:
     return Path(os.fsdecode(json.loads(stored).encode("latin-1")))
 
 
-def _readable(path: str) -> str:
-    return os.fsencode(path).decode("utf-8", errors="replace")
+def _connect(path: Path) -> tuple[sqlite3.Connection, bool]:
+    """Open the file; return the connection, and True if it can be written."""
+    writable = not path.exists() or (_can_write(path) and _can_write(path.parent))
+    address = f"{path.absolute().as_uri()}?mode={'rwc' if writable else 'ro'}"
+    connection = _open(address)
+    try:
+        if writable:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.DatabaseError:
+        connection.close()
+        if writable:
+            raise
+        # SQLite cannot create its shared memory here, and reads only a file declared immutable.
+        connection = _open(address + "&immutable=1")
+    return connection, writable
+
+
+def _can_write(path: Path) -> bool:
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _open(address: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        address, uri=True, timeout=30, isolation_level=None, check_same_thread=False
+    )
+
+
+@contextmanager
+def _sqlite_errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors about an unusable file into `LibraryError`."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise LibraryError(
+            path, f"cannot be used ({error})", "check whether the disk is full, and the permissions"
+        ) from None
+    except sqlite3.DatabaseError as error:
+        raise LibraryError(
+            path,
+            f"not a catalog, or a damaged one ({error})",
+            f"delete the folder {path.parent} and index again",
+        ) from None

@@ -1,9 +1,8 @@
-"""Bring a library up to what is on the disk, so that dying at any moment loses seconds at most.
+"""Bring the pictures of a library up to date with the disk, safely against any interruption.
 
-The order is the whole of it. A picture's vector is written, and on the disk, before the catalog
-says that there is such a picture; a picture leaves the catalog before its vector is removed. So a
-vector without a row is left over, and a row without a vector is a picture to be read again: both
-are mended at the start of the next run.
+The order of writes makes it safe. A vector reaches the disk before the row of its picture, and a
+row is deleted before its vector. So after a crash a vector without a row is a leftover, and a row
+without a vector is a picture to be read again; the next run repairs both at its start.
 """
 
 from __future__ import annotations
@@ -12,39 +11,39 @@ import importlib.util
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from twotower.arrays import normalize
+from twotower.arrays import Float32Array, Int64Array, normalize
 from twotower.encode.encoder import Encoder
 from twotower.encode.stream import read_ahead
 from twotower.errors import LibraryError, PictureError
-from twotower.index.catalog import STOPPED_AT, Catalog, PictureRecord
+from twotower.index.catalog import STOPPED_AT, Catalog
 from twotower.index.reader import PictureContent, PictureReader
 from twotower.index.scan import Scan, ScannedFile, compare, scan
+from twotower.index.schema import PictureRecord
 from twotower.index.vectors import Vectors
-from twotower.progress import Progress
+from twotower.progress import Progress, ReportProgress, ignore_progress
 
 COMMIT_SECONDS = 2.0
 BATCH_SIZE = 32
+_READ_AHEAD = 2 * BATCH_SIZE
 _EXTRAS = {"twotower[heif]": "pillow_heif", "twotower[raw]": "rawpy", "twotower[video]": "av"}
 
 
 @dataclass(frozen=True)
 class IndexReport:
-    """What indexing did, in pictures.
+    """The result of indexing, in pictures.
 
     Attributes:
-        added: read and embedded, new or changed.
-        moved: known by their content: moved, renamed or touched, or with another sidecar; nothing
-            was computed.
+        added: read and embedded, because they are new or changed.
+        moved: moved, renamed or touched files with a known content, and pictures of which only the
+            sidecar changed; nothing was computed.
         removed: no longer on the disk.
-        unchanged: as they were.
+        unchanged: all others.
         failed: could not be read in this run (`Catalog.errors` lists all).
-        unreadable: folders that could not be looked into, with the reason; their pictures stay.
+        unreadable: folders that could not be read, with the reason; their pictures stay indexed.
     """
 
     added: int
@@ -57,31 +56,31 @@ class IndexReport:
 
 
 class Indexing:
-    """One run over the disk, for one model's vectors."""
+    """One run over the disk, for the vectors of one model."""
 
     def __init__(
         self,
         catalog: Catalog,
         vectors: Vectors,
         encoder: Encoder,
-        progress: Callable[[Progress], None] | None = None,
+        report: ReportProgress = ignore_progress,
     ) -> None:
         self._catalog, self._vectors, self._encoder = catalog, vectors, encoder
-        self._report_progress = progress or (lambda progress: None)
-        self._intake = PictureReader(catalog.root, encoder.preprocess)
-        self._old: dict[str, PictureRecord] = {}  # by path, rows that something may take over
-        # Read, and not embedded yet: pixel_values [frames, 3, S, S].
-        self._waiting: list[tuple[PictureRecord, NDArray[np.float32]]] = []
-        # Not committed yet: embeds [embed_dim] for what was embedded now.
-        self._ready: list[tuple[PictureRecord, NDArray[np.float32] | None]] = []
-        self._replaced: list[int] = []  # ids whose path one of these has taken
+        self._report = report
+        self._reader = PictureReader(catalog.root, encoder.preprocess)
+        self._old: dict[str, PictureRecord] = {}  # stale rows by path, whose id may be used again
+        # Read but not embedded: pixel_values [frames, 3, S, S].
+        self._waiting: list[tuple[PictureRecord, Float32Array]] = []
+        # Not committed: embeds [embed_dim] if they were computed in this run.
+        self._ready: list[tuple[PictureRecord, Float32Array | None]] = []
+        self._replaced: list[int] = []  # ids whose path a ready record has
         self._committed_at = time.monotonic()
         self._next_id = 0
         self._total = self._done = self._added = self._moved = self._failed = 0
         self._unchanged = 0
 
     def run(self) -> IndexReport:
-        """Do it. Stopped by Ctrl-C, keep what is done.
+        """Index all changes; after Ctrl-C, keep those that are done.
 
         Raises:
             LibraryError: the folder of pictures cannot be read, or has become empty.
@@ -89,25 +88,19 @@ class Indexing:
         started = time.monotonic()
         if not len(self._catalog):
             self._catalog.set_setting(STOPPED_AT, "the start")
-        lacking = self._mend()
+        incomplete = self._repair()
         result = scan(self._catalog.root)
-        self._check(result)
-        known = self._catalog.known()
-        changes = compare(result, known)
-        again = [one for one in result.found if one.path in known and known[one.path].id in lacking]
-        self._old = {one.path: one for one in self._catalog.pictures([*changes.stale, *lacking])}
-        new = list(dict.fromkeys(changes.new + again))
-        self._total, self._unchanged = len(new), len(result.found) - len(new)
-        self._next_id = self._catalog.next_id()
+        self._require_pictures(result)
+        new, stale = self._compare(result, incomplete)
         try:
-            left = self._find_again(self._read_sidecars(new))
-            for _, taken in read_ahead(self._intake, left, ahead=2 * BATCH_SIZE):
-                self._put(taken)
+            unknown = self._match_moved(self._update_sidecars(new))
+            for _, content in read_ahead(self._reader, unknown, ahead=_READ_AHEAD):
+                self._add(content)
         except KeyboardInterrupt:
             self._finish()
             raise
         self._finish()
-        removed = self._remove(changes.stale)
+        removed = self._remove(stale)
         if self._catalog.get_setting(STOPPED_AT):
             self._catalog.set_setting(STOPPED_AT, "")
         return IndexReport(
@@ -120,120 +113,143 @@ class Indexing:
             seconds=time.monotonic() - started,
         )
 
-    def _mend(self) -> set[int]:
+    def _repair(self) -> set[int]:
         """Remove vectors without a row.
 
         Returns:
-            Ids of rows that lack their vector, and of failures that a package now installed mends.
+            ids of rows without a vector, and of errors that a package installed since resolves.
         """
-        there, readable = self._vectors.ids(), self._catalog.select()
-        self._vectors.remove(np.setdiff1d(there, readable))
-        lacking = set(np.setdiff1d(readable, there).tolist())
-        return lacking | {one.id for one in self._catalog.errors() if _can_be_read_now(one)}
+        stored, readable = self._vectors.ids(), self._catalog.select()
+        self._vectors.remove(np.setdiff1d(stored, readable))
+        incomplete = set(np.setdiff1d(readable, stored).tolist())
+        return incomplete | {row.id for row in self._catalog.errors() if _is_resolved(row)}
 
-    def _check(self, result: Scan) -> None:
+    def _require_pictures(self, result: Scan) -> None:
         root = self._catalog.root
         if b"" in result.unreadable:
-            raise LibraryError(f"{root}: {result.unreadable[b'']}; give a folder that can be read")
-        if not result.found and len(self._catalog):
+            raise LibraryError(root, result.unreadable[b""], "give a folder that can be read")
+        if not result.files and len(self._catalog):
             raise LibraryError(
-                f"{root}: no pictures there, but {len(self._catalog)} are indexed; is the disk "
-                f"mounted? If they are gone for good, delete {self._catalog.location}"
+                root,
+                f"no pictures there, but {len(self._catalog)} are indexed",
+                f"is the disk mounted? If they are gone for good, delete {self._catalog.location}",
             )
 
-    def _read_sidecars(self, new: list[ScannedFile]) -> list[ScannedFile]:
-        """Give files of which only the sidecar has changed their row back, without reading them.
+    def _compare(self, result: Scan, incomplete: set[int]) -> tuple[list[ScannedFile], list[int]]:
+        """Compare disk and catalog, and set the counts.
 
         Returns:
-            The others.
+            Files to read, and ids of stale rows.
         """
-        there = set(self._vectors.ids().tolist())
+        states = self._catalog.file_states()
+        changes = compare(result, states)
+        repeated = [
+            file
+            for file in result.files
+            if file.path in states and states[file.path].id in incomplete
+        ]
+        old = self._catalog.pictures([*changes.stale, *incomplete])
+        self._old = {row.path: row for row in old}
+        new = list(dict.fromkeys(changes.new + repeated))
+        self._total, self._unchanged = len(new), len(result.files) - len(new)
+        self._next_id = self._catalog.next_id()
+        return new, changes.stale
+
+    def _update_sidecars(self, new: list[ScannedFile]) -> list[ScannedFile]:
+        """Update the rows of files of which only the sidecar changed, without reading the files.
+
+        Returns:
+            The other files.
+        """
+        stored = set(self._vectors.ids().tolist())
         rows: dict[ScannedFile, PictureRecord] = {}
-        for one in new:
-            row = self._old.get(os.fsdecode(one.path))
-            if row is not None and row.error is None and row.id in there:
-                same = (row.size, row.mtime_ns) == (one.size, one.mtime_ns)
-                if same and row.sidecar_ns != one.sidecar_ns:
-                    rows[one] = row
-        for one, keywords in read_ahead(self._intake.keywords, rows, ahead=2 * BATCH_SIZE):
+        for file in new:
+            row = self._old.get(os.fsdecode(file.path))
+            if row is not None and row.error is None and row.id in stored:
+                same_file = (row.size, row.mtime_ns) == (file.size, file.mtime_ns)
+                if same_file and row.sidecar_ns != file.sidecar_ns:
+                    rows[file] = row
+        for file, keywords in read_ahead(self._reader.keywords, rows, ahead=_READ_AHEAD):
             assert not isinstance(keywords, PictureError)
-            row = replace(rows[one], sidecar_ns=one.sidecar_ns, keywords=keywords)
-            self._old.pop(row.path)
-            self._ready.append((row, None))
-            self._moved += 1
-            self._step()
+            row = replace(rows[file], sidecar_ns=file.sidecar_ns, keywords=keywords)
+            self._reuse(row.path, row)
         self._commit()
-        return [one for one in new if one not in rows]
+        return [file for file in new if file not in rows]
 
-    def _find_again(self, new: list[ScannedFile]) -> list[ScannedFile]:
-        """Give files whose content is known their row back: moved, renamed, touched.
+    def _match_moved(self, new: list[ScannedFile]) -> list[ScannedFile]:
+        """Find files whose content is in a stale row (moved, renamed or touched), and keep its id.
 
         Returns:
-            The others.
+            The other files.
         """
-        there = set(self._vectors.ids().tolist())
+        stored = set(self._vectors.ids().tolist())
         lost: dict[bytes, list[PictureRecord]] = defaultdict(list)
         for row in self._old.values():
-            if row.content_hash is not None and row.error is None and row.id in there:
+            if row.content_hash is not None and row.error is None and row.id in stored:
                 lost[row.content_hash].append(row)
         sizes = {row.size for rows in lost.values() for row in rows}
-        suspects = [one for one in new if one.size in sizes]
-        found = set()
-        for one, taken in read_ahead(self._intake.without_pixels, suspects, ahead=2 * BATCH_SIZE):
-            assert not isinstance(taken, PictureError)
-            if taken is None or taken.record.error or taken.record.content_hash is None:
+        suspects = [file for file in new if file.size in sizes]
+        matched = set()
+        for file, content in read_ahead(self._reader.without_pixels, suspects, ahead=_READ_AHEAD):
+            assert not isinstance(content, PictureError)
+            if content is None or content.record.error or content.record.content_hash is None:
                 continue
-            rows = lost[taken.record.content_hash]
+            rows = lost[content.record.content_hash]
             if not rows:
                 continue
-            rows.sort(key=lambda row: row.path == taken.record.path)  # its own row before others
-            row = rows.pop()
-            self._old.pop(row.path)
-            self._ready.append((replace(taken.record, id=row.id), None))
-            found.add(one)
-            self._moved += 1
-            self._step()
+            rows.sort(key=lambda row: row.path == content.record.path)
+            row = rows.pop()  # that of the same path, if there is one
+            self._reuse(row.path, replace(content.record, id=row.id))
+            matched.add(file)
         self._commit()
-        return [one for one in new if one not in found]
+        return [file for file in new if file not in matched]
 
-    def _put(self, taken: PictureContent | PictureError | None) -> None:
-        """Take in what one file gave."""
-        assert not isinstance(taken, PictureError)
-        if taken is None:
-            pass  # it has gone in the meantime, and the next scan sees it
-        elif taken.pixel_values is None:
-            self._ready.append((self._named(taken.record), None))
+    def _reuse(self, old_path: str, record: PictureRecord) -> None:
+        """Store a record under the id, and with the vector, of the stale row at `old_path`."""
+        self._old.pop(old_path)
+        self._ready.append((record, None))
+        self._moved += 1
+        self._step()
+
+    def _add(self, content: PictureContent | PictureError | None) -> None:
+        """Store an error, or keep the pixels for the next batch."""
+        assert not isinstance(content, PictureError)
+        if content is None:
+            pass  # deleted in the meantime; the next scan detects it
+        elif content.pixel_values is None:
+            self._ready.append((self._with_id(content.record), None))
             self._failed += 1
         else:
-            self._waiting.append((taken.record, taken.pixel_values))
+            self._waiting.append((content.record, content.pixel_values))
         self._step()
 
     def _step(self) -> None:
-        """One file is done; embed a full batch, and commit when it is time."""
+        """Count a file; embed a full batch, and commit every `COMMIT_SECONDS`."""
         self._done += 1
         due = time.monotonic() - self._committed_at >= COMMIT_SECONDS
         if due or sum(len(pixels) for _, pixels in self._waiting) >= BATCH_SIZE:
             self._embed()
         if due:
             self._commit()
-        self._report_progress(Progress(self._done, self._total, self._failed))
+        self._report(Progress(self._done, self._total, self._failed, stage="Indexing"))
 
     def _embed(self) -> None:
+        """Embed the waiting pictures; the embed of a video is the mean over its frames."""
         if not self._waiting:
             return
         rows = self._encoder.encode_pixels(np.concatenate([pixels for _, pixels in self._waiting]))
         start = 0
         for record, pixels in self._waiting:
             embeds = rows[start]
-            if len(pixels) > 1:  # a video is the mean of its frames
+            if len(pixels) > 1:
                 [embeds] = normalize(rows[start : start + len(pixels)].mean(axis=0, keepdims=True))
             start += len(pixels)
-            self._ready.append((self._named(record), embeds))
+            self._ready.append((self._with_id(record), embeds))
         self._added += len(self._waiting)
         self._waiting = []
 
-    def _named(self, record: PictureRecord) -> PictureRecord:
-        """The record with its id: that of the row with its path if the content is the same."""
+    def _with_id(self, record: PictureRecord) -> PictureRecord:
+        """Return the record with a new id, or that of the row with its path and content."""
         before = self._old.pop(record.path, None)
         if before is not None:
             if before.content_hash is not None and before.content_hash == record.content_hash:
@@ -243,16 +259,16 @@ class Indexing:
         return replace(record, id=self._next_id - 1)
 
     def _commit(self) -> None:
-        """First the vectors, then the rows; see the top of this file."""
+        """Write vectors, then rows, then remove replaced vectors; see the top of this file."""
         embedded = [(record.id, embeds) for record, embeds in self._ready if embeds is not None]
         if embedded:
             ids, embeds = zip(*embedded, strict=True)
             self._vectors.add(np.array(ids, np.int64), np.stack(embeds))
         self._catalog.replace(self._replaced, [record for record, _ in self._ready])
-        self._vectors.remove(np.array(self._replaced, np.int64))
+        self._vectors.remove(_as_ids(self._replaced))
         if self._total:
-            done, all_of_them = self._unchanged + self._done, self._unchanged + self._total
-            self._catalog.set_setting(STOPPED_AT, f"{done} of {all_of_them}")
+            done, total = self._unchanged + self._done, self._unchanged + self._total
+            self._catalog.set_setting(STOPPED_AT, f"{done} of {total}")
         self._ready, self._replaced = [], []
         self._committed_at = time.monotonic()
 
@@ -261,20 +277,20 @@ class Indexing:
         self._commit()
 
     def _remove(self, stale: list[int]) -> int:
-        """Take out the rows that nothing has taken over.
-
-        Returns:
-            How many pictures have gone.
-        """
-        left = {row.id for row in self._old.values()}
-        gone = [one for one in stale if one in left]
-        self._catalog.replace(gone, [])
-        self._vectors.remove(np.array(gone, np.int64))
-        return len(gone)
+        """Remove the stale rows whose id was not used again, and return their number."""
+        old_ids = {row.id for row in self._old.values()}
+        removed = [number for number in stale if number in old_ids]
+        self._catalog.replace(removed, [])
+        self._vectors.remove(_as_ids(removed))
+        return len(removed)
 
 
-def _can_be_read_now(row: PictureRecord) -> bool:
-    """Whether a file failed for want of a package that has been installed since."""
+def _as_ids(numbers: list[int]) -> Int64Array:
+    return np.array(numbers, np.int64)
+
+
+def _is_resolved(row: PictureRecord) -> bool:
+    """Return True if a file could not be read for want of a package that is installed now."""
     return any(
         extra in (row.error or "") and importlib.util.find_spec(module) is not None
         for extra, module in _EXTRAS.items()

@@ -1,192 +1,230 @@
-"""The nearest of many millions, nearly all of them, in milliseconds: an inverted file, by faiss.
+"""Approximate nearest neighbours for millions of vectors: an inverted file (IVF), by faiss.
 
-Vectors that are alike share a list. A search looks only into the lists whose middles are nearest to
-the query; how many that takes is measured on queries while the lists are built.
+Vectors are clustered into lists. A search reads the lists whose centroids are nearest to the query;
+the number of lists to read is measured on queries while the lists are built.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from twotower.arrays import BoolArray, Float32Array, IndexArray, Int64Array
 from twotower.errors import LibraryError
+from twotower.files import atomic_folder, remove_leftovers
+from twotower.progress import Progress, ReportProgress
 
-if TYPE_CHECKING:
-    from twotower.arrays import Float32Array, IndexArray
-from twotower.arrays import Int64Array
+LISTS_FOLDER = "lists"  # in the folder of the vectors
+MIN_VECTORS = 100_000  # exact search of fewer takes a few milliseconds
+TOP = 100  # number of neighbours of which `RECALL` are found
+RECALL = 0.95  # on generic texts; on the queries of people it is 0.98 and more
 
-FOLDER = "lists"  # in that of the vectors
-MIN_VECTORS = 100_000  # vectors; exact search takes a few milliseconds for so many
-TOP = 100  # of how many nearest ones `RECALL` is a share
-RECALL = 0.95  # on generic texts, which are harder: what people ask for then gets 0.98 and more
-
-_LISTS = 2  # times the root of the number of vectors
-_SAMPLE = 48  # vectors for each list, from which its middle is learned
-_ROUNDS = 8  # of k-means
+_LISTS = 2  # lists per square root of the number of vectors
+_SAMPLE = 48  # vectors per list from which its centroid is computed
+_KMEANS_ROUNDS = 8
 _CHUNK = 65_536  # vectors added at a time
-_GROWTH = 1 / 3  # exponent: of eight times as many, twice the lists hold as large a share
-_BEYOND = 30  # candidates more than asked for: one byte a number orders close ones wrongly
-Say = Callable[[int, int], None]
+_PROBES_EXPONENT = 1 / 3  # for 8 times as many results, twice as many lists give the same recall
+_MARGIN = 30  # results beyond those requested: 8-bit scores misorder close ones
+_INDEX_FILE, _MARKS_FILE = "lists.faiss", "marks"
 
 
-class InvertedLists:
-    """An index over the slots of `LocalVectors`, each vector rounded to one byte a number.
+class InvertedFile:
+    """Inverted lists over the slots of `LocalVectors`, compared with what the slots hold now.
 
     Attributes:
-        marks: what tells the vector that was in each slot when it was built [n]; 0 for none.
+        unlisted: slots [m] filled since the lists were built; they have to be searched besides.
+        removed: number of listed vectors that are no longer in their slot.
     """
 
-    def __init__(self, index: Any, marks: Int64Array) -> None:
-        self.marks, self._index = marks, index
-
-    def near(self, query: Float32Array, top: int, wanted: NDArray[np.bool_] | None) -> IndexArray:
-        """Slots that hold nearly all of the `top` nearest, and some more, in no order.
-
-        More lists are read if more is asked for, and until that is found: what passes a filter can
-        lie in a few lists, far from the query.
+    def __init__(self, index: Any, listed_marks: Int64Array, marks: Int64Array) -> None:
+        """Compare the lists with the slots.
 
         Args:
-            wanted: which slots count [m], if not all do.
+            index: the faiss index, whose ids are slots.
+            listed_marks: marks of the slots when the lists were built.
+            marks: marks of the slots now [n]; see `LocalVectors`.
+        """
+        self._index, self._slots = index, len(listed_marks)
+        before = np.zeros(len(marks), np.int64)
+        before[: len(listed_marks)] = listed_marks[: len(marks)]
+        self._unchanged = (marks != 0) & (marks == before)
+        self.removed = int(np.count_nonzero(listed_marks) - np.count_nonzero(self._unchanged))
+        self.unlisted: IndexArray = np.flatnonzero((marks != 0) & ~self._unchanged)
+
+    def near(self, query: Float32Array, top: int, allowed: BoolArray | None) -> IndexArray:
+        """Return listed slots with nearly all of the `top` nearest, and some more, in no order.
+
+        Until `top` slots are found, four times as many lists are read: those that a filter allows
+        can lie in a few lists far from the query.
+
+        Args:
+            allowed: the slots to search [n]; None for all.
         """
         import faiss
 
         parameters: Any = faiss.SearchParametersIVF()
-        probes = self._index.nprobe * max(1, top / TOP) ** _GROWTH
-        if wanted is not None:
-            probes *= self._index.ntotal / max(1, np.count_nonzero(wanted))
+        probes = self._index.nprobe * max(1, top / TOP) ** _PROBES_EXPONENT
+        if allowed is not None or self.removed:
+            allowed = self._unchanged if allowed is None else allowed & self._unchanged
+            probes *= self._index.ntotal / max(1, np.count_nonzero(allowed))
             selector: Any = faiss.IDSelectorBitmap
-            parameters.sel = selector(np.packbits(wanted, bitorder="little"))
+            parameters.sel = selector(np.packbits(allowed, bitorder="little"))
         while True:
             parameters.nprobe = min(self._index.nlist, int(np.ceil(probes)))
-            _, [found] = self._index.search(query[None], top + _BEYOND, params=parameters)
-            if found[-1] >= 0 or parameters.nprobe == self._index.nlist:
-                slots: IndexArray = found[(found >= 0) & (found < len(self.marks))]  # if damaged
-                return slots
+            _, [slots] = self._index.search(query[None], top + _MARGIN, params=parameters)
+            if slots[-1] >= 0 or parameters.nprobe == self._index.nlist:
+                valid = (slots >= 0) & (slots < self._slots)  # a damaged file has others
+                return np.asarray(slots[valid], np.intp)
             probes *= 4
 
 
-def open_inverted_lists(folder: Path, embed_dim: int) -> InvertedLists | None:
-    """The lists of a folder of vectors; None if there are none, or faiss is not installed.
+def open_inverted_file(folder: Path, embed_dim: int, marks: Int64Array) -> InvertedFile | None:
+    """Open the lists in a folder of vectors; return None if faiss is not installed.
+
+    Args:
+        marks: marks of the slots now [n]; see `LocalVectors`.
 
     Raises:
-        LibraryError: they are damaged.
+        LibraryError: the lists are damaged.
     """
-    path = folder / FOLDER
-    if not path.is_dir():
-        return None
     try:
         import faiss
     except ImportError:
         return None
+    path = folder / LISTS_FOLDER
     try:
-        marks = np.fromfile(path / "marks", np.int64)
-        index: Any = faiss.read_index(str(path / "lists.faiss"), faiss.IO_FLAG_MMAP)
+        listed_marks = np.fromfile(path / _MARKS_FILE, np.int64)
+        index: Any = faiss.read_index(str(path / _INDEX_FILE), faiss.IO_FLAG_MMAP)
         inverted: Any = faiss.downcast_InvertedLists(index.invlists)
         inverted.prefetch_nthread = 0  # starting 32 threads takes as long as the search
-        index.parallel_mode = 1  # the lists of a query are shared out among the cores
-        whole = index.d == embed_dim and index.ntotal == np.count_nonzero(marks)
-    except (OSError, RuntimeError, AttributeError):  # the last: of an index of another kind
-        whole = False
-    if not whole:
+        index.parallel_mode = 1  # threads share the lists of a query
+        valid = index.d == embed_dim and index.ntotal == np.count_nonzero(listed_marks)
+    except (OSError, RuntimeError, AttributeError):  # the last: an index of another kind
+        valid = False
+    if not valid:
         raise LibraryError(
-            f"{path}: damaged; delete it (the search is exact then), or build it again: "
-            "twotower index --approximate"
+            path,
+            "the lists for approximate search are damaged",
+            "delete the folder (the search is exact then), or build them again: "
+            "twotower index --approximate",
         )
-    return InvertedLists(index, marks)
+    return InvertedFile(index, listed_marks, marks)
 
 
 def require_faiss() -> None:
-    """Raises `LibraryError`: faiss is not installed."""
+    """Check that faiss is installed.
+
+    Raises:
+        LibraryError: it is not.
+    """
     try:
         import faiss  # noqa: F401
     except ImportError:
         raise LibraryError(
-            "--approximate needs one more package; pip install 'twotower[approximate]'"
+            "--approximate", "needs one more package", "pip install 'twotower[approximate]'"
         ) from None
 
 
-def build_inverted_lists(
-    folder: Path, marks: Int64Array, rows: Float32Array, queries: Float32Array, say: Say
+def build_inverted_file(
+    folder: Path,
+    marks: Int64Array,
+    rows: Float32Array,
+    queries: Float32Array,
+    report: ReportProgress,
 ) -> None:
-    """Build the lists of all vectors; those of before are replaced when the new ones are whole.
+    """Build lists of all vectors; existing lists are replaced when the new ones are complete.
 
     Args:
-        marks: of the vector in each slot [n], 0 for a free one.
-        rows: the vectors [n, embed_dim].
-        queries: on which to measure how many lists must be read [q, embed_dim].
-        say: called with how many vectors are done, and of how many.
+        folder: that of the vectors; the caller holds the lock of the library.
+        marks: marks of the slots [n]; 0 for a free one.
+        rows: the vectors in the slots [n, embed_dim].
+        queries: typical queries [q, embed_dim], on which the number of lists to read is measured.
 
     Raises:
-        LibraryError: faiss is not installed, there are too few vectors for it to pay, or the disk
-            is full.
+        LibraryError: faiss is not installed, there are fewer than `MIN_VECTORS` vectors, or the
+            disk is full.
     """
     require_faiss()
-    import faiss
-
     slots = np.flatnonzero(marks)
     if len(slots) < MIN_VECTORS:
         raise LibraryError(
-            f"--approximate pays from {MIN_VECTORS} pictures on; {len(slots)} are searched "
-            "exactly, and at once"
+            "--approximate",
+            f"pays off from {MIN_VECTORS} pictures; {len(slots)} are searched exactly, in "
+            "milliseconds",
+            "leave it out",
         )
-    say(0, len(slots))
-    count, dim = int(_LISTS * len(slots) ** 0.5), rows.shape[1]
+    report(Progress(0, len(slots), stage="Building lists"))
+    index = _train_lists(rows, slots)
+    nearest = _fill_lists(index, rows, slots, queries, report)
+    _set_probes(index, queries, nearest)
+    _write_lists(folder, index, marks)
+
+
+def _train_lists(rows: Float32Array, slots: IndexArray) -> Any:
+    """Return a faiss index with the centroids of its lists, and no vectors yet."""
+    import faiss
+
+    count, embed_dim = int(_LISTS * len(slots) ** 0.5), rows.shape[1]
     kind = faiss.ScalarQuantizer.QT_8bit
-    middles = faiss.IndexFlatIP(dim)
+    centroids = faiss.IndexFlatIP(embed_dim)
     index = faiss.IndexIVFScalarQuantizer(
-        middles, dim, count, kind, faiss.METRIC_INNER_PRODUCT, False
+        centroids, embed_dim, count, kind, faiss.METRIC_INNER_PRODUCT, False
     )
-    index.cp.niter, index.cp.max_points_per_centroid = _ROUNDS, _SAMPLE
+    index.cp.niter, index.cp.max_points_per_centroid = _KMEANS_ROUNDS, _SAMPLE
     random = np.random.default_rng(0)
     sample = random.choice(slots, min(len(slots), _SAMPLE * count), replace=False)
     index.train(np.ascontiguousarray(rows[np.sort(sample)]))
+    return index
+
+
+def _fill_lists(
+    index: Any,
+    rows: Float32Array,
+    slots: IndexArray,
+    queries: Float32Array,
+    report: ReportProgress,
+) -> IndexArray:
+    """Add all vectors to the lists; return the slots of the nearest to each query [q, TOP]."""
     best = np.full((len(queries), TOP), -np.inf, np.float32)
     best_slots = np.zeros(best.shape, np.int64)
     for start in range(0, len(slots), _CHUNK):
-        some = slots[start : start + _CHUNK]
-        part = np.ascontiguousarray(rows[some])
-        index.add_with_ids(part, some)
-        scores = np.hstack([best, queries @ part.T])
-        all_slots = np.hstack([best_slots, np.tile(some, (len(queries), 1))])
+        chunk = slots[start : start + _CHUNK]
+        embeds = np.ascontiguousarray(rows[chunk])
+        index.add_with_ids(embeds, chunk)
+        scores = np.hstack([best, queries @ embeds.T])
+        score_slots = np.hstack([best_slots, np.tile(chunk, (len(queries), 1))])
         chosen = np.argpartition(-scores, TOP - 1, axis=1)[:, :TOP]
         best = np.take_along_axis(scores, chosen, axis=1)
-        best_slots = np.take_along_axis(all_slots, chosen, axis=1)
-        say(start + len(some), len(slots))
-    _set_probes(index, queries, best_slots)
-    partial, old = folder / f"{FOLDER}.partial", folder / f"{FOLDER}.old"
-    for one in (partial, old):
-        shutil.rmtree(one, ignore_errors=True)
-    try:
-        partial.mkdir()
-        faiss.write_index(index, str(partial / "lists.faiss"))
-        marks.tofile(partial / "marks")
-        for path in partial.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    except (OSError, RuntimeError):  # as faiss says it
-        shutil.rmtree(partial, ignore_errors=True)
-        raise LibraryError(
-            f"{partial}: cannot be written; the search is as it was: make room for "
-            f"{len(slots) * dim / 1e9:.1f} GB and index again"
-        ) from None
-    if (folder / FOLDER).exists():
-        (folder / FOLDER).rename(old)
-    partial.rename(folder / FOLDER)
-    shutil.rmtree(old, ignore_errors=True)
+        best_slots = np.take_along_axis(score_slots, chosen, axis=1)
+        report(Progress(start + len(chunk), len(slots), stage="Building lists"))
+    return best_slots
 
 
 def _set_probes(index: Any, queries: Float32Array, nearest: IndexArray) -> None:
-    """Read as many lists as it takes to find `RECALL` of the `nearest` [q, TOP]."""
+    """Set the number of lists to read so that `RECALL` of the `nearest` [q, TOP] are found."""
     index.nprobe = 1
     while index.nprobe < index.nlist:
-        found = index.search(queries, TOP + _BEYOND)[1]
-        hits = [len(np.intersect1d(*pair)) / TOP for pair in zip(found, nearest, strict=True)]
-        if np.mean(hits) >= RECALL:
+        results = index.search(queries, TOP + _MARGIN)[1]
+        recalls = [len(np.intersect1d(*pair)) / TOP for pair in zip(results, nearest, strict=True)]
+        if np.mean(recalls) >= RECALL:
             return
         index.nprobe = min(index.nlist, index.nprobe + index.nprobe // 4 + 1)
+
+
+def _write_lists(folder: Path, index: Any, marks: Int64Array) -> None:
+    import faiss
+
+    path = folder / LISTS_FOLDER
+    remove_leftovers(path)
+    try:
+        with atomic_folder(path) as temporary:
+            faiss.write_index(index, str(temporary / _INDEX_FILE))
+            marks.tofile(temporary / _MARKS_FILE)
+    except (OSError, RuntimeError):  # the latter from faiss
+        raise LibraryError(
+            path,
+            "cannot be written; the search is unchanged",
+            f"make room for {index.ntotal * index.d / 1e9:.1f} GB and index again",
+        ) from None

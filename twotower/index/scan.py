@@ -1,4 +1,4 @@
-"""What lies in a folder of pictures, and what has changed since the catalog was written."""
+"""Scan a folder for pictures, and compare the result with the catalog."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from twotower.index.catalog import KnownFile
+from twotower.index.schema import FileState
 from twotower.inputs.media import MEDIA_SUFFIXES
 
 _SUFFIXES = frozenset(map(os.fsencode, MEDIA_SUFFIXES))
 _SIDECAR = b".xmp"
 
-# Folders that programs keep copies in; those with a dot in front are passed over anyway.
+# Folders in which programs keep copies; hidden ones are skipped besides.
 _CACHES = frozenset((b"@eaDir", b"#recycle", b"$RECYCLE.BIN", b"__MACOSX", b"lost+found"))
 _CACHE_SUFFIXES = (b".lrdata", b".cocatalog")  # Lightroom, Capture One
 
 
 class ScannedFile(NamedTuple):
-    """A picture on the disk, by its path from the root; `sidecar_ns` as in `PictureRecord`."""
+    """A picture on the disk; `path` is relative to the root, `sidecar_ns` as in `PictureRecord`."""
 
     path: bytes
     size: int
@@ -31,18 +31,25 @@ class ScannedFile(NamedTuple):
 
 @dataclass
 class Scan:
-    """All pictures below a folder, and the folders that could not be read, with the reason."""
+    """The result of a scan.
 
-    found: list[ScannedFile] = field(default_factory=list)
+    Attributes:
+        files: all pictures below the root.
+        unreadable: folders that could not be read, and the reasons.
+    """
+
+    files: list[ScannedFile] = field(default_factory=list)
     unreadable: dict[bytes, str] = field(default_factory=dict)
 
 
 @dataclass
 class Changes:
-    """What differs between disk and catalog.
+    """The differences between disk and catalog; a changed file is both new and stale.
 
-    `new` is on the disk with a path, size or time that the catalog does not have; `stale` are ids
-    of rows that nothing on the disk fits. A changed file gives one of each.
+    Attributes:
+        new: files with a path, size or time that is not in the catalog.
+        stale: ids of pictures whose file is no longer there as it was.
+        unchanged: number of all other files.
     """
 
     new: list[ScannedFile]
@@ -51,37 +58,37 @@ class Changes:
 
 
 def scan(root: Path) -> Scan:
-    """Look through `root`: one `scandir` for each folder, one `stat` for each picture.
+    """Find all pictures below `root`, with one `scandir` a folder and one `stat` a picture.
 
-    Hidden files and folders (the `._` files of macOS among them) and caches are passed over.
-    Linked folders are followed, each one once, so that links in a circle end.
+    Hidden files and folders and caches are skipped. Symbolic links to folders are followed; each
+    folder is read once, so that cycles of links end.
     """
     result = Scan()
-    seen: set[tuple[int, int]] = set()
+    visited: set[tuple[int, int]] = set()
     waiting = [b""]
     while waiting:
         folder = waiting.pop()
         full = os.path.join(os.fsencode(root), folder)  # noqa: PTH118  names are bytes here
         try:
-            here = os.stat(full)  # noqa: PTH116
-            if (here.st_dev, here.st_ino) in seen:
+            status = os.stat(full)  # noqa: PTH116
+            if (status.st_dev, status.st_ino) in visited:
                 continue
-            seen.add((here.st_dev, here.st_ino))
+            visited.add((status.st_dev, status.st_ino))
             with os.scandir(full) as entries:
-                folders, pictures, sidecars = _sorted_out(entries)
+                folders, pictures, sidecars = _classify(entries)
         except OSError as error:
             result.unreadable[folder] = error.strerror or str(error)
             continue
         prefix = folder + b"/" if folder else b""
         waiting += [prefix + name for name in sorted(folders, reverse=True)]
-        result.found += sorted(_found(prefix, pictures, sidecars))
+        result.files += sorted(_scanned_files(prefix, pictures, sidecars))
     return result
 
 
-def _sorted_out(
+def _classify(
     entries: Iterable[os.DirEntry[bytes]],
 ) -> tuple[list[bytes], list[os.DirEntry[bytes]], dict[bytes, int]]:
-    """Names of folders, pictures, and the sidecars' times of change by their name without .xmp."""
+    """Return folders, pictures, and the times of sidecars by their name without ".xmp"."""
     folders, pictures, sidecars = [], [], {}
     for entry in entries:
         name = entry.name
@@ -96,45 +103,48 @@ def _sorted_out(
                 sidecars[name[: -len(_SIDECAR)]] = entry.stat().st_mtime_ns
             elif is_folder and name not in _CACHES and suffix not in _CACHE_SUFFIXES:
                 folders.append(name)
-        except OSError:  # a link to itself, or a file that has just gone
+        except OSError:  # a link to itself, or a file that was just deleted
             continue
     return folders, pictures, sidecars
 
 
-def _found(
+def _scanned_files(
     prefix: bytes, pictures: Iterable[os.DirEntry[bytes]], sidecars: dict[bytes, int]
 ) -> Iterator[ScannedFile]:
     for entry in pictures:
         try:
-            one = entry.stat()
-        except OSError:  # a link to nothing, or a file that has just gone
+            status = entry.stat()
+        except OSError:  # a broken link, or a file that was just deleted
             continue
-        if not stat.S_ISREG(one.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             continue
         name, sidecar = entry.name, 0
         if sidecars:
             # of two, the sum: it changes with either
             sidecar = sidecars.get(name, 0) + sidecars.get(_split(name)[0], 0)
-        yield ScannedFile(prefix + name, one.st_size, one.st_mtime_ns, sidecar)
+        yield ScannedFile(prefix + name, status.st_size, status.st_mtime_ns, sidecar)
 
 
 def _split(name: bytes) -> tuple[bytes, bytes]:
     return os.path.splitext(name)  # noqa: PTH122
 
 
-def compare(result: Scan, known: dict[bytes, KnownFile]) -> Changes:
-    """What a scan has found against what the catalog knows."""
+def compare(result: Scan, indexed: dict[bytes, FileState]) -> Changes:
+    """Compare a scan with the files of the catalog.
+
+    Pictures in an unreadable folder may still be there; they are not stale.
+    """
     new, unchanged = [], 0
-    left = dict(known)
-    for one in result.found:
-        before = known.get(one.path)
-        if before is not None and before[1:] == one[1:]:
-            del left[one.path]
+    remaining = dict(indexed)
+    for file in result.files:
+        state = indexed.get(file.path)
+        if state is not None and state[1:] == file[1:]:
+            del remaining[file.path]
             unchanged += 1
         else:
-            new.append(one)
+            new.append(file)
     hidden = tuple(folder + b"/" for folder in result.unreadable if folder)
     stale = [
-        row.id for path, row in left.items() if not (hidden and path.startswith(hidden))
-    ]  # what lies in an unreadable folder may still be there
+        state.id for path, state in remaining.items() if not (hidden and path.startswith(hidden))
+    ]
     return Changes(new, stale, unchanged)

@@ -1,14 +1,89 @@
-"""The catalog's SQLite schema and its migrations."""
+"""The tables of the catalog: their migrations, and the records of their rows."""
 
 from __future__ import annotations
 
-import os
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass, fields
+from typing import Literal, NamedTuple
 
-from twotower.errors import LibraryError
+RETRY = -1  # `PictureRecord.mtime_ns` that no file has: the picture is read again next time
+
+Orientation = Literal["landscape", "portrait", "square"]
+
+
+@dataclass(frozen=True)
+class PictureRecord:
+    """A picture of the library, readable or not.
+
+    Attributes:
+        path: relative to the library's root, with "/" between folders; as `os.fsdecode` returns it.
+        sidecar_ns: modification time of the XMP file beside the picture (of two, the sum); 0
+            without one.
+        content_hash: the first 16 bytes of the SHA-256 of the file; of a video, of samples.
+        type: the file format, such as "jpeg", "raw" or "video".
+        width: as displayed, like `height`.
+        taken: the camera's local time, ISO 8601 without a zone.
+        keywords: those that people gave, one a line; levels of a hierarchy are separated by "|".
+        error: reason and remedy if the picture cannot be read.
+    """
+
+    id: int
+    path: str
+    size: int
+    mtime_ns: int
+    sidecar_ns: int = 0
+    content_hash: bytes | None = None
+    type: str | None = None
+    width: int | None = None
+    height: int | None = None
+    orientation: Orientation | None = None
+    taken: str | None = None
+    camera: str | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+    keywords: str = ""
+    error: str | None = None
+
+
+PICTURE_COLUMNS = tuple(field.name for field in fields(PictureRecord))
+
+
+class FileState(NamedTuple):
+    """The state of a picture's file when it was indexed, to detect changes."""
+
+    id: int
+    size: int
+    mtime_ns: int
+    sidecar_ns: int
+
+
+class Correction(NamedTuple):
+    """A person's verdict on a tag of a picture; `id` is None if no picture has that content."""
+
+    tag: str
+    content_hash: bytes
+    accepted: bool
+    id: int | None
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """A model with vectors in the library.
+
+    Attributes:
+        source: the model, as `load` takes it.
+        fingerprint: `twotower.encode.golden.fingerprint`.
+        files: `twotower.encode.golden.file_facts` at the time of the fingerprint.
+        vectors: the store of its vectors, as `open_vectors` takes it; None for the library folder.
+    """
+
+    id: int
+    name: str
+    source: str
+    fingerprint: str
+    files: str
+    embed_dim: int
+    vectors: str | None
+
 
 _FIRST = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -44,8 +119,8 @@ CREATE INDEX pictures_taken ON pictures (taken);
 CREATE VIRTUAL TABLE words USING fts5 (path, keywords, tokenize = "unicode61");
 """
 
-# What a person has said of a tag (its path, names joined by |) and a content, and what the pixels
-# of a picture measure; NULL is what cannot be measured.
+# Corrections of tags (a path, its levels joined by |) by content, and measurements of pixels
+# (NULL where there is none).
 _TAGS = """
 CREATE TABLE corrections (
     tag TEXT NOT NULL,
@@ -56,59 +131,14 @@ CREATE TABLE corrections (
 CREATE TABLE measures (id INTEGER PRIMARY KEY, sharpness REAL, brightness REAL);
 """
 
-# Every search counts the pictures: among millions it would read all of the table for that.
+# Every search counts the readable pictures; without this index it would read the whole table.
 _FAILED = "CREATE INDEX pictures_failed ON pictures (id) WHERE error IS NOT NULL"
 
-# What pixels measure has become more: an array of float32. What was measured is measured again.
+# Measurements as an array of float32, for more of them; the earlier ones are measured again.
 _FACTS = """
 DROP TABLE measures;
 CREATE TABLE measures (id INTEGER PRIMARY KEY, facts BLOB NOT NULL);
 """
 
-# Each step leads from one schema version to the next, all or nothing: version 0 is an empty file.
+# Step i leads from schema version i to i + 1, in one transaction; version 0 is an empty file.
 MIGRATIONS: tuple[str, ...] = (_FIRST, _TAGS, _FAILED, _FACTS)
-
-
-def _connect(path: Path) -> tuple[sqlite3.Connection, bool]:
-    """The open file, and whether it can be written."""
-    writable = not path.exists() or (_may_write(path) and _may_write(path.parent))
-    address = f"{path.absolute().as_uri()}?mode={'rwc' if writable else 'ro'}"
-    connection = _open(address)
-    try:
-        if writable:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("SELECT count(*) FROM sqlite_master")
-    except sqlite3.DatabaseError:
-        connection.close()
-        if writable:
-            raise
-        # Without a place for its shared memory SQLite reads only what it may take as final.
-        connection = _open(address + "&immutable=1")
-    return connection, writable
-
-
-def _may_write(path: Path) -> bool:
-    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
-
-
-@contextmanager
-def _damage(path: Path) -> Iterator[None]:
-    """What SQLite says of a file that it cannot use, as `LibraryError`."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise LibraryError(
-            f"{path}: cannot be used ({error}); look whether the disk is full, and at its rights"
-        ) from None
-    except sqlite3.DatabaseError as error:
-        raise LibraryError(
-            f"{path}: not a catalog, or a damaged one ({error}); delete the folder {path.parent} "
-            "and index again"
-        ) from None
-
-
-def _open(address: str) -> sqlite3.Connection:
-    return sqlite3.connect(
-        address, uri=True, timeout=30, isolation_level=None, check_same_thread=False
-    )

@@ -5,17 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from twotower.arrays import Float32Array, Int64Array
 from twotower.errors import LibraryError
 
 
 class Vectors(Protocol):
-    """Unit vectors [embed_dim], each under an id: a number above 0, given out one by one.
+    """A store of unit vectors [embed_dim] by id; ids are positive and assigned in ascending order.
 
-    When `add` or `remove` returns, the change has reached the disk; if the process dies before, any
-    part of it may have, but never a vector under an id that is not its own.
+    When `add` or `remove` returns, the change has reached the disk. If the process dies before, any
+    subset of the change may have, but no id ever has another id's vector.
     """
 
     embed_dim: int
@@ -23,52 +21,49 @@ class Vectors(Protocol):
     def __len__(self) -> int: ...
 
     def ids(self) -> Int64Array:
-        """All ids [n], in no particular order."""
+        """Return all ids [n], in no particular order."""
         ...
 
     def add(self, ids: Int64Array, embeds: Float32Array) -> None:
-        """Store embeds [n, embed_dim]; an id that is there already gets the new vector."""
+        """Store embeds [n, embed_dim]; they replace those of ids that are stored already."""
         ...
 
     def remove(self, ids: Int64Array) -> None:
-        """Forget some; ids that are not there are passed over."""
+        """Remove the vectors of `ids`; ids that are not stored are ignored."""
         ...
 
     def get(self, ids: Int64Array) -> Float32Array:
-        """Embeds [n, embed_dim] in the order of `ids`. Raises `LibraryError` if one is missing."""
+        """Return embeds [n, embed_dim] in the order of `ids`.
+
+        Raises:
+            LibraryError: an id is not stored.
+        """
         ...
 
     def search(
         self, query: Float32Array, top: int, allowed: Int64Array | None = None
     ) -> tuple[Int64Array, Float32Array]:
-        """The `top` nearest to `query` [embed_dim], of `allowed` only if that is given.
+        """Return the `top` nearest to `query` [embed_dim], limited to the ids `allowed` if given.
 
         Returns:
-            ids [k] and their exact cosines [k], best first, the lower id first among equals (of
-            those that the end cuts off from their equals, Milvus may keep any); k is less than
-            `top` where there are no more.
+            ids [k] and their exact cosines [k], best first, the lower id first among equals (among
+            those equal to the lowest, Milvus may return any); k < top if there are no more.
         """
         ...
 
     def scores(self, queries: Float32Array) -> tuple[Int64Array, Float32Array]:
-        """Cosines of queries [q, embed_dim] with everything: ids [n] and scores [q, n]."""
+        """Return all ids [n] and the cosines [q, n] of queries [q, embed_dim] with them."""
         ...
 
     def drop(self) -> None:
-        """Delete all of it, for good."""
+        """Delete the store with everything in it."""
         ...
 
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
         ...
 
 
-def missing(where: str | Path) -> LibraryError:
-    """The error for ids without a vector."""
-    return LibraryError(f"{where}: vectors of some pictures are missing; run: twotower index")
-
-
-def best_first(ids: Int64Array, scores: Float32Array, top: int) -> tuple[Int64Array, Float32Array]:
-    """The `top` highest scores and their ids, the lower id first among equals."""
-    best = np.lexsort((ids, -scores))[:top]
-    return ids[best], scores[best]
+def missing_vectors(location: str | Path) -> LibraryError:
+    """Return the error for ids without a vector."""
+    return LibraryError(location, "vectors of some pictures are missing", "run: twotower index")

@@ -16,7 +16,7 @@ from twotower.pages.render import render, script_json
 from twotower.pages.thumbnails import thumbnail
 
 if TYPE_CHECKING:
-    from twotower.index.catalog import PictureRecord
+    from twotower.index.schema import PictureRecord
     from twotower.library import Library
     from twotower.tagging.tagger import TaggedPicture, Tagger
 

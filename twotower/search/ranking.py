@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twotower.arrays import BoolArray, Float32Array, Float64Array, IndexArray, Int64Array
+from twotower.arrays import (
+    BoolArray,
+    Float32Array,
+    Float64Array,
+    IndexArray,
+    Int64Array,
+    best_first,
+)
 from twotower.calibration.background import Curve
 from twotower.calibration.calibration import Calibration
 from twotower.search.query import Term
@@ -86,14 +93,14 @@ def joint_cutoff(terms: Sequence[Term], calibration: Calibration) -> float:
 
 def rank(candidates: Candidates, named_ids: Int64Array) -> IndexArray:
     """Order candidates [n], best first: by probability, fused with the order of `named_ids`."""
-    order = np.lexsort((candidates.ids, -candidates.log_probabilities))
+    order = best_first(candidates.log_probabilities, candidates.ids)
     if not len(named_ids):
         return order
     fused = np.zeros(len(order))
     fused[order] = 1 / (RANK_FUSION_K + np.arange(len(order)))
     rows = np.searchsorted(candidates.ids, named_ids)
     fused[rows] += 1 / (RANK_FUSION_K + np.arange(len(named_ids)))
-    return np.lexsort((candidates.ids, -fused))
+    return best_first(fused, candidates.ids)
 
 
 def group_copies(

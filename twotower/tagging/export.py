@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from twotower.errors import TaggingError
-from twotower.index.location import find_library
+from twotower.index.catalog import find_library
 from twotower.metadata.ownership import Tag, clean_tag
 
 Tagged = Iterable[tuple[Path, Mapping[Tag, float]]]

@@ -89,7 +89,7 @@ def rejected_tags(root: Path) -> dict[bytes, list[Tag]]:
     Those that were only moved, below another name, are not among them.
     """
     found = {}
-    for one in scan(root).found:
+    for one in scan(root).files:
         if one.sidecar_ns:
             sidecars = find_sidecars(root / os.fsdecode(one.path))
             known = collect_keywords((), b"", filter(has_our_mark, sidecars))

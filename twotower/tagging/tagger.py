@@ -241,7 +241,7 @@ class Tagger:
         """What a person has said: tags taken out of sidecars, and corrections, which win."""
         catalog = self._index.catalog
         found: Verdicts = defaultdict(dict)
-        known, readable = catalog.known(), set(catalog.select().tolist())
+        known, readable = catalog.file_states(), set(catalog.select().tolist())
         for path, tags in rejected_tags(self._index.root).items():
             for rejected in tags:
                 place = self._place(vocabulary.find_foreign("|".join(rejected)))

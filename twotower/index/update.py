@@ -1,0 +1,179 @@
+"""Update of a library: indexing with a model, and the change to another model or vector store."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from twotower.calibration.background import background_texts
+from twotower.encode.encoder import Encoder
+from twotower.encode.golden import file_facts, fingerprint
+from twotower.encode.load import BUNDLED_NAME
+from twotower.errors import LibraryError
+from twotower.index import inverted_file
+from twotower.index.catalog import Catalog
+from twotower.index.indexing import Indexing, IndexReport
+from twotower.index.local_vectors import LocalVectors
+from twotower.index.schema import ModelRecord
+from twotower.index.vectors import Vectors
+from twotower.progress import ReportProgress
+
+_RECALL_QUERIES = 256  # texts on which the recall of inverted lists is measured
+_COPY_BATCH = 10_000  # vectors
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+
+def describe_model(encoder: Encoder, source: str, vectors: str | None) -> ModelRecord:
+    """Return the record of a model that is not in the catalog yet (`id` 0)."""
+    path = Path(source).expanduser()
+    if source != BUNDLED_NAME and path.exists():
+        source = str(path.absolute())
+    return ModelRecord(
+        id=0,
+        name=encoder.config.name,
+        source=source,
+        fingerprint=fingerprint(encoder.directory),
+        files=file_facts(encoder.directory),
+        embed_dim=encoder.config.embed_dim,
+        vectors=vectors,
+    )
+
+
+class Update:
+    """An update of a catalog and its vectors to what is on the disk, with one model.
+
+    The vectors in use are searched until those of another model or store are complete.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        encoder: Encoder,
+        open_vectors: Callable[[ModelRecord], Vectors],
+        report: ReportProgress,
+    ) -> None:
+        """Prepare the update.
+
+        Args:
+            open_vectors: opens the vectors of a model of the catalog.
+        """
+        self._catalog, self._encoder = catalog, encoder
+        self._open_vectors, self._report = open_vectors, report
+
+    def run(self, model: ModelRecord, *, approximate: bool) -> tuple[Vectors, IndexReport]:
+        """Index with `model` and use it from now on.
+
+        Args:
+            approximate: build inverted lists.
+
+        Returns:
+            The vectors of the model, and the counts.
+
+        Raises:
+            LibraryError: vectors cannot be opened, the pictures cannot be read, or lists cannot be
+                built.
+        """
+        previous = self._catalog.model
+        target, vectors = self._add(model)
+        if previous is None:
+            self._catalog.use_model(target)  # its pictures can be searched while others are read
+        had_lists = False
+        if previous and previous.id != target.id:
+            same_model = previous.fingerprint == target.fingerprint
+            had_lists = self._copy_vectors(previous, vectors, same_model)
+        indexed = Indexing(self._catalog, vectors, self._encoder, self._report).run()
+        self._build_lists(vectors, requested=approximate, had_lists=had_lists)
+        self._catalog.use_model(target)
+        for record in self._catalog.models():
+            if record.id < target.id:  # one with a higher id is unfinished, and stays
+                self._drop(record)
+        return vectors, indexed
+
+    def _add(self, model: ModelRecord) -> tuple[ModelRecord, Vectors]:
+        """Add a model to the catalog and open its vectors; after an error it is not added."""
+        earlier_ids = {record.id for record in self._catalog.models()}
+        target = self._catalog.add_model(model)
+        try:
+            return target, self._open_vectors(target)
+        except LibraryError:
+            if target.id not in earlier_ids:
+                self._catalog.remove_model(target)
+            raise
+
+    def _copy_vectors(self, previous: ModelRecord, vectors: Vectors, same_model: bool) -> bool:
+        """Copy the vectors in use if they are of the same model and can be reached.
+
+        Returns:
+            True if those in use have inverted lists.
+        """
+        if not same_model and previous.vectors is not None:
+            return False  # nothing to copy, and Milvus has no lists: need not be reached
+        try:
+            with closing(self._open_vectors(previous)) as source:
+                if same_model:
+                    _copy(source, vectors)
+                return isinstance(source, LocalVectors) and source.has_lists()
+        except LibraryError as error:
+            warnings.warn(f"{error}; the pictures are read again", stacklevel=3)
+            return False
+
+    def _build_lists(self, vectors: Vectors, *, requested: bool, had_lists: bool) -> None:
+        """Build inverted lists if they are requested, out of date, or existed before.
+
+        Raises:
+            LibraryError: they are requested and cannot be built.
+        """
+        if not isinstance(vectors, LocalVectors):
+            if requested:
+                raise LibraryError(
+                    "--approximate",
+                    "is for vectors on this machine",
+                    "leave it out: Milvus has an index of its own",
+                )
+            return
+        due = vectors.has_stale_lists() or (had_lists and not vectors.has_lists())
+        if requested or (due and len(vectors) >= inverted_file.MIN_VECTORS):
+            queries = self._encoder.encode_text(background_texts()[:_RECALL_QUERIES])
+            vectors.build_lists(queries, self._report)
+
+    def _drop(self, record: ModelRecord) -> None:
+        """Remove a model that is no longer used, and its vectors if they can be reached."""
+        try:
+            self._open_vectors(record).drop()
+        except LibraryError as error:
+            warnings.warn(f"{error}; the collection is no longer used, and stays", stacklevel=3)
+        self._catalog.remove_model(record)
+
+
+def _copy(source: Vectors, target: Vectors) -> None:
+    """Copy all vectors from one store to another."""
+    ids = np.setdiff1d(source.ids(), target.ids())
+    for start in range(0, len(ids), _COPY_BATCH):
+        batch = ids[start : start + _COPY_BATCH]
+        target.add(batch, source.get(batch))
+
+
+@contextmanager
+def disk_errors(location: Path) -> Iterator[None]:
+    """Turn the errors of a full or failing disk into `LibraryError`."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        reason = str(error)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        reason = error.strerror or str(error)
+    else:
+        return
+    raise LibraryError(
+        location,
+        f"cannot be written ({reason}); what was committed is kept",
+        "make room and index again",
+    )
