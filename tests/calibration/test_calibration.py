@@ -1,4 +1,4 @@
-"""Scores to probabilities: the arithmetic, the file, and whether fitted ones come true."""
+"""Scores to probabilities: the arithmetic, the file, and the accuracy of fitted curves."""
 
 import io
 from dataclasses import replace
@@ -64,7 +64,7 @@ def test_features_by_hand() -> None:
     np.testing.assert_allclose(features[:, 2], np.log(100))
 
 
-def test_beyond_the_sizes_of_the_fit_competition_grows_no_more() -> None:
+def test_competition_is_limited_to_the_sizes_of_the_fit() -> None:
     random = np.random.default_rng(0)
     pictures = normalize(random.standard_normal((20, 8)).astype(np.float32))
     background = measure_background(pictures, pictures)
@@ -86,7 +86,7 @@ def test_the_variance_of_a_query_is_that_of_its_scores() -> None:
         assert predicted == pytest.approx((pictures @ query).std(), rel=0.1)
 
 
-def test_logistic_finds_the_weights_that_made_the_answers() -> None:
+def test_fit_logistic_recovers_the_weights() -> None:
     random = np.random.default_rng(0)
     features = random.standard_normal((50_000, 3)) * (1, 10, 0.1) + (0, 5, -2)
     weights = np.array([1.5, -0.2, 4.0, 7.0])
@@ -98,33 +98,33 @@ def test_logistic_finds_the_weights_that_made_the_answers() -> None:
 class World:
     """Pictures of one of 40 things each, all shifted as real embeds are, and queries for them.
 
-    Some queries score high on everything, and some pictures for every query.
+    Some queries score high with every picture, and some pictures with every query.
     """
 
     def __init__(self, seed: int, pictures: int = 3000) -> None:
         things = np.random.default_rng(0).standard_normal((40, 32))
         shift = np.random.default_rng(1).standard_normal((2, 32)) * 2
         random = np.random.default_rng(seed)
-        self.what = random.integers(0, 40, pictures)
+        self.thing = random.integers(0, 40, pictures)
         noise = random.standard_normal((pictures, 32)) * 1.6
-        shifted = things[self.what] + noise + shift[0] * random.uniform(0.3, 1.7, (pictures, 1))
+        shifted = things[self.thing] + noise + shift[0] * random.uniform(0.3, 1.7, (pictures, 1))
         self.image_embeds = normalize(shifted.astype(np.float32))
         height = np.random.default_rng(2).uniform(0.0, 2.0, (40, 1))
         self.texts = normalize((things + shift[0] * height + shift[1]).astype(np.float32))
-        none = np.zeros(0, np.int64)
+        empty = np.zeros(0, np.int64)
         self.queries = [
-            LabelledQuery(str(one), "word", np.flatnonzero(self.what == one), none)
-            for one in range(40)
+            LabelledQuery(str(thing), "word", np.flatnonzero(self.thing == thing), empty)
+            for thing in range(40)
         ]
 
     def curve(self) -> Curve:
         background = measure_background(self.image_embeds, self.texts)
-        source = Pictures(self.image_embeds, [[""]] * len(self.what))
+        source = Pictures(self.image_embeds, [[""]] * len(self.thing))
         random = np.random.default_rng(0)
         return fit_curve(background, [(source, self.queries, self.texts)], random)
 
     def searches(self, size: int) -> list[Search]:
-        pool = np.arange(len(self.what))
+        pool = np.arange(len(self.thing))
         return list(draw_searches(self.queries, pool, 600, np.random.default_rng(3), (size,)))
 
 
@@ -136,32 +136,32 @@ def fitted() -> Curve:
 @pytest.mark.parametrize("size", [50, 500, 2000])
 def test_probabilities_come_true_on_other_pictures(fitted: Curve, size: int) -> None:
     world = World(seed=11)
-    said, true, nothing = [], [], []
+    estimated, true, unmatched = [], [], []
     for search in world.searches(size):
         query = world.texts[search.query]
         x, y = best_features(fitted.background, world.image_embeds, query, search)
         p = 1 / (1 + np.exp(-(x @ fitted.weights[:-1] + fitted.weights[-1])))
-        said.append(p)
+        estimated.append(p)
         true.append(y)
         if not search.matches.any():
-            nothing.append(p.max() < fitted.cutoff)
-    said, true = np.concatenate(said), np.concatenate(true)
+            unmatched.append(p.max() < fitted.cutoff)
+    estimated, true = np.concatenate(estimated), np.concatenate(true)
     for low in (0.0, 0.2, 0.4, 0.6, 0.8):
-        inside = (said >= low) & (said < low + 0.2)
+        inside = (estimated >= low) & (estimated < low + 0.2)
         if inside.sum() > 300:
-            assert said[inside].mean() == pytest.approx(true[inside].mean(), abs=0.15)
-    assert len(nothing) > 100
-    assert np.mean(nothing) > 0.75
+            assert estimated[inside].mean() == pytest.approx(true[inside].mean(), abs=0.15)
+    assert len(unmatched) > 100
+    assert np.mean(unmatched) > 0.75
 
 
 def test_two_backgrounds_beat_the_cosine(fitted: Curve) -> None:
-    """In the world above a cosine says little: queries and pictures have heights of their own."""
+    """In this world a cosine tells little: each query and picture has its own mean score."""
     world = World(seed=12)
     ours, cosine, truths = [], [], []
     for search in world.searches(500):
-        query, found = world.texts[search.query], world.image_embeds[search.library]
-        ours.append(fitted.logits(query, found, 500))
-        cosine.append(found @ query)
+        query, embeds = world.texts[search.query], world.image_embeds[search.library]
+        ours.append(fitted.logits(query, embeds, 500))
+        cosine.append(embeds @ query)
         truths.append(search.matches)
     truth = np.concatenate(truths)
     assert auc(np.concatenate(ours), truth) > auc(np.concatenate(cosine), truth) + 0.02
@@ -173,14 +173,14 @@ def auc(scores: np.ndarray, truth: np.ndarray) -> float:
     return (ranks[truth].sum() - positives * (positives + 1) / 2) / positives / (~truth).sum()
 
 
-def test_searches_for_what_is_not_there_are_a_third() -> None:
+def test_a_third_of_the_searches_have_no_match() -> None:
     world = World(seed=13)
     searches = world.searches(500)
     absent = np.mean([not search.matches.any() for search in searches])
     assert 0.2 < absent < 0.5
     for search in searches:
         assert len(set(search.library.tolist())) == len(search.library)
-        np.testing.assert_array_equal(search.matches, world.what[search.library] == search.query)
+        np.testing.assert_array_equal(search.matches, world.thing[search.library] == search.query)
 
 
 # --- tags ----------------------------------------------------------------------------------------
@@ -264,26 +264,26 @@ def test_words_that_captions_agree_on() -> None:
     assert "the" not in queries and "walk" not in queries
 
 
-def test_a_phrase_matches_its_own_picture_and_like_ones_stay_open() -> None:
+def test_a_phrase_matches_its_picture_and_similar_ones_are_unknown() -> None:
     for query in phrase_queries(CAPTIONS, 30, np.random.default_rng(0)):
-        [own] = query.matching.tolist()
+        [target] = query.matching.tolist()
         words = set(content_words(query.text))
         assert words
-        assert words <= {word for one in CAPTIONS[own] for word in content_words(one)}
-        assert own not in query.unknown
-        for other, said in enumerate(CAPTIONS):
-            shared = words & {word for one in said for word in content_words(one)}
-            if other != own:
-                assert (len(shared) >= len(words) / 2) == (other in query.unknown)
+        assert words <= {word for text in CAPTIONS[target] for word in content_words(text)}
+        assert target not in query.unknown
+        for picture, texts in enumerate(CAPTIONS):
+            shared = words & {word for text in texts for word in content_words(text)}
+            if picture != target:
+                assert (len(shared) >= len(words) / 2) == (picture in query.unknown)
 
 
-def test_absent_are_texts_without_a_known_word() -> None:
+def test_absent_queries_have_no_word_of_a_caption() -> None:
     texts = ["a volcano", "a dog in space", "cats", "the"]
     assert [query.text for query in absent_queries(CAPTIONS, texts)] == ["a volcano"]
     assert absent_queries([["a dog"], ["a cat"]], texts) == [], "one caption does not say all"
 
 
-def test_pictures_alike_share_what_is_agreed_on() -> None:
+def test_matching_pictures_share_agreed_words() -> None:
     captions = [*CAPTIONS, ["dog in snow", "snow dog", "dog, snow"]]
     queries = picture_queries(captions, 10, np.random.default_rng(0))
     by_picture = {int(query.text): query for query in queries}
@@ -302,18 +302,18 @@ def some_calibration() -> Calibration:
     return Calibration(curve, replace(curve, cutoff=0.3), 0.9, "0123456789abcdef")
 
 
-def test_a_file_gives_the_same_logits(tmp_path: Path) -> None:
+def test_a_calibration_read_from_its_file_gives_the_same_logits(tmp_path: Path) -> None:
     before = some_calibration()
     path = tmp_path / "calibration.json"
     write_calibration(before, tmp_path)
     after = Calibration.from_json(path.read_text(), path)
     query = np.eye(8, dtype=np.float32)[0]
-    found = np.eye(8, dtype=np.float32)
+    embeds = np.eye(8, dtype=np.float32)
     np.testing.assert_array_equal(
-        after.text.logits(query, found, 10), before.text.logits(query, found, 10)
+        after.text.logits(query, embeds, 10), before.text.logits(query, embeds, 10)
     )
     assert (after.image.cutoff, after.duplicate, after.model) == (0.3, 0.9, before.model)
-    assert [one.name for one in tmp_path.iterdir()] == ["calibration.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["calibration.json"]
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", "{}", '{"text": 1}'])
@@ -323,20 +323,20 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
         read_calibration(tmp_path)
 
 
-def test_a_calibration_of_other_weights_does_not_count(tiny_directory: Path) -> None:
+def test_a_calibration_of_other_weights_is_ignored(tiny_directory: Path) -> None:
     assert read_calibration(tiny_directory) is None
     path = tiny_directory / "calibration.json"
     try:
         write_calibration(some_calibration(), tiny_directory)
         assert read_calibration(tiny_directory) is None
-        own = replace(some_calibration(), model=golden_hash(tiny_directory))
-        write_calibration(own, tiny_directory)
+        current = replace(some_calibration(), model=golden_hash(tiny_directory))
+        write_calibration(current, tiny_directory)
         assert read_calibration(tiny_directory) is not None
     finally:
         path.unlink()
 
 
-def test_a_curve_of_tags_is_kept(tmp_path: Path) -> None:
+def test_a_calibration_keeps_its_curve_of_tags(tmp_path: Path) -> None:
     calibration = some_calibration()
     trusts = (
         Recalibration(0.8, -0.1, ((0.5, 0.25),)),
@@ -390,5 +390,5 @@ def test_altered_copies_are_smaller_and_alike() -> None:
     [copy] = altered_copies([content])
     before, after = PIL.Image.open(io.BytesIO(content)), PIL.Image.open(io.BytesIO(copy))
     assert after.width < 0.76 * before.width
-    a, b = (np.asarray(one.convert("L").resize((16, 16)), float) for one in (before, after))
+    a, b = (np.asarray(image.convert("L").resize((16, 16)), float) for image in (before, after))
     assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.9

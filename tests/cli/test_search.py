@@ -1,4 +1,4 @@
-"""`twotower search`, `similar`, `duplicates` and `explain` as they are typed."""
+"""`twotower search`, `similar`, `duplicates`, `explain` and `calibrate` as commands."""
 
 import base64
 import io
@@ -20,16 +20,16 @@ from twotower.pages.thumbnails import thumbnail
 from twotower.progress import Progress
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
-SOME = ("cat.jpg", "dog.jpg", "skyline.jpg", "elephant.png", "penguin.jpg")
+NAMES = ("cat.jpg", "dog.jpg", "skyline.jpg", "elephant.png", "penguin.jpg")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five pictures, indexed by the first search, and a folder within."""
+    """Five pictures, indexed by the first search, and an empty folder."""
     folder = tmp_path_factory.mktemp("pictures")
     (folder / "within").mkdir()
-    for name in SOME:
-        shutil.copy(PHOTOS / name, folder / f"a{SOME.index(name)}{Path(name).suffix}")
+    for name in NAMES:
+        shutil.copy(PHOTOS / name, folder / f"a{NAMES.index(name)}{Path(name).suffix}")
     assert main(["search", "a cat", str(folder)]) == 0
     return folder
 
@@ -50,7 +50,7 @@ def test_the_first_search_indexes(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "indexed" not in capsys.readouterr().err
 
 
-def test_a_search_says_what_it_misses(
+def test_a_search_warns_of_missing_vectors(
     tmp_path: Path, tiny_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in range(3):
@@ -78,7 +78,7 @@ def test_a_search_says_what_it_misses(
     )
 
 
-def test_a_folder_within_is_searched_alone(
+def test_a_folder_limits_the_search(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["search", "a cat", str(folder / "within"), "--all"]) == 0
@@ -90,7 +90,7 @@ def test_a_folder_within_is_searched_alone(
     assert "no folder in" in capsys.readouterr().err
 
 
-def test_json_has_the_promised_shape(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_the_documented_fields(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", "a big city at night", "--json", "--all"]) == 0
     tree = json.loads(capsys.readouterr().out)
     assert list(tree) == ["query", "cutoff", "matches", "hits"]
@@ -101,7 +101,7 @@ def test_json_has_the_promised_shape(inside: Path, capsys: pytest.CaptureFixture
     assert Path(tree["hits"][0]["path"]).is_file(), "as seen from here"
 
 
-def test_nothing_is_an_answer(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_without_matches(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", "a periodic table"]) == 0
     out, err = capsys.readouterr()
     assert out == ""
@@ -122,7 +122,7 @@ def test_nothing_is_an_answer(inside: Path, capsys: pytest.CaptureFixture[str]) 
         (["explain", "../a0.jpg", "a cat", "--out", "h.xyz"], "h.xyz: no kind of picture"),
     ],
 )
-def test_mistakes_are_one_line(
+def test_errors_are_one_line(
     inside: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(arguments) == 1
@@ -146,7 +146,7 @@ def test_a_query_may_start_with_a_minus(
     assert done.value.code == 0
 
 
-def test_a_mistake_in_the_query_comes_before_the_work(
+def test_a_wrong_query_is_refused_before_indexing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["search", "camra:fuji", str(tmp_path)]) == 1
@@ -162,11 +162,11 @@ def test_similar_and_duplicates(inside: Path, capsys: pytest.CaptureFixture[str]
     assert json.loads(capsys.readouterr().out) == []
 
 
-def test_pages_count_what_is_listed(
+def test_pages_count_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "zoo").mkdir()
-    for name in SOME:
+    for name in NAMES:
         shutil.copy(PHOTOS / name, tmp_path / "zoo")
     for number in range(8):
         shutil.copy(PHOTOS / "cat.jpg", tmp_path / "zoo" / f"a{number}.jpg")
@@ -184,11 +184,11 @@ def test_pages_count_what_is_listed(
     assert page(5, "zoo") == (1, "")
     assert page(7, "zoo") == (0, "page 7 is beyond the end; the last is --page 5\n")
     monkeypatch.setattr("twotower.search.search.CANDIDATES", 2)
-    # also where all the candidates first looked at are copies
+    # also if all candidates retrieved at first are near-duplicates
     assert [page(number, "a cat", "--all")[0] for number in range(1, 7)] == [1, 1, 1, 1, 1, 0]
 
 
-def test_a_contact_sheet_needs_nothing_else(inside: Path, tmp_path: Path) -> None:
+def test_a_contact_sheet_is_self_contained(inside: Path, tmp_path: Path) -> None:
     file = tmp_path / "sheet.html"
     assert main(["search", '"<b>" + "a cat"', "--all", "--html", str(file)]) == 0
     page = file.read_text()
@@ -210,12 +210,12 @@ def test_a_query_need_not_be_text(inside: Path, tmp_path: Path) -> None:
 def test_copies_overwrite_nothing(inside: Path, tmp_path: Path) -> None:
     for _ in range(2):
         assert main(["search", "type:png", "--copy-to", str(tmp_path / "found")]) == 0
-    found = sorted(path.name for path in (tmp_path / "found").iterdir())
-    assert found == ["a3-2.png", "a3.png"]
+    names = sorted(path.name for path in (tmp_path / "found").iterdir())
+    assert names == ["a3-2.png", "a3.png"]
     assert (tmp_path / "found" / "a3.png").read_bytes() == (inside / "a3.png").read_bytes()
 
 
-def test_a_hit_that_has_gone_is_named_and_the_others_are_given(
+def test_a_missing_hit_is_reported_beside_the_others(
     inside: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sheet, copies = tmp_path / "sheet.html", tmp_path / "found"
@@ -226,13 +226,13 @@ def test_a_hit_that_has_gone_is_named_and_the_others_are_given(
     finally:
         (tmp_path / "gone.jpg").rename(inside / "a1.jpg")
     out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 5, "the answer all the same"
-    gone = f"twotower: {inside / 'a1.jpg'}: no longer there; index again\n"
-    assert err.count(gone) == 2 and err.count("twotower:") == 2
+    assert len(out.splitlines()) == 5, "the result is printed all the same"
+    message = f"twotower: {inside / 'a1.jpg'}: no longer there; index again\n"
+    assert err.count(message) == 2 and err.count("twotower:") == 2
     assert len(list(copies.iterdir())) == sheet.read_text().count("<a class=hit") == 4
 
 
-def test_filters_alone_judge_nothing(
+def test_filters_alone_give_no_probability(
     inside: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sheet = tmp_path / "sheet.html"
@@ -308,7 +308,7 @@ def test_sixels_drawn_again_are_the_picture() -> None:
 
 
 def draw_sixels(text: str) -> np.ndarray:
-    """A sixel terminal of the least kind."""
+    """Draw sixels as a terminal does."""
     body = re.fullmatch(r'\x1bPq"1;1;9;13(.*)\x1b\\', text, re.DOTALL)
     assert body
     canvas = np.zeros((18, 9, 3), np.uint8)

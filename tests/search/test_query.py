@@ -28,7 +28,7 @@ def parse(text: str) -> Query:
     return parse_query(text, FILES.get)
 
 
-def test_words_that_stand_together_are_one_description() -> None:
+def test_adjacent_words_are_one_description() -> None:
     assert parse("  a red   car ").terms == (Term("a red car"),)
 
 
@@ -45,7 +45,7 @@ def test_the_language_of_the_manual() -> None:
 
 
 @pytest.mark.parametrize("name", ["clip.MP4", "x.cr2", "photo.jpg"])
-def test_whatever_a_library_takes_in_can_be_looked_for(name: str) -> None:
+def test_every_kind_of_file_can_be_a_query(name: str) -> None:
     assert parse(f"snow + {name}").terms[1] == Term(picture=Path(name))
 
 
@@ -109,14 +109,14 @@ def test_terms(text: str, terms: list[tuple[str, bool]]) -> None:
         ('"beach"^nan', "^nan: not a weight"),
     ],
 )
-def test_what_makes_no_sense_is_named(text: str, message: str) -> None:
+def test_errors_name_the_part_at_fault(text: str, message: str) -> None:
     with pytest.raises(QueryError) as error:
         parse(text)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_kinds_are_those_of_the_catalog() -> None:
+def test_types_are_those_of_the_catalog() -> None:
     written = {USUAL_FORMATS.get(name.lower(), name.lower()) for name in _FORMATS}
     assert set(TYPES) == written | {"heic", "raw", "video"}
     assert {suffix[1:] for suffix in MEDIA_SUFFIXES} <= set(TYPE_OF_NAME)
@@ -125,7 +125,7 @@ def test_kinds_are_those_of_the_catalog() -> None:
 @given(
     st.text() | st.text(st.characters(categories=("Cs", "L"))).map("folder:{0} camera:{0}".format)
 )
-def test_anything_is_either_understood_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         query = parse(text)
     except QueryError:
@@ -138,7 +138,7 @@ words = st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1)
 
 
 @given(st.lists(st.tuples(st.booleans(), words), min_size=1, max_size=5))
-def test_quoted_terms_come_out_as_they_went_in(terms: list[tuple[bool, str]]) -> None:
+def test_quoted_terms_keep_their_text(terms: list[tuple[bool, str]]) -> None:
     terms = [(True, "anchor"), *terms]
     text = " ".join(f'{"+" if positive else "-"} "{words}"' for positive, words in terms)
     assert [(not term.negated, term.text) for term in parse(text).terms] == terms
@@ -217,7 +217,7 @@ def test_filters(text: str, names: set[str]) -> None:
 
 
 @given(st.floats(-89, 89), st.floats(-180, 180), st.floats(0.1, 3000), st.floats(0, 2 * math.pi))
-def test_the_box_holds_all_of_the_circle(
+def test_the_box_contains_the_circle(
     latitude: float, longitude: float, km: float, direction: float
 ) -> None:
     """A place just inside the circle passes both the box in SQL and the circle itself."""

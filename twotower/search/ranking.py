@@ -72,12 +72,12 @@ def judge(
     for term, embed in zip(terms, embeds, strict=True):
         curve = _curve(term, calibration)
         logits = curve.logits(embed, image_embeds, size)
-        above = logits >= np.log(curve.cutoff / (1 - curve.cutoff))
+        passed = logits >= np.log(curve.cutoff / (1 - curve.cutoff))
         sign = -1 if term.negated else 1
         scores += sign * term.weight * (image_embeds @ embed)
         log_probabilities -= term.weight * np.logaddexp(0, -sign * logits)
-        matches &= ~above if term.negated else above
-        fewest = fewest if term.negated else min(fewest, int(above.sum()))
+        matches &= ~passed if term.negated else passed
+        fewest = fewest if term.negated else min(fewest, int(passed.sum()))
     scores /= sum(term.weight for term in terms)
     return Candidates(ids, image_embeds, scores, log_probabilities, matches | named, named, fewest)
 
