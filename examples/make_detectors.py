@@ -28,7 +28,7 @@ from twotower.calibration.background import background_texts
 from twotower.calibration.calibration import read_calibration
 from twotower.inputs.pictures import open_picture
 from twotower.pairs.sources import open_source
-from twotower.tagging.detectors import FARTHEST, RULES, SENTENCES
+from twotower.tagging.detectors import MAX_DEVIATION, RULES_FILE, SENTENCES
 from twotower.tagging.pixel_facts import measure
 
 EACH = 500  # pictures of a detector
@@ -79,7 +79,7 @@ def main() -> None:
         kinds.append("photograph")
     facts = find_facts(pictures)
     mean, sd = facts.mean(axis=0), facts.std(axis=0) + 1e-6
-    usual = np.clip((facts - mean) / sd, -FARTHEST, FARTHEST)
+    usual = np.clip((facts - mean) / sd, -MAX_DEVIATION, MAX_DEVIATION)
     weights = {kind: fit(usual, np.array(kinds) == kind) for kind in DRAWN}
     for kind, rule in weights.items():
         found = usual @ rule[:-1] + rule[-1] > 0
@@ -90,7 +90,7 @@ def main() -> None:
         "sd": rounded(sd),
         "weights": {kind: rounded(rule) for kind, rule in weights.items()},
     }
-    RULES.write_text(json.dumps(rules, indent=1) + "\n", encoding="utf-8")
+    RULES_FILE.write_text(json.dumps(rules, indent=1) + "\n", encoding="utf-8")
 
 
 def find_facts(pictures: list[bytes]) -> NDArray[np.float64]:

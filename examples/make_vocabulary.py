@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from recipes.twotower_small.wordnet import Sense, WordNet
 from twotower.tagging.formats import format_vocabulary, parse_vocabulary
-from twotower.tagging.vocabulary import SHIPPED, Tag, Vocabulary
+from twotower.tagging.vocabulary import SHIPPED_FILE, Tag, Vocabulary
 
 SEED = Path(__file__).with_name("vocabulary_seed.txt")
 MOST_SYNONYMS = 2
@@ -64,14 +64,14 @@ def main() -> None:
                 descriptions,
                 tuple(extra[1]),
                 tag.heading,
-                tag.one,
+                tag.exclusive,
                 extra[2],
             )
         )
     assert not described, f"no such tags: {list(described)}"
     text = HEADER + format_vocabulary(Vocabulary(tuple(tags)))
     assert parse_vocabulary(text).tags == tuple(tags)
-    SHIPPED.write_text(text, encoding="utf-8")
+    SHIPPED_FILE.write_text(text, encoding="utf-8")
     given = [tag for tag in tags if not tag.heading]
     print(f"{len(given)} tags, {sum(len(tag.synonyms) for tag in given)} synonyms")
 
@@ -148,9 +148,9 @@ def by_hand(text: str) -> list[str]:
 
 def make_tag(entry: Entry, wordnet: WordNet, taken: Counter[str], chosen: set[str]) -> Tag:
     """The tag of a line; `taken` counts the names that are given, and more are added."""
-    one = "(one)" in entry.text
-    if one or entry.text.startswith("["):
-        return Tag(entry.path, heading=True, one=one)
+    exclusive = "(one)" in entry.text
+    if exclusive or entry.text.startswith("["):
+        return Tag(entry.path, heading=True, exclusive=exclusive)
     synonyms = by_hand(entry.text)
     name, parent = entry.path[-1], entry.above
     sense, first = find_sense(name, entry.kinds, wordnet)

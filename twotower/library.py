@@ -9,13 +9,19 @@ from twotower.index.index import Index
 from twotower.progress import ReportProgress, ignore_progress
 
 if TYPE_CHECKING:
+    from twotower.asking.library_questions import LibraryAnswer, LibraryQuestion
     from twotower.encode.encoder import Encoder
     from twotower.index.catalog import Catalog
     from twotower.index.indexing import IndexReport
     from twotower.index.vectors import Vectors
+    from twotower.metadata.journal import UndoReport
+    from twotower.metadata.sidecars import WriteReport
     from twotower.search.hits import Hit, SearchResult
     from twotower.search.query import Query
     from twotower.search.search import Sort
+    from twotower.tagging.corrections import ImportReport
+    from twotower.tagging.tag import TagResult
+    from twotower.tagging.vocabulary import Vocabulary
 
 
 class Library:
@@ -150,6 +156,47 @@ class Library:
         from twotower.search.duplicates import duplicates
 
         return duplicates(self.opened, folder)
+
+    def tag(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        folder: Path | None = None,
+        precision: float = 0.9,
+        report: ReportProgress = ignore_progress,
+    ) -> TagResult:
+        """Decide the tags of pictures; nothing is written. See `twotower.tagging.tag.tag`."""
+        from twotower.tagging.tag import tag
+
+        return tag(self.opened, vocabulary, folder=folder, precision=precision, report=report)
+
+    def write_tags(
+        self, result: TagResult, *, embed: bool = False, report: ReportProgress = ignore_progress
+    ) -> WriteReport:
+        """Write tags into sidecars; see `twotower.tagging.tag.write_sidecars`."""
+        from twotower.tagging.tag import write_sidecars
+
+        return write_sidecars(self.opened, result, embed=embed, report=report)
+
+    def undo_tags(self) -> UndoReport:
+        """Undo the last writing of tags; see `twotower.metadata.sidecars.undo`."""
+        from twotower.metadata.sidecars import undo
+
+        return undo(self.location)
+
+    def import_corrections(self, vocabulary: Vocabulary, path: Path) -> ImportReport:
+        """Keep corrections; see `twotower.tagging.corrections.import_corrections`."""
+        from twotower.tagging.corrections import import_corrections
+
+        return import_corrections(self.opened, vocabulary, path)
+
+    def ask(
+        self, question: str | LibraryQuestion, *, top: int = 5, folder: Path | None = None
+    ) -> LibraryAnswer:
+        """Answer a question; see `twotower.asking.library_questions.ask_library`."""
+        from twotower.asking.library_questions import ask_library
+
+        return ask_library(self.opened, question, top, folder)
 
     def close(self) -> None:
         """Close the files; they are opened again when they are needed."""

@@ -26,7 +26,7 @@ from benchmarks.quality.made_pictures import MADE, made_pictures
 from twotower.calibration.calibration import read_calibration
 from twotower.inputs.pictures import open_picture
 from twotower.pairs.sources import open_source
-from twotower.tagging.detectors import SENTENCES, judge_looks
+from twotower.tagging.detectors import SENTENCES, detector_logits
 from twotower.tagging.pixel_facts import measure
 
 HERE = Path(__file__).parents[1]
@@ -77,7 +77,7 @@ def by_rules(
     image_embeds = model.encode_image(pictures)
     deviations = calibration.text.background.deviations(sentences, image_embeds)
     for kind in made:
-        p = 1 / (1 + np.exp(-judge_looks(kind, measures, deviations)))
+        p = 1 / (1 + np.exp(-detector_logits(kind, measures, deviations)))
         yield row(kind, p, kinds == kind, kinds == "")
 
 
@@ -89,10 +89,10 @@ def by_pixels(photos: list[Image.Image]) -> Iterator[tuple[str, ...]]:
         soft = [
             measure(one.filter(ImageFilter.GaussianBlur(max(one.size) / share))) for one in photos
         ]
-        p = 1 / (1 + np.exp(-judge_looks("blurry", np.stack(sharp + soft), unasked)))
+        p = 1 / (1 + np.exp(-detector_logits("blurry", np.stack(sharp + soft), unasked)))
         yield row(f"blurry (by 1/{share} of the side)", p, ~photographs, photographs)
     dark = [measure(one.point(lambda value: value // 50)) for one in photos]
-    p = 1 / (1 + np.exp(-judge_looks("black", np.stack(sharp + dark), unasked)))
+    p = 1 / (1 + np.exp(-detector_logits("black", np.stack(sharp + dark), unasked)))
     yield row("black picture", p, ~photographs, photographs)
 
 

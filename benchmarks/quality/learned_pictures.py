@@ -45,7 +45,7 @@ from twotower.inputs.preprocess import Preprocess
 from twotower.model.weights import load_model
 from twotower.pairs.pair import Source
 from twotower.pairs.sources import open_source
-from twotower.tagging.fit_tags import fit_words, judged_tags
+from twotower.tagging.fit_tags import fit_weights, tag_examples
 
 RESULTS = Path(__file__).parents[1] / "results" / "learned_pictures.csv"
 LEFT_OUT = 0.2
@@ -96,10 +96,10 @@ def main() -> None:
     background = measure_background(embeds[learned], texts)
     curve = simple_tag_curve(background, mean_distance(texts), TYPICAL_TAGS, ())
     judged = [
-        judged_tags(encoder, curve, [Pictures(embeds[some], [captions[one] for one in some])])
+        tag_examples(encoder, curve, [Pictures(embeds[some], [captions[one] for one in some])])
         for some in (learned, others)
     ]
-    weights, words = fit_words(judged[0])
+    weights, words = fit_weights(judged[0])
     logits = [np.concatenate([one.logits(weights, words) for one in some]) for some in judged]
     answers = [np.concatenate([one.answers for one in some]) for some in judged]
     cutoffs = [cutoff(logits[0], answers[0], asked) for asked in ASKED]

@@ -52,11 +52,11 @@ from twotower.encode.encoder import Encoder
 from twotower.evaluate.reliability import measure_reliability
 from twotower.library import Library
 from twotower.pairs.sources import open_source
-from twotower.tagging.feedback import learn
+from twotower.tagging.feedback import fit_feedback
 from twotower.tagging.fit_tags import FOLDS, fit_tags
 from twotower.tagging.formats import read_vocabulary
-from twotower.tagging.tag_embeds import tag_vectors
-from twotower.tagging.tagger import FEEDBACK_WEIGHT, Tagger
+from twotower.tagging.tag_embeds import embed_tags
+from twotower.tagging.tagger import TRUSTED_CORRECTIONS, Tagger
 from twotower.tagging.vocabulary import Vocabulary
 
 HERE = Path(__file__).parents[1]
@@ -148,7 +148,7 @@ def main() -> None:
     answers = np.stack([one.answers for one in said], axis=1)
     vocabulary = read_vocabulary()
     tags = [vocabulary.find(one.name) for one in said]
-    vectors = tag_vectors(model, [tag for tag in tags if tag is not None])
+    vectors = embed_tags(model, [tag for tag in tags if tag is not None])
     print(f"{len(said)} tags, {int(((answers == 1).sum(axis=0) >= FEWEST).sum())} of them for mAP")
     judges = [
         Judge(
@@ -243,7 +243,7 @@ def measured_examples(model: Encoder, curve: TagCurve) -> Iterator[tuple[str, ..
     image_embeds = model.encode_image([photos / row["file"] for row in rows])
     vocabulary = read_vocabulary()
     tags = [vocabulary.find(name) for name in names]
-    vectors = tag_vectors(model, [tag for tag in tags if tag is not None])
+    vectors = embed_tags(model, [tag for tag in tags if tag is not None])
     for peer, scores in scores_of_peers(model.logit_scale, vectors, image_embeds).items():
         yield (peer, "", "", *summarise([(scores, answers)]))
     logits = curve.logits(vectors, image_embeds, np.ones(len(names), bool))
@@ -262,7 +262,7 @@ def measured(
             judged = list(judged_halves(background, judge.logits, image_embeds, answers, count))
             for asked in ASKED:
                 cutoffs = judge.cutoffs[asked]
-                if count >= FEEDBACK_WEIGHT:
+                if count >= TRUSTED_CORRECTIONS:
                     cutoffs = np.minimum(cutoffs, asked)
                 tested = [(Scores(p, p, p >= cutoffs), truth) for p, truth in judged]
                 yield (judge.method, f"{asked:.1f}", str(count), *summarise(tested))
@@ -281,10 +281,10 @@ def judged_halves(
         for tag in range(logits.shape[1]) if count else ():
             decided = taught[answers[taught, tag] >= 0]
             asked = decided[np.argsort(np.abs(logits[decided, tag]), kind="stable")[:count]]
-            lesson = learn(
+            lesson = fit_feedback(
                 background, image_embeds[asked], logits[asked, tag], answers[asked, tag] == 1
             )
-            after[:, tag] += lesson.departure(background, image_embeds[tested])
+            after[:, tag] += lesson.shift(background, image_embeds[tested])
         yield 1 / (1 + np.exp(-after)), answers[tested]
 
 
@@ -342,7 +342,9 @@ def measured_groups(folder: Path, captions: Sequence[Sequence[str]]) -> Iterator
         vocabulary = Vocabulary(tuple(tag for tag in whole.tags if tag.path in above))
         tagger = Tagger(library.opened, vocabulary)
         ids = {one.path: one.id for one in library.catalog.records()}
-        judged = list(tagger.judge([ids[source.key(number)] for number in range(len(source))]))
+        judged = list(
+            tagger.tag_pictures([ids[source.key(number)] for number in range(len(source))])
+        )
         library.close()
     for group, members in GROUPS.items():
         told = np.array([told_member(said, list(members.values())) for said in captions])

@@ -42,7 +42,7 @@ from twotower.calibration.fit import (
 from twotower.calibration.tag_curve import Recalibration, TagCurve
 from twotower.encode.golden import golden_hash
 from twotower.errors import CalibrationError
-from twotower.tagging.fit_tags import JudgedTag, at_most_half, cutoffs, fit_words
+from twotower.tagging.fit_tags import TagExamples, balanced_rows, fit_weights, precision_cutoffs
 
 ROOT = Path(__file__).parents[2]
 
@@ -186,7 +186,7 @@ def test_a_third_of_the_searches_have_no_match() -> None:
 # --- tags ----------------------------------------------------------------------------------------
 
 
-def some_tags(random: np.random.Generator, offsets: np.ndarray) -> list[JudgedTag]:
+def some_tags(random: np.random.Generator, offsets: np.ndarray) -> list[TagExamples]:
     """Tags whose pictures show them by one feature and by an offset that is theirs."""
     tags = []
     for number, offset in enumerate(offsets):
@@ -194,7 +194,7 @@ def some_tags(random: np.random.Generator, offsets: np.ndarray) -> list[JudgedTa
         chance = 1 / (1 + np.exp(-(2 * features[:, 0] - 4 + offset)))
         difference = random.standard_normal(64)
         tags.append(
-            JudgedTag(str(number), features, difference, random.random(len(chance)) < chance)
+            TagExamples(str(number), features, difference, random.random(len(chance)) < chance)
         )
     return tags
 
@@ -203,7 +203,7 @@ def test_each_tag_gets_its_own_offset() -> None:
     random = np.random.default_rng(0)
     offsets = random.normal(0, 2, 30)
     tags = some_tags(random, offsets)
-    weights, words = fit_words(tags)
+    weights, words = fit_weights(tags)
     assert weights[0] == pytest.approx(2, abs=0.15)
     np.testing.assert_allclose(weights[1:4], 0, atol=0.1)
     found = weights[-1] + np.array([tag.difference @ words for tag in tags])
@@ -212,23 +212,23 @@ def test_each_tag_gets_its_own_offset() -> None:
 
 def test_what_most_pictures_show_is_fitted_on_as_many_without_it() -> None:
     answers = np.array([1, 1, 0, 1, -1, 1, 1, 0, 1], np.int8)
-    rows = at_most_half(answers)
+    rows = balanced_rows(answers)
     assert rows.tolist() == [0, 2, 7, 8]
     rare = np.array([1, 0, -1, 0, 0], np.int8)
-    assert at_most_half(rare).tolist() == [0, 1, 3, 4]
-    assert not len(at_most_half(np.ones(5, np.int8)))
+    assert balanced_rows(rare).tolist() == [0, 1, 3, 4]
+    assert not len(balanced_rows(np.ones(5, np.int8)))
 
 
 def test_cutoffs_have_the_precision_with_something_to_spare() -> None:
     random = np.random.default_rng(0)
     said = random.uniform(0, 1, 200_000) ** 3
     true = random.random(len(said)) < said
-    found = dict(cutoffs(said, true))
+    found = dict(precision_cutoffs(said, true))
     for precision in (0.6, 0.7, 0.8, 0.9):
         share = true[said >= found[precision]].mean()
         assert precision < share < precision + 0.1
     assert sorted(found.values()) == list(found.values())
-    assert not dict(cutoffs(said[:20], np.zeros(20, bool)))
+    assert not dict(precision_cutoffs(said[:20], np.zeros(20, bool)))
 
 
 def test_tags_that_are_known_are_trusted_otherwise() -> None:

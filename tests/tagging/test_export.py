@@ -12,7 +12,13 @@ from hypothesis import given
 from tests.index.tiny import index
 from tests.metadata.packets import NAMES, TAGGINGS, unhurried
 from twotower.errors import TaggingError
-from twotower.tagging.export import _safe, link_folders, write_csv, write_json, write_keyword_list
+from twotower.tagging.export import (
+    _safe_name,
+    link_folders,
+    write_csv,
+    write_json,
+    write_keyword_list,
+)
 
 
 @unhurried
@@ -86,7 +92,7 @@ def test_folders_of_links(tmp_path: Path) -> None:
     mine = target / "animal" / "dog" / "a (2).jpg"
     mine.write_text("a person's own")
     report = link_folders(target, tagged)
-    assert (report.linked, report.there, report.errors) == (6, 0, ())
+    assert (report.linked, report.existing, report.errors) == (6, 0, ())
     found = {
         path.relative_to(target).as_posix(): path.read_bytes()
         for path in target.rglob("*")
@@ -101,7 +107,7 @@ def test_folders_of_links(tmp_path: Path) -> None:
         "_/b.jpg": pictures[2].read_bytes(),
     }
     again = link_folders(target, tagged)
-    assert (again.linked, again.there) == (0, 6) and mine.read_text() == "a person's own"
+    assert (again.linked, again.existing) == (0, 6) and mine.read_text() == "a person's own"
 
     (target / "file").write_text("")
     report = link_folders(target, [(pictures[0], {("file", "b"): 0.5, ("sea",): 0.5})])
@@ -130,7 +136,7 @@ def test_a_disk_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @given(NAMES)
 def test_names_are_safe_everywhere(name: str) -> None:
     for given_name in (name, name * 100, f"{name}.", f"con.{name}", f"../{name}"):
-        safe = _safe(given_name)
+        safe = _safe_name(given_name)
         assert 0 < len(os.fsencode(safe)) <= 201
         assert safe not in (".", "..") and safe == PureWindowsPath(safe).name
         assert not PureWindowsPath(safe).is_reserved() and safe[-1] not in " ."

@@ -27,10 +27,10 @@ from twotower.metadata.keywords import read_keywords
 from twotower.metadata.ownership import set_tags
 from twotower.metadata.xmp import NEW_PACKET
 from twotower.pages.review import choose
-from twotower.tagging.detectors import SENTENCES, judge_looks
-from twotower.tagging.feedback import learn
+from twotower.tagging.detectors import SENTENCES, detector_logits
+from twotower.tagging.feedback import fit_feedback
 from twotower.tagging.formats import parse_vocabulary
-from twotower.tagging.pixel_facts import FACTS, measure
+from twotower.tagging.pixel_facts import FACT_COUNT, measure
 from twotower.tagging.tagger import TaggedPicture, Tagger
 from twotower.tagging.vocabulary import DETECTORS, Vocabulary
 
@@ -79,7 +79,7 @@ def judge(root: Path, vocabulary: Vocabulary) -> tuple[Tagger, dict[str, dict[st
     library = Library(root)
     tagger = Tagger(library.opened, vocabulary)
     records = list(library.catalog.records())
-    judged = tagger.judge([one.id for one in records])
+    judged = tagger.tag_pictures([one.id for one in records])
     table = {
         record.path: dict(zip(map(str, tagger.tags), one.probabilities.tolist(), strict=True))
         for record, one in zip(records, judged, strict=True)
@@ -116,12 +116,12 @@ def test_a_kind_that_is_not_sure_enough_gives_no_more_than_itself(root: Path) ->
     animal, dog = places["animal"], places["animal|dog"]
     library = Library(root)
     ids = [one.id for one in library.catalog.records()]
-    [before] = [one for one in tagger.judge(ids) if one.id == ids[NAMES.index("dog.jpg")]]
+    [before] = [one for one in tagger.tag_pictures(ids) if one.id == ids[NAMES.index("dog.jpg")]]
     tagger.cutoffs[[dog, places["animal|dog|german shepherd"]]] = 2.0
     tagger.cutoffs[animal] = before.probabilities[dog] - 1e-6
-    [after] = [one for one in tagger.judge(ids) if one.id == before.id]
+    [after] = [one for one in tagger.tag_pictures(ids) if one.id == before.id]
     assert after.probabilities[animal] >= after.probabilities[dog]
-    assert not after.given[animal]
+    assert not after.assigned[animal]
 
 
 def test_what_a_person_said_is_said(root: Path) -> None:
@@ -136,10 +136,10 @@ def test_what_a_person_said_is_said(root: Path) -> None:
     assert table["tower.jpg"]["place|city"] > 0.999
     library = Library(root)
     ids = {one.path: one.id for one in library.catalog.records()}
-    [cat, dog] = tagger.judge([ids["cat.jpg"], ids["dog.jpg"]])
+    [cat, dog] = tagger.tag_pictures([ids["cat.jpg"], ids["dog.jpg"]])
     places = {str(tag): place for place, tag in enumerate(tagger.tags)}
-    assert cat.given[places["animal"]]
-    assert not dog.given[places["animal|dog"]]
+    assert cat.assigned[places["animal"]]
+    assert not dog.assigned[places["animal|dog"]]
 
 
 def test_a_negative_takes_away_and_never_adds(root: Path) -> None:
@@ -166,10 +166,10 @@ def test_a_lesson_in_a_group_is_about_its_shares(root: Path) -> None:
         tagger = Tagger(library.opened, parse_vocabulary(WORDS))
         tagger._verdicts = {}
         [number] = [one.id for one in library.catalog.records() if one.path == "oranges.jpg"]
-        [judged] = tagger.judge([number])
+        [judged] = tagger.tag_pictures([number])
         [city] = [place for place, one in enumerate(tagger.tags) if one.name == "city"]
         believed = judged.probabilities[city]
-        assert tagger._lessons[city].weights == pytest.approx([accepted - believed], abs=1e-4)
+        assert tagger._feedback[city].weights == pytest.approx([accepted - believed], abs=1e-4)
         library.close()
 
 
@@ -229,7 +229,7 @@ def test_keywords_of_a_person_are_verdicts(root: Path) -> None:
     correct(root, "animal|dog", "beach.jpg", False)
     tagger, _ = judge(root, vocabulary)
     [dog] = [place for place, one in enumerate(tagger.tags) if one.name == "dog"]
-    assert len(tagger._lessons[dog].weights) == 2  # as many as were rejected
+    assert len(tagger._feedback[dog].weights) == 2  # as many as were rejected
     correct(root, "animal|dog", "tower.jpg", False)
     _, table = judge(root, vocabulary)
     assert table["tower.jpg"]["animal|dog"] < 0.001
@@ -257,7 +257,7 @@ def test_what_a_person_took_out_of_a_sidecar_is_rejected(
     assert read_keywords(root / "cat.jpg").rejected == (("animal", "cat"),)
     tagger, table = judge(root, parse_vocabulary(WORDS))
     assert table["dog.jpg"]["animal|dog|german shepherd"] < 0.001
-    assert [tagger.tags[place].path for place in tagger._lessons] == [dog]
+    assert [tagger.tags[place].path for place in tagger._feedback] == [dog]
     correct(root, "animal|dog", "dog.jpg", True)
     _, table = judge(root, parse_vocabulary(WORDS))
     assert table["dog.jpg"]["animal|dog"] > 0.999
@@ -318,8 +318,8 @@ def test_a_correction_moves_towards_the_verdict_and_never_far(seed: int, said: l
     background, embeds = space(seed)
     logits = np.random.default_rng(seed).normal(-1, 2, len(said))
     accepted = np.array(said)
-    lesson = learn(background, embeds[: len(said)], logits, accepted)
-    after = lesson.departure(background, embeds)
+    feedback = fit_feedback(background, embeds[: len(said)], logits, accepted)
+    after = feedback.shift(background, embeds)
     assert np.isfinite(after).all()
     assert np.abs(after).max() < 12
     loss = np.logaddexp(0, np.where(accepted, -1, 1) * logits).sum()
@@ -332,8 +332,10 @@ def test_a_correction_moves_towards_the_verdict_and_never_far(seed: int, said: l
 
 def test_nothing_is_learned_from_what_was_known() -> None:
     background, embeds = space(0)
-    lesson = learn(background, embeds[:2], np.array([20.0, -20.0]), np.array([True, False]))
-    assert np.abs(lesson.departure(background, embeds)).max() < 1e-3
+    feedback = fit_feedback(
+        background, embeds[:2], np.array([20.0, -20.0]), np.array([True, False])
+    )
+    assert np.abs(feedback.shift(background, embeds)).max() < 1e-3
 
 
 # --- pixels --------------------------------------------------------------------------------------
@@ -342,9 +344,9 @@ def test_nothing_is_learned_from_what_was_known() -> None:
 def looks(detector: str, *pictures: PIL.Image.Image) -> list[bool]:
     """Whether a detector takes pictures for its own where the model says nothing."""
     measures = np.stack([measure(one) for one in pictures])
-    assert measures.shape == (len(pictures), FACTS)
+    assert measures.shape == (len(pictures), FACT_COUNT)
     unasked = np.zeros((len(pictures), len(SENTENCES)), np.float32)
-    return [bool(one) for one in judge_looks(detector, measures, unasked) > 0]
+    return [bool(one) for one in detector_logits(detector, measures, unasked) > 0]
 
 
 def test_blurry_and_black_pictures() -> None:
@@ -354,9 +356,11 @@ def test_blurry_and_black_pictures() -> None:
     assert looks("blurry", *sharp, *soft, black) == [False] * 3 + [True] * 3 + [False]
     assert looks("black", *sharp, *soft, black) == [False] * 6 + [True]
     assert measure(PIL.Image.new("L", (1, 1), 9))[1] == 9
-    unread = np.full((1, FACTS), np.nan)
+    unread = np.full((1, FACT_COUNT), np.nan)
     for detector in DETECTORS:
-        assert (judge_looks(detector, unread, np.zeros((1, len(SENTENCES)), np.float32)) < 0).all()
+        assert (
+            detector_logits(detector, unread, np.zeros((1, len(SENTENCES)), np.float32)) < 0
+        ).all()
 
 
 def test_a_page_of_text_is_a_document_and_a_photograph_is_nothing_drawn(root: Path) -> None:
@@ -435,7 +439,7 @@ def test_tags_of_another_vocabulary_stay(
     corrections.write_text("tag,picture,verdict\nanimal,dog.jpg,no\n")
     capsys.readouterr()
     assert tag(root, "--vocabulary", other, "--learn", corrections) == 0
-    assert re.search(r"[1-9]\d* earlier tags taken out", capsys.readouterr().err)
+    assert re.search(r"[1-9]\d* old tags removed", capsys.readouterr().err)
     after = read_keywords(root / "dog.jpg").ours
     assert after == {tag: p for tag, p in before.items() if tag != ("animal",)}
 
@@ -447,7 +451,7 @@ def test_corrections_that_cannot_be_used_write_nothing(
     corrections = tmp_path / "corrections.csv"
     corrections.write_text("tag,picture,verdict\nunicorn,dog.jpg,yes\nfruit,oranges.jpg,yes\n")
     assert tag(root, "--vocabulary", words, "--learn", corrections) == 1
-    assert "no sidecars written: mend" in capsys.readouterr().err
+    assert "corrections can be used, so no sidecars were written; fix" in capsys.readouterr().err
     assert not list(root.glob("*.xmp"))
     library = Library(root)
     assert [one.tag for one in library.catalog.corrections()] == ["fruit"]
@@ -464,10 +468,10 @@ def test_a_wrong_line_is_named_and_the_others_are_learned(
     options = ("--vocabulary", words, "--dry-run", "--learn", corrections)
     assert tag(root, *options) == 1
     captured = capsys.readouterr()
-    assert "line 2: no tag 'unicorn'" in captured.err
+    assert "line 2: tag 'unicorn': not in the vocabulary" in captured.err
     assert "line 3: nowhere.jpg: not among the pictures" in captured.err
-    assert "line 4: 'perhaps' is no verdict" in captured.err
-    assert "1 corrections learned" in captured.err
+    assert "line 4: verdict 'perhaps': unknown; write yes, no or forget" in captured.err
+    assert "Imported 1 corrections. Undo one with the verdict: forget" in captured.err
     assert "fruit 100%" in captured.out
     corrections.write_text("a,b\n1,2\n")
     assert tag(root, *options) == 1
@@ -478,13 +482,13 @@ def test_a_wrong_line_is_named_and_the_others_are_learned(
     ("arguments", "message"),
     [
         (("--vocabulary", "missing.txt"), "missing.txt: No such file"),
-        (("--vocabulary", "{empty}"), "no tags in it; write one on each line"),
+        (("--vocabulary", "{empty}"), "contains no tags; write one on each line"),
         (("--learn", "missing.csv"), "missing.csv: No such file"),
         (("--export", "tags.docx"), "tags.docx: cannot be written; end it in .csv or .json or"),
-        (("--export", "nowhere/tags.csv"), "choose a file in a folder that is there"),
-        (("--export", "{words}"), "words.txt: is read here, and would be lost"),
+        (("--export", "nowhere/tags.csv"), "choose a file in an existing folder"),
+        (("--export", "{words}"), "words.txt: is also read, and would be overwritten"),
         (("--review", "{root}/dog.jpg"), "dog.jpg: cannot be written; end it in .html or .htm"),
-        (("--to-folders", "{root}/by-tag"), "by-tag: lies among the pictures of"),
+        (("--to-folders", "{root}/by-tag"), "by-tag: is inside the library of"),
         (("--to-folders", "{words}"), "words.txt: cannot be made (it is a file)"),
     ],
 )
@@ -533,7 +537,7 @@ def test_links_beside_pictures_whose_library_lies_elsewhere(
     location = (root / ".twotower").rename(tmp_path / "library")
     options = ("--library", location, "--dry-run", "--to-folders", root / "by-tag")
     assert tag(root / "some", *options) == 1
-    assert "lies among the pictures of" in capsys.readouterr().err
+    assert "is inside the library of" in capsys.readouterr().err
 
 
 def test_a_file_that_cannot_be_finished_is_as_before(
@@ -555,7 +559,7 @@ def test_a_precision_that_is_none(root: Path, capsys: pytest.CaptureFixture[str]
         with pytest.raises(SystemExit) as ended:
             tag(root, "--precision", text)
         assert ended.value.code == 2
-        assert f"{text} is no share between 0 and 1" in capsys.readouterr().err
+        assert f"{text} is not between 0 and 1; write one such as 0.9" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -576,7 +580,7 @@ def test_options_that_would_be_passed_over_are_wrong_usage(
         tag(root, *options)
     assert ended.value.code == 2
     other = [one for one in options if one.startswith("--")][1]
-    assert f"{other} means nothing with {options[0]}; leave it out" in capsys.readouterr().err
+    assert f"{other} has no effect with {options[0]}; leave it out" in capsys.readouterr().err
 
 
 def test_headings_stay_headings_in_a_keyword_list(
@@ -593,7 +597,7 @@ def test_a_precision_that_the_model_never_has_is_said(
     root: Path, words: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tag(root, "--vocabulary", words, "--dry-run", "--precision", "0.99999") == 0
-    assert "is never so sure of 5 of the 9 tags" in capsys.readouterr().err
+    assert "cannot assign 5 of 9 tags at precision 0.99999; lower --precision" in capsys.readouterr().err
 
 
 def test_no_tag_at_all_comes_with_a_hint(
@@ -603,7 +607,7 @@ def test_no_tag_at_all_comes_with_a_hint(
     assert tag(root, "--vocabulary", words, "--dry-run", "--precision", "0.7") == 0
     printed = capsys.readouterr()
     assert all(line.endswith("  -") for line in printed.out.splitlines())
-    assert "no tag reaches a precision of 0.7; a lower --precision" in printed.err
+    assert "no picture has a tag at precision 0.7; lower --precision" in printed.err
 
 
 def test_the_tags_of_one_folder(
@@ -627,8 +631,8 @@ def test_pictures_that_are_not_as_they_were_indexed_are_left(
     for options in ((), ("--review", tmp_path / "page.html")):
         assert tag(root, "--vocabulary", words, "--precision", "0.5", *options) == 1
         printed = capsys.readouterr()
-        assert "beach.jpg: has gone since it was indexed; run: twotower index\n" in printed.err
-        assert "cat.jpg: has changed since it was indexed; run: twotower index\n" in printed.err
+        assert "beach.jpg: was removed after it was indexed; run: twotower index\n" in printed.err
+        assert "cat.jpg: was changed after it was indexed; run: twotower index\n" in printed.err
         assert "beach.jpg" not in printed.out and "cat.jpg" not in printed.out
     assert not (root / "beach.jpg.xmp").exists() and not (root / "cat.jpg.xmp").exists()
     assert (root / "dog.jpg.xmp").exists()
@@ -640,7 +644,7 @@ def test_a_folder_that_is_not_indexed_yet_is_named(
     (root / "new").mkdir()
     shutil.copy(root / "dog.jpg", root / "new")
     assert tag(root / "new", "--vocabulary", words) == 1
-    assert "new: no indexed pictures in it; if there are new" in capsys.readouterr().err
+    assert "new: contains no indexed pictures; if there are new" in capsys.readouterr().err
 
 
 def test_the_review_asks_first_what_may_be_given() -> None:

@@ -28,7 +28,7 @@ def test_the_shipped_vocabulary_is_a_sane_tree() -> None:
     plural = {name for name in names if f"{name}s" in names}
     assert not plural, "the same tag twice"
     assert all(re.fullmatch(r"[\w .'/-]+", name) for name in names)
-    groups = {tag.name for tag in vocabulary.tags if tag.one}
+    groups = {tag.name for tag in vocabulary.tags if tag.exclusive}
     assert {"season", "indoors or outdoors", "time of day"} <= groups
     assert {tag.detector for tag in given} == {None, *DETECTORS}
 
@@ -71,7 +71,7 @@ def test_indented_text() -> None:
         "dull\n  @blurry\n"
     )
     assert vocabulary.tags == (
-        Tag(("season",), heading=True, one=True),
+        Tag(("season",), heading=True, exclusive=True),
         Tag(("season", "spring")),
         Tag(("season", "summer"), ("high summer",)),
         Tag(("animal",), heading=True),
@@ -179,34 +179,34 @@ def test_any_text_is_a_vocabulary_or_an_error_of_one_line(text: str, kind: str) 
 @pytest.mark.parametrize(
     ("text", "kind", "message"),
     [
-        ("", "txt", "file: no tags in it"),
-        ("[only]\n", "txt", "file: no tags in it"),
-        ("a\nb\nA\n", "txt", "file line 3: 'A' is there already, on line 1"),
-        ("a|b\na|b\n", "txt", "file line 2: 'a|b' is there already, on line 1"),
+        ("", "txt", "file: contains no tags"),
+        ("[only]\n", "txt", "file: contains no tags"),
+        ("a\nb\nA\n", "txt", "file line 3: 'A' is defined already, on line 1"),
+        ("a|b\na|b\n", "txt", "file line 2: 'a|b' is defined already, on line 1"),
         ("dog\n  pet\n    dog\n", "txt", "file line 3: 'dog' lies below itself"),
-        ("a||b\n", "txt", "file line 1: a tag without a name"),
-        ("  a\n\tb\n", "txt", "file line 2: indented like nothing above"),
-        ("+ a photo\n", "txt", "file line 1: '+ a photo' stands below no tag"),
-        ("a\n  @sharp\n", "txt", "file line 2: no detector 'sharp'; there are @blurry"),
-        ("a {b\n", "txt", "file line 1: 'a {b' cannot be a name"),
+        ("a||b\n", "txt", "file line 1: a tag has no name"),
+        ("  a\n\tb\n", "txt", "file line 2: the indentation matches no line above"),
+        ("+ a photo\n", "txt", "file line 1: '+ a photo' belongs to no tag"),
+        ("a\n  @sharp\n", "txt", "file line 2: no detector 'sharp'; use one of @blurry"),
+        ("a {b\n", "txt", "file line 1: 'a {b' cannot be the name of a tag"),
         ("tag,parent\na,b\nb,a\n", "csv", "file line 2: 'a' lies below itself, by its parents"),
         ("tag,parent\na,a\n", "csv", "file line 2: 'a' lies below itself"),
-        ("tag\na\na\n", "csv", "file line 3: 'a' is there already"),
+        ("tag\na\na\n", "csv", "file line 3: 'a' is defined already"),
         (
             "tag,parent\ndog,animal\ndog,toy\nleg,dog\n",
             "csv",
             "file line 4: several tags are called 'dog'; write the whole path as parent",
         ),
         ("tag\na,b\n", "csv", "file line 2: 2 cells below 1 columns; put quotes"),
-        ("a\n  dog {Hound}\n  hound\n", "txt", "file line 3: 'hound' is another name of 'dog'"),
+        ("a\n  dog {Hound}\n  hound\n", "txt", "file line 3: 'hound' is also a synonym of 'dog'"),
         ("[" * 3000 + "]" * 3000, "json", "file: nested too deeply"),
-        ("name\na\n", "csv", "file line 1: no column 'name' is known"),
+        ("name\na\n", "csv", "file line 1: unknown column 'name'"),
         ('tag\n"a\n', "csv", "file line 2: unexpected end of data"),
-        ("tag,kind\na,many\n", "csv", "file line 2: kind 'many' is none of"),
+        ("tag,kind\na,many\n", "csv", "file line 2: unknown kind 'many'; use tag"),
         ("a: &x\n- b\n- *x\n", "yaml", "file line 1: contains itself"),
         ("a: [\n", "yaml", "file line 2: expected the node content"),
-        ("? [a]\n: b\n", "yaml", "file line 1: the name of a tag is a text"),
-        ("a", "docx", "file: not a vocabulary by its name"),
+        ("? [a]\n: b\n", "yaml", "file line 1: the name of a tag is not text"),
+        ("a", "docx", "file: not a vocabulary by its suffix"),
     ],
 )
 def test_what_cannot_be_is_an_error_that_names_the_line(text: str, kind: str, message: str) -> None:

@@ -1,13 +1,11 @@
-"""`twotower tag`: say which tags of a vocabulary pictures get, and write them where others read."""
+"""`twotower tag`: decide the tags of pictures and write them into sidecars, exports and links."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import shlex
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,22 +20,23 @@ from twotower.cli.output import (
     to_json,
 )
 from twotower.cli.search import index_if_new, locate_library
-from twotower.files import atomic_write
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from twotower.cli.output import Commands
     from twotower.library import Library
-    from twotower.tagging.tagger import TaggedPicture, Tagger
-    from twotower.tagging.vocabulary import Vocabulary
+    from twotower.tagging.export import AssignedTags
+    from twotower.tagging.tag import TagResult
+    from twotower.tagging.vocabulary import TagPath, Vocabulary
 
 PRECISION = 0.9
-MOST_SHOWN = 8  # tags on a line
-PAGES = (".html", ".htm")
-EXPORTS = (".csv", ".json", ".txt")
+MAX_SHOWN_TAGS = 8  # on a line
+PAGE_SUFFIXES = (".html", ".htm")
 
 
 def add_commands(commands: Commands) -> None:
-    command = commands.add_parser("tag", help="tag pictures, into XMP sidecars")
+    command = commands.add_parser("tag", help="write tags into XMP sidecars")
     command.set_defaults(run=run_tag, usage_error=command.error)
     command.add_argument(
         "folder", nargs="?", type=Path, help="the pictures (those of the library you are in)"
@@ -53,17 +52,15 @@ def add_commands(commands: Commands) -> None:
         "--precision",
         type=share,
         default=PRECISION,
-        help="the share of tags that shall be right (0.9)",
+        help="the share of assigned tags that shall be right (0.9)",
     )
-    command.add_argument(
-        "--dry-run", action="store_true", help="write no sidecars, only say the tags"
-    )
+    command.add_argument("--dry-run", action="store_true", help="print the tags, write no sidecars")
     command.add_argument("--json", action="store_true", help="print one JSON array")
     command.add_argument(
         "--learn",
         type=Path,
         metavar="FILE",
-        help="first take in corrections: tag, picture, verdict",
+        help="first import corrections, a CSV file with tag, picture, verdict",
     )
     command.add_argument(
         "--review", type=Path, metavar="FILE", help="write a page to accept and reject tags on"
@@ -71,7 +68,7 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--embed", action="store_true", help="write into the pictures themselves, by exiftool"
     )
-    command.add_argument("--undo", action="store_true", help="take back what was written last")
+    command.add_argument("--undo", action="store_true", help="undo the last writing")
     command.add_argument(
         "--export", type=Path, metavar="FILE", help="also write the tags as .csv, .json or .txt"
     )
@@ -85,8 +82,8 @@ def share(text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < 1:  # also catches NaN
-        raise argparse.ArgumentTypeError(f"{text} is no share between 0 and 1, such as 0.9")
+    if not 0 < value < 1:  # also rejects NaN
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1; write one such as 0.9")
     return value
 
 
@@ -95,162 +92,113 @@ def run_tag(arguments: argparse.Namespace) -> int:
 
     check_options(arguments)
     library = locate_library(arguments.folder, arguments.library)
-    check_targets(arguments, library)  # before anything is indexed
+    check_targets(arguments, library.root)  # before anything is indexed
     vocabulary = read_vocabulary(arguments.vocabulary)
     index_if_new(library)
     if arguments.undo:
         return undo(library)
-    ids, stale = pictures(library, arguments.folder)
-    unusable = learn(library, vocabulary, arguments.learn) if arguments.learn else 0
-    tagger = start(library, vocabulary, arguments.precision)
-    with counting("Tagging", len(ids)) as advance:
-        tagged = list(tagger.judge(ids, advance))
+    unusable = import_corrections(library, vocabulary, arguments.learn) if arguments.learn else 0
+    with show_progress("Tagging") as report:
+        result = library.tag(
+            vocabulary, folder=arguments.folder, precision=arguments.precision, report=report
+        )
+    print_unassignable(result, library.model.config.name, arguments.precision)
+    errors = [
+        f"{shown_path(picture.path)}: {picture.reason}; run: twotower index"
+        for picture in result.stale
+    ]
     if arguments.review:
-        review(library, tagger, tagged, arguments)
-        print_broken(stale)
-        return FAILED if stale or unusable else OK
-    given = with_paths(library, tagger, tagged)
-    say(given, tagger, arguments)
-    errors = stale + hand_on(given, vocabulary, arguments)
-    if not arguments.dry_run:
-        if unusable:
-            errors[:0] = [f"no sidecars written: mend {arguments.learn}, or give its --vocabulary"]
-        else:
-            errors += write(library, tagger, given, arguments.embed)
+        write_review(library, result, arguments)
+    else:
+        tagged = result.assigned()
+        print_tags(tagged, arguments.json)
+        print_if_untagged(result, arguments.precision)
+        errors += export(tagged, vocabulary, arguments)
+        if not arguments.dry_run and unusable:
+            errors.insert(0, not_written(arguments.learn))
+        elif not arguments.dry_run:
+            errors += write_sidecars(library, result, arguments)
     print_broken(errors)
     return FAILED if errors or unusable else OK
 
 
 def check_options(arguments: argparse.Namespace) -> None:
-    """Refuse options that would be passed over, as wrong usage."""
+    """Report options without effect as wrong usage."""
     written = ("dry_run", "json", "embed", "export", "to_folders")
-    for mode, others in (
+    for mode, ignored in (
         ("undo", (*written, "vocabulary", "learn", "review")),
         ("review", written),
     ):
         if getattr(arguments, mode):
-            for other in others:
-                if getattr(arguments, other):
-                    option = other.replace("_", "-")
-                    arguments.usage_error(f"--{option} means nothing with --{mode}; leave it out")
+            for name in ignored:
+                if getattr(arguments, name):
+                    option = name.replace("_", "-")
+                    arguments.usage_error(f"--{option} has no effect with --{mode}; leave it out")
 
 
-def check_targets(arguments: argparse.Namespace, library: Library) -> None:
-    """Refuse to write over something that is no earlier target of this kind."""
-    from twotower.errors import TaggingError
-    from twotower.tagging.export import check_folder
+def check_targets(arguments: argparse.Namespace, root: Path) -> None:
+    """Raise `TaggingError` if a target cannot be written, or would overwrite another file."""
+    from twotower.tagging.export import EXPORT_SUFFIXES, check_file, check_folder
 
-    for file, kinds in ((arguments.review, PAGES), (arguments.export, EXPORTS)):
-        if file is None:
-            continue
-        if file.suffix.lower() not in kinds:
-            raise TaggingError(f"{file}: cannot be written; end it in {' or '.join(kinds)}")
-        if file.is_dir() or not file.absolute().parent.is_dir():
-            raise TaggingError(
-                f"{file}: cannot be written; choose a file in a folder that is there"
-            )
-        for read in (arguments.vocabulary, arguments.learn):
-            if read is not None and file.exists() and read.exists() and file.samefile(read):
-                raise TaggingError(f"{file}: is read here, and would be lost; choose another name")
+    sources = arguments.vocabulary, arguments.learn
+    if arguments.review:
+        check_file(arguments.review, PAGE_SUFFIXES, sources)
+    if arguments.export:
+        check_file(arguments.export, EXPORT_SUFFIXES, sources)
     if arguments.to_folders:
-        check_folder(arguments.to_folders, library.root)
+        check_folder(arguments.to_folders, root)
 
 
-def start(library: Library, vocabulary: Vocabulary, precision: float) -> Tagger:
-    from twotower.tagging.tagger import Tagger
+def import_corrections(library: Library, vocabulary: Vocabulary, file: Path) -> int:
+    """Import corrections; returns the number of lines that cannot be used."""
+    report = library.import_corrections(vocabulary, file)
+    print_broken(report.errors)
+    print(
+        f"Imported {report.imported} corrections. Undo one with the verdict: forget",
+        file=sys.stderr,
+    )
+    return len(report.errors)
 
-    count = sum(not tag.heading for tag in vocabulary.tags)
-    with counting("Reading the vocabulary", count) as advance:
-        tagger = Tagger(library.opened, vocabulary, precision, advance)
-    if unsure := int((tagger.cutoffs > 1).sum()):
+
+def not_written(corrections: Path) -> str:
+    return (
+        f"{corrections}: not all corrections can be used, so no sidecars were written; "
+        "fix those lines, or give their --vocabulary"
+    )
+
+
+def print_unassignable(result: TagResult, model: str, precision: float) -> None:
+    """Print a note on tags that the model cannot assign at the requested precision."""
+    if result.unassignable:
         print(
-            f"twotower: {library.model.config.name} is never so sure of {unsure} of the {count} "
-            f"tags that a precision of {precision:g} could be kept; a lower --precision gives them,"
-            " and so do corrections (--review, --learn)",
+            f"twotower: {model}: cannot assign {result.unassignable} of {len(result.tagger.tags)} "
+            f"tags at precision {precision:g}; lower --precision, or correct tags "
+            "(--review, --learn)",
             file=sys.stderr,
         )
-    return tagger
 
 
-def pictures(library: Library, folder: Path | None) -> tuple[list[int], list[str]]:
-    """The readable pictures in a folder; all of them without one.
-
-    Returns:
-        Their ids, by path, and a line for each that is no longer what was indexed: its vector says
-        nothing of what is there now.
-    """
-    from twotower.errors import LibraryError
-
-    where: tuple[str, list[bytes]] = ("1", [])
-    if folder is not None:
-        inside = folder.resolve()
-        if not folder.is_dir() or not inside.is_relative_to(library.root.resolve()):
-            raise LibraryError(f"{folder}: no folder in {library.root}; give one that is")
-        relative = inside.relative_to(library.root.resolve()).as_posix()
-        if relative != ".":
-            where = library.catalog.in_folder(relative)
-    ids = library.catalog.select(*where)
-    records = sorted(library.catalog.pictures(ids), key=lambda one: one.path)
-    if not records:
-        raise LibraryError(
-            f"{folder or library.root}: no indexed pictures in it; if there are new ones, run: "
-            "twotower index"
+def print_if_untagged(result: TagResult, precision: float) -> None:
+    """Print a note if no picture has a tag, although some tags could be assigned."""
+    assignable = result.unassignable < len(result.tagger.tags)
+    if assignable and result.pictures and not any(row.assigned.any() for row in result.pictures):
+        print(
+            f"twotower: no picture has a tag at precision {precision:g}; lower --precision, or "
+            "correct tags (--review, --learn)",
+            file=sys.stderr,
         )
-    found, stale = [], []
-    for one in records:
-        path = library.root / one.path
-        try:
-            facts = path.stat()
-        except OSError:
-            stale.append(f"{shown_path(path)}: has gone since it was indexed; run: twotower index")
-            continue
-        if (facts.st_size, facts.st_mtime_ns) == (one.size, one.mtime_ns):
-            found.append(one.id)
-        else:
-            stale.append(
-                f"{shown_path(path)}: has changed since it was indexed; run: twotower index"
-            )
-    return found, stale
 
 
-@contextlib.contextmanager
-def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A function that advances a progress bar on stderr by so many, where a person looks at it."""
-    if not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
+def write_review(library: Library, result: TagResult, arguments: argparse.Namespace) -> None:
+    from twotower.pages.review import write_review as write_page
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda count: progress.advance(task, count)
+    command = this_command(arguments, "--learn", "corrections.csv")
+    count = write_page(library, result.tagger, result.pictures, arguments.review, command)
+    print(f"Wrote {arguments.review} with {count} tags to review; no sidecars", file=sys.stderr)
 
 
-def learn(library: Library, vocabulary: Vocabulary, file: Path) -> int:
-    """Take in corrections. Returns how many lines could not be used."""
-    from twotower.tagging.corrections import import_corrections
-
-    kept, errors = import_corrections(library.opened, vocabulary, file)
-    print_broken(errors)
-    print(f"{kept} corrections learned", file=sys.stderr)
-    return len(errors)
-
-
-def review(
-    library: Library,
-    tagger: Tagger,
-    tagged: list[TaggedPicture],
-    arguments: argparse.Namespace,
-) -> None:
-    from twotower.pages.review import write_review
-
-    count = write_review(library, tagger, tagged, arguments.review, learning(arguments))
-    print(f"{arguments.review}: {count} tags to look at; nothing else was written", file=sys.stderr)
-
-
-def learning(arguments: argparse.Namespace) -> str:
-    """The command that takes in what is said on a review page, for these pictures and tags."""
+def this_command(arguments: argparse.Namespace, *options: str) -> str:
+    """Return a command for the same pictures and tags, with other options."""
     command = ["twotower", "tag"]
     if arguments.folder:
         command += [str(arguments.folder.resolve())]
@@ -259,123 +207,80 @@ def learning(arguments: argparse.Namespace) -> str:
             command += [f"--{option}", str(path.resolve())]
     if arguments.precision != PRECISION:
         command += ["--precision", f"{arguments.precision:g}"]
-    return shlex.join([*command, "--learn", "corrections.csv"])
+    return shlex.join([*command, *options])
 
 
-Given = list[tuple[Path, dict[tuple[str, ...], float]]]
+def print_tags(tagged: AssignedTags, json: bool) -> None:
+    from twotower.tagging.export import tag_trees
 
-
-def with_paths(library: Library, tagger: Tagger, tagged: list[TaggedPicture]) -> Given:
-    """Pictures with the tags that they are given, the most probable first."""
-    records = library.catalog.pictures(one.id for one in tagged)
-    paths = {one.id: library.root / one.path for one in records}
-    return [
-        (paths[one.id], {tagger.tags[i].path: float(one.probabilities[i]) for i in order(one)})
-        for one in tagged
-    ]
-
-
-def say(given: Given, tagger: Tagger, arguments: argparse.Namespace) -> None:
-    """Print the tags."""
-    if arguments.json:
-        trees = [
-            {
-                "path": shown_path(path),
-                "tags": [
-                    {"tag": "|".join(tag), "probability": round(p, 4)} for tag, p in tags.items()
-                ],
-            }
-            for path, tags in given
-        ]
+    if json:
+        trees = [{"path": shown_path(path), "tags": tag_trees(tags)} for path, tags in tagged]
         print(to_json(trees, indent=1))
-    else:
-        for path, tags in given:
-            print(line(path, tags))
-    if given and (tagger.cutoffs <= 1).any() and not any(tags for _, tags in given):
-        print(
-            f"no tag reaches a precision of {arguments.precision:g}; a lower --precision gives"
-            " more, and corrections (--review, --learn) teach",
-            file=sys.stderr,
-        )
+        return
+    for path, tags in tagged:
+        print(tag_line(path, tags))
 
 
-def hand_on(given: Given, vocabulary: Vocabulary, arguments: argparse.Namespace) -> list[str]:
-    """Write the tags for other programs. Returns the errors."""
+def tag_line(path: Path, tags: Mapping[TagPath, float]) -> str:
+    """Return a line such as "a.jpg  beach 97%  dog 93%", without the ancestors of tags."""
+    ancestors = {tag[:end] for tag in tags for end in range(1, len(tag))}
+    leaves = [f"{tag[-1]} {p:.0%}" for tag, p in tags.items() if tag not in ancestors]
+    columns = leaves[:MAX_SHOWN_TAGS]
+    if len(leaves) > MAX_SHOWN_TAGS:
+        columns.append(f"and {len(leaves) - MAX_SHOWN_TAGS} more")
+    return "  ".join([printable(shown_path(path)), *(columns or ["-"])])
+
+
+def export(
+    tagged: AssignedTags, vocabulary: Vocabulary, arguments: argparse.Namespace
+) -> list[str]:
+    """Write the tags for other programs; returns the errors."""
+    from twotower.tagging.export import export_tags, link_folders
+
     if arguments.export:
-        export(vocabulary, given, arguments.export)
+        export_tags(arguments.export, vocabulary, tagged)
+        print(f"Wrote {arguments.export}", file=sys.stderr)
     if not arguments.to_folders:
         return []
-    from twotower.tagging.export import link_folders
-
-    with counting("Linking", len(given)) as advance:
-        links = link_folders(arguments.to_folders, given, lambda: advance(1))
-    print(f"{arguments.to_folders}: {links.linked} links made", file=sys.stderr)
+    with show_progress("Linking") as report:
+        links = link_folders(arguments.to_folders, tagged, report)
+    print(
+        f"Made {links.linked} links in {arguments.to_folders} ({links.existing} existed before)",
+        file=sys.stderr,
+    )
     return list(links.errors)
 
 
-def order(one: TaggedPicture) -> list[int]:
-    """The given tags of a picture, the most probable first."""
-    return [i for i in (-one.probabilities).argsort(kind="stable").tolist() if one.given[i]]
-
-
-def line(path: Path, tags: dict[tuple[str, ...], float]) -> str:
-    """Such as "a.jpg  beach 97%  dog 93%": without what another tag is a kind of."""
-    above = {tag[:end] for tag in tags for end in range(1, len(tag))}
-    special = [(tag, p) for tag, p in tags.items() if tag not in above]
-    parts = [f"{tag[-1]} {p:.0%}" for tag, p in special[:MOST_SHOWN]]
-    parts += [f"and {len(special) - MOST_SHOWN} more"] if len(special) > MOST_SHOWN else []
-    return "  ".join([printable(shown_path(path)), *(parts or ["-"])])
-
-
-def export(vocabulary: Vocabulary, given: Given, file: Path) -> None:
-    from twotower.tagging.export import write_csv, write_json, write_keyword_list
-
-    kind = file.suffix.lower()
-    with atomic_write(file) as out:
-        if kind == ".txt":
-            used = {tag for _, tags in given for tag in tags}
-            synonyms = {tag.path: tag.synonyms for tag in vocabulary.tags if tag.path in used}
-            write_keyword_list(out, synonyms, [tag.path for tag in vocabulary.tags if tag.heading])
-        else:
-            (write_csv if kind == ".csv" else write_json)(out, given)
-    print(f"{file}: written", file=sys.stderr)
-
-
-def write(library: Library, tagger: Tagger, given: Given, embed: bool) -> tuple[str, ...]:
-    """Write sidecars. Returns the errors."""
-    from twotower.metadata.sidecars import write_tags
-
-    record = library.catalog.model
-    assert record is not None  # there are vectors
-    with show_progress("Writing") as report_written:
-        report = write_tags(
-            library.location,
-            given,
-            record.fingerprint,
-            judged=[tag.path for tag in tagger.tags],
-            embed=embed,
-            report=report_written,
-        )
+def write_sidecars(
+    library: Library, result: TagResult, arguments: argparse.Namespace
+) -> tuple[str, ...]:
+    """Write sidecars; returns the errors."""
+    with show_progress("Writing") as progress:
+        report = library.write_tags(result, embed=arguments.embed, report=progress)
     print(
-        f"tags of {report.pictures} pictures written into {report.files} files, {report.removed} "
-        f"earlier tags taken out, {report.unchanged} pictures were so already; take it back with: "
-        "twotower tag --undo",
+        f"Tagged {report.pictures} pictures ({report.removed} old tags removed, "
+        f"{report.unchanged} already up to date). Undo with: {undo_command(arguments)}",
         file=sys.stderr,
     )
     return report.errors
 
 
+def undo_command(arguments: argparse.Namespace) -> str:
+    options = ["--library", str(arguments.library.resolve())] if arguments.library else []
+    folder = [str(arguments.folder.resolve())] if arguments.folder else []
+    return shlex.join(["twotower", "tag", *folder, *options, "--undo"])
+
+
 def undo(library: Library) -> int:
     from twotower.metadata.journal import UndoReport
-    from twotower.metadata.sidecars import undo as undo_tags
 
-    report = undo_tags(library.location)
+    report = library.undo_tags()
     print_broken(report.errors)
     if report == UndoReport():
-        print("there is nothing to take back")
+        print("Nothing to undo")
         return OK
     print(
-        f"{report.restored} files are as they were; from {report.untagged}, which have changed "
-        "since, only our tags were taken out"
+        f"Restored {report.restored} files. Removed only our tags from {report.untagged} files "
+        "that were edited since"
     )
     return FAILED if report.errors else OK

@@ -56,7 +56,7 @@ def write_review(
                     [
                         row,
                         round(float(tagged[row].probabilities[tag]), 3),
-                        bool(tagged[row].given[tag]),
+                        bool(tagged[row].assigned[tag]),
                     ]
                     for row in rows
                     if row in pictures

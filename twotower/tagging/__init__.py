@@ -1,1 +1,1 @@
-"""Tags of pictures: a vocabulary, its probabilities, and what people corrected."""
+"""Tags of pictures: vocabularies, probabilities, corrections and exports."""

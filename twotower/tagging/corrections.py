@@ -1,84 +1,121 @@
-"""Corrections as a file: what a person accepts and rejects, a line for each tag and picture."""
+"""Corrections as a CSV file: a line for each tag and picture that a person accepts or rejects."""
 
 from __future__ import annotations
 
 import csv
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
+
+from twotower.errors import TaggingError
 
 if TYPE_CHECKING:
     from twotower.index.index import Index
     from twotower.tagging.vocabulary import Tag, Vocabulary
-from twotower.errors import TaggingError
 
-COLUMNS = ("tag", "picture", "verdict")  # and, from the review page, "content"
+COLUMNS = ("tag", "picture", "verdict")  # the review page adds "content"
 ACCEPT = ("yes", "y", "1", "true", "accept")
 REJECT = ("no", "n", "0", "false", "reject")
-FORGET = ("forget",)  # what was said before
+FORGET = ("forget",)  # deletes earlier verdicts
+
+Correction: TypeAlias = tuple[str, bytes, bool | None]
+"""The path of a tag, the hash of a picture's content, and the verdict; None deletes it."""
 
 
-def import_corrections(index: Index, vocabulary: Vocabulary, path: Path) -> tuple[int, list[str]]:
-    """Keep the corrections in a CSV file with the library; the last word on each counts.
+@dataclass(frozen=True)
+class ImportReport:
+    """Outcome of `import_corrections`.
 
-    A picture is a path, from the working directory or the library's root, or what its content is
-    known by (the column `content`), so that a moved picture is found.
+    Attributes:
+        imported: corrections kept.
+        errors: one line for each row that could not be used.
+    """
 
-    Returns:
-        How many were kept, and a line for each that could not be.
+    imported: int
+    errors: tuple[str, ...]
+
+
+def import_corrections(index: Index, vocabulary: Vocabulary, path: Path) -> ImportReport:
+    """Keep the corrections in a CSV file with the library; the last verdict on a tag counts.
+
+    A picture is named by its path, from the working directory or the root of the library, or by
+    the hash of its content (column `content`), which finds it after it was moved.
 
     Raises:
-        CorrectionError: the file is no such table.
+        TaggingError: the file is not such a table.
         OSError: it cannot be read.
     """
-    kept: list[tuple[str, bytes, bool | None]] = []
+    importer = _Importer(index, vocabulary)
+    corrections: list[Correction] = []
     errors: list[str] = []
-    contents = {one.path: one.content_hash for one in index.catalog.records() if not one.error}
-    known = set(contents.values())
-    said: dict[bytes, list[str]] = defaultdict(list)
-    for one in index.catalog.corrections():
-        said[one.content_hash].append(one.tag)
-
-    def means(name: str, tag: Tag) -> bool:  # it may have been said in another vocabulary
-        return vocabulary.find_foreign(name) == tag
-
-    for line, row in _rows(path):
+    for line, row in _read_rows(path):
         try:
-            tag = _tag(vocabulary, row["tag"])
-            accepted = _verdict(row["verdict"])
-            content = _content(index, row, contents, known)
+            corrections += importer.corrections(row)
         except TaggingError as error:
             errors.append(f"{path} line {line}: {error}")
-        else:
-            kept.append((str(tag), content, accepted))
-            if accepted is None:
-                kept += [(name, content, None) for name in said[content] if means(name, tag)]
-    index.catalog.correct(kept)
-    return len(kept), errors
+    index.catalog.correct(corrections)
+    return ImportReport(len(corrections), tuple(errors))
 
 
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            lacking = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-            if lacking:
-                raise TaggingError(
-                    f"{path} line 1: no column {lacking[0]!r}; it needs {', '.join(COLUMNS)}"
-                )
-            return [
-                (reader.line_num, {name: (row.get(name) or "").strip() for name in row if name})
-                for row in reader
+class _Importer:
+    """Finds the tags and pictures that rows name."""
+
+    def __init__(self, index: Index, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._root = index.root
+        self._contents = {
+            record.path: record.content_hash
+            for record in index.catalog.records()
+            if not record.error
+        }
+        self._hashes = set(self._contents.values())
+        self._corrected: dict[bytes, list[str]] = defaultdict(list)  # tags by picture
+        for correction in index.catalog.corrections():
+            self._corrected[correction.content_hash].append(correction.tag)
+
+    def corrections(self, row: dict[str, str]) -> list[Correction]:
+        """Return the corrections of a row. Raises `TaggingError` if it cannot be used."""
+        tag = self._tag(row["tag"])
+        accepted = _verdict(row["verdict"])
+        content = self._content(row)
+        corrections: list[Correction] = [(str(tag), content, accepted)]
+        if accepted is None:  # the tag may have another path in the vocabulary of then
+            corrections += [
+                (name, content, None)
+                for name in self._corrected[content]
+                if self._vocabulary.find_foreign(name) == tag
             ]
-    except csv.Error as error:
-        raise TaggingError(f"{path}: {error}; give a CSV file") from None
+        return corrections
 
+    def _tag(self, name: str) -> Tag:
+        tag = self._vocabulary.find(name)
+        if tag is None:
+            raise TaggingError(f"tag {name!r}", "not in the vocabulary", "write its whole path")
+        return tag
 
-def _tag(vocabulary: Vocabulary, name: str) -> Tag:
-    tag = vocabulary.find(name)
-    if tag is None:
-        raise TaggingError(f"no tag {name!r} in the vocabulary; write its whole path")
-    return tag
+    def _content(self, row: dict[str, str]) -> bytes:
+        """Return the hash of the content of the picture that a row names."""
+        try:
+            content = bytes.fromhex(row.get("content", ""))
+        except ValueError:
+            raise TaggingError(
+                f"content {row['content']!r}", "not a hash in hexadecimal", "leave it empty"
+            ) from None
+        if content in self._hashes:
+            return content
+        root = self._root.resolve()
+        for path in (root / row["picture"], Path(row["picture"])):
+            full = path.parent.resolve() / path.name  # the last part stays: links are pictures too
+            if full.is_relative_to(root):
+                content_hash = self._contents.get(full.relative_to(root).as_posix())
+                if content_hash is not None:
+                    return content_hash
+        raise TaggingError(
+            row["picture"],
+            f"not among the pictures of {self._root}",
+            "move it there and index again",
+        )
 
 
 def _verdict(text: str) -> bool | None:
@@ -88,29 +125,24 @@ def _verdict(text: str) -> bool | None:
         return False
     if text.lower() in FORGET:
         return None
-    raise TaggingError(f"{text!r} is no verdict; write yes, no or forget")
+    raise TaggingError(f"verdict {text!r}", "unknown", "write yes, no or forget")
 
 
-def _content(
-    index: Index,
-    row: dict[str, str],
-    contents: dict[str, bytes | None],
-    known: set[bytes | None],
-) -> bytes:
-    """What the catalog knows the picture of a row by."""
+def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return the rows of a table with the numbers of their lines."""
     try:
-        content = bytes.fromhex(row.get("content", ""))
-    except ValueError:
-        raise TaggingError(f"{row['content']!r} is no content; leave it empty") from None
-    if content in known:
-        return content
-    root = index.root.resolve()
-    for path in (root / row["picture"], Path(row["picture"])):
-        full = path.parent.resolve() / path.name  # a link is a picture of its own
-        if full.is_relative_to(root):
-            found = contents.get(full.relative_to(root).as_posix())
-            if found is not None:
-                return found
-    raise TaggingError(
-        f"{row['picture']}: not among the pictures of {index.root}; put it there and index again"
-    )
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if missing:
+                raise TaggingError(
+                    f"{path} line 1",
+                    f"no column {missing[0]!r}",
+                    f"name the columns {', '.join(COLUMNS)}",
+                )
+            return [
+                (reader.line_num, {name: (row.get(name) or "").strip() for name in row if name})
+                for row in reader
+            ]
+    except csv.Error as error:
+        raise TaggingError(path, str(error), "give a CSV file") from None

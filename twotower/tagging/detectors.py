@@ -1,104 +1,119 @@
-"""Tags that looks decide: blurry and black pictures, screenshots, documents, receipts and memes.
+"""Tags decided by appearance: blurry and black pictures, screenshots, documents, receipts, memes.
 
-The first two are told by their pixels. The others by a logistic rule over facts of their pixels
-(flat areas, few colours, straight lines, rows of ink, paper lighter than what it lies on, lettering
-with an edge) and over how far the model finds them like each of four sentences. The rules
-(`detectors.json`) were fitted on drawn pictures by examples/make_detectors.py.
+Sharpness and brightness decide the first two. The others are logistic regressions over facts of
+the pixels (flat areas, few colours, straight lines, rows of ink, paper lighter than its
+background, lettering with an edge) and over the similarity of the picture to each of four
+sentences. examples/make_detectors.py fitted their weights (`detectors.json`) on drawn pictures.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from twotower.arrays import Float32Array, Float64Array
 from twotower.encode.stream import read_ahead
 from twotower.errors import PictureError
 from twotower.inputs.media import open_frames
+from twotower.progress import Progress, ReportProgress, ignore_progress
+from twotower.tagging.pixel_facts import FACT_COUNT, MAX_SIDE, measure
 
 if TYPE_CHECKING:
-    from twotower.arrays import Float32Array
     from twotower.index.index import Index
-from twotower.tagging.pixel_facts import FACTS, SIDE, Measures, measure
 
-RULES = Path(__file__).with_name("detectors.json")
-# Constant and slope of the log-odds, set by hand; measured by benchmarks/quality/detectors.py.
-BLURRY = (7.4, -2.0)  # over the logarithm of the sharpness
-BLACK = (6.0, -0.5)  # over the 99th percentile of the brightness, 0 to 255
-FARTHEST = 4.0  # deviations from what the rules were fitted on; what is farther counts as that far
-# What the rules ask the model, in the order of their weights.
+RULES_FILE = Path(__file__).with_name("detectors.json")
+# Intercept and slope of the log-odds, set by hand; measured by benchmarks/quality/detectors.py.
+BLURRY_CURVE = (7.4, -2.0)  # over the logarithm of the sharpness
+BLACK_CURVE = (6.0, -0.5)  # over the 99th percentile of the brightness, 0 to 255
+MAX_DEVIATION = 4.0  # standardised facts are clipped to this, for pictures unlike the fitted ones
+MAX_LOGIT = 20.0
+# Sentences whose similarity the rules use, in the order of their weights.
 SENTENCES = (
     "a screenshot of a computer program with windows, menus and icons",
     "a scan of a printed page of text",
     "a photo of a shop receipt with a list of prices and a total",
     "an internet meme with a caption",
 )
+SAVE_INTERVAL = 500  # pictures between two writes to the catalog
 
 
-def judge_looks(detector: str, measures: Measures, deviations: Float32Array) -> NDArray[np.float64]:
-    """Log-odds [n] that `detector` holds; where nothing could be measured, that it does not.
+def detector_logits(
+    detector: str, measures: Float64Array, deviations: Float32Array
+) -> Float64Array:
+    """Return the log-odds [n] that `detector` applies; -MAX_LOGIT for unreadable pictures.
 
     Args:
+        detector: one of `vocabulary.DETECTORS`.
+        measures: facts of the pictures [n, FACT_COUNT]; NaN for unreadable ones.
         deviations: how far the pictures stand out for each of `SENTENCES` [n, 4].
     """
-    black = BLACK[0] + BLACK[1] * measures[:, 1]
+    black = BLACK_CURVE[0] + BLACK_CURVE[1] * measures[:, 1]
     if detector == "black":
         logits = black
-    elif detector == "blurry":  # a black picture has nothing that could be sharp
-        logits = BLURRY[0] + BLURRY[1] * np.log1p(measures[:, 0])
+    elif detector == "blurry":  # nothing in a black picture can be sharp
+        logits = BLURRY_CURVE[0] + BLURRY_CURVE[1] * np.log1p(measures[:, 0])
         logits = np.minimum(logits, -black)
     else:
         rules = read_rules()
         facts = np.concatenate([measures, deviations], axis=1)
-        usual = np.clip((facts - rules["mean"]) / rules["sd"], -FARTHEST, FARTHEST)
-        *weights, constant = rules["weights"][detector]
-        logits = usual @ np.array(weights) + constant
-    return np.where(np.isnan(logits), -20.0, np.clip(logits, -20, 20))
+        standardised = np.clip((facts - rules["mean"]) / rules["sd"], -MAX_DEVIATION, MAX_DEVIATION)
+        *weights, intercept = rules["weights"][detector]
+        logits = standardised @ np.array(weights) + intercept
+    return np.where(np.isnan(logits), -MAX_LOGIT, np.clip(logits, -MAX_LOGIT, MAX_LOGIT))
 
 
 @functools.cache
 def read_rules() -> dict[str, Any]:
-    """`mean` and `sd` of facts and deviations, and `weights` with a constant by detector."""
-    rules: dict[str, Any] = json.loads(RULES.read_text(encoding="utf-8"))
+    """Read `mean` and `sd` of facts and deviations, and by detector `weights` and an intercept."""
+    rules: dict[str, Any] = json.loads(RULES_FILE.read_text(encoding="utf-8"))
     return rules
 
 
 def measure_pictures(
-    index: Index, ids: Sequence[int], progress: Callable[[int], None] = lambda count: None
-) -> Measures:
-    """The measures of pictures [n, FACTS]; they are kept in the catalog, so each is opened once.
+    index: Index, ids: Sequence[int], report: ReportProgress = ignore_progress
+) -> Float64Array:
+    """Measure pictures of a library; the catalog keeps the facts, so each is decoded only once.
 
     Args:
-        progress: called with how many more are done.
+        report: called with the number of pictures that are measured.
+
+    Returns:
+        The facts [n, FACT_COUNT]; NaN for unreadable pictures.
     """
-    known = {one: row for one, row in index.catalog.measures(ids).items() if len(row) == FACTS}
-    missing = [one for one in ids if one not in known]
-    new: dict[int, Measures] = {}
-    paths = {one.id: index.root / one.path for one in index.catalog.pictures(missing)}
-    for (number, _), measured in read_ahead(_measure_file, list(paths.items()), ahead=8):
-        assert not isinstance(measured, PictureError)
-        new[number] = measured
-        progress(1)
-        if len(new) % 500 == 0:
-            _keep(index, new)
-    _keep(index, new)
-    known.update(new)
-    nothing = np.full(FACTS, np.nan)
-    return np.array([known.get(one, nothing) for one in ids], np.float64).reshape(-1, FACTS)
+    measures = {
+        picture_id: row
+        for picture_id, row in index.catalog.measures(ids).items()
+        if len(row) == FACT_COUNT
+    }
+    missing = [picture_id for picture_id in ids if picture_id not in measures]
+    done = len(ids) - len(missing)
+    files = [(record.id, index.root / record.path) for record in index.catalog.pictures(missing)]
+    unsaved: dict[int, Float64Array] = {}
+    for number, ((picture_id, _), row) in enumerate(read_ahead(_measure_file, files, ahead=8), 1):
+        assert not isinstance(row, PictureError)
+        measures[picture_id] = unsaved[picture_id] = row
+        report(Progress(done + number, len(ids)))
+        if len(unsaved) == SAVE_INTERVAL:
+            _save(index, unsaved)
+            unsaved = {}
+    _save(index, unsaved)
+    unreadable = np.full(FACT_COUNT, np.nan)
+    rows = [measures.get(picture_id, unreadable) for picture_id in ids]
+    return np.array(rows, np.float64).reshape(-1, FACT_COUNT)
 
 
-def _keep(index: Index, new: dict[int, Measures]) -> None:
+def _save(index: Index, measures: dict[int, Float64Array]) -> None:
     if index.catalog.writable:
-        index.catalog.add_measures(new)
+        index.catalog.add_measures(measures)
 
 
-def _measure_file(numbered: tuple[int, Path]) -> Measures:
+def _measure_file(file: tuple[int, Path]) -> Float64Array:
     try:
-        return measure(open_frames(numbered[1], 1, draft_size=SIDE)[0])
+        return measure(open_frames(file[1], 1, draft_size=MAX_SIDE)[0])
     except (PictureError, OSError):
-        return np.full(FACTS, np.nan)
+        return np.full(FACT_COUNT, np.nan)

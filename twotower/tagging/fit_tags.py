@@ -1,49 +1,44 @@
-"""Fit the probability of tags."""
+"""Fit the probabilities of tags to pictures with captions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.arrays import Int64Array
-from twotower.calibration.background import (
-    Background,
-    background_texts,
-)
-from twotower.calibration.calibration import TYPICAL_TAGS
-from twotower.calibration.captions import (
-    captioned_tags,
-)
+from twotower.arrays import BoolArray, Float64Array, Int64Array
+from twotower.calibration.background import Background, background_texts
+from twotower.calibration.calibration import TYPICAL_TAGS, Calibration
+from twotower.calibration.captions import captioned_tags
+from twotower.calibration.fit import Pictures, fit, fit_logistic
 from twotower.calibration.tag_curve import Recalibration, TagCurve, mean_distance, simple_tag_curve
 from twotower.tagging.formats import read_vocabulary
-from twotower.tagging.tag_embeds import tag_vectors
+from twotower.tagging.tag_embeds import embed_tags
 
 if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
-from dataclasses import replace
 
-from twotower.calibration.calibration import Calibration
-from twotower.calibration.fit import Pictures, fit, fit_logistic
-
-FOLDS = 5  # parts of the tags, each judged by what the others teach
-SPLITS = 8  # of the tags into such parts; who is left out with whom makes a difference
-PRECISIONS = tuple(round(0.5 + 0.01 * step, 2) for step in range(50))  # that tags are cut off at
-WORDS_VARIANCE = 12.0  # of the weights of a tag's vector; for tags left out, on flickr8k-train
-# A model is mostly calibrated on pictures that it has learned from, of which it is too sure. These
-# take log-odds to what they are on others; benchmarks/quality/learned_pictures.py measured them,
-# on an image head that learned four fifths of flickr8k-train, by the rest.
-OTHERS_SLOPE, OTHERS_CONSTANT = 0.83, -0.22
+FOLDS = 5  # of the tags; each is scored by a fit on the others
+SPLITS = 8  # divisions of the tags into folds, since the results depend on the division
+PRECISIONS = tuple(round(0.5 + 0.01 * step, 2) for step in range(50))  # that get a cut-off
+# Prior variance of the weights of a tag's embed; chosen for held-out tags on flickr8k-train.
+EMBED_WEIGHT_VARIANCE = 12.0
+FEATURE_WEIGHT_PRECISION = 1e-3  # nearly flat
+# A model is mostly calibrated on pictures that it was trained on, and is too sure of those. These
+# convert log-odds to their values on other pictures. benchmarks/quality/learned_pictures.py
+# measured them, on the held-out fifth of flickr8k-train for an image head trained on the others.
+UNSEEN_SLOPE, UNSEEN_CONSTANT = 0.83, -0.22
+MAX_STEPS = 50  # of Newton's method
 
 
 def fit_calibration(
-    model: Encoder, sources: Sequence[Pictures], some_pictures: Sequence[bytes]
+    model: Encoder, sources: Sequence[Pictures], samples: Sequence[bytes]
 ) -> Calibration:
-    """Fit the calibration of a model: of search, then of tags; arguments as for `fit`."""
-    calibration = fit(model, sources, some_pictures)
+    """Fit the calibration of a model, first of search and then of tags; arguments as for `fit`."""
+    calibration = fit(model, sources, samples)
     tags = fit_tags(model, calibration.text.background, sources)
     return replace(calibration, tags=tags)
 
@@ -52,173 +47,218 @@ def fit_tags(
     model: Encoder,
     background: Background,
     sources: Sequence[Pictures],
-    without: frozenset[str] = frozenset(),
+    held_out: frozenset[str] = frozenset(),
 ) -> TagCurve | None:
-    """The curve of tags; None where captions, several of a picture, decide too few of them.
+    """Fit the curve of tags.
 
     Args:
-        without: names of tags that it shall not know.
+        held_out: names of tags that are not used.
+
+    Returns:
+        The curve, or None if the captions decide fewer than FOLDS tags, as where pictures have
+        only one caption each.
     """
     distance = mean_distance(model.encode_text(background_texts()))
     untrained = simple_tag_curve(background, distance, TYPICAL_TAGS, ())
-    judged = judged_tags(model, untrained, sources, without)
-    if len({one.name for one in judged if one.answers.any()}) < FOLDS:
+    examples = tag_examples(model, untrained, sources, held_out)
+    if len({tag.name for tag in examples if tag.answers.any()}) < FOLDS:
         return None
-    answers = np.concatenate([one.answers for one in judged])
-    weights, words = fit_words(judged)
-    logits = [one.logits(weights, words) for one in judged]
-    unseen = [one for split in range(SPLITS) for one in unseen_logits(judged, split)]
+    answers = np.concatenate([tag.answers for tag in examples])
+    weights, embed_weights = fit_weights(examples)
+    fitted = [tag.logits(weights, embed_weights) for tag in examples]
+    unfitted = [row for split in range(SPLITS) for row in cross_validated_logits(examples, split)]
     return TagCurve(
         background,
         distance,
         tuple(weights.tolist()),
-        words.astype(np.float32),
-        frozenset(one.name.casefold() for one in judged),
-        trust(np.concatenate(logits), answers),
-        trust(np.concatenate(unseen), np.tile(answers, SPLITS), SPLITS),
+        embed_weights.astype(np.float32),
+        frozenset(tag.name.casefold() for tag in examples),
+        recalibrate(np.concatenate(fitted), answers),
+        recalibrate(np.concatenate(unfitted), np.tile(answers, SPLITS), SPLITS),
     )
 
 
 @dataclass(frozen=True)
-class JudgedTag:
-    """A tag, and the pictures of a source of which captions say whether they show it.
+class TagExamples:
+    """A tag, and the pictures of a source for which captions decide whether they show it.
 
-    `features` [n, 4] and `difference` [embed_dim] are what a `TagCurve` has weights for.
+    Attributes:
+        name: of the tag.
+        features: of tag and picture, as `TagCurve` weights them [n, 4].
+        difference: of the tag's embed from generic queries [embed_dim].
+        answers: True for pictures that show it [n].
     """
 
     name: str
-    features: NDArray[np.float64]
-    difference: NDArray[np.float64]
-    answers: NDArray[np.bool_]
+    features: Float64Array
+    difference: Float64Array
+    answers: BoolArray
 
-    def logits(
-        self, weights: NDArray[np.float64], words: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """The log-odds [n] by weights as `fit_words` gives them."""
-        return np.asarray(self.features @ weights[:-1] + weights[-1] + self.difference @ words)
+    def logits(self, weights: Float64Array, embed_weights: Float64Array) -> Float64Array:
+        """Return the log-odds [n] by the weights from `fit_weights`."""
+        return np.asarray(
+            self.features @ weights[:-1] + weights[-1] + self.difference @ embed_weights
+        )
 
 
-def judged_tags(
+def tag_examples(
     model: Encoder,
     curve: TagCurve,
     sources: Sequence[Pictures],
-    without: frozenset[str] = frozenset(),
-) -> list[JudgedTag]:
-    """The tags that the captions of each source decide, with what `curve` knows of them."""
+    held_out: frozenset[str] = frozenset(),
+) -> list[TagExamples]:
+    """Collect the tags that the captions of each source decide, with their features by `curve`."""
     vocabulary = read_vocabulary()
-    judged = []
+    examples = []
     for source in sources:
-        said = [one for one in captioned_tags(source.captions) if one.name not in without]
-        tags = [vocabulary.find(one.name) for one in said]
-        vectors = tag_vectors(model, [tag for tag in tags if tag is not None])
-        differences = curve.differences(vectors)
-        for one, vector, difference in zip(said, vectors, differences, strict=True):
-            decided = at_most_half(one.answers)
-            features = curve.features(vector[None], source.image_embeds[decided])[:, 0]
-            judged.append(JudgedTag(one.name, features, difference, one.answers[decided] == 1))
-    return judged
+        captioned = [tag for tag in captioned_tags(source.captions) if tag.name not in held_out]
+        tags = [vocabulary.find(tag.name) for tag in captioned]
+        embeds = embed_tags(model, [tag for tag in tags if tag is not None])
+        differences = curve.differences(embeds)
+        for tag, embed, difference in zip(captioned, embeds, differences, strict=True):
+            rows = balanced_rows(tag.answers)
+            features = curve.features(embed[None], source.image_embeds[rows])[:, 0]
+            examples.append(TagExamples(tag.name, features, difference, tag.answers[rows] == 1))
+    return examples
 
 
-def at_most_half(answers: NDArray[np.int8]) -> Int64Array:
-    """The pictures of which captions say yes (1) or no (0), without some of the yeses where they
-    are more than half.
+def balanced_rows(answers: NDArray[np.int8]) -> Int64Array:
+    """Return the pictures whose captions say yes (1) or no (0), at most half of them yes.
 
-    Most photographs that people describe for research show people; those of others need not.
+    Most photographs that are captioned for research show people; those of users need not.
     """
-    shown, others = np.flatnonzero(answers == 1), np.flatnonzero(answers == 0)
-    if len(shown) > len(others):
-        shown = shown[np.linspace(0, len(shown) - 1, len(others)).astype(int)]
-    return np.sort(np.concatenate([shown, others]))
+    positive, negative = np.flatnonzero(answers == 1), np.flatnonzero(answers == 0)
+    if len(positive) > len(negative):
+        positive = positive[np.linspace(0, len(positive) - 1, len(negative)).astype(int)]
+    return np.sort(np.concatenate([positive, negative]))
 
 
-def fit_words(
-    judged: Sequence[JudgedTag],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights of the features with a constant, and of the tags' vectors, by Newton's method.
+# --- the fit -------------------------------------------------------------------------------------
 
-    The second have a Gaussian prior. The steps are taken among combinations of the tags' vectors,
-    where the most probable weights lie.
+
+def fit_weights(examples: Sequence[TagExamples]) -> tuple[Float64Array, Float64Array]:
+    """Fit a logistic regression over the features and the embeds of tags, by Newton's method.
+
+    The weights of the embeds have a Gaussian prior. The steps are taken in the span of the tags'
+    differences, in which the most probable weights lie.
+
+    Returns:
+        Weights of the features and a constant [5], and weights of the differences [embed_dim].
     """
-    differences = np.stack([one.difference for one in judged])
+    differences = np.stack([tag.difference for tag in examples])
     _, lengths, directions = np.linalg.svd(differences, full_matrices=False)
     directions = directions[lengths > 1e-6 * lengths.max()]
-    places = differences @ directions.T  # [tags, directions]
-    first = judged[0].features.shape[1] + 1
-    prior = np.full(first + len(directions), 1 / WORDS_VARIANCE)
-    prior[:first] = 1e-3
-    weights = np.zeros(len(prior))
-    inputs = [np.column_stack([one.features, np.ones(len(one.answers))]) for one in judged]
-
-    def loss(weights: NDArray[np.float64]) -> float:
-        total = float(prior @ weights**2) / 2
-        for one, x, place in zip(judged, inputs, places, strict=True):
-            logits = x @ weights[:first] + place @ weights[first:]
-            total += float(np.logaddexp(0, np.where(one.answers, -logits, logits)).sum())
-        return total
-
-    before = loss(weights)
-    for _ in range(50):
-        gradient, curvature = -prior * weights, np.diag(prior)
-        for one, x, place in zip(judged, inputs, places, strict=True):
-            p = 1 / (1 + np.exp(-(x @ weights[:first] + place @ weights[first:])))
-            left, certain = one.answers - p, p * (1 - p)
-            gradient += np.concatenate([x.T @ left, place * left.sum()])
-            crossed = np.outer(certain @ x, place)
-            curvature[:first, :first] += (x * certain[:, None]).T @ x
-            curvature[:first, first:] += crossed
-            curvature[first:, :first] += crossed.T
-            curvature[first:, first:] += certain.sum() * np.outer(place, place)
+    problem = _Problem.of(examples, differences @ directions.T)
+    weights = np.zeros(len(problem.prior))
+    loss = problem.loss(weights)
+    for _ in range(MAX_STEPS):
+        gradient, curvature = problem.derivatives(weights)
         step = np.linalg.solve(curvature, gradient)
-        while (after := loss(weights + step)) > before + 1e-9 and np.abs(step).max() > 1e-9:
+        while (after := problem.loss(weights + step)) > loss + 1e-9 and np.abs(step).max() > 1e-9:
             step /= 2
-        weights, before = weights + step, after
+        weights, loss = weights + step, after
         if np.abs(step).max() < 1e-6:
             break
-    return weights[:first], weights[first:] @ directions
+    return weights[: problem.split], weights[problem.split :] @ directions
 
 
-def unseen_logits(judged: Sequence[JudgedTag], split: int) -> list[NDArray[np.float64]]:
-    """The log-odds of each tag by a fit that did not see it."""
-    names = sorted({one.name for one in judged})
-    parts = np.random.default_rng(split).permutation(len(names)) % FOLDS
-    part_of = dict(zip(names, parts.tolist(), strict=True))
+@dataclass(frozen=True)
+class _Problem:
+    """A logistic regression with one row of coordinates for all pictures of a tag.
+
+    Attributes:
+        inputs: features and a constant of the pictures of each tag [n, split].
+        answers: of the pictures of each tag [n].
+        coordinates: of the tags in the span of their differences [tags, directions].
+        prior: precision of each weight [split + directions].
+        split: the number of weights of features.
+    """
+
+    inputs: Sequence[Float64Array]
+    answers: Sequence[BoolArray]
+    coordinates: Float64Array
+    prior: Float64Array
+    split: int
+
+    @classmethod
+    def of(cls, examples: Sequence[TagExamples], coordinates: Float64Array) -> _Problem:
+        split = examples[0].features.shape[1] + 1
+        prior = np.full(split + coordinates.shape[1], 1 / EMBED_WEIGHT_VARIANCE)
+        prior[:split] = FEATURE_WEIGHT_PRECISION
+        inputs = [np.column_stack([tag.features, np.ones(len(tag.answers))]) for tag in examples]
+        return cls(inputs, [tag.answers for tag in examples], coordinates, prior, split)
+
+    def loss(self, weights: Float64Array) -> float:
+        """Return the negative log-posterior of the weights, up to a constant."""
+        total = float(self.prior @ weights**2) / 2
+        for x, answers, row in zip(self.inputs, self.answers, self.coordinates, strict=True):
+            logits = x @ weights[: self.split] + row @ weights[self.split :]
+            total += float(np.logaddexp(0, np.where(answers, -logits, logits)).sum())
+        return total
+
+    def derivatives(self, weights: Float64Array) -> tuple[Float64Array, Float64Array]:
+        """Return the descent direction (the negative gradient) and the matrix of second
+        derivatives.
+        """
+        split = self.split
+        gradient, curvature = -self.prior * weights, np.diag(self.prior)
+        for x, answers, row in zip(self.inputs, self.answers, self.coordinates, strict=True):
+            p = 1 / (1 + np.exp(-(x @ weights[:split] + row @ weights[split:])))
+            residuals, variances = answers - p, p * (1 - p)
+            gradient += np.concatenate([x.T @ residuals, row * residuals.sum()])
+            crossed = np.outer(variances @ x, row)
+            curvature[:split, :split] += (x * variances[:, None]).T @ x
+            curvature[:split, split:] += crossed
+            curvature[split:, :split] += crossed.T
+            curvature[split:, split:] += variances.sum() * np.outer(row, row)
+        return gradient, curvature
+
+
+def cross_validated_logits(examples: Sequence[TagExamples], split: int) -> list[Float64Array]:
+    """Return the log-odds of each tag by a fit without it; `split` seeds the folds."""
+    names = sorted({tag.name for tag in examples})
+    folds = np.random.default_rng(split).permutation(len(names)) % FOLDS
+    fold_of = dict(zip(names, folds.tolist(), strict=True))
     fits = [
-        fit_words([one for one in judged if part_of[one.name] != part]) for part in range(FOLDS)
+        fit_weights([tag for tag in examples if fold_of[tag.name] != fold]) for fold in range(FOLDS)
     ]
-    return [one.logits(*fits[part_of[one.name]]) for one in judged]
+    return [tag.logits(*fits[fold_of[tag.name]]) for tag in examples]
 
 
-def trust(logits: NDArray[np.float64], answers: NDArray[np.bool_], times: int = 1) -> Recalibration:
-    """What answers came of log-odds, on pictures that the model has learned from, and what will
-    come on others.
+def recalibrate(logits: Float64Array, answers: BoolArray, repeats: int = 1) -> Recalibration:
+    """Fit a correction of log-odds to answers on pictures that the model was trained on, and
+    convert it to other pictures.
 
     Args:
-        times: how often each answer is there.
+        repeats: how often each answer occurs.
     """
     slope, constant = fit_logistic(logits[:, None], answers)
-    slope, constant = OTHERS_SLOPE * slope, OTHERS_SLOPE * constant + OTHERS_CONSTANT
+    slope, constant = UNSEEN_SLOPE * slope, UNSEEN_SLOPE * constant + UNSEEN_CONSTANT
     probabilities = 1 / (1 + np.exp(-(slope * logits + constant)))
     return Recalibration(
-        float(slope), float(constant), tuple(cutoffs(probabilities, answers, times))
+        float(slope),
+        float(constant),
+        tuple(precision_cutoffs(probabilities, answers, repeats)),
     )
 
 
-def cutoffs(
-    probabilities: NDArray[np.float64], answers: NDArray[np.bool_], times: int = 1
+def precision_cutoffs(
+    probabilities: Float64Array, answers: BoolArray, repeats: int = 1
 ) -> list[tuple[float, float]]:
-    """Precisions, and the least probability from which answers have each, as far as one can say.
+    """Return precisions, and the least probability from which answers reach each.
 
-    A precision counts by the lower end of its interval (one standard error, Wilson's), so that a
-    lucky handful at the top promises nothing, and as what it is on pictures not learned from.
+    A precision counts by the lower end of its interval (one standard error, Wilson 1927), so that a
+    few correct answers at the top do not suffice, and as converted to pictures that the model was
+    not trained on.
     """
     order = np.argsort(-probabilities, kind="stable")
     share = np.cumsum(answers[order]) / np.arange(1, len(order) + 1)
-    n = np.arange(1, len(order) + 1) / times
+    n = np.arange(1, len(order) + 1) / repeats
     lower = (share + 0.5 / n - np.sqrt(share * (1 - share) / n + 0.25 / n**2)) / (1 + 1 / n)
-    found = []
+    cutoffs = []
     for precision in PRECISIONS:
-        odds = (np.log(precision / (1 - precision)) - OTHERS_CONSTANT) / OTHERS_SLOPE
-        enough = np.flatnonzero(lower >= 1 / (1 + np.exp(-odds)))
-        if len(enough):
-            found.append((precision, float(probabilities[order[enough[-1]]])))
-    return found
+        odds = (np.log(precision / (1 - precision)) - UNSEEN_CONSTANT) / UNSEEN_SLOPE
+        reaching = np.flatnonzero(lower >= 1 / (1 + np.exp(-odds)))
+        if len(reaching):
+            cutoffs.append((precision, float(probabilities[order[reaching[-1]]])))
+    return cutoffs

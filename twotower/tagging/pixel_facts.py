@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from twotower.arrays import BoolArray, UInt8Array
+from twotower.arrays import BoolArray, Float64Array, UInt8Array
 
-SIDE = 512  # pixels of the longer side at which pictures are looked at, as a person does
-BLOCK = 32  # pixels: the sharpest of these decides, since a background may be out of focus
-FACTS = 28  # that `measure` finds
+MAX_SIDE = 512  # pixels along the longer side at which pictures are measured
+BLOCK_SIDE = 32  # pixels; the sharpest blocks decide, since a background may be out of focus
+FACT_COUNT = 28  # numbers that `measure` returns
 
-Measures = NDArray[np.float64]  # [n, FACTS]; NaN where a picture cannot be read
-Grey = NDArray[np.int16]
+Grey: TypeAlias = NDArray[np.int16]
+"""Brightness or its differences [height, width]; signed, so that differences do not wrap."""
 
 
-def measure(image: Image.Image) -> Measures:
-    """The facts of a picture [FACTS]; the first two are its sharpness and its brightness.
+def measure(image: Image.Image) -> Float64Array:
+    """Measure a picture.
 
-    The sharpness is the standard deviation of the Laplacian in the sharpest twentieth of the
-    blocks, the brightness the 99th percentile of the grey values.
+    Returns:
+        The facts [FACT_COUNT], of which the first is the sharpness (the standard deviation of the
+        Laplacian in the sharpest twentieth of the blocks) and the second the brightness (the 99th
+        percentile of the grey values).
     """
     image = image.convert("RGB")
-    scale = min(1.0, SIDE / max(image.size))
+    scale = min(1.0, MAX_SIDE / max(image.size))
     size = max(3, round(image.width * scale)), max(3, round(image.height * scale))
     if size != image.size:
         image = image.resize(size, Image.Resampling.BOX)
@@ -46,31 +50,36 @@ def _sharpness(grey: Grey) -> float:
     laplacian = (
         pixels[:-2, 1:-1] + pixels[2:, 1:-1] + pixels[1:-1, :-2] + pixels[1:-1, 2:]
     ) - 4 * pixels[1:-1, 1:-1]
-    blocks = [
-        laplacian[top : top + BLOCK, left : left + BLOCK].std()
-        for top in range(0, laplacian.shape[0], BLOCK)
-        for left in range(0, laplacian.shape[1], BLOCK)
+    deviations = [
+        laplacian[y : y + BLOCK_SIDE, x : x + BLOCK_SIDE].std()
+        for y in range(0, laplacian.shape[0], BLOCK_SIDE)
+        for x in range(0, laplacian.shape[1], BLOCK_SIDE)
     ]
-    return float(np.quantile(blocks, 0.95))
+    return float(np.quantile(deviations, 0.95))
 
 
 def _colours(pixels: UInt8Array, light: BoolArray) -> list[float]:
-    """Shares of the commonest colour, of the eight commonest; of light, dark and grey pixels."""
+    """Return the shares of the commonest colour, of the eight commonest, of light, dark and grey
+    pixels.
+    """
     coarse = (pixels >> 4).astype(np.int32)
     counts = np.bincount((coarse[..., 0] << 8 | coarse[..., 1] << 4 | coarse[..., 2]).ravel())
     shares = np.sort(counts)[::-1][:8] / light.size
     least, most = pixels.min(axis=2), pixels.max(axis=2)
     return [
         *(float(shares[0]), float(shares.sum())),
-        *(float(one.mean()) for one in (light, most <= 45, most - least <= 16)),
+        *(float(mask.mean()) for mask in (light, most <= 45, most - least <= 16)),
     ]
 
 
 def _edges(across: Grey, down: Grey, light: BoolArray) -> list[float]:
-    """Of the steps of brightness between neighbours: how many are none, small or large.
+    """Describe the steps of brightness between neighbouring pixels.
 
-    And of the large ones: how many run straight across or down, how many lines they make, and how
-    unevenly they lie in rows and in columns.
+    Returns:
+        The shares of no, small and large steps; of the large ones, the share that runs straight
+        across or down; the share of flat light pixels; the numbers of horizontal and vertical
+        lines; how unevenly large steps are spread over rows and columns; and how often rows with
+        many of them alternate with rows with few.
     """
     height, width = across.shape
     steps = np.maximum(across, down)
@@ -83,14 +92,15 @@ def _edges(across: Grey, down: Grey, light: BoolArray) -> list[float]:
         *(straight, float((light[1:, 1:] & flat).mean())),
         min(20 * np.count_nonzero((down > 12).mean(axis=1) > 0.5) / height, 3.0),
         min(20 * np.count_nonzero((across > 12).mean(axis=0) > 0.5) / width, 3.0),
-        *(float(one.std() / (one.mean() + 0.01)) for one in (by_row, by_column)),
+        *(float(shares.std() / (shares.mean() + 0.01)) for shares in (by_row, by_column)),
         min(10 * turns / height, 3.0),
     ]
 
 
 def _paper(light: BoolArray) -> list[float]:
-    """How much lighter the middle is than both sides, how many rows are light, and bars of light
-    at the top and at the bottom."""
+    """Return how much lighter the middle is than both sides, the share of light rows, and how much
+    lighter the top and the bottom are than the rows between.
+    """
     by_row, by_column = light.mean(axis=1), light.mean(axis=0)
     third, sixth = len(by_column) // 3, max(1, len(by_column) // 6)
     sides = (by_column[:sixth].mean() + by_column[-sixth:].mean()) / 2
@@ -105,22 +115,28 @@ def _paper(light: BoolArray) -> list[float]:
 
 
 def _shape(ratio: float) -> list[float]:
-    """The logarithm of width over height, and how near it is to a page, a telephone, a screen."""
+    """Return the logarithm of width over height, and its closeness to that of a page, a telephone
+    and a screen.
+    """
     shape = float(np.log(ratio))
-    near = ((shape, -0.33, 0.12), (shape, -0.72, 0.15), (abs(shape), 0.47, 0.15))
-    return [shape, *(float(np.exp(-(((one - usual) / far) ** 2))) for one, usual, far in near)]
+    formats = ((shape, -0.33, 0.12), (shape, -0.72, 0.15), (abs(shape), 0.47, 0.15))
+    return [
+        shape,
+        *(float(np.exp(-(((value - mean) / width) ** 2))) for value, mean, width in formats),
+    ]
 
 
 def _lettering(pixels: UInt8Array) -> list[float]:
-    """Of white pixels right beside black ones, the logarithm of the share, in the top quarter, in
-    the bottom one, and between."""
+    """Return the logarithm of the share of white pixels within three pixels of black ones: in the
+    top quarter, in the bottom quarter, and between.
+    """
     white, black = pixels.min(axis=2) >= 225, pixels.max(axis=2) <= 50
     near = black.copy()
-    for far in (1, 2, 3):
-        near[:, far:] |= black[:, :-far]
-        near[:, :-far] |= black[:, far:]
-        near[far:] |= black[:-far]
-        near[:-far] |= black[far:]
+    for distance in (1, 2, 3):
+        near[:, distance:] |= black[:, :-distance]
+        near[:, :-distance] |= black[:, distance:]
+        near[distance:] |= black[:-distance]
+        near[:-distance] |= black[distance:]
     edged, quarter = white & near, max(1, len(white) // 4)
-    parts = edged[:quarter], edged[-quarter:], edged[quarter:-quarter]
-    return [float(np.log((one.mean() if one.size else 0) + 1e-3)) for one in parts]
+    bands = edged[:quarter], edged[-quarter:], edged[quarter:-quarter]
+    return [float(np.log((band.mean() if band.size else 0) + 1e-3)) for band in bands]

@@ -1,12 +1,11 @@
-"""Tags to vectors: all that a tag is called and described by, in a model's space."""
+"""Text embeds of tags: the mean over all names and descriptions of a tag."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,66 +13,76 @@ import numpy as np
 
 from twotower.arrays import Float32Array, normalize
 from twotower.encode.golden import golden_hash
+from twotower.files import atomic_write
+from twotower.progress import Progress, ReportProgress, ignore_progress
 
 if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
     from twotower.tagging.vocabulary import Tag
 
 TEMPLATES = ("{}", "a photo of a {}.")
-CHUNK = 128  # tags between two steps of progress
+CHUNK_SIZE = 128  # tags between two reports of progress
 
 
-def tag_vectors(
-    model: Encoder,
+def embed_tags(
+    encoder: Encoder,
     tags: Sequence[Tag],
-    cache: Path | None = None,
-    progress: Callable[[int], None] = lambda count: None,
+    cache_folder: Path | None = None,
+    report: ReportProgress = ignore_progress,
 ) -> Float32Array:
-    """A unit vector for each tag [t, embed_dim]: the mean over its names and descriptions.
+    """Embed tags in words.
 
     Args:
-        cache: a folder in which the vectors are kept for this model, where it can be written.
-        progress: called with how many more tags are done.
+        cache_folder: a folder in which the embeds are kept for this model, if it is writable.
+        report: called with the number of tags that are embedded.
+
+    Returns:
+        Unit vectors [t, embed_dim].
     """
-    known = _Cache(cache, model)
+    cache = _Cache(cache_folder, encoder)
     keys = [_key(tag) for tag in tags]
-    missing = [place for place, key in enumerate(keys) if key not in known.vectors]
-    progress(len(tags) - len(missing))
-    for start in range(0, len(missing), CHUNK):
-        some = missing[start : start + CHUNK]
-        for place, vector in zip(some, _encode(model, [tags[one] for one in some]), strict=True):
-            known.vectors[keys[place]] = vector
-        progress(len(some))
+    missing = [number for number, key in enumerate(keys) if key not in cache.embeds]
+    done = len(tags) - len(missing)
+    report(Progress(done, len(tags), stage="Reading the vocabulary"))
+    for start in range(0, len(missing), CHUNK_SIZE):
+        numbers = missing[start : start + CHUNK_SIZE]
+        embeds = _embed(encoder, [tags[number] for number in numbers])
+        cache.embeds.update(zip((keys[number] for number in numbers), embeds, strict=True))
+        report(Progress(done + start + len(numbers), len(tags), stage="Reading the vocabulary"))
     if missing:
-        known.save()
-    rows = [known.vectors[key] for key in keys]
-    return np.stack(rows) if rows else np.zeros((0, model.config.embed_dim), np.float32)
+        cache.save()
+    rows = [cache.embeds[key] for key in keys]
+    return np.stack(rows) if rows else np.zeros((0, encoder.config.embed_dim), np.float32)
 
 
-def sentence_vectors(model: Encoder, sentences: Sequence[str]) -> Float32Array:
-    """Unit vectors of whole sentences [n, embed_dim]."""
+def embed_sentences(encoder: Encoder, sentences: Sequence[str]) -> Float32Array:
+    """Embed whole sentences; returns unit vectors [n, embed_dim], where n may be 0."""
     if not sentences:
-        return np.zeros((0, model.config.embed_dim), np.float32)
-    return model.encode_text(list(sentences))
+        return np.zeros((0, encoder.config.embed_dim), np.float32)
+    return encoder.encode_text(list(sentences))
 
 
-def _encode(model: Encoder, tags: Sequence[Tag]) -> Float32Array:
+def _embed(encoder: Encoder, tags: Sequence[Tag]) -> Float32Array:
+    """Return the normalised mean over the groups of prompts of each tag."""
     prompts = [_prompts(tag) for tag in tags]
-    embeds = model.encode_text([text for groups in prompts for group in groups for text in group])
+    embeds = encoder.encode_text([text for groups in prompts for group in groups for text in group])
     rows, start = [], 0
     for groups in prompts:
-        parts = []
+        means = []
         for group in groups:
-            parts.append(embeds[start : start + len(group)].mean(axis=0))
+            means.append(embeds[start : start + len(group)].mean(axis=0))
             start += len(group)
-        rows.append(normalize(np.stack(parts)).mean(axis=0))
+        rows.append(normalize(np.stack(means)).mean(axis=0))
     return normalize(np.stack(rows))
 
 
 def _prompts(tag: Tag) -> list[list[str]]:
-    """Each name in the templates, and each description."""
-    names = [[one.replace("{}", name) for one in TEMPLATES] for name in (tag.name, *tag.synonyms)]
-    return names + [[text] for text in tag.descriptions]
+    """Return a group of prompts for each name, and one for each description."""
+    names = [
+        [template.replace("{}", name) for template in TEMPLATES]
+        for name in (tag.name, *tag.synonyms)
+    ]
+    return names + [[description] for description in tag.descriptions]
 
 
 def _key(tag: Tag) -> str:
@@ -81,27 +90,26 @@ def _key(tag: Tag) -> str:
 
 
 class _Cache:
-    """Vectors by the hash of what was encoded, in one file for each model."""
+    """Embeds by the hash of their prompts, in one file for each model."""
 
-    def __init__(self, folder: Path | None, model: Encoder) -> None:
-        self.vectors: dict[str, Float32Array] = {}
-        self._path = folder / f"tags-{golden_hash(model.directory)}.npz" if folder else None
+    def __init__(self, folder: Path | None, encoder: Encoder) -> None:
+        self.embeds: dict[str, Float32Array] = {}
+        self._path = folder / f"tags-{golden_hash(encoder.directory)}.npz" if folder else None
         if self._path is None:
             return
         damaged = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
         with contextlib.suppress(*damaged), np.load(self._path) as file:
             rows = file["vectors"]
-            if rows.shape[1:] == (model.config.embed_dim,):
-                self.vectors = dict(zip(file["keys"].tolist(), rows, strict=True))
+            if rows.shape[1:] == (encoder.config.embed_dim,):
+                self.embeds = dict(zip(file["keys"].tolist(), rows, strict=True))
 
     def save(self) -> None:
+        """Write the file; a library that is read-only works without it."""
         if self._path is None:
             return
-        unfinished = self._path.with_name(f"{self._path.stem}.{os.getpid()}.npz")
-        with contextlib.suppress(OSError):  # a library that is read-only is answered all the same
+        with contextlib.suppress(OSError), atomic_write(self._path, "wb") as file:
             np.savez(
-                unfinished,
-                keys=np.array(list(self.vectors)),
-                vectors=np.stack(list(self.vectors.values())),
+                file,
+                keys=np.array(list(self.embeds)),
+                vectors=np.stack(list(self.embeds.values())),
             )
-            unfinished.replace(self._path)

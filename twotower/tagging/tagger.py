@@ -1,100 +1,67 @@
-"""Which tags of a vocabulary a picture gets: a probability for each, and where it is enough.
+"""Decide which tags of a vocabulary a picture gets: a probability for each, and a cut-off.
 
-The words of a tag and the model's calibration give log-odds; corrections bend them (`teach.py`);
-what is a poodle is a dog; of a group where exactly one applies, the members share one probability.
-A tag is given from the probability at which tags had the wished precision when the model was
-calibrated. What a person has said of a tag and a picture is said.
+The words of a tag and the calibration of the model give log-odds, which corrections shift
+(`feedback.py`). A tag is at least as probable as each kind of it, and the members of a group of
+which exactly one applies share one probability. A tag is assigned from the probability at which
+tags reached the requested precision when the model was calibrated. The verdict of a person on a tag
+of a picture is final.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from twotower.arrays import Float32Array
+from twotower.arrays import BoolArray, Float32Array, Float64Array
 from twotower.calibration.calibration import require_tag_curve
-from twotower.calibration.tag_curve import TagCurve
-from twotower.tagging.detectors import SENTENCES, judge_looks, measure_pictures
-from twotower.tagging.feedback import Feedback, learn, rejected_tags
-from twotower.tagging.tag_embeds import sentence_vectors, tag_vectors
-from twotower.tagging.vocabulary import Tag, TagPath, Vocabulary
+from twotower.progress import Progress, ReportProgress, ignore_progress
+from twotower.tagging.detectors import SENTENCES, detector_logits, measure_pictures
+from twotower.tagging.feedback import (
+    Feedback,
+    Verdicts,
+    fit_feedback,
+    read_corrections,
+    read_keyword_verdicts,
+    training_examples,
+)
+from twotower.tagging.tag_embeds import embed_sentences
+from twotower.tagging.tag_scorer import TagScorer
+from twotower.tagging.tag_tree import TagTree
+from twotower.tagging.vocabulary import Tag, Vocabulary
 
 if TYPE_CHECKING:
     from twotower.index.index import Index
-from twotower.arrays import BoolArray, Float64Array
 
-Verdicts = dict[int, dict[int, bool]]  # by picture and tag
-
-AT_ONCE = 1000  # pictures
-FEEDBACK_WEIGHT = 5  # corrections from which a tag is believed where the model as it came is not
-SURE = 30.0  # log-odds of what a person has said
-GROUP_SLOPE = 1.5  # of a member's deviation; of searches in words it is about as steep
+CHUNK_SIZE = 1000  # pictures whose vectors are in memory at once
+TRUSTED_CORRECTIONS = 5  # with so many, a tag is assigned although the calibration alone would not
+VERDICT_LOGIT = 30.0  # log-odds of a tag on which a person has decided
 
 
 @dataclass(frozen=True)
 class TaggedPicture:
-    """One picture of the library: `probabilities` [tags] of all, and which are `given` [tags]."""
+    """The tags of a picture of the library, in the order of `Tagger.tags`.
+
+    Attributes:
+        id: the picture's id in the catalog.
+        probabilities: of all tags [tags].
+        assigned: which tags the picture gets [tags].
+    """
 
     id: int
     probabilities: Float64Array
-    given: BoolArray
-
-
-@dataclass(frozen=True)
-class Words:
-    """What a vocabulary says, in a model's space: log-odds that pictures show its tags."""
-
-    curve: TagCurve
-    vectors: Float32Array  # [tags, embed_dim]
-    known: BoolArray  # [tags], whether the curve was fitted on them
-    negatives: Float32Array  # [k, embed_dim]
-    negative_of: NDArray[np.int64]  # [k], the tag of each
-
-    def logits(self, image_embeds: Float32Array) -> Float64Array:
-        """[n, tags], of each tag by itself."""
-        logits = self.curve.logits(self.vectors, image_embeds, self.known)
-        if len(self.negatives):
-            new = np.zeros(len(self.negatives), bool)
-            against = self.curve.logits(self.negatives, image_embeds, new)
-            self._take_off(logits, against, range(len(self.vectors)))
-        return logits
-
-    def odds(self, members: Sequence[int], image_embeds: Float32Array) -> Float64Array:
-        """[n, members], of the tags of a group against one another.
-
-        Here a tag's own commonness says nothing, only how it stands out against itself.
-        """
-
-        def standing_out(vectors: Float32Array) -> Float64Array:
-            deviations = self.curve.background.deviations(vectors, image_embeds)
-            return GROUP_SLOPE * deviations.astype(np.float64)
-
-        odds = standing_out(self.vectors[members])
-        if len(self.negatives):
-            self._take_off(odds, standing_out(self.negatives), members)
-        return odds
-
-    def _take_off(self, logits: Float64Array, against: Float64Array, tags: Sequence[int]) -> None:
-        """What is more like a negative than like its tag is not that."""
-        for column, tag in enumerate(tags):
-            own = self.negative_of == tag
-            if own.any():
-                worst = against[:, own].max(axis=1)
-                logits[:, column] -= np.logaddexp(0, worst - logits[:, column])
+    assigned: BoolArray
 
 
 class Tagger:
-    """Judges the pictures of a library by a vocabulary.
+    """Tags the pictures of a library with a vocabulary.
 
     Attributes:
-        tags: those that are judged, in the order of the vocabulary; headings are not among them.
-        cutoffs: the probabilities [tags] from which each is given; above 1 for tags of which the
-            model is never so sure.
+        tags: the tags that can be assigned, in the order of the vocabulary, without headings.
+        cutoffs: the probabilities [tags] from which each is assigned; above 1 for tags that the
+            model cannot assign at the requested precision.
     """
 
     def __init__(
@@ -102,242 +69,169 @@ class Tagger:
         index: Index,
         vocabulary: Vocabulary,
         precision: float = 0.9,
-        progress: Callable[[int], None] = lambda count: None,
+        report: ReportProgress = ignore_progress,
     ) -> None:
-        """Read the corrections and put the vocabulary into the model's space.
+        """Embed the vocabulary and learn from the corrections.
 
         Args:
-            precision: the share of given tags that shall be right.
-            progress: called with how many more tags are ready, until it was all of `tags`.
+            precision: the share of assigned tags that shall be right.
+            report: called with the number of tags that are embedded.
+
+        Raises:
+            LibraryError: nothing is indexed, or the model of the library has changed.
         """
         self._index = index
-        self.tags = tuple(tag for tag in vocabulary.tags if not tag.heading)
+        self._tree = TagTree.of(vocabulary)
+        self.tags: tuple[Tag, ...] = self._tree.tags
         self._curve = require_tag_curve(index.encoder, index.calibration)
-        self._words = words(index, self.tags, self._curve, progress)
-        self._places = {tag.path: place for place, tag in enumerate(self.tags)}
-        self._groups = _groups(vocabulary, self._places)
-        self._grouped = {place for members in self._groups for place in members}
-        known, others = self._curve.fitted.cutoff(precision), self._curve.unfitted.cutoff(precision)
-        self.cutoffs = np.where(self._words.known, known, others)
-        self._detected = [place for place, tag in enumerate(self.tags) if tag.detector]
-        self.cutoffs[[*self._grouped, *self._detected]] = precision
-        self._parents = _parents(self.tags, self._places)
-        said, keywords = self._read_corrections(vocabulary), self._read_keywords(vocabulary)
-        self._verdicts = {
-            number: keywords.get(number, {}) | said.get(number, {}) for number in keywords | said
+        self._scorer = TagScorer.of(index, self.tags, self._curve, report)
+        self._detected = [column for column, tag in enumerate(self.tags) if tag.detector]
+        corrections = read_corrections(index, vocabulary, self._tree.columns)
+        keywords = read_keyword_verdicts(index, vocabulary, self._tree.columns)
+        self._verdicts: Verdicts = {
+            picture_id: keywords.get(picture_id, {}) | corrections.get(picture_id, {})
+            for picture_id in keywords | corrections
         }
-        self._lessons = self._learn(said, keywords)
-        for tag, lesson in self._lessons.items():
-            if len(lesson.weights) >= FEEDBACK_WEIGHT:
-                self.cutoffs[tag] = min(self.cutoffs[tag], precision)
+        self._feedback = self._fit_feedback(corrections, keywords)
+        self.cutoffs = self._cutoffs(precision)
 
-    def judge(
-        self, ids: Sequence[int], progress: Callable[[int], None] = lambda count: None
+    def _cutoffs(self, precision: float) -> Float64Array:
+        curve = self._curve
+        cutoffs = np.where(
+            self._scorer.fitted, curve.fitted.cutoff(precision), curve.unfitted.cutoff(precision)
+        )
+        cutoffs[[*self._tree.grouped, *self._detected]] = precision
+        for column, feedback in self._feedback.items():
+            if len(feedback.weights) >= TRUSTED_CORRECTIONS:
+                cutoffs[column] = min(cutoffs[column], precision)
+        return cutoffs
+
+    def tag_pictures(
+        self, ids: Sequence[int], report: ReportProgress = ignore_progress
     ) -> Iterator[TaggedPicture]:
-        """Every picture of `ids` with its tags, in that order.
+        """Yield the pictures `ids` with their tags, in that order.
 
         Args:
-            progress: called with how many more pictures were looked at for the detectors.
+            report: called with the number of pictures that are measured or tagged.
         """
-        for start in range(0, len(ids), AT_ONCE):
-            some = [int(one) for one in ids[start : start + AT_ONCE]]
-            own, logits = self._logits(some, progress)
-            for number, own_row, row in zip(some, own, logits, strict=True):
-                given = self._given(number, _probabilities(own_row))
-                yield TaggedPicture(number, _probabilities(row), given)
+        for start in range(0, len(ids), CHUNK_SIZE):
+            chunk = [int(picture_id) for picture_id in ids[start : start + CHUNK_SIZE]]
 
-    def _given(self, number: int, own: Float64Array) -> BoolArray:
-        """Which tags [tags] a picture gets by probabilities of their own: with each also what it is
-        a kind of."""
-        given = own >= self.cutoffs
-        for tag, accepted in self._verdicts.get(number, {}).items():
-            given[tag] |= accepted
-        for tag in np.flatnonzero(given).tolist():
-            given[self._above(tag)] = True
-        return given
+            def report_chunk(progress: Progress, start: int = start) -> None:
+                report(Progress(start + progress.done, len(ids), stage="Tagging"))
 
-    def _logits(
-        self, ids: list[int], progress: Callable[[int], None]
-    ) -> tuple[Float64Array, Float64Array]:
-        """[n, tags], twice: by each tag's own words and lessons, and no less than any kind of it.
+            by_words, logits = self._logits(chunk, report_chunk)
+            for picture_id, word_row, row in zip(chunk, by_words, logits, strict=True):
+                assigned = self._assigned(picture_id, _probabilities(word_row))
+                yield TaggedPicture(picture_id, _probabilities(row), assigned)
+            report_chunk(Progress(len(chunk), len(chunk)))
 
-        The first decide what is given: a tag and a kind of it need not be equally well known, and
-        one of hundreds of kinds is always a little probable.
+    def _assigned(self, picture_id: int, probabilities: Float64Array) -> BoolArray:
+        """Return which tags [tags] a picture gets: those above their cut-offs, and all that they
+        are kinds of.
+
+        Args:
+            probabilities: of each tag without its kinds [tags].
+        """
+        assigned = probabilities >= self.cutoffs
+        for column, accepted in self._verdicts.get(picture_id, {}).items():
+            assigned[column] |= accepted
+        for column in np.flatnonzero(assigned).tolist():
+            assigned[self._tree.ancestors(column)] = True
+        return assigned
+
+    def _logits(self, ids: list[int], report: ReportProgress) -> tuple[Float64Array, Float64Array]:
+        """Return the log-odds [n, tags] of each tag without its kinds, and with them.
+
+        The former decide whether a tag is assigned: a tag and its kinds need not be equally well
+        known, and of hundreds of kinds some are always a little probable.
         """
         image_embeds = self._index.vectors.get(np.array(ids, np.int64))
-        logits = self._words.logits(image_embeds)
-        self._detect(ids, image_embeds, logits, progress)
-        lessons = {
-            tag: lesson.departure(self._curve.background, image_embeds)
-            for tag, lesson in self._lessons.items()
+        logits = self._scorer.logits(image_embeds)
+        self._apply_detectors(ids, image_embeds, logits, report)
+        shifts = {
+            column: feedback.shift(self._curve.background, image_embeds)
+            for column, feedback in self._feedback.items()
         }
-        for tag, departure in lessons.items():
-            logits[:, tag] += departure
-        own = logits.copy()
-        for tag in reversed(range(len(self.tags))):  # children before what they are a kind of
-            if (parent := self._parents[tag]) is not None and tag not in self._grouped:
-                logits[:, parent] = np.maximum(logits[:, parent], logits[:, tag])
-        self._choose(image_embeds, lessons, logits)
-        grouped = list(self._grouped)
-        own[:, grouped] = logits[:, grouped]
-        for row, number in enumerate(ids):
-            for some in (own, logits):
-                self._obey(some[row], self._verdicts.get(number, {}))
-        return own, logits
+        for column, shift in shifts.items():
+            logits[:, column] += shift
+        by_words = logits.copy()
+        grouped = self._tree.grouped
+        for column in reversed(range(len(self.tags))):  # children before their parents
+            if (parent := self._tree.parents[column]) is not None and column not in grouped:
+                logits[:, parent] = np.maximum(logits[:, parent], logits[:, column])
+        self._share_groups(image_embeds, shifts, logits)
+        by_words[:, list(grouped)] = logits[:, list(grouped)]
+        for row, picture_id in enumerate(ids):
+            for table in (by_words, logits):
+                self._apply_verdicts(table[row], self._verdicts.get(picture_id, {}))
+        return by_words, logits
 
-    def _choose(
-        self, image_embeds: Float32Array, lessons: dict[int, Float64Array], logits: Float64Array
+    def _share_groups(
+        self, image_embeds: Float32Array, shifts: dict[int, Float64Array], logits: Float64Array
     ) -> None:
-        """Share out each group: its members, if what they belong to is there at all."""
-        for members in self._groups:
-            odds = self._words.odds(members, image_embeds)
-            for column, tag in enumerate(members):
-                odds[:, column] += lessons.get(tag, 0.0)
+        """Share the probability of each group's parent among its members."""
+        for members in self._tree.groups:
+            odds = self._scorer.group_logits(members, image_embeds)
+            for position, column in enumerate(members):
+                odds[:, position] += shifts.get(column, 0.0)
             shares = odds - np.logaddexp.reduce(odds, axis=1, keepdims=True)
-            if (parent := self._parents[members[0]]) is not None:
+            if (parent := self._tree.parents[members[0]]) is not None:
                 shares -= np.logaddexp(0, -logits[:, parent])[:, None]
             shares = np.minimum(shares, -1e-12)
             logits[:, members] = shares - np.log(-np.expm1(shares))
 
-    def _detect(
+    def _apply_detectors(
         self,
         ids: list[int],
         image_embeds: Float32Array,
         logits: Float64Array,
-        progress: Callable[[int], None],
+        report: ReportProgress,
     ) -> None:
         if self._detected:
-            measures = measure_pictures(self._index, ids, progress)
-            sentences = sentence_vectors(self._index.encoder, SENTENCES)
+            measures = measure_pictures(self._index, ids, report)
+            sentences = embed_sentences(self._index.encoder, SENTENCES)
             deviations = self._curve.background.deviations(sentences, image_embeds)
-            for place in self._detected:
-                detector = self.tags[place].detector or ""
-                logits[:, place] = judge_looks(detector, measures, deviations)
+            for column in self._detected:
+                detector = self.tags[column].detector or ""
+                logits[:, column] = detector_logits(detector, measures, deviations)
 
-    def _obey(self, logits: Float64Array, verdicts: dict[int, bool]) -> None:
-        """What was rejected is not there, nor any kind of it; what was accepted is, with all above.
-
-        Where the two meet, the accepted one counts.
+    def _apply_verdicts(self, logits: Float64Array, verdicts: dict[int, bool]) -> None:
+        """Set the log-odds [tags] of rejected tags and their kinds, then of accepted tags and all
+        that they are kinds of.
         """
-        rejected = {tag for tag, accepted in verdicts.items() if not accepted}
+        rejected = {column for column, accepted in verdicts.items() if not accepted}
         if rejected:
-            for place in range(len(self.tags)):
-                if rejected.intersection((place, *self._above(place))):
-                    logits[place] = -SURE
-        for tag, accepted in verdicts.items():
+            for column in range(len(self.tags)):
+                if rejected.intersection((column, *self._tree.ancestors(column))):
+                    logits[column] = -VERDICT_LOGIT
+        for column, accepted in verdicts.items():
             if accepted:
-                logits[[tag, *self._above(tag)]] = SURE
+                logits[[column, *self._tree.ancestors(column)]] = VERDICT_LOGIT
 
-    def _above(self, tag: int) -> list[int]:
-        """What a tag is a kind of."""
-        found = []
-        parent = self._parents[tag]
-        while parent is not None:
-            found.append(parent)
-            parent = self._parents[parent]
-        return found
-
-    def _read_corrections(self, vocabulary: Vocabulary) -> Verdicts:
-        """What a person has said: tags taken out of sidecars, and corrections, which win."""
-        catalog = self._index.catalog
-        found: Verdicts = defaultdict(dict)
-        known, readable = catalog.file_states(), set(catalog.select().tolist())
-        for path, tags in rejected_tags(self._index.root).items():
-            for rejected in tags:
-                place = self._place(vocabulary.find_foreign("|".join(rejected)))
-                if place is not None and path in known and known[path].id in readable:
-                    found[known[path].id][place] = False
-        corrections = [(one, vocabulary.find(one.tag)) for one in catalog.corrections()]
-        for one, tag in sorted(corrections, key=lambda pair: pair[1] is not None):  # exact ones win
-            place = self._place(tag or vocabulary.find_foreign(one.tag))
-            if place is not None and one.id is not None:
-                found[one.id][place] = one.accepted
-        return dict(found)
-
-    def _read_keywords(self, vocabulary: Vocabulary) -> Verdicts:
-        """The tags that a person has given, as the index has them."""
-        found: Verdicts = defaultdict(dict)
-        for number, keywords in self._index.catalog.keywords().items():
-            for keyword in keywords:
-                if (place := self._place(vocabulary.find(keyword))) is not None:
-                    found[number][place] = True
-        return dict(found)
-
-    def _place(self, tag: Tag | None) -> int | None:
-        return None if tag is None else self._places[tag.path]
-
-    def _learn(self, said: Verdicts, keywords: Verdicts) -> dict[int, Feedback]:
-        """By tag; from the vectors that the pictures have in the model of now.
-
-        Keywords say only yes, which alone would push a tag up everywhere: of them there are no more
-        than balance what was rejected.
-        """
-        taught: dict[int, list[tuple[int, bool]]] = defaultdict(list)
-        lacking: dict[int, int] = defaultdict(int)  # examples that are accepted
-        for number, verdicts in said.items():
-            for tag, verdict in verdicts.items():
-                taught[tag].append((number, verdict))
-                lacking[tag] += -1 if verdict else 1
-        for number in sorted(keywords, reverse=True):  # the latest first
-            for tag in keywords[number]:
-                if lacking[tag] > 0 and tag not in said.get(number, {}):
-                    taught[tag].append((number, True))
-                    lacking[tag] -= 1
-        lessons = {}
-        for tag, examples in taught.items():
-            if self.tags[tag].detector:
-                continue  # judged by other facts than the vectors have
-            image_embeds = self._index.vectors.get(np.array([one for one, _ in examples]))
+    def _fit_feedback(self, corrections: Verdicts, keywords: Verdicts) -> dict[int, Feedback]:
+        """Fit the shift of each corrected tag, from the vectors of the model in use."""
+        feedback = {}
+        for column, examples in training_examples(corrections, keywords).items():
+            if self.tags[column].detector:
+                continue  # decided by facts that are not in the vectors
+            ids = np.array([picture_id for picture_id, _ in examples])
             accepted = np.array([verdict for _, verdict in examples])
-            logits = self._untaught(tag, image_embeds)
-            lessons[tag] = learn(self._curve.background, image_embeds, logits, accepted)
-        return lessons
+            image_embeds = self._index.vectors.get(ids)
+            logits = self._word_logits(column, image_embeds)
+            feedback[column] = fit_feedback(self._curve.background, image_embeds, logits, accepted)
+        return feedback
 
-    def _untaught(self, tag: int, image_embeds: Float32Array) -> Float64Array:
-        """Log-odds [n] that the words give a tag; in a group, against the other members."""
-        for members in self._groups:
-            if tag in members:
-                odds = self._words.odds(members, image_embeds)
-                column = members.index(tag)
-                others = np.logaddexp.reduce(np.delete(odds, column, axis=1), axis=1)
-                return np.clip(odds[:, column] - others, -SURE, SURE)
-        return self._words.logits(image_embeds)[:, tag]
-
-
-def words(
-    index: Index,
-    tags: Sequence[Tag],
-    curve: TagCurve,
-    progress: Callable[[int], None] = lambda count: None,
-) -> Words:
-    """The tags in the space of the library's model, kept beside its catalog."""
-    vectors = tag_vectors(index.encoder, tags, index.location, progress)
-    known = np.array([tag.name.casefold() in curve.names for tag in tags], bool)
-    sentences = [text for tag in tags for text in tag.negatives]
-    places = [place for place, tag in enumerate(tags) for _ in tag.negatives]
-    negatives = sentence_vectors(index.encoder, sentences)
-    return Words(curve, vectors, known, negatives, np.array(places, np.int64))
+    def _word_logits(self, column: int, image_embeds: Float32Array) -> Float64Array:
+        """Return the log-odds [n] of a tag by its words; in a group, against the other members."""
+        members = self._tree.group_of(column)
+        if members is None:
+            return self._scorer.logits(image_embeds)[:, column]
+        odds = self._scorer.group_logits(members, image_embeds)
+        position = members.index(column)
+        rivals = np.logaddexp.reduce(np.delete(odds, position, axis=1), axis=1)
+        return np.clip(odds[:, position] - rivals, -VERDICT_LOGIT, VERDICT_LOGIT)
 
 
 def _probabilities(logits: Float64Array) -> Float64Array:
-    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -SURE, SURE))))
-
-
-def _groups(vocabulary: Vocabulary, places: dict[TagPath, int]) -> list[list[int]]:
-    """The members of each group of which exactly one applies."""
-    groups = []
-    for heading in vocabulary.tags:
-        if heading.one:
-            members = [place for path, place in places.items() if path[:-1] == heading.path]
-            if members:
-                groups.append(members)
-    return groups
-
-
-def _parents(tags: Sequence[Tag], places: dict[TagPath, int]) -> list[int | None]:
-    """What each tag is a kind of; headings between the two are passed over."""
-    parents: list[int | None] = []
-    for tag in tags:
-        above = (places.get(tag.path[:end]) for end in range(len(tag.path) - 1, 0, -1))
-        parents.append(next((place for place in above if place is not None), None))
-    return parents
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -VERDICT_LOGIT, VERDICT_LOGIT))))

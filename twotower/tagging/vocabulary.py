@@ -1,7 +1,7 @@
-"""Vocabularies: the tags that pictures may get, as a tree of names.
+"""Vocabularies: the tags that pictures can get, as a tree of names.
 
-A text file has a tag on each line, below what it is a kind of; how the other forms (CSV, YAML,
-JSON) say the same: docs/tagging.md.
+A text file has one tag on a line, indented under what it is a kind of. docs/tagging.md describes
+this format and its equivalents in CSV, YAML and JSON.
 """
 
 from __future__ import annotations
@@ -9,27 +9,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeAlias
 
-SHIPPED = Path(__file__).parent / "vocabulary.txt"
-# Judged by how a picture looks: `detectors.py`.
+SHIPPED_FILE = Path(__file__).with_name("vocabulary.txt")
+# Tags that `detectors.py` decides by the appearance of a picture.
 DETECTORS = ("blurry", "black", "screenshot", "document", "receipt", "meme")
-COLUMNS = ("tag", "parent", "synonyms", "descriptions", "negatives", "kind")
 
-TagPath = tuple[str, ...]
+TagPath: TypeAlias = tuple[str, ...]
+"""The name of a tag after the names of its ancestors: ("animal", "dog", "poodle")."""
 
 
 @dataclass(frozen=True)
 class Tag:
-    """One tag.
+    """A tag of a vocabulary.
 
     Attributes:
-        path: its name behind the names that it is a kind of: ("animal", "dog", "poodle").
+        path: its name after the names of its ancestors.
         synonyms: other names of the same thing.
-        descriptions: whole sentences that describe pictures of it.
-        negatives: sentences for what is easily taken for it and is not.
-        heading: it only holds others together and is never given itself.
-        one: a heading of whose direct members exactly one applies to a picture.
-        detector: what judges it instead of words; one of `DETECTORS`.
+        descriptions: sentences that describe pictures of it.
+        negatives: sentences for things that are easily mistaken for it.
+        heading: True if it only groups other tags and is never assigned.
+        exclusive: True for a heading of whose direct members exactly one applies to a picture.
+        detector: the detector that decides it in place of words; one of `DETECTORS`.
     """
 
     path: TagPath
@@ -37,12 +38,12 @@ class Tag:
     descriptions: tuple[str, ...] = ()
     negatives: tuple[str, ...] = ()
     heading: bool = False
-    one: bool = False
+    exclusive: bool = False
     detector: str | None = None
 
     @property
     def name(self) -> str:
-        """The last name of its path."""
+        """The last name of the path."""
         return self.path[-1]
 
     def __str__(self) -> str:
@@ -51,34 +52,43 @@ class Tag:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Tags in the order of their file, each behind what it is a kind of; no path twice."""
+    """Tags in the order of their file, each after its ancestors; no path occurs twice."""
 
     tags: tuple[Tag, ...]
 
-    def find(self, name: str) -> Tag | None:
-        """The tag that a path (`animal|dog`) or a name that only one tag has stands for."""
-        wanted = tuple(part.strip().casefold() for part in name.split("|"))
-        if wanted in self._by_path:
-            return self._by_path[wanted]
-        found = self._by_name.get(wanted[0], []) if len(wanted) == 1 else []
-        return found[0] if len(found) == 1 else None
+    @cached_property
+    def assignable(self) -> tuple[Tag, ...]:
+        """The tags that are not headings."""
+        return tuple(tag for tag in self.tags if not tag.heading)
 
-    def find_foreign(self, tag: str) -> Tag | None:
-        """The same for a tag of another vocabulary: by its path, or else by its last name."""
-        return self.find(tag) or self.find(tag.rpartition("|")[2])
+    def find(self, name: str) -> Tag | None:
+        """Return the tag with the path `name` ("animal|dog"), or the only tag of that name.
+
+        Synonyms count as names, case is ignored, and headings are not found.
+        """
+        path = tuple(part.strip().casefold() for part in name.split("|"))
+        if path in self._by_path:
+            return self._by_path[path]
+        tags = self._by_name.get(path[0], []) if len(path) == 1 else []
+        return tags[0] if len(tags) == 1 else None
+
+    def find_foreign(self, name: str) -> Tag | None:
+        """Return the tag for a path of another vocabulary: by that path, or by its last name."""
+        return self.find(name) or self.find(name.rpartition("|")[2])
 
     @cached_property
     def _by_path(self) -> dict[TagPath, Tag]:
-        return {_key(tag.path): tag for tag in self.tags if not tag.heading}
+        return {casefold_path(tag.path): tag for tag in self.assignable}
 
     @cached_property
     def _by_name(self) -> dict[str, list[Tag]]:
-        found: dict[str, list[Tag]] = {}
+        tags_by_name: dict[str, list[Tag]] = {}
         for tag in self._by_path.values():
-            for name in dict.fromkeys(_key((tag.name, *tag.synonyms))):
-                found.setdefault(name, []).append(tag)
-        return found
+            for name in dict.fromkeys(casefold_path((tag.name, *tag.synonyms))):
+                tags_by_name.setdefault(name, []).append(tag)
+        return tags_by_name
 
 
-def _key(path: TagPath) -> TagPath:
+def casefold_path(path: TagPath) -> TagPath:
+    """Return `path` with the case of its names removed, for comparisons."""
     return tuple(name.casefold() for name in path)
