@@ -9,7 +9,8 @@ from twotower.index.index import Index
 from twotower.progress import ReportProgress, ignore_progress
 
 if TYPE_CHECKING:
-    from twotower.asking.library_questions import LibraryAnswer, LibraryQuestion
+    from twotower.asking.library_answers import LibraryAnswer
+    from twotower.asking.library_questions import LibraryQuestion
     from twotower.encode.encoder import Encoder
     from twotower.index.catalog import Catalog
     from twotower.index.indexing import IndexReport
@@ -193,8 +194,8 @@ class Library:
     def ask(
         self, question: str | LibraryQuestion, *, top: int = 5, folder: Path | None = None
     ) -> LibraryAnswer:
-        """Answer a question; see `twotower.asking.library_questions.ask_library`."""
-        from twotower.asking.library_questions import ask_library
+        """Answer a question; see `twotower.asking.library_answers.ask_library`."""
+        from twotower.asking.library_answers import ask_library
 
         return ask_library(self.opened, question, top, folder)
 

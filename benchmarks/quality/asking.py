@@ -33,12 +33,17 @@ from numpy.typing import NDArray
 
 import twotower
 from benchmarks.quality.caption_questions import Item, caption_questions
-from twotower.asking import library_questions
+from twotower.asking import library_answers
 from twotower.asking.answer import Reply
 from twotower.asking.english import with_article
 from twotower.asking.head import Head, head_of
 from twotower.asking.questions import parse_question
-from twotower.asking.zero_shot import EVERYDAY_STATEMENTS, LEARNED, LEAST_OF_TWO, Judge
+from twotower.asking.zero_shot import (
+    EVERYDAY_STATEMENTS,
+    HEAD_KINDS,
+    MIN_PROBABILITY_OF_TWO,
+    Answerer,
+)
 from twotower.calibration.background import background_texts
 from twotower.calibration.calibration import read_calibration
 from twotower.calibration.captions import LabelledQuery, absent_queries, word_queries
@@ -149,7 +154,7 @@ def compared(
         return rows
     by_head = judged(model, items, seen, head)
     asked = [
-        theirs if parse_question(item.question).kind in LEARNED else mine
+        theirs if parse_question(item.question).kind in HEAD_KINDS else mine
         for item, mine, theirs in zip(items, zero, by_head, strict=True)
     ]
     gain = [
@@ -166,12 +171,12 @@ def judged(
 ) -> list[Outcome]:
     """Zero-shot, or by a head: all kinds, also those that `ask` keeps from it."""
     everyday = model.encode_text(EVERYDAY_STATEMENTS)
-    judges: dict[str, Judge] = {}
+    judges: dict[str, Answerer] = {}
     outcomes = []
     for item in items:
         question = parse_question(item.question)
         image_embeds = seen.image_embeds[item.picture]
-        if head and question.kind not in LEARNED:
+        if head and question.kind not in HEAD_KINDS:
             names = set(question.answers) or {"yes", "no"}
             tokens = head.towers.of_questions([item.question])
             logits = head.logits(seen.cells[item.picture], *tokens)[0]
@@ -180,7 +185,7 @@ def judged(
             outcomes.append(Outcome(item.picture, item.kind, float(said in item.right), True))
             continue
         if item.question not in judges:
-            judges[item.question] = Judge(question, model, head)
+            judges[item.question] = Answerer(question, model, head)
         cells = seen.cells[item.picture] if head else None
         replies, sure = judges[item.question].replies(image_embeds, everyday, cells)
         right = float(replies[0].answer in item.right)
@@ -294,11 +299,12 @@ def counts(model: Encoder, captions: Sequence[Sequence[str]], image_embeds: Floa
     found = []
     for half in (0, 1):
         *constants, _ = fit_counts(model, captions[1 - half :: 2], image_embeds[1 - half :: 2])
-        library_questions.SLOPE, library_questions.ZERO, library_questions.LOG_OFF = constants
+        library_answers.DEVIATION_SLOPE, library_answers.INTERCEPT = constants[:2]
+        library_answers.COUNT_LOG_SD = constants[2]
         words = [one for one in word_queries(captions[half::2]) if len(one.matching) >= 3]
         expected, *others = estimates(model, words, image_embeds[half::2])
         total = len(image_embeds[half::2])
-        bounds = np.array([library_questions.count_interval(one, total) for one in expected])
+        bounds = np.array([library_answers.count_interval(one, total) for one in expected])
         found.append(np.stack([expected, *others, *bounds.T]))
     expected, cut, low, high, least, most = np.concatenate(found, axis=1)
     inside = (most >= low) & (least <= high)
@@ -331,24 +337,27 @@ def estimates(
     found = []
     for word, query, statement in zip(words, model.encode_text(texts), statements, strict=True):
         p = 1 / (1 + np.exp(-curve.logits(query, image_embeds, size)))
-        expected = library_questions.expected_count(image_embeds, statement, everyday)
+        expected = library_answers.expected_count(image_embeds, statement, everyday)
         least, most = len(word.matching), len(word.matching) + len(word.unknown)
         found.append((expected, (p >= curve.cutoff).sum(), least, most))
     return tuple(np.array(found, float).T)
 
 
 def fit(model: Encoder, data: Path) -> None:
-    """Print SLOPE, RIVAL and ZERO of zero_shot.py, and SLOPE, ZERO and LOG_OFF of library.py."""
+    """Print the constants of zero_shot.py and of library_answers.py."""
     captions, pictures = read_pairs(data / "flickr8k-val")
     image_embeds = model.encode_image(pictures)
     items = [one for one in caption_questions(captions) if one.kind == "yes/no"]
     (slope, rival), zero = logistic(*stands_out(model, items, image_embeds))
     print(
-        f"zero_shot.py: SLOPE {slope:.2f}  RIVAL {-rival:.2f}  ZERO {zero:.2f}  "
-        f"({len(items)} questions)"
+        f"zero_shot.py: DEVIATION_SLOPE {slope:.2f}  RIVAL_SLOPE {-rival:.2f}  "
+        f"INTERCEPT {zero:.2f}  ({len(items)} questions)"
     )
     slope, zero, off, words = fit_counts(model, captions, image_embeds)
-    print(f"library.py: SLOPE {slope:.2f}  ZERO {zero:.2f}  LOG_OFF {off:.2f}  ({words} words)")
+    print(
+        f"library_answers.py: DEVIATION_SLOPE {slope:.2f}  INTERCEPT {zero:.2f}  "
+        f"COUNT_LOG_SD {off:.2f}  ({words} words)"
+    )
 
 
 def stands_out(
@@ -385,7 +394,7 @@ def reliability(model: Encoder, items: Sequence[Item], image_embeds: Floats) -> 
         "| probability of the answer | questions | mean probability | right |",
         "|---|---|---|---|",
     ]
-    for low, high in itertools.pairwise((0.5, LEAST_OF_TWO, 0.8, 0.9, 0.97, 1.001)):
+    for low, high in itertools.pairwise((0.5, MIN_PROBABILITY_OF_TWO, 0.8, 0.9, 0.97, 1.001)):
         chosen = (confidence >= low) & (confidence < high)
         mean, good = f"{confidence[chosen].mean():.1%}", f"{right[chosen].mean():.1%}"
         row = f"| {low:.0%} to {min(high, 1):.0%} | {chosen.sum()} | {mean} | {good} |"
@@ -399,7 +408,7 @@ def reliability(model: Encoder, items: Sequence[Item], image_embeds: Floats) -> 
 def fit_counts(
     model: Encoder, captions: Sequence[Sequence[str]], image_embeds: Floats
 ) -> tuple[float, float, float, int]:
-    """SLOPE, ZERO and LOG_OFF of library.py, and from how many words."""
+    """The constants of library_answers.py, and the number of words they were fitted on."""
     around = image_embeds @ model.encode_text(EVERYDAY_STATEMENTS).T
     words = [one for one in word_queries(captions) if len(one.matching) >= 3]
     absent = absent_queries(captions, background_texts())[: len(words)]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from twotower.asking.answer_types import vocabulary
+from twotower.asking.answer_types import answer_types
 from twotower.asking.english import NUMBERS, with_article
 from twotower.pairs.sources import open_source
 
@@ -265,14 +265,14 @@ def _counts(captions: list[str], agreed: int) -> Iterator[Made]:
 
 
 def _colours(captions: list[str], agreed: int) -> Iterator[Made]:
-    colours = [*vocabulary().types["colour"], "gray", "tan", "blond", "blonde"]
+    colours = [*answer_types().answers["colour"], "gray", "tan", "blond", "blonde"]
     for noun in COLOURED:
         pattern = rf"\b({'|'.join(colours)}) (?:\w+ )?{noun}s?\b"
         mixed = rf"\b(?:{'|'.join(colours)}) and (?:{'|'.join(colours)})\b"
         found = Counter(one for some in captions for one in re.findall(pattern, some))
         if len(found) == 1 and max(found.values()) >= agreed - 1 and not _agreed(captions, mixed):
             colour = {"gray": "grey", "tan": "brown"}.get(*2 * [next(iter(found))])
-            if colour in vocabulary().types["colour"]:
+            if colour in answer_types().answers["colour"]:
                 yield "colour", f"what colour is the {noun}?", (colour,)
 
 

@@ -6,21 +6,21 @@ from pathlib import Path
 import pytest
 
 from twotower.asking import english as module
-from twotower.asking.answer_types import vocabulary
+from twotower.asking.answer_types import answer_types
 from twotower.asking.english import plural, singular, with_article
 
 
 def test_the_file_holds_together() -> None:
-    words = vocabulary()
-    assert set(words.open) <= set(words.types)
-    assert set(words.verbs.values()) <= set(words.types)
-    assert set(words.called.values()) <= set(words.types)
-    for name, answers in words.types.items():
+    words = answer_types()
+    assert set(words.general) <= set(words.answers)
+    assert set(words.verbs.values()) <= set(words.answers)
+    assert set(words.names.values()) <= set(words.answers)
+    for name, answers in words.answers.items():
         assert len(answers) > 2, name
         assert all(one == one.strip() and one for one in answers), name
         assert not any("color" in one or "gray" in one for one in answers), name
-    for one, other in words.contraries.items():
-        assert one != other and other in words.contraries
+    for one, other in words.opposites.items():
+        assert one != other and other in words.opposites
 
 
 def test_no_answer_is_given_twice() -> None:

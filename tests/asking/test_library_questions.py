@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import twotower
+from twotower.asking.library_answers import ask_library, count_interval
 from twotower.asking.library_questions import (
-    ask_library,
-    count_interval,
     is_about_library,
     parse_library_question,
 )
@@ -50,11 +49,11 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "kind", "looked_for", "filters"), FORMS)
-def test_forms(text: str, kind: str, looked_for: str, filters: str) -> None:
+@pytest.mark.parametrize(("text", "kind", "thing", "filters"), FORMS)
+def test_forms(text: str, kind: str, thing: str, filters: str) -> None:
     question = parse_library_question(text)
     assert question is not None
-    assert (question.kind, question.looked_for, question.filters) == (kind, looked_for, filters)
+    assert (question.kind, question.thing, question.filters) == (kind, thing, filters)
 
 
 @pytest.mark.parametrize("text", ["how many dogs are there?", "what is this?", "is there a dog?"])
@@ -63,7 +62,7 @@ def test_questions_about_one_picture_are_not_taken(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "looked_for"),
+    ("text", "kind", "thing"),
     [
         ("how many of my pictures do not show a cat?", "count", "a cat"),
         ("how many of my pictures don't have a cat in them?", "count", "a cat"),
@@ -75,10 +74,10 @@ def test_questions_about_one_picture_are_not_taken(text: str) -> None:
         ("show me photos that do not show snow", "show", "snow"),
     ],
 )
-def test_denials(text: str, kind: str, looked_for: str) -> None:
+def test_denials(text: str, kind: str, thing: str) -> None:
     question = parse_library_question(text)
     assert question is not None
-    assert (question.kind, question.looked_for, question.negated) == (kind, looked_for, True)
+    assert (question.kind, question.thing, question.negated) == (kind, thing, True)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +263,7 @@ def test_any_text_is_taken_or_not(text: str) -> None:
         question = parse_library_question(text)
     except QuestionError:
         return
-    assert question is None or '"' not in question.looked_for
+    assert question is None or '"' not in question.thing
 
 
 def test_as_it_is_typed(

@@ -171,10 +171,10 @@ def test_denials_are_asked_the_other_way_round(text: str, denies: bool, statemen
 
 
 def test_opposites() -> None:
-    assert parse_question("is this indoors?").contrary == "a photo taken outdoors."
-    assert parse_question("is it night?").contrary == "a photo taken in the daytime."
-    assert parse_question("is the man sitting?").contrary == "the man is standing."
-    assert parse_question("is there a small dog?").contrary == ""  # a big one is no contrary
+    assert parse_question("is this indoors?").opposite == "a photo taken outdoors."
+    assert parse_question("is it night?").opposite == "a photo taken in the daytime."
+    assert parse_question("is the man sitting?").opposite == "the man is standing."
+    assert parse_question("is there a small dog?").opposite == ""  # a big one is no contrary
 
 
 def test_rivals() -> None:

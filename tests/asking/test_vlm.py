@@ -17,7 +17,7 @@ from openai.types.chat import ChatCompletion
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
 
 import twotower
-from twotower.asking.vlm import SIDE, Vlm, data_uri
+from twotower.asking.vlm import MAX_SIDE, Vlm, data_uri
 from twotower.cli.main import main
 from twotower.errors import PictureError, QuestionError
 
@@ -111,7 +111,7 @@ def test_a_question_goes_there_and_an_answer_comes_back(server: Server) -> None:
     assert vlm.model == "some-vlm"
     [answered] = twotower.ask(PHOTOS / "cat.jpg", "what is this?", vlm=vlm)
     with PIL.Image.open(PHOTOS / "cat.jpg") as image:
-        scale = min(1.0, SIDE / max(image.size))
+        scale = min(1.0, MAX_SIDE / max(image.size))
         size = [round(side * scale) for side in image.size]
     assert answered.answer == f"{size[0]}x{size[1]}"
     assert answered.replies[0].probability is None
@@ -159,7 +159,7 @@ def test_a_server_that_fails_is_one_line(
 
 
 def test_no_server_no_url_no_answer_in_time(server: Server) -> None:
-    with pytest.raises(QuestionError, match="is the server running"):
+    with pytest.raises(QuestionError, match="check that the server is running"):
         Vlm("http://127.0.0.1:1", "model").answer(PHOTOS / "cat.jpg", "what is this?")
     with pytest.raises(QuestionError, match="no URL"):
         Vlm("localhost:8000")
@@ -180,4 +180,4 @@ def test_transparency_is_sent_as_white() -> None:
     picture = PIL.Image.new("RGBA", (2000, 10), (255, 0, 0, 0))
     content = base64.b64decode(data_uri(picture).split(",")[1])
     image = PIL.Image.open(io.BytesIO(content))
-    assert image.size == (SIDE, 5) and image.getpixel((0, 0)) == (255, 255, 255)
+    assert image.size == (MAX_SIDE, 5) and image.getpixel((0, 0)) == (255, 255, 255)

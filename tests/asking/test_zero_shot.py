@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 
 import twotower
 from twotower.asking.answer import Answered
-from twotower.asking.zero_shot import RIVAL, SLOPE, ZERO, statement_probability
+from twotower.asking.zero_shot import (
+    DEVIATION_SLOPE,
+    INTERCEPT,
+    RIVAL_SLOPE,
+    statement_probability,
+)
 from twotower.encode.encoder import Encoder
 from twotower.errors import PictureError, QuestionError
 
@@ -102,10 +107,10 @@ def test_a_model_of_random_weights_answers_too(tiny_directory: Path) -> None:
 def test_one_statement_is_measured_against_the_picture() -> None:
     around = np.array([0.1, 0.2, 0.3])
     deviations = (0.4 - 0.2) / around.std()
-    expected = 1 / (1 + np.exp(-(SLOPE * deviations + ZERO)))
+    expected = 1 / (1 + np.exp(-(DEVIATION_SLOPE * deviations + INTERCEPT)))
     assert statement_probability(0.4, around) == pytest.approx(expected)
-    both = statement_probability(0.4, around, contrary=0.1)
-    assert both + statement_probability(0.1, around, contrary=0.4) == pytest.approx(1)
+    both = statement_probability(0.4, around, opposite=0.1)
+    assert both + statement_probability(0.1, around, opposite=0.4) == pytest.approx(1)
 
 
 def test_a_rival_that_stands_out_further_speaks_against_it() -> None:
@@ -113,7 +118,7 @@ def test_a_rival_that_stands_out_further_speaks_against_it() -> None:
     alone = statement_probability(0.4, around)
     assert statement_probability(0.4, around, [0.1, 0.39]) == alone
     logits = [np.log(p / (1 - p)) for p in (alone, statement_probability(0.4, around, [0.1, 0.6]))]
-    assert logits[0] - logits[1] == pytest.approx(RIVAL * 0.2 / around.std())
+    assert logits[0] - logits[1] == pytest.approx(RIVAL_SLOPE * 0.2 / around.std())
 
 
 LIKE_A_DOG = pytest.mark.xfail(

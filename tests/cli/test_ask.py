@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from twotower.asking.library_questions import LibraryAnswer, LibraryQuestion
+from twotower.asking.library_answers import LibraryAnswer
+from twotower.asking.library_questions import LibraryQuestion
 from twotower.cli.ask import print_library_answer, split_words
 from twotower.cli.main import main
 from twotower.search.hits import Hit
@@ -30,7 +31,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     good, bad = json.loads(capsys.readouterr().out)
     assert (good["path"], good["kind"], good["answer"]) == (CAT, "yes/no", "yes")
     assert good["error"] is None and len(good["answers"]) == 2
-    assert "no question" in bad["error"] and bad["answers"] == [] and bad["answer"] is None
+    assert "not a question" in bad["error"] and bad["answers"] == [] and bad["answer"] is None
 
 
 def test_who_answered_is_said(capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,9 +68,9 @@ def test_bad_input_is_a_line_each_and_the_rest_is_answered(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([CAT], "no question"),
-        (["what is this?"], "is about single pictures; write them before it"),
-        ([CAT, " "], "no question"),
+        ([CAT], "not a question"),
+        (["what is this?"], "is about single pictures; write them before the question"),
+        ([CAT, " "], "not a question"),
         ([CAT, "what is this?", "--head", "no-such-head"], "no-such-head"),
     ],
 )

@@ -597,7 +597,10 @@ def test_a_precision_that_the_model_never_has_is_said(
     root: Path, words: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tag(root, "--vocabulary", words, "--dry-run", "--precision", "0.99999") == 0
-    assert "cannot assign 5 of 9 tags at precision 0.99999; lower --precision" in capsys.readouterr().err
+    assert (
+        "cannot assign 5 of 9 tags at precision 0.99999; lower --precision"
+        in capsys.readouterr().err
+    )
 
 
 def test_no_tag_at_all_comes_with_a_hint(

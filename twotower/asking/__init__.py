@@ -1,1 +1,1 @@
-"""Questions about pictures, answered: zero-shot, by a trained head, by a server, of a library."""
+"""Questions about pictures: by an encoder, by a trained head, by a server, and about a library."""

@@ -1,4 +1,4 @@
-"""What comes back from a question, whoever answers it."""
+"""The answer to a question about a picture, in one form for all ways of answering."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from twotower.inputs.pictures import Picture
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer; the probability that it is right, None where whoever answers gives none."""
+    """A possible answer, and the probability that it is correct (None from a server)."""
 
     answer: str
     probability: float | None
@@ -18,18 +18,18 @@ class Reply:
 
 @dataclass(frozen=True)
 class Answered:
-    """A question about a picture, answered, or why it could not be.
+    """A question about a picture, with its replies or an error.
 
     Attributes:
-        source: the picture, as it was given.
-        question: as it was typed.
-        kind: what kind of question it was taken for (`Question.kind`); "trained" or "server" where
-            the question was handed on as it is.
-        replies: the most probable first.
-        sure: False where the best reply is not much better than a guess: an abstention.
-        notes: what a reader should know.
-        by: who answered: "zero-shot", a trained "head", or a "server".
-        error: instead of all of that.
+        source: the picture, as it was passed.
+        question: the question, as it was typed.
+        kind: the kind of question (`Question.kind`); "trained" or "server" if the question was
+            passed on unparsed.
+        replies: the most probable at the front.
+        sure: False if the best reply is hardly better than a guess, so that `answer` is None.
+        notes: known weaknesses that affect the answer.
+        by: "zero-shot", "head" (a trained one) or "server".
+        error: the reason why there are no replies.
     """
 
     source: Picture
@@ -43,5 +43,5 @@ class Answered:
 
     @property
     def answer(self) -> str | None:
-        """The best reply, or None where that would be a guess."""
+        """The best reply, or None if that would be a guess."""
         return self.replies[0].answer if self.replies and self.sure else None

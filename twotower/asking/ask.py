@@ -1,4 +1,4 @@
-"""`ask`: questions about pictures, answered by an encoder, a trained head, or a server."""
+"""`ask`: answer questions about pictures, by an encoder, a trained head, or a server."""
 
 from __future__ import annotations
 
@@ -32,30 +32,33 @@ def ask(
     """Answer every question about every picture, picture by picture.
 
     Args:
-        pictures: one or many: paths, encoded bytes, PIL images or uint8 arrays [H, W, 3].
-        questions: one or many, in English.
-        model: from `load()`; the bundled one by default. Where a trained head comes with it, that
-            answers the kinds of questions that it answers better.
-        answers: those among which to choose; by default the question's kind decides.
-        head: a trained head that answers instead (`twotower.asking.head.Head`).
-        vlm: a server that answers instead (`twotower.asking.vlm.Vlm`).
+        pictures: one or several paths, encoded bytes, PIL images or uint8 arrays [H, W, 3].
+        questions: one or several, in English.
+        model: an encoder from `load()`; the bundled one by default. If a trained head is stored
+            with it, that answers the kinds of questions that it answers better.
+        answers: the answers to choose from; by default the kind of question decides.
+        head: a trained head that answers everything.
+        vlm: a server that answers everything.
         top: how many replies to keep; None for all.
 
     Yields:
-        One `Answered` for each picture and question. What cannot be read or understood carries
-        its error, and the others are answered.
+        One `Answered` for each picture and question. A picture that cannot be read and a question
+        that cannot be parsed have an error instead of replies, and do not affect the others.
+
+    Raises:
+        ModelError: the model, or the head stored with it, cannot be used.
     """
     single = isinstance(pictures, str | bytes | Path | PIL.Image.Image | np.ndarray)
-    listed: Iterable[Picture] = [pictures] if single else pictures  # type: ignore[list-item, assignment]
-    asked = [questions] if isinstance(questions, str) else list(questions)
+    sources: Iterable[Picture] = [pictures] if single else pictures  # type: ignore[list-item, assignment]
+    texts = [questions] if isinstance(questions, str) else list(questions)
     if vlm is not None:
         from twotower.asking import vlm as server
 
-        return server.answer_all(listed, asked, vlm, answers)
+        return server.answer_all(sources, texts, vlm, answers)
     if head is not None:
         from twotower.asking import head as trained
 
-        return trained.answer_all(listed, asked, head, answers, top)
+        return trained.answer_all(sources, texts, head, answers, top)
     from twotower.asking import zero_shot
 
-    return zero_shot.answer_all(listed, asked, model or load(), answers, top)
+    return zero_shot.answer_all(sources, texts, model or load(), answers, top)

@@ -1,4 +1,4 @@
-"""Answers by type, as data (`answers.json`), and the little English that puts them in sentences."""
+"""Articles, plurals and singulars of English nouns."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import re
 from functools import cache
 from pathlib import Path
 
+ANSWERS_FILE = Path(__file__).with_name("answers.json")
 NUMBERS = ("one", "two", "three", "four", "five")
-_PLURALS = {
+_SINGULARS = {
     "people": "person",
     "persons": "person",
     "men": "man",
@@ -25,19 +26,23 @@ _PLURALS = {
     "fish": "fish",
     "deer": "deer",
 }
+_SINGULARS_IN_S = ("bus", "gas", "lens", "canvas", "tennis")
 
 
 @cache
-def _without_article() -> frozenset[str]:
-    tree = json.loads((Path(__file__).parent / "answers.json").read_text(encoding="utf-8"))
+def _uncountable() -> frozenset[str]:
+    tree = json.loads(ANSWERS_FILE.read_text(encoding="utf-8"))
     return frozenset(tree["without_article"])
 
 
 def with_article(noun: str) -> str:
-    """`dog` -> `a dog`; what has an article, is a plural or cannot be counted stays as it is."""
+    """Add an article: `dog` -> `a dog`.
+
+    A noun phrase with an article, a plural, and an uncountable noun stay as they are.
+    """
     if re.match(r"(a|an|the|some|any|no|my|his|her|their|this|that|in|on|at|with) ", noun):
         return noun
-    if noun in _without_article() or is_plural(noun):
+    if noun in _uncountable() or is_plural(noun):
         return noun
     if re.match(r"(one|uni|uku|eu|use)", noun) or not re.match(
         r"[aeiou]|hour", noun, re.IGNORECASE
@@ -47,35 +52,29 @@ def with_article(noun: str) -> str:
 
 
 def is_plural(noun: str) -> bool:
-    """Whether a noun (phrase) speaks of several."""
-    last = noun.split()[-1] if noun.split() else ""
-    if last in _PLURALS:
-        return _PLURALS[last] != last
-    return bool(re.search(r"[^su]s$", last)) and last not in (
-        "bus",
-        "gas",
-        "lens",
-        "canvas",
-        "tennis",
-    )
+    """Return whether the last word of a noun phrase is a plural."""
+    word = noun.split()[-1] if noun.split() else ""
+    if word in _SINGULARS:
+        return _SINGULARS[word] != word
+    return bool(re.search(r"[^su]s$", word)) and word not in _SINGULARS_IN_S
 
 
 def plural(noun: str) -> str:
-    """The last word of a noun phrase as a plural, if it is none: `red bus` -> `red buses`."""
-    if is_plural(noun) or noun.split()[-1] in _PLURALS:
+    """Make the last word of a noun phrase plural: `red bus` -> `red buses`."""
+    if is_plural(noun) or noun.split()[-1] in _SINGULARS:
         return noun
     return noun + ("es" if re.search(r"(ch|sh|s|x)$", noun) else "s")
 
 
 def singular(noun: str) -> str:
-    """The last word of a noun phrase without its plural: `red buses` -> `red bus`."""
-    *before, last = noun.split()
-    if last in _PLURALS:
-        last = _PLURALS[last]
-    elif re.search(r"[^aeiou]ies$", last) and len(last) > 4:
-        last = last[:-3] + "y"
-    elif re.search(r"(ch|sh|ss|x|us)es$", last):
-        last = last[:-2]
-    elif is_plural(last):
-        last = last[:-1]
-    return " ".join([*before, last])
+    """Make the last word of a noun phrase singular: `red buses` -> `red bus`."""
+    *words, word = noun.split()
+    if word in _SINGULARS:
+        word = _SINGULARS[word]
+    elif re.search(r"[^aeiou]ies$", word) and len(word) > 4:
+        word = word[:-3] + "y"
+    elif re.search(r"(ch|sh|ss|x|us)es$", word):
+        word = word[:-2]
+    elif is_plural(word):
+        word = word[:-1]
+    return " ".join([*words, word])

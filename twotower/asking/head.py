@@ -1,4 +1,4 @@
-"""Answers by a head that was trained on a model's towers (`twotower train vqa`). No torch."""
+"""Answers by a head that was trained on a model's towers (`twotower train vqa`), without torch."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from twotower.arrays import Float32Array
+from twotower.arrays import BoolArray, Float32Array, Float64Array
 from twotower.asking.answer import Answered, Reply
 from twotower.asking.questions import plain
 from twotower.encode.engine import start_session
@@ -20,30 +19,37 @@ from twotower.errors import EngineError, ModelError, PictureError, QuestionError
 from twotower.inputs.pictures import Picture
 from twotower.model.config import FusionConfig, parse
 
-FOLDER = "head"  # of a model directory, where a head comes with the model
-LEAST = 0.5  # less probable than this is an abstention
-AHEAD = 16  # pictures that are decoded in advance
+FOLDER = "head"  # of a model directory, for the head that is stored with the model
+MIN_PROBABILITY = 0.5  # of a sure reply
+PICTURES_AHEAD = 16  # decoded in advance
 
 
 class Head:
-    """A trained head with the towers that it sits on.
+    """A trained head with the towers that it reads.
 
-    Args:
-        directory: the head's.
-        model: the directory of the model that it was trained on.
-        engine: what runs the towers.
-
-    Raises:
-        HeadError: the head cannot be read, or is of another model.
-        EngineError: the towers cannot be started.
+    Attributes:
+        config: the answers and sizes of the head.
+        towers: the frozen towers of the model.
     """
 
     def __init__(self, directory: Path, model: Path, engine: str = "onnxruntime") -> None:
+        """Load a head.
+
+        Args:
+            directory: the files of the head.
+            model: the directory of the model that it was trained on.
+            engine: the runtime of the towers.
+
+        Raises:
+            ModelError: the head cannot be read, or was trained on another model.
+            EngineError: the towers cannot be started.
+        """
         self.config: FusionConfig = _read_config(directory)
         if self.config.model != golden_hash(model):
             raise ModelError(
-                f"{directory}: was trained on another model than {model}; give that one with "
-                "--model, or train the head again"
+                directory,
+                f"was trained on another model than {model}",
+                "name that model with --model, or train the head again",
             )
         try:
             self._session = start_session(directory / HEAD_GRAPH)
@@ -54,36 +60,48 @@ class Head:
         self.towers = Cells(model, engine)
 
     def replies(self, picture: Picture, questions: Sequence[str]) -> list[list[Reply]]:
-        """All answers to each question, most probable first. Raises `PictureError`."""
-        return self.judge(self.towers.preprocess(picture), questions)
+        """Return all answers to each question, most probable first.
 
-    def judge(self, pixel_values: Float32Array, questions: Sequence[str]) -> list[list[Reply]]:
-        """The same, of a picture that is preprocessed: [3, S, S]."""
+        Raises:
+            PictureError: the picture cannot be read.
+        """
+        return self.replies_to_pixels(self.towers.preprocess(picture), questions)
+
+    def replies_to_pixels(
+        self, pixel_values: Float32Array, questions: Sequence[str]
+    ) -> list[list[Reply]]:
+        """Return the same for a preprocessed picture [3, S, S]."""
         cells = self.towers.of_pictures(pixel_values[None])[0]
-        names, found = self.config.answers, []
+        replies = []
         for row in self.logits(cells, *self.towers.of_questions(questions)):
             probabilities = np.exp(row - row.max())
             probabilities /= probabilities.sum()
             order = np.argsort(-probabilities, kind="stable")
-            found.append([Reply(names[i], float(probabilities[i])) for i in order])
-        return found
+            replies.append([Reply(self.config.answers[i], float(probabilities[i])) for i in order])
+        return replies
 
     def logits(
-        self, cells: Float32Array, tokens: Float32Array, real: NDArray[np.bool_]
-    ) -> NDArray[np.float64]:
-        """Of all answers to n questions about a picture [n, answers].
+        self, cells: Float32Array, tokens: Float32Array, attention_mask: BoolArray
+    ) -> Float64Array:
+        """Return the logits of all answers to n questions about a picture [n, answers].
 
         Args:
             cells: `towers.of_pictures` of the picture [cells, width].
-            tokens: `towers.of_questions` [n, L, width], with `real` [n, L].
+            tokens: `towers.of_questions` [n, L, width].
+            attention_mask: False for padding [n, L].
         """
-        picture = np.zeros(len(tokens), np.int64)
-        inputs = {"cells": cells[None], "tokens": tokens, "real": real, "picture": picture}
+        picture = np.zeros(len(tokens), np.int64)  # the row of `cells` for each question
+        inputs = {
+            "cells": cells[None],
+            "tokens": tokens,
+            "real": attention_mask,
+            "picture": picture,
+        }
         return np.asarray(self._session.run(None, inputs)[0], np.float64)
 
 
 def head_of(model: Path, engine: str = "onnxruntime") -> Head | None:
-    """The head that comes with a model, if one does."""
+    """Load the head that is stored in a model directory, if there is one."""
     directory = model / FOLDER
     return Head(directory, model, engine) if directory.is_dir() else None
 
@@ -95,20 +113,26 @@ def answer_all(
     answers: Sequence[str] = (),
     top: int | None = None,
 ) -> Iterator[Answered]:
-    """Every question about every picture, in order; arguments as in `ask`."""
-    problems = [_problem(one) for one in questions]
-    good = [one for one, problem in zip(questions, problems, strict=True) if problem is None]
-    for picture, pixels in read_ahead(head.towers.preprocess, pictures, AHEAD):
-        found = iter(
-            [] if isinstance(pixels, PictureError) or not good else head.judge(pixels, good)
+    """Answer every question about every picture, in order; arguments as in `ask`."""
+    problems = [_problem(question) for question in questions]
+    valid = [text for text, problem in zip(questions, problems, strict=True) if problem is None]
+    for picture, pixels in read_ahead(head.towers.preprocess, pictures, PICTURES_AHEAD):
+        replies_by_question = iter(
+            []
+            if isinstance(pixels, PictureError) or not valid
+            else head.replies_to_pixels(pixels, valid)
         )
         for question, problem in zip(questions, problems, strict=True):
             error = pixels if isinstance(pixels, PictureError) else problem
             if error:
                 yield Answered(picture, question, "trained", error=error)
                 continue
-            replies = [one for one in next(found) if not answers or one.answer in answers]
-            sure = bool(replies) and (replies[0].probability or 0) >= LEAST
+            replies = [
+                reply
+                for reply in next(replies_by_question)
+                if not answers or reply.answer in answers
+            ]
+            sure = bool(replies) and (replies[0].probability or 0) >= MIN_PROBABILITY
             yield Answered(picture, question, "trained", tuple(replies[:top]), sure, by="head")
 
 
@@ -124,7 +148,7 @@ def _read_config(directory: Path) -> FusionConfig:
     for name in (HEAD_CONFIG, HEAD_WEIGHTS, HEAD_GRAPH):
         if not (directory / name).is_file():
             raise ModelError(
-                f"{directory / name}: no such file; make a head with: twotower train vqa"
+                directory / name, "no such file", "make a head with: twotower train vqa"
             )
     try:
         text = (directory / HEAD_CONFIG).read_text(encoding="utf-8")
@@ -134,6 +158,10 @@ def _read_config(directory: Path) -> FusionConfig:
     return config
 
 
-def _damaged(directory: Path, why: object) -> ModelError:
-    first = str(why).strip().splitlines()[0]
-    return ModelError(f"{directory}: not a head of twotower's, or a damaged one ({first})")
+def _damaged(directory: Path, cause: object) -> ModelError:
+    line = str(cause).strip().splitlines()[0]
+    return ModelError(
+        directory,
+        f"not a head of twotower, or damaged ({line})",
+        "train it again with: twotower train vqa",
+    )

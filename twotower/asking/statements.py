@@ -1,112 +1,127 @@
-"""From a yes/no question to what it claims, as a caption would say it, and to the contrary."""
+"""The statement that a yes/no question makes, its opposite, and its rivals."""
 
 from __future__ import annotations
 
 import re
 
-from twotower.asking.answer_types import vocabulary
+from twotower.asking.answer_types import answer_types
 from twotower.asking.english import is_plural, singular, with_article
 
 AUXILIARY = "is|are|was|were|do|does|did|can|could|has|have|had|will|would|should|may|might|must|am"
 PICTURE = "picture|photo|photograph|image|scene|pic|shot|snapshot"
 
-# With these begins what is said of a thing: "the dog | running", "the man | on the roof".
+# Words that begin a predicate: "the dog | running", "the man | on the roof".
 _PREDICATE = re.compile(
     r"(in|on|at|under|behind|near|with|by|beside|between|above|below|over|inside|outside|left|"
     r"right|indoors|outdoors|next|to|from|through|a|an|the|very|made|taken|covered|\w+ing|\{\})$"
 )
 _DETERMINER = re.compile(r"(the|a|an|this|that|these|those|his|her|their|any|some|my)$")
-_WHEN = {"day": "in the daytime", "daytime": "in the daytime", "night": "at night"}
+_TIMES = {"day": "in the daytime", "daytime": "in the daytime", "night": "at night"}
+_TO_BE = ("is", "are", "was", "were")
+_TO_DO = ("do", "does", "did")
+_TO_HAVE = ("has", "have", "had")
 
 
-def claim(asked: str) -> str:
-    """A plain yes/no question as a statement.
+def claim(question: str) -> str:
+    """Turn a yes/no question, as `questions.plain` returns it, into a statement.
 
-    `is there X` claims "a photo of X", and a question about a thing keeps the thing before what
-    is said of it: `is the car red` claims "the car is red".
+    "is there X" becomes "a photo of X". Otherwise the subject stays before the predicate: "is the
+    car red" becomes "the car is red".
     """
-    auxiliary, rest = asked.split(maxsplit=1)
-    rest = re.sub(rf"^(?:this|the|my) (?:{PICTURE})\b(?! of)", "it", rest)
+    auxiliary, clause = question.split(maxsplit=1)
+    clause = re.sub(rf"^(?:this|the|my) (?:{PICTURE})\b(?! of)", "it", clause)
     if match := re.fullmatch(
-        r"(?:there|you see|we see|i see|(?:it|this|that) (?:show|contain|have|depict)s?) (.+)", rest
+        r"(?:there|you see|we see|i see|(?:it|this|that) (?:show|contain|have|depict)s?) (.+)",
+        clause,
     ):
-        return f"a photo of {_thing(match[1])}."
-    if match := re.fullmatch(r"(he|she|they|it|this|that) (?!have |show |contain )(\w+)(.*)", rest):
-        who, verb, tail = match.groups()
-        if auxiliary in ("does", "do", "did") and who in ("he", "she", "they"):
-            return f"a photo of someone who {verb}s{tail}."
-        if auxiliary == "does" and verb in ("look", "seem", "appear"):
-            return f"it {verb}s{tail}."
-    if match := re.fullmatch(r"(?:this|it|that|they|these|those|he|she) (.+)", rest):
-        return _of_picture(auxiliary, match[1])
-    if match := re.fullmatch(r"(?:anyone|anybody|someone|somebody) (.+)", rest):
-        return f"a photo of someone {match[1]}."
-    if auxiliary in ("is", "are", "was", "were") and re.search(r" (present|visible)$", rest):
-        return f"a photo of {rest.rsplit(maxsplit=1)[0]}."
-    if auxiliary in ("is", "are", "was", "were"):
-        return f"{_with_verb(rest, auxiliary)}."
-    if auxiliary in ("does", "do", "did", "has", "have", "had"):
-        with_something = re.sub(r"\bhave\b", "with", rest, count=1)
-        if with_something != rest:
-            return f"a photo of {with_something}."
+        return f"a photo of {_noun_phrase(match[1])}."
+    if statement := _about_pronoun(auxiliary, clause):
+        return statement
+    if auxiliary in _TO_BE:
+        if re.search(r" (present|visible)$", clause):
+            return f"a photo of {clause.rsplit(maxsplit=1)[0]}."
+        return f"{_with_verb(clause, auxiliary)}."
+    if auxiliary in _TO_DO + _TO_HAVE:
+        with_object = re.sub(r"\bhave\b", "with", clause, count=1)
+        if with_object != clause:
+            return f"a photo of {with_object}."
     if auxiliary == "does" and (
-        match := re.fullmatch(r"((?:the|a|this|that) \w+) (\w+)(.*)", rest)
+        match := re.fullmatch(r"((?:the|a|this|that) \w+) (\w+)(.*)", clause)
     ):
         return f"{match[1]} {match[2]}s{match[3]}."
-    return f"{rest}."
+    return f"{clause}."
 
 
-def contrary_of(statement: str) -> str:
-    """The statement with the opposite of what it ends with; "" where none is known."""
+def opposite_of(statement: str) -> str:
+    """Replace the last word or words by their opposite; returns "" if none is known."""
     begin = statement.rstrip(".")
-    for ending, opposite in vocabulary().contraries.items():
+    for ending, opposite in answer_types().opposites.items():
         if begin.endswith(f" {ending}"):
             return f"{begin.removesuffix(ending)}{opposite}."
     return ""
 
 
 def rivals_of(statement: str) -> tuple[str, ...]:
-    """What could be taken for what the statement names: for a dog, a photo of each other animal."""
+    """Return statements about things easily mistaken for the one named: for a dog, each other
+    animal.
+    """
     match = re.fullmatch(r"a photo of (?:an? )?(.+)\.", statement)
     if not match:
         return ()
-    noun, types = singular(match[1]), vocabulary().types
+    noun, types = singular(match[1]), answer_types()
     return tuple(
         f"a photo of {phrase}."
-        for name in vocabulary().mistaken
-        if noun in types[name]
-        for one, phrase in types[name].items()
-        if one != noun and one not in types.get(noun, ())  # an owl is no rival of a bird
+        for name in types.confusable
+        if noun in types.answers[name]
+        for word, phrase in types.answers[name].items()
+        if word != noun and word not in types.answers.get(noun, ())  # an owl is a bird, no rival
     )
 
 
-def _of_picture(auxiliary: str, predicate: str) -> str:
+def _about_pronoun(auxiliary: str, clause: str) -> str | None:
+    """Return the statement of a question about "it", "she", "anyone" and the like."""
+    if match := re.fullmatch(
+        r"(he|she|they|it|this|that) (?!have |show |contain )(\w+)(.*)", clause
+    ):
+        pronoun, verb, tail = match.groups()
+        if auxiliary in _TO_DO and pronoun in ("he", "she", "they"):
+            return f"a photo of someone who {verb}s{tail}."
+        if auxiliary == "does" and verb in ("look", "seem", "appear"):
+            return f"it {verb}s{tail}."
+    if match := re.fullmatch(r"(?:this|it|that|they|these|those|he|she) (.+)", clause):
+        return _about_picture(auxiliary, match[1])
+    if match := re.fullmatch(r"(?:anyone|anybody|someone|somebody) (.+)", clause):
+        return f"a photo of someone {match[1]}."
+    return None
+
+
+def _about_picture(auxiliary: str, predicate: str) -> str:
     """`is it a dog` -> "a photo of a dog", `is it raining` -> "it is raining"."""
     if match := re.fullmatch(rf"(?:a |the )?(?:{PICTURE}) of (.+)|of (.+)", predicate):
-        return f"a photo of {_thing(match[1] or match[2])}."
+        return f"a photo of {_noun_phrase(match[1] or match[2])}."
     if re.match(r"(a|an|the|some|my)\b", predicate):
         return f"a photo of {predicate}."
     if re.match(r"(taken|made|shot) ", predicate):
         return f"a photo {predicate}."
     if re.match(r"(in|on|at|during|by|under|near|indoors?|outdoors?|inside|outside)\b", predicate):
         return f"a photo taken {predicate}."
-    if predicate in _WHEN:
-        return f"a photo taken {_WHEN[predicate]}."
-    if auxiliary in ("does", "do", "did", "has", "have"):
+    if predicate in _TIMES:
+        return f"a photo taken {_TIMES[predicate]}."
+    if auxiliary in (*_TO_DO, "has", "have"):
         return f"a photo with {re.sub(r'^(have|show|contain) ', '', predicate)}."
     return f"a photo of {predicate}." if is_plural(predicate) else f"it is {predicate}."
 
 
-def _with_verb(rest: str, auxiliary: str) -> str:
-    """Put the verb behind its subject: before what can begin what is said of it, or the end."""
-    words = rest.split()
-    first = 2 if _DETERMINER.match(words[0]) else 1
-    begins = (i for i in range(first, len(words)) if _PREDICATE.match(words[i]))
-    place = next(begins, max(1, len(words) - 1))
-    subject = re.sub(r"^(any|some) ", "", " ".join(words[:place]))
-    return f"{subject} {auxiliary} {' '.join(words[place:])}".strip()
+def _with_verb(clause: str, auxiliary: str) -> str:
+    """Insert the verb after the subject: before a word that begins a predicate, or the last."""
+    words = clause.split()
+    start = 2 if _DETERMINER.match(words[0]) else 1
+    starts = (i for i in range(start, len(words)) if _PREDICATE.match(words[i]))
+    position = next(starts, max(1, len(words) - 1))
+    subject = re.sub(r"^(any|some) ", "", " ".join(words[:position]))
+    return f"{subject} {auxiliary} {' '.join(words[position:])}".strip()
 
 
-def _thing(noun: str) -> str:
+def _noun_phrase(noun: str) -> str:
     noun = re.sub(r"^(any|some) ", "", noun)
     return with_article(noun) if len(noun.split()) == 1 else noun

@@ -1,7 +1,7 @@
-"""Questions handed to a person's own large model: any server that speaks OpenAI's chat protocol.
+"""Answers by a large model on a server that speaks OpenAI's chat protocol.
 
-The key, if the server wants one, is read from TWOTOWER_VLM_KEY, or OPENAI_API_KEY, and appears in
-no message.
+The key, if the server needs one, is read from TWOTOWER_VLM_KEY, or else OPENAI_API_KEY. No message
+contains it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from twotower.asking.questions import plain
 from twotower.errors import PictureError, QuestionError
 from twotower.inputs.pictures import Picture, on_white, open_picture
 
-KEYS = ("TWOTOWER_VLM_KEY", "OPENAI_API_KEY")
-SIDE = 1024  # pixels along the longer side of what is sent; what is smaller stays as it is
-TIMEOUT = 120.0  # seconds; a large model on a small machine takes its time
+KEY_VARIABLES = ("TWOTOWER_VLM_KEY", "OPENAI_API_KEY")
+MAX_SIDE = 1024  # pixels along the longer side of a picture that is sent
+TIMEOUT = 120.0  # seconds; a large model on a small machine is slow
+MAX_ERROR_LENGTH = 200  # characters of a server's message that are shown
 INSTRUCTION = (
     "Answer the question about the picture in as few words as possible, without a sentence. "
     "If the picture does not tell, answer: not sure."
@@ -33,32 +34,40 @@ NOTE = "answered by {model} at the server; it gives no probability"
 
 
 class Vlm:
-    """A server, by its URL, such as http://localhost:8000/v1.
+    """A server with a large model.
 
-    Args:
-        model: the name of the model; by default the first that the server lists.
-
-    Raises:
-        VlmError: the URL is none, or no model could be found out.
+    Attributes:
+        url: the address that ends in a version, such as http://localhost:8000/v1.
+        model: the name of the model.
+        timeout: seconds to wait for an answer.
     """
 
     def __init__(self, url: str, model: str | None = None, timeout: float = TIMEOUT) -> None:
+        """Find the server, and its model if none is named.
+
+        Args:
+            url: the address, with or without /v1 and /chat/completions.
+            model: the name of the model; by default the first that the server lists.
+
+        Raises:
+            QuestionError: the URL is invalid, or the server cannot be reached or lists no model.
+        """
         if not re.match(r"https?://[^/]+", url):
             raise QuestionError(
-                f"{url}: no URL of a server; write one, as http://localhost:8000/v1"
+                url, "no URL of a server", "write one such as http://localhost:8000/v1"
             )
         self.url = re.sub(r"(/chat/completions)?/*$", "", url)
         if not re.search(r"/v\d+$", self.url):
             self.url += "/v1"
         self.timeout = timeout
-        self.model = model or self._first_model()
+        self.model = model or self._default_model()
 
     def answer(self, picture: Picture, question: str) -> str:
-        """The model's words.
+        """Return the model's answer.
 
         Raises:
             PictureError: the picture cannot be read.
-            VlmError: the server does not answer, or not as the protocol says.
+            QuestionError: the server does not answer, or not as the protocol demands.
         """
         body = {
             "model": self.model,
@@ -82,20 +91,21 @@ class Vlm:
             content = None
         if not isinstance(content, str) or not content.strip():
             raise QuestionError(
-                f"{self.url}: answered without an answer; is {self.model} a chat model?"
+                self.url, "replied without an answer", f"check that {self.model} is a chat model"
             )
         return " ".join(content.split())
 
-    def _first_model(self) -> str:
+    def _default_model(self) -> str:
         tree = self._request("/models")
         try:
             return str(tree["data"][0]["id"])
         except (KeyError, IndexError, TypeError):
-            raise QuestionError(f"{self.url}: lists no model; name one with --vlm-model") from None
+            raise QuestionError(self.url, "lists no model", "name one with --vlm-model") from None
 
     def _request(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Send a request and return the JSON of the response. Raises `QuestionError`."""
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        key = next((os.environ[name] for name in KEYS if os.environ.get(name)), None)
+        key = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), None)
         if key:
             headers["Authorization"] = f"Bearer {key}"
         content = None if body is None else json.dumps(body).encode()
@@ -104,33 +114,40 @@ class Vlm:
             with urllib.request.urlopen(request, timeout=self.timeout) as response:
                 return json.loads(response.read())
         except urllib.error.HTTPError as error:
-            hint = f"; put the server's key into {KEYS[0]}" if error.code in (401, 403) else ""
-            raise QuestionError(
-                f"{self.url}: says {error.code} {_reason(error, key)}{hint}"
-            ) from None
-        except TimeoutError:
-            raise QuestionError(
-                f"{self.url}: no answer within {self.timeout:.0f} seconds"
-            ) from None
+            raise self._refusal(error, key) from None
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-            reason = getattr(error, "reason", None) or error
-            if isinstance(reason, TimeoutError):
-                reason = f"no answer within {self.timeout:.0f} seconds"
-            raise QuestionError(
-                f"{self.url}: not reached ({reason}); is the server running?"
-            ) from None
+            raise self._failure(getattr(error, "reason", None) or error) from None
         except ValueError:
-            raise QuestionError(f"{self.url}: answered something that is not JSON") from None
+            raise QuestionError(
+                self.url, "the response is not JSON", "check the address of the server"
+            ) from None
+
+    def _refusal(self, error: urllib.error.HTTPError, key: str | None) -> QuestionError:
+        """Return the error for a response with an HTTP status of 400 or more."""
+        remedy = "check the model and the log of the server"
+        if error.code in (401, 403):
+            remedy = f"put the server's key into {KEY_VARIABLES[0]}"
+        return QuestionError(
+            self.url, f"responded with {error.code} {_message(error, key)}", remedy
+        )
+
+    def _failure(self, cause: object) -> QuestionError:
+        """Return the error for a request without a response."""
+        if isinstance(cause, TimeoutError):
+            return QuestionError(
+                self.url,
+                f"no answer within {self.timeout:.0f} seconds",
+                "use a smaller model, or a faster server",
+            )
+        return QuestionError(
+            self.url, f"cannot be reached ({cause})", "check that the server is running"
+        )
 
 
 def answer_all(
     pictures: Iterable[Picture], questions: Sequence[str], vlm: Vlm, answers: Sequence[str] = ()
 ) -> Iterator[Answered]:
-    """Every question about every picture, as the server answers; arguments as in `ask`.
-
-    Raises:
-        VlmError: the server cannot be reached; what was answered before has been yielded.
-    """
+    """Answer every question about every picture by a server; arguments as in `ask`."""
     for picture in pictures:
         for question in questions:
             yield _answer(picture, question, vlm, answers)
@@ -138,34 +155,33 @@ def answer_all(
 
 def _answer(picture: Picture, question: str, vlm: Vlm, answers: Sequence[str]) -> Answered:
     try:
-        plain(question)  # without words it goes nowhere
-        among = f" Choose among: {', '.join(answers)}." if answers else ""
-        said = vlm.answer(picture, question.strip() + among)
+        plain(question)  # a text without words is not sent
+        choices = f" Choose among: {', '.join(answers)}." if answers else ""
+        answer = vlm.answer(picture, question.strip() + choices)
     except (PictureError, QuestionError) as error:
         return Answered(picture, question, "server", error=error)
-    sure = said.lower().rstrip(".") != "not sure"
+    sure = answer.lower().rstrip(".") != "not sure"
     note = NOTE.format(model=vlm.model)
-    reply = (Reply(said, None),)
-    return Answered(picture, question, "server", reply, sure, (note,), by="server")
+    return Answered(picture, question, "server", (Reply(answer, None),), sure, (note,), by="server")
 
 
 def data_uri(picture: Picture) -> str:
-    """A picture as a JPEG in a data: URI, upright, its longer side `SIDE` pixels at most."""
+    """Encode a picture as JPEG in a data: URI: upright, on white, at most MAX_SIDE pixels long."""
     image = on_white(open_picture(picture))
-    image.thumbnail((SIDE, SIDE))
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=90)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _reason(error: urllib.error.HTTPError, key: str | None) -> str:
-    """What the server says went wrong, without a key that it may have repeated."""
+def _message(error: urllib.error.HTTPError, key: str | None) -> str:
+    """Return the server's message, without the key that it may repeat."""
     text = error.read(2000).decode("utf-8", errors="replace")
     try:
         tree = json.loads(text)
-        found = tree.get("error", tree) if isinstance(tree, dict) else text
-        text = str(found.get("message", found) if isinstance(found, dict) else found)
+        cause = tree.get("error", tree) if isinstance(tree, dict) else text
+        text = str(cause.get("message", cause) if isinstance(cause, dict) else cause)
     except ValueError:
         text = str(error.reason)
-    text = " ".join(text.split())[:200]
-    return text.replace(key, "***") if key else text
+    text = " ".join(text.split())
+    return (text.replace(key, "***") if key else text)[:MAX_ERROR_LENGTH]

@@ -1,11 +1,11 @@
-"""Answers by statements, judged by any encoder without training (Song et al. 2022, TAP-C).
+"""Answers by statements, scored by any encoder without training (Song et al. 2022, TAP-C).
 
-Which of several answers is right, a softmax over their statements says. Whether one statement
-holds needs something to compare it with: its contrary, or what this picture gets from everyday
-words. Cosines to those tell how high a cosine is in this picture, in deviations. A logistic curve
-over that, and over how much further a rival stands out (a cat, where a dog is asked for), gives the
-probability. Where a trained head comes with the model, it chooses the answer to the kinds of
-questions that it has learned.
+A softmax over the statements of several answers gives their probabilities. Whether a single
+statement is true needs a comparison: with the opposite statement, or with everyday words. The
+cosines of this picture with those tell how high the statement's cosine is, in standard deviations.
+A logistic curve over that, and over how much higher a rival is (a cat, where the question is about
+a dog), gives the probability. If a trained head is stored with the model, it chooses the answer to
+the kinds of questions that it learned.
 """
 
 from __future__ import annotations
@@ -16,32 +16,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.arrays import Float32Array
+from twotower.arrays import Float32Array, Float64Array
 from twotower.asking.answer import Answered, Reply
 from twotower.asking.english import with_article
 from twotower.asking.head import Head, head_of
 from twotower.asking.questions import Question, parse_question, plain
 from twotower.encode.encoder import Encoder
 from twotower.encode.prompts import EVERYDAY
-from twotower.encode.stream import encode_stream
+from twotower.encode.stream import EncodedPicture, encode_stream
 from twotower.errors import QuestionError
 from twotower.inputs.pictures import Picture
 
 # A logistic curve over deviations, fitted by `benchmarks/quality/asking.py --fit` on questions from
-# flickr8k-val, with the third bundled model. Not on flickr8k-train, from which that model learned:
-# there, what is true stands out too far. Deviations are much the same for other models.
-SLOPE, RIVAL, ZERO = 1.38, 0.91, -1.33
-LEAST_OF_TWO = 0.65  # less probable than this is an abstention, where two answers are possible
-LEAST = 0.5  # where many are
-PRESUMED = np.log(9)  # who counts things presumes that there are some: nine to one
-# How often captions of flickr8k-train agree on each number of things; the model sees little of it.
-NUMBERED = np.log([0.36, 0.49, 0.11, 0.03, 0.01])
-LEARNED = ("colour", "activity")  # that the bundled head answers better
+# flickr8k-val with the third bundled model. (That model was trained on flickr8k-train, where true
+# statements stand out too far.) Deviations are much the same for other models.
+DEVIATION_SLOPE, RIVAL_SLOPE, INTERCEPT = 1.38, 0.91, -1.33
+MIN_PROBABILITY_OF_TWO = 0.65  # of a sure reply, if two answers are possible
+MIN_PROBABILITY = 0.5  # if more are
+COUNT_PRIOR_LOG_ODDS = np.log(9)  # of at least one: who counts things presumes that there are some
+# Logarithms of how often captions of flickr8k-train agree on 1, 2, 3, 4 and 5 things; the model
+# alone hardly tells these numbers apart.
+COUNT_LOG_PRIOR = np.log([0.36, 0.49, 0.11, 0.03, 0.01])
+HEAD_KINDS = ("colour", "activity")  # questions that the bundled head answers better
 EVERYDAY_STATEMENTS = tuple(f"a photo of {with_article(word)}." for word in EVERYDAY)
-REASON = (
-    "asks for reasons or manners, which no statement about a picture answers; ask what, where, "
-    "how many or whether, or a large model: --vlm URL"
-)
 
 
 def answer_all(
@@ -52,36 +49,51 @@ def answer_all(
     top: int | None = None,
     batch_size: int = 32,
 ) -> Iterator[Answered]:
-    """Every question about every picture, in order; arguments as in `ask`."""
-    asked = [_parse(question, answers) for question in questions]
-    learned = any(isinstance(one, Question) and one.kind in LEARNED for one in asked)
-    head = head_of(model.directory, model.engine) if learned else None
-    judges = [one if isinstance(one, QuestionError) else Judge(one, model, head) for one in asked]
+    """Answer every question about every picture, in order; arguments as in `ask`."""
+    parsed = [_parse(question, answers) for question in questions]
+    needs_head = any(
+        isinstance(question, Question) and question.kind in HEAD_KINDS for question in parsed
+    )
+    head = head_of(model.directory, model.engine) if needs_head else None
+    answerers = [
+        question if isinstance(question, QuestionError) else Answerer(question, model, head)
+        for question in parsed
+    ]
     everyday = model.encode_text(EVERYDAY_STATEMENTS)
     if head:
-        stream = encode_stream(pictures, model.preprocess, _both(model, head), batch_size)
+        stream = encode_stream(pictures, model.preprocess, _with_cells(model, head), batch_size)
     else:
         stream = model.stream(pictures, batch_size)
     for encoded in stream:
-        for question, judge in zip(questions, judges, strict=True):
-            if isinstance(judge, QuestionError):
-                yield Answered(encoded.source, question, error=judge)
-            elif encoded.image_embeds is None:
-                yield Answered(encoded.source, question, judge.question.kind, error=encoded.error)
+        for question, answerer in zip(questions, answerers, strict=True):
+            if isinstance(answerer, QuestionError):
+                yield Answered(encoded.source, question, error=answerer)
             else:
-                width = model.config.embed_dim
-                image_embeds, cells = np.split(encoded.image_embeds, [width])
-                seen = cells.reshape(-1, judge.head.config.vision_width) if judge.head else None
-                replies, sure = judge.replies(image_embeds, everyday, seen)
-                yield Answered(
-                    *(encoded.source, question, judge.question.kind, tuple(replies[:top]), sure),
-                    notes=judge.question.notes,
-                    by="head" if judge.head else "zero-shot",
-                )
+                yield _answer(encoded, question, answerer, everyday, top)
 
 
-def _both(model: Encoder, head: Head) -> Callable[[Float32Array], Float32Array]:
-    """What computes image_embeds and behind them, in the same row, all cells."""
+def _answer(
+    encoded: EncodedPicture,
+    question: str,
+    answerer: Answerer,
+    everyday: Float32Array,
+    top: int | None,
+) -> Answered:
+    kind, head = answerer.question.kind, answerer.head
+    if encoded.image_embeds is None:
+        return Answered(encoded.source, question, kind, error=encoded.error)
+    image_embeds, flat_cells = np.split(encoded.image_embeds, [everyday.shape[1]])
+    cells = flat_cells.reshape(-1, head.config.vision_width) if head else None
+    replies, sure = answerer.replies(image_embeds, everyday, cells)
+    return Answered(
+        *(encoded.source, question, kind, tuple(replies[:top]), sure),
+        notes=answerer.question.notes,
+        by="head" if head else "zero-shot",
+    )
+
+
+def _with_cells(model: Encoder, head: Head) -> Callable[[Float32Array], Float32Array]:
+    """Return a function from pixel_values to rows of image_embeds followed by all cells."""
 
     def encode(pixel_values: Float32Array) -> Float32Array:
         cells = head.towers.of_pictures(pixel_values).reshape(len(pixel_values), -1)
@@ -90,40 +102,44 @@ def _both(model: Encoder, head: Head) -> Callable[[Float32Array], Float32Array]:
     return encode
 
 
-class Judge:
-    """A question with the text_embeds of its statements, for any number of pictures.
+class Answerer:
+    """Answers one question about any number of pictures.
 
-    Args:
-        head: what chooses the answer, if it has learned this kind of question.
+    Attributes:
+        question: the parsed question.
+        head: the trained head that chooses the answer, or None.
     """
 
     def __init__(self, question: Question, model: Encoder, head: Head | None = None) -> None:
-        self.question, self.scale = question, model.logit_scale
-        known = head.config.answers if head and question.kind in LEARNED else ()
-        said = [one for one in known if one in question.answers]
-        self.head = head if said else None
-        self.names = said or list(question.answers)
+        """Embed the statements of the question.
+
+        Args:
+            head: chooses the answer if it learned this kind of question.
+        """
+        self.question = question
+        self._scale = model.logit_scale
+        head_answers = head.config.answers if head and question.kind in HEAD_KINDS else ()
+        common = [answer for answer in head_answers if answer in question.answers]
+        self.head = head if common else None
+        self._names = common or list(question.answers)
         if self.head:
-            self.columns = [known.index(one) for one in self.names]
-            self.tokens = self.head.towers.of_questions([f"{plain(question.text)}?"])
-            return
-        if question.kind == "yes/no":
-            others = (question.contrary,) if question.contrary else question.rivals
-            statements = [question.statement, *others]
+            self._columns = [head_answers.index(name) for name in self._names]
+            self._tokens = self.head.towers.of_questions([f"{plain(question.text)}?"])
         else:
-            statements = question.statements()
-            if question.kind == "count":  # whether there is any at all is asked first
-                statements.append(f"a photo of {question.noun}.")
-        self.text_embeds = model.encode_text(statements)
+            self._text_embeds = model.encode_text(_statements(question))
 
     def replies(
         self, image_embeds: Float32Array, everyday: Float32Array, cells: Float32Array | None = None
     ) -> tuple[list[Reply], bool]:
-        """The answers for a picture [embed_dim], most probable first, and whether one is sure.
+        """Answer the question about a picture.
 
         Args:
+            image_embeds: of the picture [embed_dim].
             everyday: text_embeds of everyday words [n, embed_dim].
-            cells: what the head sees of the picture [cells, width].
+            cells: the inputs of the head for the picture [cells, width].
+
+        Returns:
+            The replies, most probable first, and whether the first is sure.
         """
         replies, sure = self._replies(image_embeds, everyday, cells)
         return replies, sure and not self.question.weak
@@ -133,81 +149,104 @@ class Judge:
     ) -> tuple[list[Reply], bool]:
         if self.head:
             assert cells is not None
-            logits = self.head.logits(cells, *self.tokens)[0, self.columns]
-            return _of_many(_ranked(self.names, _softmax(logits)))
-        scores = (self.text_embeds @ image_embeds).astype(np.float64)
+            logits = self.head.logits(cells, *self._tokens)[0, self._columns]
+            return _judged(_ranked(self._names, _softmax(logits)))
+        scores = (self._text_embeds @ image_embeds).astype(np.float64)
         if self.question.kind == "yes/no":
-            return self._yes_no(scores, everyday @ image_embeds)
+            return self._yes_or_no(scores, everyday @ image_embeds)
         if self.question.kind == "count":
             return self._count(scores, everyday @ image_embeds)
-        return _of_many(_ranked(self.names, _softmax(self.scale * scores)))
+        return _judged(_ranked(self._names, _softmax(self._scale * scores)))
 
-    def _yes_no(
-        self, scores: NDArray[np.float64], around: Float32Array
+    def _yes_or_no(
+        self, scores: Float64Array, everyday_scores: Float32Array
     ) -> tuple[list[Reply], bool]:
-        first, others = float(scores[0]), scores[1:]
-        if self.question.contrary:
-            yes = statement_probability(first, around, contrary=float(others[0]))
+        score, rivals = float(scores[0]), scores[1:]
+        if self.question.opposite:
+            yes = statement_probability(score, everyday_scores, opposite=float(rivals[0]))
         else:
-            yes = statement_probability(first, around, others)
+            yes = statement_probability(score, everyday_scores, rivals)
         if self.question.negated:
             yes = 1 - yes
         replies = _ranked(["yes", "no"], np.array([yes, 1 - yes]))
-        return replies, max(yes, 1 - yes) >= LEAST_OF_TWO
+        return replies, max(yes, 1 - yes) >= MIN_PROBABILITY_OF_TWO
 
-    def _count(self, scores: NDArray[np.float64], around: Float32Array) -> tuple[list[Reply], bool]:
-        some = statement_probability(float(scores[-1]), around, odds=PRESUMED)
-        numbers = _softmax(self.scale * scores[:-1] + NUMBERED)
-        return _of_many(_ranked(["0", *self.names], np.array([1 - some, *(some * numbers)])))
+    def _count(
+        self, scores: Float64Array, everyday_scores: Float32Array
+    ) -> tuple[list[Reply], bool]:
+        present = statement_probability(
+            float(scores[-1]), everyday_scores, log_odds=COUNT_PRIOR_LOG_ODDS
+        )
+        numbers = _softmax(self._scale * scores[:-1] + COUNT_LOG_PRIOR)
+        probabilities = np.array([1 - present, *(present * numbers)])
+        return _judged(_ranked(["0", *self._names], probabilities))
+
+
+def _statements(question: Question) -> list[str]:
+    """Return the statements to score: of a yes/no question, its own and those to compare with."""
+    if question.kind == "yes/no":
+        compared = (question.opposite,) if question.opposite else question.rivals
+        return [question.statement, *compared]
+    if question.kind == "count":  # the last one decides whether there are any
+        return [*question.statements(), f"a photo of {question.noun}."]
+    return question.statements()
 
 
 def statement_probability(
     score: float,
-    around: NDArray[np.floating[Any]],
-    rivals: Sequence[float] | NDArray[np.float64] = (),
-    contrary: float | None = None,
-    odds: float = 0.0,
+    everyday_scores: NDArray[np.floating[Any]],
+    rivals: Sequence[float] | Float64Array = (),
+    opposite: float | None = None,
+    log_odds: float = 0.0,
 ) -> float:
-    """How probable a statement is.
+    """Return the probability that a statement about a picture is true.
 
     Args:
         score: its cosine.
-        around: cosines of the same picture to everyday words.
-        rivals: cosines to what could be taken for it.
-        contrary: cosine to its contrary, which then decides alone.
-        odds: the logarithm of the odds beforehand.
+        everyday_scores: cosines of the picture with everyday words.
+        rivals: cosines of statements about things easily mistaken for its thing.
+        opposite: the cosine of the opposite statement; if given, only this is compared.
+        log_odds: prior log-odds.
     """
-    spread = max(float(around.std()), 1e-6)
-    if contrary is not None:
-        logit = SLOPE * (score - contrary) / spread
+    spread = max(float(everyday_scores.std()), 1e-6)
+    if opposite is not None:
+        logit = DEVIATION_SLOPE * (score - opposite) / spread
     else:
-        ahead = max(0.0, *(float(one) - score for one in rivals)) if len(rivals) else 0.0
-        logit = SLOPE * (score - float(around.mean())) / spread - RIVAL * ahead / spread + ZERO
-    return float(1 / (1 + np.exp(-np.clip(logit + odds, -50, 50))))
+        ahead = max(0.0, *(float(rival) - score for rival in rivals)) if len(rivals) else 0.0
+        logit = (
+            DEVIATION_SLOPE * (score - float(everyday_scores.mean())) / spread
+            - RIVAL_SLOPE * ahead / spread
+            + INTERCEPT
+        )
+    return float(1 / (1 + np.exp(-np.clip(logit + log_odds, -50, 50))))
 
 
 def _parse(text: str, answers: Sequence[str]) -> Question | QuestionError:
-    """A question, or what is wrong with it."""
+    """Return the parsed question, or the error."""
     try:
         question = parse_question(text, answers)
-        if question.kind == "reason":
-            raise QuestionError(f"{question.text!r} {REASON}")
     except QuestionError as error:
         return error
+    if question.kind == "reason":
+        return QuestionError(
+            repr(question.text),
+            "asks for reasons or manners, which no statement about a picture answers",
+            "ask what, where, how many or whether, or ask a large model: --vlm URL",
+        )
     return question
 
 
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+def _softmax(logits: Float64Array) -> Float64Array:
     exponentials = np.exp(logits - logits.max())
     return np.asarray(exponentials / exponentials.sum())
 
 
-def _ranked(names: Sequence[str], probabilities: NDArray[np.float64]) -> list[Reply]:
+def _ranked(names: Sequence[str], probabilities: Float64Array) -> list[Reply]:
     order = np.argsort(-probabilities, kind="stable")
     return [Reply(names[i], float(probabilities[i])) for i in order]
 
 
-def _of_many(replies: list[Reply]) -> tuple[list[Reply], bool]:
-    """Ranked replies, and whether the first is sure."""
-    least = LEAST_OF_TWO if len(replies) == 2 else LEAST
+def _judged(replies: list[Reply]) -> tuple[list[Reply], bool]:
+    """Return ranked replies, and whether the first is sure."""
+    least = MIN_PROBABILITY_OF_TWO if len(replies) == 2 else MIN_PROBABILITY
     return replies, (replies[0].probability or 0) >= least

@@ -43,7 +43,7 @@ Verdicts: TypeAlias = dict[int, dict[int, bool]]
 
 @dataclass(frozen=True)
 class Feedback:
-    """What a tag learned: corrected pictures [m, embed_dim] and their weights [m]."""
+    """The corrected pictures of a tag [m, embed_dim] and their weights [m]."""
 
     image_embeds: Float32Array
     weights: Float64Array

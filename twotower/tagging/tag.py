@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from twotower.errors import LibraryError
 from twotower.metadata import sidecars
+from twotower.search.query import Query
+from twotower.search.search import select
 from twotower.progress import Progress, ReportProgress, ignore_progress
 from twotower.tagging.export import AssignedTags
 from twotower.tagging.tagger import TaggedPicture, Tagger
@@ -101,7 +103,7 @@ def select_pictures(
     Raises:
         LibraryError: `folder` is not in the library, or no picture in it is indexed.
     """
-    ids = index.catalog.select(*_folder_condition(index, folder))
+    ids = select(index, Query("", ()), folder)
     records = sorted(index.catalog.pictures(ids), key=lambda record: record.path)
     if not records:
         raise LibraryError(
@@ -116,17 +118,6 @@ def select_pictures(
         else:
             current.append(record)
     return current, stale
-
-
-def _folder_condition(index: Index, folder: Path | None) -> tuple[str, list[bytes]]:
-    """Return a condition on the catalog, and its parameters, for the pictures in a folder."""
-    if folder is None:
-        return "1", []
-    root = index.root.resolve()
-    if not folder.is_dir() or not folder.resolve().is_relative_to(root):
-        raise LibraryError(folder, f"no folder in {index.root}", "give a folder inside it")
-    relative = folder.resolve().relative_to(root).as_posix()
-    return ("1", []) if relative == "." else index.catalog.in_folder(relative)
 
 
 def _stale_reason(path: Path, record: PictureRecord) -> str | None:

@@ -66,7 +66,7 @@ class Vocabulary:
 
         Synonyms count as names, case is ignored, and headings are not found.
         """
-        path = tuple(part.strip().casefold() for part in name.split("|"))
+        path = tuple(step.strip().casefold() for step in name.split("|"))
         if path in self._by_path:
             return self._by_path[path]
         tags = self._by_name.get(path[0], []) if len(path) == 1 else []
