@@ -90,9 +90,7 @@ def ask_library(
     ids = select(index, query, folder)
     if not query.terms:
         return _answer_by_catalog(index, question, ids, top)
-    result = search(
-        index, query, top=MAX_MATCHES, group=False, all=question.negated, folder=folder
-    )
+    result = search(index, query, top=MAX_MATCHES, group=False, all=question.negated, folder=folder)
     expected = _expected_matches(index, query.terms[0].text, ids)
     if question.negated:
         return _answer_negated(question, result, expected, len(ids), top)

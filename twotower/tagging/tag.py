@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from twotower.errors import LibraryError
 from twotower.metadata import sidecars
+from twotower.progress import Progress, ReportProgress, ignore_progress
 from twotower.search.query import Query
 from twotower.search.search import select
-from twotower.progress import Progress, ReportProgress, ignore_progress
 from twotower.tagging.export import AssignedTags
 from twotower.tagging.tagger import TaggedPicture, Tagger
 from twotower.tagging.vocabulary import TagPath, Vocabulary
