@@ -28,8 +28,8 @@ from twotower.search.query import Query, parse_query
 from twotower.search.search import search, select
 
 if TYPE_CHECKING:
-    from twotower.index.schema import PictureRecord
     from twotower.index.index import Index
+    from twotower.index.schema import PictureRecord
 
 # The probability that a picture shows a thing: a logistic curve as in `zero_shot.py`, at the rate
 # at which words that captions agree on occur. COUNT_LOG_SD is the standard deviation of the

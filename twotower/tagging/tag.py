@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from twotower.errors import LibraryError
 from twotower.metadata import sidecars
-from twotower.progress import Progress, ReportProgress, ignore_progress
+from twotower.progress import ReportProgress, ignore_progress
 from twotower.search.query import Query
 from twotower.search.search import select
 from twotower.tagging.export import AssignedTags
@@ -17,8 +17,8 @@ from twotower.tagging.tagger import TaggedPicture, Tagger
 from twotower.tagging.vocabulary import TagPath, Vocabulary
 
 if TYPE_CHECKING:
-    from twotower.index.schema import PictureRecord
     from twotower.index.index import Index
+    from twotower.index.schema import PictureRecord
     from twotower.metadata.sidecars import WriteReport
 
 DEFAULT_PRECISION = 0.9
