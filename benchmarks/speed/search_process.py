@@ -34,7 +34,7 @@ import numpy as np
 import twotower
 from twotower.arrays import normalize
 from twotower.index.schema import PictureRecord
-from twotower.inputs.tokenizer import clip_vocabulary
+from twotower.inputs.byte_pairs import clip_vocabulary
 
 RUNS = 9
 ROOT = Path(__file__).parents[2]

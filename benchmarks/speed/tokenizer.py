@@ -113,7 +113,7 @@ def tokenizers(_: str) -> Rows:
     """Hugging Face's Rust tokenizer, as transformers' CLIPTokenizer sets it up."""
     from transformers import CLIPTokenizer
 
-    from twotower.inputs.tokenizer import clip_vocabulary
+    from twotower.inputs.byte_pairs import clip_vocabulary
 
     vocab, merges = clip_vocabulary()
     clip_tokenizer: Any = CLIPTokenizer

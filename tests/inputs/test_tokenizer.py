@@ -1,3 +1,5 @@
+"""Ids equal those of OpenAI, transformers and open_clip."""
+
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +11,13 @@ from hypothesis import strategies as st
 
 from twotower.errors import ModelError
 from twotower.inputs import byte_pairs
-from twotower.inputs.byte_pairs import ASCII_WORDS, unicode_words
+from twotower.inputs.byte_pairs import ASCII_WORDS, clip_vocabulary, unicode_words
 from twotower.inputs.cleaning import repair
 from twotower.inputs.tokenizer import (
     OPENAI_TOKENIZER,
     SIGLIP_TOKENIZER,
     Tokenizer,
     TokenizerConfig,
-    clip_vocabulary,
     load_tokenizer,
 )
 
@@ -26,7 +27,7 @@ openai = load_tokenizer(OPENAI_TOKENIZER)
 huggingface = load_tokenizer(HUGGINGFACE_TOKENIZER)
 
 # (text, OpenAI's ids, transformers' ids where they differ), from the correctness sheet
-KNOWN = [
+EXPECTED = [
     ("a photo of a cat.", [320, 1125, 539, 320, 2368, 269], None),
     ("You should've done this", [592, 1535, 1200, 1700, 589], None),
     ("DON'T", [847, 713], None),
@@ -58,10 +59,10 @@ def test_ids_equal_openai_on_awkward_strings() -> None:
     assert not differing
 
 
-@pytest.mark.parametrize(("text", "theirs", "others"), KNOWN)
-def test_known_ids(text: str, theirs: list[int], others: list[int] | None) -> None:
+@pytest.mark.parametrize(("text", "theirs", "transformers_ids"), EXPECTED)
+def test_known_ids(text: str, theirs: list[int], transformers_ids: list[int] | None) -> None:
     assert openai.encode(text) == theirs
-    assert huggingface.encode(text) == (theirs if others is None else others)
+    assert huggingface.encode(text) == (theirs if transformers_ids is None else transformers_ids)
 
 
 def test_ids_equal_transformers(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_any_text_gives_a_row(tokenizer: Tokenizer, texts: list[str]) -> None:
     tokens = tokenizer(texts)
     for row, text in enumerate(texts):
         body = tokenizer.encode(text)
-        assert all(0 <= one < 49406 for one in body)
+        assert all(0 <= token < 49406 for token in body)
         alone = tokenizer(text)
         np.testing.assert_array_equal(tokens.input_ids[row], alone.input_ids[0])
         assert tokens.attention_mask[row].sum() == min(77, len(body) + 2)
@@ -139,7 +140,8 @@ def test_all_patterns_split_ascii_alike(text: str) -> None:
 def test_the_cache_of_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(byte_pairs, "WORD_CACHE_SIZE", 2)
     words = ["alpha", "beta", "gamma", "delta", "alpha"]
-    assert openai.encode(" ".join(words)) == [one for word in words for one in openai.encode(word)]
+    separate = [token for word in words for token in openai.encode(word)]
+    assert openai.encode(" ".join(words)) == separate
 
 
 def test_word_pieces_equal_berts(tmp_path: Path) -> None:
@@ -180,12 +182,12 @@ def test_siglip_keeps_its_end_when_cut(sentence_pieces: Path) -> None:
 
 def test_open_clips_and_transformers_siglip_clean_differently(sentence_pieces: Path) -> None:
     open_clip = load_tokenizer(SIGLIP_TOKENIZER, sentence_pieces)
-    others = load_tokenizer(
+    transformers = load_tokenizer(
         replace(SIGLIP_TOKENIZER, cleaning="lower_no_punctuation"), sentence_pieces
     )
     assert open_clip.encode("snake_case") == open_clip.encode("snake case")
-    assert others.encode("snake_case") == others.encode("snakecase")
-    assert open_clip.encode("A dog!") == others.encode("a dog")
+    assert transformers.encode("snake_case") == transformers.encode("snakecase")
+    assert open_clip.encode("A dog!") == transformers.encode("a dog")
 
 
 def test_a_tokenizer_json_is_read_and_its_specials_stay_text(tmp_path: Path) -> None:

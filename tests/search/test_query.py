@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from twotower.errors import QueryError
 from twotower.inputs.media import MEDIA_SUFFIXES
-from twotower.inputs.pictures import _FORMATS
+from twotower.inputs.pictures import FORMATS
 from twotower.metadata.exif import USUAL_FORMATS
 from twotower.search.filters import in_circle, to_condition
 from twotower.search.query import TYPE_OF_NAME, TYPES, Circle, Filter, Query, Term, parse_query
@@ -117,7 +117,7 @@ def test_errors_name_the_part_at_fault(text: str, message: str) -> None:
 
 
 def test_types_are_those_of_the_catalog() -> None:
-    written = {USUAL_FORMATS.get(name.lower(), name.lower()) for name in _FORMATS}
+    written = {USUAL_FORMATS.get(name.lower(), name.lower()) for name in FORMATS}
     assert set(TYPES) == written | {"heic", "raw", "video"}
     assert {suffix[1:] for suffix in MEDIA_SUFFIXES} <= set(TYPE_OF_NAME)
 

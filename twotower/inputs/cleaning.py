@@ -11,15 +11,14 @@ from typing import Literal
 
 Cleaning = Literal["openai", "huggingface", "canonicalize", "lower_no_punctuation", "lower", "none"]
 
-
-# --- cleaning ----------------------------------------------------------------------------------
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def _openai(text: str) -> str:
-    """Repair encodings, undo HTML entities twice, collapse white space, lower-case.
+    """Clean as OpenAI's CLIP: repair, collapse white space, lower-case.
 
-    Printable ASCII without an ampersand has nothing to repair (ftfy changes escapes, control
-    characters, entities and what is beyond ASCII), so the rest is all it needs.
+    Printable ASCII without an ampersand needs no repair: ftfy changes escapes, control characters,
+    entities, and characters beyond ASCII.
     """
     if not (text.isascii() and text.isprintable() and "&" not in text):
         text = repair(text)
@@ -27,43 +26,44 @@ def _openai(text: str) -> str:
 
 
 def repair(text: str) -> str:
-    """Repair wrong encodings and typographic characters as ftfy does; undo HTML entities twice."""
+    """Repair wrong encodings and typographic characters by ftfy; undo HTML entities twice."""
     import ftfy
 
     return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 
 def _huggingface(text: str) -> str:
-    """transformers' CLIP tokenizer: NFC, collapse white space, lower-case letter by letter.
+    """Clean as transformers' CLIP: NFC, collapse white space, lower-case each letter by itself.
 
     Rust lower-cases without context, so a final sigma stays a sigma.
     """
     if text.isascii() and text.isprintable():
         return " ".join(text.split()).lower()
-    text = re.sub(r"[^\S\x1c-\x1f]+", " ", unicodedata.normalize("NFC", _whole(text)))
+    text = unicodedata.normalize("NFC", _without_surrogates(text))
+    text = re.sub(r"[^\S\x1c-\x1f]+", " ", text)
     return "".join(character.lower() for character in text.strip(" "))
 
 
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
 def _canonicalize(text: str) -> str:
-    """open_clip's SigLIP: repair, underscores to spaces, no ASCII punctuation, lower-case."""
+    """Clean as open_clip's SigLIP: repair, no underscores or ASCII punctuation, lower-case.
+
+    An underscore becomes a space.
+    """
     text = repair(text).replace("_", " ").translate(_NO_PUNCTUATION).lower()
     return " ".join(text.split())
 
 
 def _lower_no_punctuation(text: str) -> str:
-    """transformers' SigLIP: lower-case, no ASCII punctuation (underscores vanish)."""
-    return " ".join(_whole(text).lower().translate(_NO_PUNCTUATION).split())
+    """Clean as transformers' SigLIP: lower-case, no ASCII punctuation (underscores vanish)."""
+    return " ".join(_without_surrogates(text).lower().translate(_NO_PUNCTUATION).split())
 
 
 def _lower(text: str) -> str:
-    return _whole(text).lower()
+    return _without_surrogates(text).lower()
 
 
-def _whole(text: str) -> str:
-    """The text with U+FFFD for halves of surrogate pairs, which no encoding can hold."""
+def _without_surrogates(text: str) -> str:
+    """Replace unpaired surrogates, which no encoding can represent, by U+FFFD."""
     if text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -75,5 +75,5 @@ CLEANERS: dict[Cleaning, Callable[[str], str]] = {
     "canonicalize": _canonicalize,
     "lower_no_punctuation": _lower_no_punctuation,
     "lower": _lower,
-    "none": _whole,
+    "none": _without_surrogates,
 }

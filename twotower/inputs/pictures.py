@@ -1,4 +1,4 @@
-"""Open any picture safely: every fault is one clear error, and what comes back is upright."""
+"""Open still pictures safely: upright, in 8 bits, with one kind of error for every fault."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from twotower.errors import PictureError
 
 Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
-"""A file's path, a file's contents, a PIL picture, or uint8 [H, W], [H, W, 3] or [H, W, 4]."""
+"""A file's path, its contents, a PIL picture, or uint8 [H, W], [H, W, 3] or [H, W, 4]."""
 
 # fmt: off
 PICTURE_SUFFIXES: frozenset[str] = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp", ".avif", ".heic",
     ".heif", ".hif", ".bmp", ".dib", ".tif", ".tiff", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm",
 ))
-"""Endings, in lower case, by which `find_pictures` knows a picture inside a folder."""
+"""Suffixes, in lower case, of the files that `find_pictures` lists in a folder."""
 # fmt: on
 
 MAX_PIXELS = 178_956_970
-"""Where Pillow itself refuses a file as a decompression bomb, unless it is told otherwise."""
+"""Pillow's own limit for decompression bombs."""
 
-# Tried in this order. Not everything that Pillow knows: its EPS reader would start Ghostscript.
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000")
+# Tried in this order. Not all that Pillow reads: its EPS reader would start Ghostscript.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000")
 
 # Major brands that Pillow does not read by itself: HEVC in the HEIF container (ISO/IEC 23008-12).
 _HEIF_BRANDS = frozenset(
@@ -38,7 +38,7 @@ _HEIF_BRANDS = frozenset(
 
 _EIGHT_BIT_MODES = frozenset(("1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"))
 
-# EXIF orientation (TIFF tag 274) -> what turns the stored picture upright.
+# EXIF orientation (TIFF tag 274) -> the transposition that turns the stored picture upright.
 _TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -53,17 +53,20 @@ _TO_UPRIGHT = {
 def open_picture(
     source: Picture, *, draft_size: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """Decode `source` completely, and turn it upright as its EXIF orientation says.
+    """Decode a picture completely, and turn it upright by its EXIF orientation.
 
-    Of an animation this is the first frame. 16-bit pixels are scaled to 8 bits by their high byte,
-    as Pillow does for 16-bit RGB; otherwise the mode stays what the file holds ("P", "CMYK", ...).
+    An animation gives its first frame. 16-bit pixels are scaled to 8 bits by their high byte, as
+    Pillow does for 16-bit RGB; otherwise the mode stays that of the file ("P", "CMYK", ...).
 
-    With `draft_size`, JPEGs are decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 that
-    keeps both sides at least twice as long: much faster, and nearly the same once resized to
-    `draft_size`. `max_pixels` is checked before anything is decoded; Pillow's own limit
-    (`PIL.Image.MAX_IMAGE_PIXELS`) stays in force beside it.
+    Args:
+        draft_size: decode a JPEG at the smallest of the scales 1, 1/2, 1/4 and 1/8 that keeps both
+            sides at least twice as long. That is much faster, and nearly the same once resized to
+            `draft_size`.
+        max_pixels: checked before anything is decoded. Pillow's limit
+            (`PIL.Image.MAX_IMAGE_PIXELS`) also applies.
 
-    Raises `PictureError` for whatever is missing, damaged, cut short, too large or no picture.
+    Raises:
+        PictureError: `source` is missing, damaged, cut short, too large or no picture.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -102,38 +105,45 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
-    """List the pictures in `paths`: a file as it is given, a folder by all it holds, sorted.
+    """List the pictures in `paths`: files unchanged, folders replaced by their pictures, sorted.
 
-    Inside folders, files count by their ending (`PICTURE_SUFFIXES`). Hidden files and folders, the
-    `._` files of macOS among them, are passed over; linked folders are followed, each one once.
+    In folders, files are chosen by their suffix (`PICTURE_SUFFIXES`). Hidden files and folders,
+    including the `._` files of macOS, are skipped. Linked folders are followed, each one once.
 
-    What is missing, and a folder without pictures, stays in the list as it was given, so that
-    opening it gives the error in its place.
+    Missing files and folders without pictures stay in the list, so that opening them gives the
+    error in their position.
     """
-    found: list[Path] = []
+    pictures: list[Path] = []
     for path in map(Path, paths):
-        found += list(_walk(path)) or [path]  # nothing is found inside a file
-    return found
+        pictures += list(_walk(path)) or [path]  # a file has nothing to walk
+    return pictures
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    seen: set[str] = set()
-    for here, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:  # a link back up would lead round for ever
+    visited: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in visited:  # a link to a parent would never end
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            path = Path(here, name)
+            path = Path(parent, name)
             hidden = name.startswith(".")
             if not hidden and path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
                 yield path
 
 
 def open_header(file: IO[bytes], name: str) -> Image.Image:
-    """Open a picture without decoding it; `name` is for messages. Raises `PictureError`."""
+    """Open a picture without decoding it.
+
+    Args:
+        name: the file in messages.
+
+    Raises:
+        PictureError: the file is no picture, or its header is damaged.
+    """
     try:
         return _identify(file, name)
     except PictureError:
@@ -160,9 +170,9 @@ def _decode_file(
 
 
 def _identify(file: IO[bytes], name: str) -> Image.Image:
-    """Read the header by its contents, whatever the file's name says."""
+    """Read the header. The format is known by the contents, whatever the file's name."""
     try:
-        return Image.open(file, formats=_FORMATS)
+        return Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
         file.seek(0)
         head = file.read(12)
@@ -190,7 +200,7 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
         )
     try:
         image.load()
-    except Exception as error:  # as above; one bad picture must never stop a run
+    except Exception as error:  # as in `open_header`; one bad picture must never stop a run
         raise _damaged(name, error) from error
     image = _eight_bit(_upright(image))
     if image.mode not in _EIGHT_BIT_MODES:
@@ -203,19 +213,19 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
 
 
 def _damaged(name: str, error: Exception) -> PictureError:
-    what = str(error) or type(error).__name__
-    return PictureError(name, f"damaged or cut short ({what})", "copy or download it again")
+    reason = str(error) or type(error).__name__
+    return PictureError(name, f"damaged or cut short ({reason})", "copy or download it again")
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        turn = _TO_UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # a broken EXIF block says nothing, and the pixels are sound
+        transposition = _TO_UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow raises nearly anything on a damaged block; the pixels are intact
         return image
-    if turn is None:
+    if transposition is None:
         return image
-    upright = image.transpose(turn)
-    # Each place that `getexif` looks in; left there, the picture would be turned a second time.
+    upright = image.transpose(transposition)
+    # `getexif` reads each of these; if they stayed, the picture would be turned a second time.
     for key in ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"):
         upright.info.pop(key, None)
     return upright

@@ -1,4 +1,4 @@
-"""From a picture to `pixel_values`: resize, crop, normalise, exactly as a model was trained."""
+"""Pictures to `pixel_values`: resized, cropped and normalised exactly as in training."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from twotower.arrays import Float32Array
 from twotower.inputs.pictures import Picture, on_white, open_picture
 
 # Per channel, of values in 0..1 (openai/CLIP `clip/clip.py`, commit d05afc4).
@@ -22,25 +22,28 @@ CropOffset = Literal["round", "floor"]
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
-# A long strip, resized by its short side, can grow a thousandfold only to be cropped away: beyond
-# this many pixels (64 MiB) all but its middle is cut off first, and this many squares are kept.
+# A long strip, resized by its short side, can grow a thousandfold, and is then cropped. If the
+# resized picture would have more pixels than this (64 MiB), its ends are cut off before, and this
+# many squares of its middle are kept.
 _MAX_RESIZED_PIXELS = 2**24
 _STRIP_SQUARES = 16
 
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """How pictures become `pixel_values`. The defaults give OpenAI's own pixels, bit for bit.
+    """The steps from a picture to `pixel_values`. The defaults give OpenAI's pixels to the bit.
 
-    `resize`: scale the shorter side to `image_size` and crop the middle, or squash to the square.
-    `mean`, `std`: per channel, of values in 0..1.
-    `rgb`: OpenAI converts to RGB last, dropping alpha and resizing palettes by nearest neighbour;
-    transformers converts first and lays transparent parts over white.
-    `crop_offset`: of an odd margin, torchvision and open_clip round half of it to even,
-    transformers rounds it down.
-    `fast_decode`: decode large JPEGs at a reduced scale; close, no longer bit for bit.
+    Attributes:
+        resize: scale the shorter side to `image_size` and crop the middle, or squash to a square.
+        mean, std: per channel, of values in 0..1.
+        rgb: OpenAI converts to RGB last, which drops alpha and resizes palettes by nearest
+            neighbour; transformers converts first and lays transparent parts over white.
+        crop_offset: half of an odd margin is rounded to even by torchvision and open_clip, and
+            down by transformers.
+        fast_decode: decode large JPEGs at a reduced scale; the pixels are close, not equal.
 
-    Raises `ValueError` naming the field that holds something else.
+    Raises:
+        ValueError: a field has an invalid value; the message begins with its name.
     """
 
     image_size: int = 224
@@ -71,10 +74,11 @@ class PreprocessConfig:
 
 
 class Preprocess:
-    """A picture in, `pixel_values` out, as `config` says. Safe to call from many threads.
+    """Turn pictures into `pixel_values` by a `PreprocessConfig`. Safe to call from many threads.
 
-    `draft_size` overrides `fast_decode`, for training: large JPEGs are decoded at the smallest
-    scale that keeps both sides twice as long.
+    Args:
+        draft_size: decode large JPEGs at a reduced scale, see `open_picture`; overrides
+            `config.fast_decode`. For training.
     """
 
     def __init__(self, config: PreprocessConfig, draft_size: int | None = None) -> None:
@@ -84,17 +88,23 @@ class Preprocess:
         self._std = np.array(config.std, np.float32)[:, None, None]
 
     def open(self, source: Picture) -> Image.Image:
-        """Open `source`, at a reduced scale if that is allowed. Raises `PictureError`."""
+        """Open `source`, at a reduced scale if allowed. Raises `PictureError`."""
         return open_picture(source, draft_size=self._draft_size)
 
     def square(
-        self, picture: Picture, place: tuple[float, float] | None = None, zoom: float = 1.0
+        self, picture: Picture, position: tuple[float, float] | None = None, zoom: float = 1.0
     ) -> Image.Image:
-        """The RGB square that the model gets to see, before it is normalised.
+        """Return the RGB square that the model sees, before it is normalised.
 
-        `place` and `zoom` are for training: where along the width and the height the square is cut
-        out, from 0 to 1 (by default in the middle), and how much larger than it the picture's
-        shorter side is made first. Squashed pictures are always seen whole.
+        `position` and `zoom` are for training, and have no effect on squashed pictures.
+
+        Args:
+            position: of the square along the width and the height, from 0 to 1; by default it is
+                in the middle.
+            zoom: length of the resized picture's shorter side, in sides of the square.
+
+        Raises:
+            PictureError: the picture cannot be read.
         """
         image = self.open(picture)
         if self.config.rgb == "before_resize":
@@ -103,32 +113,29 @@ class Preprocess:
             size = self.config.image_size
             image = image.resize((size, size), _FILTERS[self.config.interpolation])
         else:
-            image = self._resize_shortest(image, place, zoom)
-        # What is see-through is dropped here anyway; named, it makes Pillow warn about palettes.
+            image = self._resize_shortest(image, position, zoom)
+        # Transparency is dropped here anyway; with this entry, Pillow would warn about palettes.
         image.info.pop("transparency", None)
         return image.convert("RGB")
 
-    def __call__(self, picture: Picture) -> NDArray[np.float32]:
-        """Turn `picture` into float32 [3, image_size, image_size]. Raises `PictureError`."""
+    def __call__(self, picture: Picture) -> Float32Array:
+        """Return `pixel_values` [3, image_size, image_size]. Raises `PictureError`."""
         levels = np.asarray(self.square(picture))  # [image_size, image_size, 3]
         pixel_values = levels.transpose(2, 0, 1).astype(np.float32, order="C")
-        # Three steps, as in the original: one multiplication and one addition round differently.
+        # Three steps as in OpenAI's code: one multiplication and one addition round differently.
         pixel_values /= 255
         pixel_values -= self._mean
         pixel_values /= self._std
         return pixel_values
 
     def _resize_shortest(
-        self, image: Image.Image, place: tuple[float, float] | None, zoom: float
+        self, image: Image.Image, position: tuple[float, float] | None, zoom: float
     ) -> Image.Image:
         side = self.config.image_size
         size = round(side * zoom)
         short, long = sorted(image.size)
         if size * int(size * long / short) > _MAX_RESIZED_PIXELS:
-            # The same from both ends, so that the middle stays the middle.
-            trim = (long - _STRIP_SQUARES * short) // 2
-            left, top = (trim, 0) if image.width == long else (0, trim)
-            image = image.crop((left, top, image.width - left, image.height - top))
+            image = _cut_ends(image, (long - _STRIP_SQUARES * short) // 2)
             long = max(image.size)
 
         resized_long = int(size * long / short)
@@ -137,12 +144,18 @@ class Preprocess:
             (size, resized_long) if tall else (resized_long, size),
             _FILTERS[self.config.interpolation],
         )
-        across, along = place or (None, None)
-        left, top = self._crop_offset(image.width, across), self._crop_offset(image.height, along)
-        return image.crop((left, top, left + side, top + side))
+        across, down = position or (None, None)
+        x, y = self._crop_offset(image.width, across), self._crop_offset(image.height, down)
+        return image.crop((x, y, x + side, y + side))
 
-    def _crop_offset(self, side: int, place: float | None) -> int:
+    def _crop_offset(self, side: int, position: float | None) -> int:
         margin = side - self.config.image_size
-        if place is not None:
-            return min(int(place * (margin + 1)), margin)
+        if position is not None:
+            return min(int(position * (margin + 1)), margin)
         return margin // 2 if self.config.crop_offset == "floor" else round(margin / 2)
+
+
+def _cut_ends(image: Image.Image, pixels: int) -> Image.Image:
+    """Cut `pixels` from both ends of the longer side."""
+    x, y = (pixels, 0) if image.width == max(image.size) else (0, pixels)
+    return image.crop((x, y, image.width - x, image.height - y))

@@ -1,4 +1,4 @@
-"""Raw files of cameras, by the preview that the camera has put inside."""
+"""Raw files of cameras, read by their embedded preview."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ _ORIENTATION = {3: 3, 5: 8, 6: 6}
 
 
 def open_preview(content: bytes, name: str) -> Image.Image:
-    """Open the preview inside a raw file; its EXIF orientation is the raw file's if it has none.
+    """Open the preview in a raw file, not decoded if it is a JPEG.
 
-    JPEGs are opened, not decoded. A file without a preview is developed at half its size.
+    A preview without an EXIF orientation gets that of the raw file. A raw file without a preview is
+    developed at half its size.
+
+    Args:
+        content: the raw file's bytes.
+        name: the file in messages.
 
     Raises:
         PictureError: rawpy is not installed, or the file cannot be read.

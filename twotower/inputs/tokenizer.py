@@ -1,9 +1,4 @@
-"""Words to `input_ids`: CLIP's byte pairs, and the word pieces and sentence pieces of its kin.
-
-CLIP's byte pairs are the ones of openai/CLIP `clip/simple_tokenizer.py` (commit d05afc4), id for
-id. Their 48 894 merges come with the package as `clip_merges.u16`: pairs of ids, most frequent
-first, from OpenAI's `bpe_simple_vocab_16e6.txt` (MIT licence).
-"""
+"""Texts to `input_ids`: CLIP's byte pairs, and the other vocabularies that CLIP models use."""
 
 from __future__ import annotations
 
@@ -14,10 +9,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
+from twotower.arrays import BoolArray, Int64Array
 from twotower.errors import ModelError
-from twotower.inputs.byte_pairs import CLIP_MERGES, clip_byte_ids, clip_byte_pairs
+from twotower.inputs.byte_pairs import CLIP_SPECIAL_TOKENS, byte_pair_encoder
 from twotower.inputs.cleaning import CLEANERS, Cleaning
 
 Kind = Literal["bpe", "wordpiece", "sentencepiece", "tokenizers"]
@@ -25,12 +20,17 @@ Kind = Literal["bpe", "wordpiece", "sentencepiece", "tokenizers"]
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """How texts become `input_ids`.
+    """The steps from texts to `input_ids`.
 
-    `kind`: "bpe" (CLIP), "wordpiece" (a BERT `vocab.txt`), "sentencepiece" (`spiece.model`) or
-    "tokenizers" (`tokenizer.json`). `cleaning`: what is done to a text first, see `CLEANERS`.
-    `special_tokens`: literals that stand for ids where the caller asks for it, and never otherwise.
-    `file`: the vocabulary in the model's directory; None for CLIP's own merges.
+    Attributes:
+        kind: "bpe" (CLIP), "wordpiece" (a BERT `vocab.txt`), "sentencepiece" (`spiece.model`) or
+            "tokenizers" (`tokenizer.json`).
+        cleaning: applied to a text first, see `CLEANERS`.
+        special_tokens: literals that are read as ids with `parse_special`, and only then.
+        file: the vocabulary in the model's directory; None for CLIP's merges.
+
+    Raises:
+        ModelError: a field has an invalid value.
     """
 
     kind: Kind
@@ -44,16 +44,17 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         for name, choices in (("kind", Kind), ("cleaning", Cleaning)):
-            if getattr(self, name) not in get_args(choices):
-                raise ModelError(
-                    f"{name} is {getattr(self, name)!r}; give one of {', '.join(get_args(choices))}"
-                )
+            value, allowed = getattr(self, name), get_args(choices)
+            if value not in allowed:
+                remedy = f"give one of {', '.join(allowed)}"
+                raise ModelError("tokenizer", f"{name} is {value!r}", remedy)
         if self.context_length < 3:
-            raise ModelError(f"context_length is {self.context_length}; give 3 or more")
+            reason = f"context_length is {self.context_length}"
+            raise ModelError("tokenizer", reason, "give 3 or more")
 
 
-# OpenAI and open_clip pad with 0 (a real token, "!"), transformers with the end of text; under the
-# causal mask neither is ever seen.
+# OpenAI and open_clip pad with 0 (a real token, "!"), transformers with the end of text. The causal
+# mask hides either from the model.
 OPENAI_TOKENIZER = TokenizerConfig(
     kind="bpe",
     context_length=77,
@@ -61,7 +62,7 @@ OPENAI_TOKENIZER = TokenizerConfig(
     pad_id=0,
     bos_id=49406,
     eos_id=49407,
-    special_tokens={"<|startoftext|>": 49406, "<|endoftext|>": 49407},
+    special_tokens=dict(CLIP_SPECIAL_TOKENS),
 )
 SIGLIP_TOKENIZER = TokenizerConfig(
     kind="sentencepiece",
@@ -85,19 +86,21 @@ SIGLIP2_TOKENIZER = TokenizerConfig(
 
 @dataclass(frozen=True)
 class Tokens:
-    """A batch of n texts: `input_ids` and `attention_mask` [n, context_length], int64.
+    """A batch of n tokenized texts.
 
-    `attention_mask` is 1 on real tokens, begin and end included. `truncated` [n] says which texts
-    were longer than fits; they keep their begin and end.
+    Attributes:
+        input_ids: [n, context_length].
+        attention_mask: [n, context_length], 1 on the tokens of a text, begin and end included.
+        truncated: [n], True for texts that were cut; they keep their begin and end.
     """
 
-    input_ids: NDArray[np.int64]
-    attention_mask: NDArray[np.int64]
-    truncated: NDArray[np.bool_]
+    input_ids: Int64Array
+    attention_mask: Int64Array
+    truncated: BoolArray
 
 
 class Tokenizer:
-    """Texts in, `Tokens` out. Made by `load_tokenizer`."""
+    """Turns texts into `Tokens`; made by `load_tokenizer`."""
 
     def __init__(self, config: TokenizerConfig, encode: Callable[[str], list[int]]) -> None:
         self.config = config
@@ -108,11 +111,11 @@ class Tokenizer:
         self._special = re.compile("|".join(map(re.escape, literals))) if literals else None
 
     def __call__(self, texts: str | Sequence[str], *, parse_special: bool = False) -> Tokens:
-        """Tokenize, add begin and end, cut and pad to `context_length`.
+        """Tokenize texts, add begin and end, cut and pad to `context_length`.
 
         Args:
-            parse_special: let literals such as "<|endoftext|>" in a text stand for their ids, as
-                OpenAI's tokenizer does. By default a text is only ever text.
+            parse_special: read literals such as "<|endoftext|>" in a text as their ids, as
+                OpenAI's tokenizer does. By default they are plain text.
         """
         texts = [texts] if isinstance(texts, str) else texts
         config, size = self.config, self.context_length
@@ -130,11 +133,11 @@ class Tokenizer:
         return Tokens(input_ids, attention_mask, lengths > size)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text alone: no begin or end, not cut."""
+        """Return the ids of a text, without begin and end, not cut."""
         return self._encode(self._clean(text))
 
     def encode_special(self, text: str) -> list[int]:
-        """The same, with `special_tokens` in the text read as what they stand for."""
+        """Return the ids of a text like `encode`, with `special_tokens` in it read as their ids."""
         text = self._clean(text)
         if self._special is None:
             return self._encode(text)
@@ -148,48 +151,36 @@ class Tokenizer:
 
 
 def load_tokenizer(config: TokenizerConfig, directory: Path | None = None) -> Tokenizer:
-    """The tokenizer of a model; `directory` holds `config.file`.
+    """Load the tokenizer of a model.
+
+    Args:
+        directory: contains `config.file`.
 
     Raises:
-        TokenizerError: the vocabulary is missing or cannot be read.
+        ModelError: the vocabulary is missing or cannot be read.
     """
     if config.file is None:
         if config.kind != "bpe":
-            raise ModelError(f"a {config.kind} tokenizer needs its vocabulary: name a file")
-        return Tokenizer(config, clip_byte_pairs(openai=config.cleaning != "huggingface"))
+            reason = f"a {config.kind} tokenizer has no built-in vocabulary"
+            raise ModelError("tokenizer", reason, "name a file with the vocabulary")
+        return Tokenizer(config, byte_pair_encoder(openai=config.cleaning != "huggingface"))
     path = (directory or Path()) / config.file
     if not path.is_file():
-        raise ModelError(f"{path}: no such file; the model's vocabulary is missing")
+        remedy = "copy the model's vocabulary there"
+        raise ModelError(path, "no such file", remedy)
     if config.kind == "bpe":
-        raise ModelError(f"{path}: only CLIP's own merges are read for byte pairs")
+        reason = "a vocabulary of byte pairs, which are read from CLIP's own merges only"
+        raise ModelError(path, reason, "leave `file` out of the tokenizer's configuration")
     load = {"wordpiece": _word_pieces, "sentencepiece": _sentence_pieces, "tokenizers": _from_json}
     try:
         return Tokenizer(config, load[config.kind](path))
     except Exception as error:  # the libraries raise bare Exception, RuntimeError and more
-        raise ModelError(f"{path}: not a {config.kind} vocabulary ({error})") from None
-
-
-def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """CLIP's vocabulary as other tools write it: token -> id, and the merges as pairs of tokens.
-
-    Bytes that do not print stand as the characters from U+0100 on, `</w>` ends a word.
-    """
-    by_id = {number: byte for byte, number in enumerate(clip_byte_ids())}
-    letters = [chr(by_id[i] if i < 188 else 256 + i - 188) for i in range(256)]
-    tokens = letters + [letter + "</w>" for letter in letters]
-    merges = []
-    for left, right in np.fromfile(CLIP_MERGES, "<u2").reshape(-1, 2).tolist():
-        merges.append((tokens[left], tokens[right]))
-        tokens.append(tokens[left] + tokens[right])
-    tokens += OPENAI_TOKENIZER.special_tokens
-    return {token: i for i, token in enumerate(tokens)}, merges
-
-
-# --- vocabularies of others --------------------------------------------------------------------
+        reason = f"not a {config.kind} vocabulary ({error})"
+        raise ModelError(path, reason, "copy it again from the model's source") from None
 
 
 def _word_pieces(path: Path) -> Callable[[str], list[int]]:
-    """BERT's uncased word pieces: one piece on each line of `vocab.txt`."""
+    """Read BERT's uncased word pieces, one on each line of `vocab.txt`."""
     import tokenizers
 
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -214,5 +205,5 @@ def _from_json(path: Path) -> Callable[[str], list[int]]:
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True  # in a text they are text
+    tokenizer.encode_special_tokens = True  # special tokens in a text are plain text
     return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)

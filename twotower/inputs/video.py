@@ -1,4 +1,4 @@
-"""Videos, by several frames spread over their length."""
+"""Videos, read by several frames spread over their length."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from twotower.errors import PictureError
 
 
 def sample_frames(path: Path, count: int = 8) -> list[Image.Image]:
-    """Up to `count` frames from the middles of as many equal parts of a video, upright.
+    """Decode at most `count` frames, from the middles of `count` equal sections, upright.
+
+    A frame is the key frame before that time, which is cheap to find and close enough.
 
     Raises:
         PictureError: PyAV is not installed, or no frame can be decoded.
@@ -36,15 +38,14 @@ def sample_frames(path: Path, count: int = 8) -> list[Image.Image]:
 
 
 def _frames(container: Any, count: int) -> Iterator[Image.Image]:
-    """Seeks to the key frame before each place: cheap, and near enough to say what it shows."""
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     length = container.duration  # in millionths of a second; None for a bare stream
-    places = [int(length * (part + 0.5) / count) for part in range(count)] if length else [0]
-    seen = set()
-    for place in places:
-        container.seek(place)
+    times = [int(length * (section + 0.5) / count) for section in range(count)] if length else [0]
+    timestamps = set()
+    for time in times:
+        container.seek(time)  # to the key frame before
         frame = next(container.decode(stream), None)
-        if frame is not None and frame.pts not in seen:
-            seen.add(frame.pts)
+        if frame is not None and frame.pts not in timestamps:
+            timestamps.add(frame.pts)
             yield frame.to_image().rotate(getattr(frame, "rotation", 0), expand=True)

@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from twotower.errors import ModelError
+from twotower.inputs.byte_pairs import clip_vocabulary
 from twotower.inputs.preprocess import OPENAI_MEAN, OPENAI_STD, PreprocessConfig
 from twotower.inputs.tokenizer import (
     OPENAI_TOKENIZER,
     SIGLIP2_TOKENIZER,
     SIGLIP_TOKENIZER,
     TokenizerConfig,
-    clip_vocabulary,
 )
 from twotower.model.config import Activation, CLIPConfig, TextTransformerConfig, ViTConfig
 from twotower.model.foreign.rename import Foreign, read_json, read_tensors, tensors_in, tensors_out
