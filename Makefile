@@ -22,23 +22,20 @@ demo: .venv/.light
 	@echo "  $(BIN)/twotower classify examples/photos --labels \"indoors, outdoors\" --json"
 	@echo "  $(BIN)/python -c 'import twotower; print(twotower.load().encode_text(\"a red car\").shape)'"
 
-# In CI the same command also checks, and runs the groups that the default run leaves out. Training
-# has a process of its own: torch forks workers, which the threads of other tests do not survive.
+# In CI the same command also checks, and runs the groups that the default run leaves out.
 ifdef CI
 test: check
-	$(BIN)/pytest -q -m "" --ignore tests/train
-	$(BIN)/pytest -q -m "" tests/train
+	$(BIN)/pytest -q -m ""
 else
 test: .venv/.dev
-	$(BIN)/pytest -q --ignore tests/train
-	$(BIN)/pytest -q tests/train
+	$(BIN)/pytest -q
 endif
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q tests/test_architecture.py
+	$(BIN)/pytest -q tests/test_architecture.py tests/test_wording.py
 
 format: .venv/.dev
 	$(BIN)/ruff format .

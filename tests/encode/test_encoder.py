@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +53,27 @@ def test_reduced_weights_agree_across_engines(tmp_path: Path, stored: str) -> No
     ]
     np.testing.assert_allclose(embeds[0], embeds[2], atol=1e-4)
     np.testing.assert_allclose(embeds[1], embeds[2], atol=1e-4)
+
+
+FREE_ENGINES_THEN_INTERRUPT = """
+import os, signal, sys
+from pathlib import Path
+from twotower.encode.engine import start_engine
+
+towers = [start_engine("openvino", Path(sys.argv[1]), tower) for tower in ("vision", "text")]
+while towers:
+    del towers[0]
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_after_openvino_engines_were_freed(tiny_directory: Path) -> None:
+    command = [sys.executable, "-c", FREE_ENGINES_THEN_INTERRUPT, str(tiny_directory)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "interrupted\n", "")
 
 
 def test_text_embeds_equal_the_full_context(encoder: Encoder) -> None:

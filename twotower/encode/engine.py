@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -85,8 +86,6 @@ def start_session(path: Path, threads: int | None = None) -> Any:
 
 
 def _openvino(directory: Path, tower: Tower, threads: int | None) -> Engine:
-    import openvino
-
     # Without these two OpenVINO may compute in bfloat16 and quantise activations for int8 weights.
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "f32",
@@ -96,10 +95,30 @@ def _openvino(directory: Path, tower: Tower, threads: int | None) -> Engine:
         settings["INFERENCE_NUM_THREADS"] = threads
     path = graph_path(directory, tower)
     try:
-        compiled = openvino.Core().compile_model(path, "CPU", settings)
+        compiled = _openvino_core().compile_model(path, "CPU", settings)
     except RuntimeError as error:
         raise EngineError(f"{path}: OpenVINO cannot load it ({_first_line(error)})") from None
     return lambda batch: np.array(compiled(batch)[0], np.float32)
+
+
+_CORE_LOCK = threading.Lock()
+_CORE: list[Any] = []
+
+
+def _openvino_core() -> Any:
+    """Return the only `openvino.Core` of this process, which lives until its end.
+
+    Each Core of OpenVINO 2026.4 installs a signal stack (`sigaltstack`). If two are freed in the
+    order in which they were made, the stack of the earlier one is restored although it is unmapped,
+    and the next signal with a Python handler, such as Ctrl-C, is a segmentation fault
+    (tests/encode/openvino_signal_stack.py shows it without this package).
+    """
+    import openvino
+
+    with _CORE_LOCK:
+        if not _CORE:
+            _CORE.append(openvino.Core())
+    return _CORE[0]
 
 
 def _torch(directory: Path, tower: Tower, threads: int | None) -> Engine:
