@@ -39,7 +39,7 @@ def test_json_cannot_close_its_script() -> None:
     assert json.loads(script_json(tree)) == tree
 
 
-@pytest.mark.parametrize("name", ["$data", "$library", "$learning", "$$", "</title>"])
+@pytest.mark.parametrize("name", ["$data", "$library", "$learn_command", "$$", "</title>"])
 def test_the_review_page_has_the_folders_name_as_its_title(name: str, tmp_path: Path) -> None:
     catalog = SimpleNamespace(pictures=lambda ids: [])
     library = cast("Any", SimpleNamespace(root=Path(name), catalog=catalog))

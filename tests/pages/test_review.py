@@ -31,38 +31,40 @@ def test_keys_accept_and_reject_and_the_file_is_learned(tmp_path: Path) -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
         problems: list[str] = []
+        requests: list[str] = []
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda one: problems.append(one.url) if "://" in one.url[:8] else None)
+        page.on("request", lambda request: requests.append(request.url))
         page.goto(page_file.as_uri())
         assert page.locator("figure").count() == 9
-        page.wait_for_function("[...document.images].every(one => one.naturalWidth > 0)")
-        first, second, third = (page.locator("figure").nth(place) for place in range(3))
-        asked = page.evaluate("data.tags.map(one => one.tag)")
-        titles = [one.get_attribute("title") for one in (first, second, third)]
+        page.wait_for_function("[...document.images].every(image => image.naturalWidth > 0)")
+        accepted, rejected, toggled = (page.locator("figure").nth(i) for i in range(3))
+        tags = page.evaluate("data.tags.map(entry => entry.tag)")
+        titles = [figure.get_attribute("title") for figure in (accepted, rejected, toggled)]
         page.keyboard.press("a")
         page.keyboard.press("r")
         page.keyboard.press("a")
         page.keyboard.press("ArrowLeft")
         page.keyboard.press("u")  # the third again, which is neither now
-        third.click()
-        third.click()  # from yes to no
-        assert "yes" in (first.get_attribute("class") or "")
-        assert "no" in (second.get_attribute("class") or "")
+        toggled.click()
+        toggled.click()  # from yes to no
+        assert "yes" in (accepted.get_attribute("class") or "")
+        assert "no" in (rejected.get_attribute("class") or "")
         with page.expect_download() as download:
             page.keyboard.press("s")
         corrections = tmp_path / "corrections.csv"
         download.value.save_as(corrections)
         leaving = "!dispatchEvent(new Event('beforeunload', {cancelable: true}))"
         assert not page.evaluate(leaving)
-        third.click()
-        third.click()  # yes: as many verdicts as were saved, and another one
+        toggled.click()
+        toggled.click()  # yes: as many verdicts as were saved, and another one
         assert page.evaluate(leaving)
         browser.close()
-    assert [one for one in problems if not one.startswith(("file:", "blob:", "data:"))] == []
+    assert problems == []
+    assert [url for url in requests if not url.startswith(("file:", "blob:", "data:"))] == []
     options = ["--vocabulary", str(words), "--dry-run", "--learn", str(corrections)]
     assert main(["tag", str(root), *options]) == 0
     library = Library(root)
-    said = {(one.tag, one.id): one.accepted for one in library.catalog.corrections()}
-    ids = {one.path: one.id for one in library.catalog.records()}
-    verdicts = zip(titles, (True, False, False), strict=True)
-    assert said == {(asked[0], ids[str(title)]): verdict for title, verdict in verdicts}
+    verdicts = {(row.tag, row.id): row.accepted for row in library.catalog.corrections()}
+    ids = {record.path: record.id for record in library.catalog.records()}
+    expected = zip(titles, (True, False, False), strict=True)
+    assert verdicts == {(tags[0], ids[str(title)]): verdict for title, verdict in expected}

@@ -26,7 +26,7 @@ from twotower.library import Library
 from twotower.metadata.keywords import read_keywords
 from twotower.metadata.ownership import set_tags
 from twotower.metadata.xmp import NEW_PACKET
-from twotower.pages.review import choose
+from twotower.pages.review import choose_questions
 from twotower.tagging.detectors import SENTENCES, detector_logits
 from twotower.tagging.feedback import fit_feedback
 from twotower.tagging.formats import parse_vocabulary
@@ -655,7 +655,7 @@ def test_the_review_asks_first_what_may_be_given() -> None:
     probabilities = np.array([[0.5, 0.92, 0.001, 0.5], [0.5, 0.85, 0.002, 0.4]])
     tagger = SimpleNamespace(cutoffs=np.array([2.0, 0.9, 0.9, 0.9999]))
     tagged = [TaggedPicture(n, row, row > 0.9) for n, row in enumerate(probabilities)]
-    questions = choose(cast(Tagger, tagger), tagged)
+    questions = choose_questions(cast(Tagger, tagger), tagged)
     assert [tag for tag, _ in questions] == [1, 0, 3, 2]
     assert dict(questions)[1] == [1, 0]
 
@@ -673,7 +673,7 @@ def test_the_review_page_holds_what_is_unsure(
     tree = json.loads(text[start : text.index("</script>", start)])
     assert "animal|dog" in {one["tag"] for one in tree["tags"]}
     for one in tree["tags"]:
-        doubts = [round(min(p, 1 - p), 6) for _, p, _ in one["asked"]]
+        doubts = [round(min(p, 1 - p), 6) for _, p, _ in one["questions"]]
         assert doubts == sorted(doubts, reverse=True)
     for picture in tree["pictures"].values():
         content = io.BytesIO(base64.b64decode(picture["jpeg"]))

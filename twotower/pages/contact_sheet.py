@@ -32,7 +32,7 @@ def write_contact_sheet(result: SearchResult, pictures: int, file: Path) -> list
     """
     figures = [(hit, _figure(hit, file)) for hit in result]
     matches = "".join(figure for hit, figure in figures if hit.match)
-    others = "".join(figure for hit, figure in figures if not hit.match)
+    below = "".join(figure for hit, figure in figures if not hit.match)
     count = f"{result.matches:,} of {pictures:,} pictures match"
     page = render(
         _PAGE,
@@ -40,8 +40,8 @@ def write_contact_sheet(result: SearchResult, pictures: int, file: Path) -> list
             "query": result.query,
             "count": count.replace(",", "\u202f") if result.matches else "Nothing matches",
             "matches": Html(f"<main>{matches}</main>" if matches else ""),
-            "others": Html(
-                f"<h2>below the cut-off</h2><main class=others>{others}</main>" if others else ""
+            "below": Html(
+                f"<h2>below the cut-off</h2><main class=below>{below}</main>" if below else ""
             ),
             "cutoff": "" if result.cutoff is None else f" \u00b7 cut-off {result.cutoff:.0%}",
         },
@@ -123,10 +123,10 @@ main::after { content: ""; flex: 1000 0 0; }
 .notes { flex: 1; white-space: nowrap; opacity: .75; }
 .about b { font-weight: 600; font-variant-numeric: tabular-nums; }
 .hit i { position: absolute; bottom: 0; left: 0; height: 3px; background: var(--mark); }
-.others { --row: 160px; }
-.others img { filter: saturate(.5); opacity: .8; }
+.below { --row: 160px; }
+.below img { filter: saturate(.5); opacity: .8; }
 </style>
 <header><h1>$query</h1><p>$count$cutoff</p></header>
-$matches$others
+$matches$below
 </html>
 """

@@ -1,4 +1,4 @@
-"""The review page: tags on trial, picture by picture, as one HTML file that needs nothing else."""
+"""The review page: uncertain tags, picture by picture, as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from twotower.arrays import Float64Array
 from twotower.files import atomic_write
 from twotower.pages.render import render, script_json
 from twotower.pages.thumbnails import thumbnail
@@ -20,87 +20,98 @@ if TYPE_CHECKING:
     from twotower.library import Library
     from twotower.tagging.tagger import TaggedPicture, Tagger
 
-HEIGHT = 200  # pixels of a picture in the file
-PICTURES = 24  # of each tag
-TAGS = 60  # the most that one page asks about
-NEAR = 3.0  # log-odds from a cut-off
+HEIGHT = 200  # pixels of a thumbnail in the file
+PICTURES_PER_TAG = 24
+MOST_TAGS = 60  # on one page
+NEAR_CUTOFF = 3.0  # log-odds, a factor of 20 in the odds
+UNDECIDED = 1e-6  # a smaller probability, or of the opposite, comes from a person's correction
 PAGE = Path(__file__).with_name("review.html")
 
 
 def write_review(
-    library: Library, tagger: Tagger, tagged: list[TaggedPicture], file: Path, learning: str
+    library: Library, tagger: Tagger, tagged: list[TaggedPicture], file: Path, learn_command: str
 ) -> int:
-    """Write the page: the tags about which most is unsure, of each the least sure pictures first.
+    """Write a page that asks about the most uncertain tags.
 
     Args:
-        learning: the command that takes in what is said there.
+        learn_command: the command that imports the corrections saved on the page.
 
     Returns:
-        How many tags are on it.
+        The number of tags on the page.
+
+    Raises:
+        OSError: the file cannot be written.
     """
-    questions = choose(tagger, tagged)
-    numbers = sorted({one for _, rows in questions for one in rows})
-    records = {one.id: one for one in library.catalog.pictures(tagged[row].id for row in numbers)}
+    questions = choose_questions(tagger, tagged)
+    rows = sorted({row for _, rows in questions for row in rows})
+    records = {
+        record.id: record for record in library.catalog.pictures(tagged[row].id for row in rows)
+    }
     pictures = {}
-    for row in numbers:
+    for row in rows:
         record = records[tagged[row].id]
-        entry = _picture(library.root / record.path, record)
+        entry = _picture_entry(library.root / record.path, record)
         if entry is not None:
             pictures[row] = entry
-    tree = {
-        "pictures": pictures,
-        "tags": [
-            {
-                "tag": str(tagger.tags[tag]),
-                "asked": [
-                    [
-                        row,
-                        round(float(tagged[row].probabilities[tag]), 3),
-                        bool(tagged[row].assigned[tag]),
-                    ]
-                    for row in rows
-                    if row in pictures
-                ],
-            }
-            for tag, rows in questions
-        ],
-    }
-    values = {"library": library.root.name, "learning": learning, "data": script_json(tree)}
-    page = render(PAGE.read_text(encoding="utf-8"), values)
-    with atomic_write(file) as out:
-        out.write(page)
+    tags = [
+        _tag_entry(tagger, tag, [row for row in rows if row in pictures], tagged)
+        for tag, rows in questions
+    ]
+    data = script_json({"pictures": pictures, "tags": tags})
+    values = {"library": library.root.name, "learn_command": learn_command, "data": data}
+    with atomic_write(file) as output:
+        output.write(render(PAGE.read_text(encoding="utf-8"), values))
     return len(questions)
 
 
-def choose(tagger: Tagger, tagged: list[TaggedPicture]) -> list[tuple[int, list[int]]]:
-    """Tags, the most worth asking first, each with rows of `tagged`, the least sure first.
+def choose_questions(tagger: Tagger, tagged: list[TaggedPicture]) -> list[tuple[int, list[int]]]:
+    """Choose the tags to ask about, the most useful ones first.
 
-    What is worth asking is whether pictures are given a tag: first come tags of which many are near
-    the cut-off, within a factor of 20 of its odds, then, as for tags that are never given, those of
-    which most is unsure.
+    First come tags with many pictures near their cut-off (`NEAR_CUTOFF`), since the answers decide
+    whether pictures get the tag. Tags that are never assigned follow, by their total uncertainty.
+
+    Returns:
+        Tags (positions in `tagger.tags`), each with rows of `tagged`, the least certain first.
     """
     if not tagged:
         return []
-    probabilities = np.stack([one.probabilities for one in tagged])
+    probabilities = np.stack([picture.probabilities for picture in tagged])
     doubts = np.minimum(probabilities, 1 - probabilities)
-    distances = np.abs(_logits(probabilities) - _logits(tagger.cutoffs))
-    near = np.where((tagger.cutoffs < 1) & (distances < NEAR), np.exp(-distances), 0.0)
-    nearest, unsure = (np.sort(one, axis=0)[-PICTURES:].sum(axis=0) for one in (near, doubts))
+    distances = np.abs(_log_odds(probabilities) - _log_odds(tagger.cutoffs))
+    near = np.where((tagger.cutoffs < 1) & (distances < NEAR_CUTOFF), np.exp(-distances), 0.0)
+    order = np.lexsort((-_sum_of_largest(doubts), -_sum_of_largest(near)))
     questions = []
-    for tag in np.lexsort((-unsure, -nearest))[:TAGS].tolist():
-        order = np.argsort(-doubts[:, tag], kind="stable")[:PICTURES]
-        rows = [row for row in order.tolist() if doubts[row, tag] > 1e-6]  # not yet answered
+    for tag in order[:MOST_TAGS].tolist():
+        by_doubt = np.argsort(-doubts[:, tag], kind="stable")[:PICTURES_PER_TAG]
+        rows = [row for row in by_doubt.tolist() if doubts[row, tag] > UNDECIDED]
         if rows:
             questions.append((tag, rows))
     return questions
 
 
-def _logits(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+def _sum_of_largest(values: Float64Array) -> Float64Array:
+    """Sum the largest `PICTURES_PER_TAG` of each column of `values` [pictures, tags]."""
+    return np.asarray(np.sort(values, axis=0)[-PICTURES_PER_TAG:].sum(axis=0))
+
+
+def _log_odds(probabilities: Float64Array) -> Float64Array:
     bounded = np.clip(probabilities, 1e-9, 1 - 1e-9)
     return np.asarray(np.log(bounded / (1 - bounded)))
 
 
-def _picture(path: Path, record: PictureRecord) -> dict[str, Any] | None:
+def _tag_entry(
+    tagger: Tagger, tag: int, rows: list[int], tagged: list[TaggedPicture]
+) -> dict[str, Any]:
+    """Return the entry of a tag in the page's data, with its probability for each row."""
+    questions = []
+    for row in rows:
+        probability = round(float(tagged[row].probabilities[tag]), 3)
+        questions.append([row, probability, bool(tagged[row].assigned[tag])])
+    return {"tag": str(tagger.tags[tag]), "questions": questions}
+
+
+def _picture_entry(path: Path, record: PictureRecord) -> dict[str, Any] | None:
+    """Return the entry of a picture in the page's data; None if it can no longer be read."""
     image = thumbnail(path, HEIGHT)
     if image is None:
         return None
