@@ -1,4 +1,4 @@
-"""`python -m twotower` is the command `twotower`."""
+"""Run the command `twotower` by `python -m twotower`."""
 
 import sys
 

@@ -1,19 +1,21 @@
 """Errors for users: each names its subject, the reason, and the remedy.
 
-The command line prints `str(error)` and exits with 1. Whatever is not a `TwotowerError` is a fault
-of this package and keeps its traceback.
+The command line prints `str(error)` and exits with 1. An error of another class, except `OSError`,
+is a fault of this package and keeps its traceback.
 """
 
 from __future__ import annotations
 
 
 class TwotowerError(ValueError):
-    """Base of all errors that a user can cause or mend: `<subject>: <reason>; <remedy>`.
+    """Base class of the errors that a user can cause or fix.
+
+    `str(error)` is one line: `<subject>: <reason>; <remedy>`.
 
     Attributes:
         subject: the file, field, option or object at fault.
         reason: what is wrong with it.
-        remedy: what to do about it.
+        remedy: what the user can do.
     """
 
     def __init__(self, subject: object, reason: str = "", remedy: str = "") -> None:
@@ -87,4 +89,4 @@ class EvaluationError(TwotowerError):
 
 
 class TrainError(TwotowerError):
-    """A training run cannot start or go on."""
+    """A training run cannot start or continue."""

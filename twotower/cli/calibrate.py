@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from twotower.cli.output import OK, print_broken, show_progress
+from twotower.cli.output import OK, print_failures, show_progress
 from twotower.cli.pairs import SOURCE
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     for source in sources:
         with show_progress(f"Embedding {source.name}") as report:
             results.append(embed_source(model, source, report))
-    print_broken([error for result in results for error in result.errors])
+    print_failures([error for result in results for error in result.errors])
     share = COPY_SAMPLES // len(sources)
     with show_progress("Fitting"):
         calibration = fit_calibration(

@@ -14,7 +14,7 @@ from twotower.cli.output import (
     OK,
     add_model_options,
     positive,
-    print_broken,
+    print_failures,
     show_progress,
 )
 
@@ -270,7 +270,7 @@ def _write_outputs(
 ) -> int:
     from twotower.evaluate.results import append_csv, result_to_json
 
-    print_broken(result["unreadable"])
+    print_failures(result["unreadable"])
     if arguments.csv:
         append_csv(arguments.csv, result)
     if arguments.report:

@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, progress, and kinds of arguments."""
+"""Shared by the commands: exit codes, progress, printed text, and types of arguments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from twotower.progress import Progress, ReportProgress, ignore_progress
 
 if TYPE_CHECKING:
-    # the class that argparse has no public name for
+    # argparse has no public name for this class
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
@@ -90,31 +90,34 @@ def track(items: Iterable[Item], stage: str, total: int) -> Iterator[Item]:
 
 
 def shown_path(path: Path) -> str:
-    """A path as one writes it from here: relative, unless it lies outside."""
+    """Return a path relative to the current folder, or absolute if it lies outside."""
     relative = os.path.relpath(path)
     return str(path.resolve()) if relative.startswith("..") else relative
 
 
 def printable(text: str) -> str:
-    """Text for one line of a terminal: what a name may do to it is escaped, such as controls."""
-    return re.sub(_CONTROLS, lambda found: ascii(found[0])[1:-1], text)
+    """Return text for one line of a terminal, with control characters in names escaped."""
+    return re.sub(_CONTROLS, lambda match: ascii(match[0])[1:-1], text)
 
 
 _CONTROLS = "[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 
 
 def to_json(tree: Any, indent: int | None = None) -> str:
-    """JSON as text, with the names of files that are no text escaped."""
+    """Return JSON as text.
+
+    The name of a file may be bytes that are not text. They are escaped, and `os.fsencode` restores
+    them.
+    """
     text = json.dumps(tree, ensure_ascii=False, indent=indent)
-    # the name of a file may be bytes that are no text; escaped, they come back in os.fsencode
     return json.dumps(tree, indent=indent) if re.search("[\udc80-\udcff]", text) else text
 
 
 def print_array(trees: Iterable[dict[str, Any]]) -> int:
-    """One JSON array, an object as soon as it is there; valid also when interrupted.
+    """Print a JSON array, each object as soon as it is available; valid also if interrupted.
 
     Returns:
-        How many objects have an "error".
+        The number of objects with an "error".
     """
     failed, separator = 0, "["
     try:
@@ -127,14 +130,16 @@ def print_array(trees: Iterable[dict[str, Any]]) -> int:
     return failed
 
 
-def print_broken(broken: Sequence[str], most: int = 20) -> None:
-    for line in broken[:most]:
+def print_failures(failures: Sequence[str], limit: int = 20) -> None:
+    """Print the first `limit` lines on stderr, and the number of the others."""
+    for line in failures[:limit]:
         print(f"twotower: {printable(line)}", file=sys.stderr)
-    if len(broken) > most:
-        print(f"twotower: and {len(broken) - most} more", file=sys.stderr)
+    if len(failures) > limit:
+        print(f"twotower: and {len(failures) - limit} more", file=sys.stderr)
 
 
 def add_model_options(command: argparse.ArgumentParser, positional: bool = False) -> None:
+    """Add `--model` (or the argument `model`) and `--engine`."""
     text = "a model directory, file or hf-hub:org/name (the bundled model)"
     if positional:
         command.add_argument("model", nargs="?", help=text)
@@ -144,11 +149,12 @@ def add_model_options(command: argparse.ArgumentParser, positional: bool = False
         "--engine",
         choices=("onnxruntime", "openvino", "torch"),
         default="onnxruntime",
-        help="what runs the model (onnxruntime)",
+        help="the runtime of the model (onnxruntime)",
     )
 
 
 def positive(text: str) -> int:
+    """Parse an argument that is an integer of at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
@@ -156,10 +162,10 @@ def positive(text: str) -> int:
 
 
 def size_in_bytes(text: str) -> int:
-    """A size such as 8GB, 500MB or a number of bytes."""
+    """Parse a size such as 8GB, 500MB or a number of bytes."""
     units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
     number, unit = text[:-2], text[-2:].upper()
     try:
         return int(float(number) * units[unit]) if unit in units else int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 8GB") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 8GB") from None

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twotower.cli.output import FAILED, OK, positive, print_broken, progress
+from twotower.cli.output import FAILED, OK, positive, print_failures, progress
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -34,7 +34,7 @@ def run_pairs_pack(arguments: argparse.Namespace) -> int:
     source = open_source(arguments.source)
     with progress("Packing", len(source)) as advance:
         broken = pack(source, arguments.destination, arguments.per_shard, advance)
-    print_broken(broken)
+    print_failures(broken)
     shards = len(list(arguments.destination.glob("*.tar")))
     print(
         f"{arguments.destination}: {shards} shards; {len(broken)} of {len(source)} pairs left out"
@@ -49,6 +49,6 @@ def run_pairs_stats(arguments: argparse.Namespace) -> int:
     source = open_source(arguments.source)
     with progress("Counting", len(source)) as advance:
         stats = count_pairs(source, advance)
-    print_broken(stats.broken)
+    print_failures(stats.broken)
     print("\n".join(stats.lines()))
     return OK

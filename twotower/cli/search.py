@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twotower.cli.index import add_library_option, index_once
-from twotower.cli.output import FAILED, OK, positive, print_broken, printable, shown_path, to_json
+from twotower.cli.output import FAILED, OK, positive, print_failures, printable, shown_path, to_json
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -186,7 +186,7 @@ def output_result(result: SearchResult, library: Library, arguments: argparse.Na
         print(to_json(result_tree(result), indent=1))
     else:
         print_result(result, arguments.page, arguments.top, arguments.all)
-    print_broken(errors)
+    print_failures(errors)
     return FAILED if errors else OK
 
 

@@ -13,7 +13,7 @@ from twotower.cli.index import add_library_option
 from twotower.cli.output import (
     FAILED,
     OK,
-    print_broken,
+    print_failures,
     printable,
     show_progress,
     shown_path,
@@ -118,7 +118,7 @@ def run_tag(arguments: argparse.Namespace) -> int:
             errors.insert(0, not_written(arguments.learn))
         elif not arguments.dry_run:
             errors += write_sidecars(library, result, arguments)
-    print_broken(errors)
+    print_failures(errors)
     return FAILED if errors or unusable else OK
 
 
@@ -152,7 +152,7 @@ def check_targets(arguments: argparse.Namespace, root: Path) -> None:
 def import_corrections(library: Library, vocabulary: Vocabulary, file: Path) -> int:
     """Import corrections; returns the number of lines that cannot be used."""
     report = library.import_corrections(vocabulary, file)
-    print_broken(report.errors)
+    print_failures(report.errors)
     print(
         f"Imported {report.imported} corrections. Undo one with the verdict: forget",
         file=sys.stderr,
@@ -275,7 +275,7 @@ def undo(library: Library) -> int:
     from twotower.metadata.journal import UndoReport
 
     report = library.undo_tags()
-    print_broken(report.errors)
+    print_failures(report.errors)
     if report == UndoReport():
         print("Nothing to undo")
         return OK

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twotower.cli.output import OK, positive, print_broken, size_in_bytes
+from twotower.cli.output import OK, positive, print_failures, size_in_bytes
 from twotower.cli.pairs import SOURCE
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def run_train_folder(arguments: argparse.Namespace) -> int:
         progress=print_progress(),
         report=print_row,
     )
-    print_broken(card.broken)
+    print_failures(card.broken)
     print("\n".join(card.lines()))
     print()
     model = arguments.folder / "model"
@@ -174,7 +174,7 @@ def run_train_vqa(arguments: argparse.Namespace) -> int:
         epochs=arguments.epochs,
         progress=print_progress(),
     )
-    print_broken(scores.unreadable)
+    print_failures(scores.unreadable)
     columns = np.stack([scores.head, scores.prior], axis=1)
     intervals = bootstrap_shares(columns, np.ones(len(columns)))
     for name, values, (low, high) in zip(
