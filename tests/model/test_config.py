@@ -109,34 +109,34 @@ def test_directories_from_before_a_field_are_read() -> None:
         ("preprocess.mean", MISSING, "config.preprocess lacks mean"),
         ("tokenizer.context_length", MISSING, "config.tokenizer lacks context_length"),
         # wrong types
-        ("embed_dim", "512", "config.embed_dim is '512'; expected int"),
-        ("embed_dim", 512.0, "config.embed_dim is 512.0; expected int"),
-        ("embed_dim", True, "config.embed_dim is True; expected int"),
-        ("embed_dim", None, "config.embed_dim is None; expected int"),
-        ("logit_bias", 1, "config.logit_bias is 1; expected bool"),
-        ("name", 5, "config.name is 5; expected str"),
-        ("vision.eps", "small", "config.vision.eps is 'small'; expected float"),
-        ("vision.eps", True, "config.vision.eps is True; expected float"),
-        ("text.eos_id", "last", "config.text.eos_id is 'last'; expected int"),
-        ("preprocess.mean", [0.5, 0.5], "config.preprocess.mean is [0.5, 0.5]; expected tuple"),
-        ("preprocess.mean", 0.5, "config.preprocess.mean is 0.5; expected tuple"),
-        ("templates", "a {}", "config.templates is 'a {}'; expected tuple"),
-        ("templates", [1], "config.templates is 1; expected str"),
-        ("preprocess", None, "config.preprocess is None; expected an object"),
+        ("embed_dim", "512", "config.embed_dim is '512', expected int"),
+        ("embed_dim", 512.0, "config.embed_dim is 512.0, expected int"),
+        ("embed_dim", True, "config.embed_dim is True, expected int"),
+        ("embed_dim", None, "config.embed_dim is None, expected int"),
+        ("logit_bias", 1, "config.logit_bias is 1, expected bool"),
+        ("name", 5, "config.name is 5, expected str"),
+        ("vision.eps", "small", "config.vision.eps is 'small', expected float"),
+        ("vision.eps", True, "config.vision.eps is True, expected float"),
+        ("text.eos_id", "last", "config.text.eos_id is 'last', expected int"),
+        ("preprocess.mean", [0.5, 0.5], "config.preprocess.mean is [0.5, 0.5], expected tuple"),
+        ("preprocess.mean", 0.5, "config.preprocess.mean is 0.5, expected tuple"),
+        ("templates", "a {}", "config.templates is 'a {}', expected tuple"),
+        ("templates", [1], "config.templates is 1, expected str"),
+        ("preprocess", None, "config.preprocess is None, expected an object"),
         # choices
-        ("vision.activation", "swish", "config.vision.activation is 'swish'; expected"),
-        ("vision.pool", "mean", "config.vision.pool is 'mean'; expected"),
-        ("preprocess.resize", "crop", "config.preprocess.resize is 'crop'; expected"),
+        ("vision.activation", "swish", "config.vision.activation is 'swish', expected"),
+        ("vision.pool", "mean", "config.vision.pool is 'mean', expected"),
+        ("preprocess.resize", "crop", "config.preprocess.resize is 'crop', expected"),
         # kinds
-        ("vision.kind", "vlt", "config.vision.kind is 'vlt'; expected one of vit, resnet, effi"),
+        ("vision.kind", "vlt", "config.vision.kind is 'vlt', expected one of vit, resnet, effi"),
         ("vision.kind", "resnet", "config.vision has an unknown key"),
-        ("vision.kind", MISSING, "config.vision.kind is None; expected one of vit"),
+        ("vision.kind", MISSING, "config.vision.kind is None, expected one of vit"),
         (
             "text.kind",
             "vit",
-            "config.text.kind is 'vit'; expected one of transformer, sentence_enc",
+            "config.text.kind is 'vit', expected one of transformer, sentence_enc",
         ),
-        ("vision", 5, "config.vision.kind is None; expected one of vit"),
+        ("vision", 5, "config.vision.kind is None, expected one of vit"),
         # values that a field refuses
         ("preprocess.image_size", 0, "config.preprocess: image_size is 0"),
         ("preprocess.std", [0.5, 0.0, 0.5], "config.preprocess: std is (0.5, 0.0, 0.5)"),
@@ -172,9 +172,9 @@ def test_tokenizer_may_use_fewer_positions_than_there_are() -> None:
 
 
 def test_unknown_preset_suggests_the_nearest() -> None:
-    with pytest.raises(ModelError, match=r"no preset 'ViT-B32'; did you mean 'ViT-B-32'\?"):
+    with pytest.raises(ModelError, match=r"ViT-B32: no such preset; did you mean 'ViT-B-32'\?"):
         preset("ViT-B32")
-    with pytest.raises(ModelError, match=r"no preset 'zzz' \(presets: RN50, "):
+    with pytest.raises(ModelError, match=r"zzz: no such preset; there are RN50, "):
         preset("zzz")
 
 

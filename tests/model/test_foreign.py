@@ -26,7 +26,7 @@ from twotower.model.config import CLIPConfig, ResNetConfig, TextTransformerConfi
 from twotower.model.foreign import read_foreign, write_open_clip, write_transformers
 from twotower.model.foreign.open_clip import _vision
 from twotower.model.foreign.openai import OPENAI_TABLE
-from twotower.model.foreign.rename import Settings, tensors_out
+from twotower.model.foreign.rename import Settings, export_tensors
 from twotower.model.presets import preset
 
 TOWER = {
@@ -245,7 +245,7 @@ class Archive(nn.Module):
 
 def openai_tensors(config: CLIPConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """As OpenAI stored them: half precision, and three numbers that describe the model."""
-    theirs = tensors_out(OPENAI_TABLE, tensors)
+    theirs = export_tensors(OPENAI_TABLE, tensors)
     return {
         **{name: one.half() if one.is_floating_point() else one for name, one in theirs.items()},
         "input_resolution": torch.tensor(config.vision.image_size),
@@ -281,7 +281,7 @@ def test_old_archives_do_not_count_batches(tmp_path: Path) -> None:
 
 
 def test_bare_weights_do_not_say_their_activation(tmp_path: Path) -> None:
-    tensors = tensors_out(OPENAI_TABLE, random_tensors(openai_config()))
+    tensors = export_tensors(OPENAI_TABLE, random_tensors(openai_config()))
     torch.save(tensors, tmp_path / "bare.pt")
     with pytest.raises(ModelError, match=r"bare\.pt: .*do not say their activation"):
         read_foreign(tmp_path / "bare.pt")

@@ -51,7 +51,7 @@ def test_stats(write_tar: Write) -> None:
     members |= {"b.txt": b"three words here", "c.jpg": b"broken", "c.txt": b"x"}
     stats = count_pairs(open_source(write_tar("x.tar", members)))
     assert (stats.pairs, stats.captions, len(stats.broken)) == (2, 3, 1)
-    assert stats.kinds == {"JPEG": 1, "PNG": 1}
+    assert stats.formats == {"JPEG": 1, "PNG": 1}
     assert (stats.widths, stats.heights) == ([40, 80], [30, 20])
     assert stats.words == [4, 4, 3]
     assert any("40 to 80" in line for line in stats.lines())

@@ -14,7 +14,7 @@ from tests.pairs.conftest import Write, picture, sample
 from twotower.errors import BrokenPairError, PairsError
 from twotower.pairs import remote
 from twotower.pairs.pair import Source
-from twotower.pairs.sources import PartOfPairs, open_source
+from twotower.pairs.sources import PairSubset, open_source
 
 
 def keys(source: Source) -> list[str]:
@@ -59,7 +59,7 @@ def test_captions_of_tars(
         ({"k.jpg": b"x"}, "k: has no caption"),
         ({"k.jpg": b"x", "k.txt": b" \n"}, "k: has no caption"),
         ({"k.jpg": b"x", "k.json": b"{"}, "json cannot be read"),
-        ({"k.txt": b"a caption"}, "k has no picture"),
+        ({"k.txt": b"a caption"}, "k: has no picture"),
     ],
 )
 def test_broken_samples_among_good_ones(
@@ -184,7 +184,7 @@ def test_folders_called_what_they_show(tmp_path: Path) -> None:
 def test_a_part_of_a_source(pictures: Path) -> None:
     for name in ("a", "b"):
         (pictures / f"{name}.txt").write_text(f"{name} dog")
-    part = PartOfPairs(open_source(pictures), [1], ["a photo of {}.", "{}"])
+    part = PairSubset(open_source(pictures), [1], ["a photo of {}.", "{}"])
     assert (len(part), part.key(0), part[0].key) == (1, "b.jpg", "b.jpg")
     assert part[0].captions == ("a photo of b dog.", "b dog")
 

@@ -23,7 +23,7 @@ def test_both_artists_drew_the_same_things() -> None:
         assert noto[number].captions == twemoji[number].captions
         assert noto[number].picture != twemoji[number].picture
     stats = count_pairs(noto)
-    assert stats.broken == [] and stats.kinds == {"WEBP": 1526} and set(stats.widths) == {64}
+    assert stats.broken == [] and stats.formats == {"WEBP": 1526} and set(stats.widths) == {64}
     assert noto[noto_number(noto, "1f408")].captions == ("cat",)
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twotower.cli.output import FAILED, OK, positive, print_failures, progress
+from twotower.cli.output import FAILED, OK, positive, print_broken, progress
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -33,11 +33,14 @@ def run_pairs_pack(arguments: argparse.Namespace) -> int:
 
     source = open_source(arguments.source)
     with progress("Packing", len(source)) as advance:
-        broken = pack(source, arguments.destination, arguments.per_shard, advance)
-    print_failures(broken)
+        broken = pack(
+            source, arguments.destination, arguments.per_shard, lambda progress: advance()
+        )
+    print_broken(broken)
     shards = len(list(arguments.destination.glob("*.tar")))
     print(
-        f"{arguments.destination}: {shards} shards; {len(broken)} of {len(source)} pairs left out"
+        f"Packed {len(source)} pairs into {shards} shards in {arguments.destination}; "
+        f"{len(broken)} broken ones left out"
     )
     return FAILED if broken else OK
 
@@ -48,7 +51,7 @@ def run_pairs_stats(arguments: argparse.Namespace) -> int:
 
     source = open_source(arguments.source)
     with progress("Counting", len(source)) as advance:
-        stats = count_pairs(source, advance)
-    print_failures(stats.broken)
+        stats = count_pairs(source, lambda progress: advance())
+    print_broken(stats.broken)
     print("\n".join(stats.lines()))
     return OK

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from twotower.errors import EvaluationError
 from twotower.inputs.pictures import Picture, find_pictures
 from twotower.pairs.tables import PICTURE_COLUMNS, read_table
-from twotower.pairs.tars import PICTURES, tar_members
+from twotower.pairs.tars import PICTURE_EXTENSIONS, tar_members
 
 LABEL_COLUMNS = ("label", "labels", "class", "cls", "classname")
 CLASS_NAMES_FILE = "classnames.txt"  # beside shards, as LAION's CLIP_benchmark writes it
@@ -273,7 +273,8 @@ def read_tars(tars: list[Path]) -> StoredSet:
         if not path.is_file():
             raise EvaluationError(path, "no such file", "give a tar, a pattern or a folder of tars")
         for key, members in _read_samples(path):
-            span = next((members[suffix] for suffix in PICTURES if suffix in members), None)
+            suffixes = (suffix for suffix in PICTURE_EXTENSIONS if suffix in members)
+            span = next((members[suffix] for suffix in suffixes), None)
             if span is None:
                 raise EvaluationError(path, f"{key} has no picture", "add one, or remove the label")
             spans.append((shard, *span))

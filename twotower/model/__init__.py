@@ -1,1 +1,1 @@
-"""What CLIP is: configurations, towers, weights. Needs torch, except config and pickles."""
+"""CLIP: configurations, towers, weights. All but `config.py` and `pickles.py` need torch."""

@@ -1,4 +1,7 @@
-"""A head that answers questions on top of frozen towers: tokens look at a picture's cells."""
+"""A head that answers questions about pictures, on the unpooled outputs of frozen towers.
+
+Its weights keep the names under which files store them; "cells" there are patches here.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from torch import Tensor, nn
 from twotower.model.config import FusionConfig
 from twotower.model.layers import merge_heads, split_heads
 
-DROPOUT = 0.2  # of what is seen, and of what each block adds
+DROPOUT = 0.2  # of the patches, and of the output of each residual branch
 
 
 class FusionHead(nn.Module):
-    """Cross-attention from question tokens to cells, then a classifier over answers."""
+    """Cross-attention from the tokens of a question to patches, then a classifier over answers."""
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
@@ -28,26 +31,27 @@ class FusionHead(nn.Module):
         self.ln_final = nn.LayerNorm(width)
         self.classifier = nn.Linear(width, len(config.answers))
 
-    def forward(self, cells: Tensor, tokens: Tensor, real: Tensor, picture: Tensor) -> Tensor:
-        """Logits of the answers [Q, answers].
+    def forward(self, patches: Tensor, tokens: Tensor, mask: Tensor, picture: Tensor) -> Tensor:
+        """Compute the logits of the answers [Q, answers].
 
         Args:
-            cells: of P pictures [P, cells, vision_width].
-            tokens: of Q questions [Q, L, text_width]; `real` [Q, L] is False where padded.
-            picture: which of the P each question is about [Q].
+            patches: of P pictures [P, patches, vision_width].
+            tokens: of Q questions [Q, L, text_width].
+            mask: [Q, L], False at padding.
+            picture: [Q], the row in `patches` of the picture that each question is about.
         """
-        projected = F.dropout(self.cell_proj(cells), DROPOUT, self.training)
-        seen = self.ln_cells(projected + self.pos_embed)  # [P, cells, width]
+        patches = F.dropout(self.cell_proj(patches), DROPOUT, self.training)
+        patches = self.ln_cells(patches + self.pos_embed)  # [P, patches, width]
         x = self.ln_tokens(self.token_proj(tokens))  # [Q, L, width]
         for block in self.blocks:
-            x = block(x, seen, picture)
-        weight = real.to(x.dtype).unsqueeze(-1)
-        pooled = (self.ln_final(x) * weight).sum(dim=1) / weight.sum(dim=1)
+            x = block(x, patches, picture)
+        weight = mask.to(x.dtype).unsqueeze(-1)  # [Q, L, 1]
+        pooled = (self.ln_final(x) * weight).sum(dim=1) / weight.sum(dim=1)  # [Q, width]
         return self.classifier(pooled)
 
 
 class FusionBlock(nn.Module):
-    """Tokens look at the cells, then think: pre-norm, residual."""
+    """Pre-norm residual block: cross-attention from tokens to patches, then an MLP."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -57,11 +61,11 @@ class FusionBlock(nn.Module):
         self.out = nn.Linear(width, width)
         self.fc1, self.fc2 = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
 
-    def forward(self, x: Tensor, seen: Tensor, picture: Tensor) -> Tensor:
-        """x: [Q, L, width]; seen: [P, cells, width]; picture: [Q] -> [Q, L, width]"""
+    def forward(self, x: Tensor, patches: Tensor, picture: Tensor) -> Tensor:
+        """Transform x [Q, L, width], given patches [P, patches, width] and picture [Q]."""
         (q,) = split_heads(self.q(self.ln_1(x)), 1, self.heads)
-        k, v = split_heads(self.kv(seen), 2, self.heads)
-        looked = self.out(merge_heads(F.scaled_dot_product_attention(q, k[picture], v[picture])))
-        x = x + F.dropout(looked, DROPOUT, self.training)
-        thought = self.fc2(F.gelu(self.fc1(self.ln_2(x))))
-        return x + F.dropout(thought, DROPOUT, self.training)
+        k, v = split_heads(self.kv(patches), 2, self.heads)  # [P, heads, patches, width / heads]
+        attended = F.scaled_dot_product_attention(q, k[picture], v[picture])
+        x = x + F.dropout(self.out(merge_heads(attended)), DROPOUT, self.training)
+        transformed = self.fc2(F.gelu(self.fc1(self.ln_2(x))))
+        return x + F.dropout(transformed, DROPOUT, self.training)

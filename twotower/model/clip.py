@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from twotower.model.config import CLIPConfig
 from twotower.model.layers import at_least_float32
 from twotower.model.presets import LOGIT_SCALE_INIT, SIGLIP_LOGIT_BIAS_INIT, SIGLIP_LOGIT_SCALE_INIT
-from twotower.model.text import TextTower, build_text
-from twotower.model.vision import VisionTower, build_vision
+from twotower.model.text import build_text
+from twotower.model.vision import build_vision
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ClipOutput:
 class CLIP(nn.Module):
     """Radford et al. 2021; with `config.logit_bias`, SigLIP (Zhai et al. 2023).
 
-    `logit_scale` is stored as its logarithm and exponentiated where cosines become logits.
+    `logit_scale` is stored as its logarithm and exponentiated in `forward`.
     """
 
     def __init__(self, config: CLIPConfig) -> None:
@@ -71,36 +71,12 @@ class CLIP(nn.Module):
         return self.encode_image(pixel_values), self.encode_text(input_ids)
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
-        """[B, 3, image_size, image_size] -> image_embeds [B, embed_dim], unit length."""
+        """Embed pictures: [B, 3, image_size, image_size] -> image_embeds [B, embed_dim]."""
         image_features = self.vision(pixel_values)  # [B, embed_dim]
         return F.normalize(at_least_float32(image_features), dim=-1)
 
     def encode_text(self, input_ids: Tensor | Sequence[Tensor]) -> Tensor:
-        """[B, L], or groups of such texts -> text_embeds [B, embed_dim], unit length."""
+        """Embed texts: [B, L], or groups of such -> text_embeds [B, embed_dim]."""
         groups = [input_ids] if isinstance(input_ids, Tensor) else input_ids
         text_features = torch.cat([self.text(group) for group in groups])  # [B, embed_dim]
         return F.normalize(at_least_float32(text_features), dim=-1)
-
-
-class Cells(nn.Module):
-    """An image tower without its pooling: pixel_values -> [B, cells, width]."""
-
-    def __init__(self, vision: VisionTower) -> None:
-        super().__init__()
-        self.vision = vision
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """[B, 3, image_size, image_size] -> [B, cells, width], row by row of the picture."""
-        return self.vision.grid(pixel_values)
-
-
-class TokenVectors(nn.Module):
-    """A text tower without its pooling: input_ids -> [B, L, width]."""
-
-    def __init__(self, text: TextTower) -> None:
-        super().__init__()
-        self.text = text
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """[B, L] -> [B, L, width]"""
-        return self.text.tokens(input_ids)

@@ -1,7 +1,7 @@
-"""What a model is, as frozen dataclasses that go to JSON and back; no torch.
+"""Configurations of models: frozen dataclasses that are stored as JSON. No torch.
 
-`CLIPConfig` holds everything that decides the numbers a model gives: both towers, the
-preprocessing of pictures and the tokenizer. It is written beside the weights as `config.json`.
+`CLIPConfig` determines the outputs of a model together with its weights: both towers, the
+preprocessing of pictures and the tokenizer. It is stored beside the weights as `config.json`.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from twotower.errors import ModelError
+from twotower.errors import ModelError, TwotowerError
 from twotower.inputs.preprocess import PreprocessConfig
-from twotower.inputs.tokenizer import (
-    TokenizerConfig,
-)
+from twotower.inputs.tokenizer import TokenizerConfig
 
 CONFIG_FILE = "config.json"
 
-LATER = {"later": True}  # a field that older directories lack and mean the default of
+OPTIONAL = {"optional": True}  # a field that older directories lack; they mean its default
 
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh", "relu"]
 
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """Vision transformer.
+    """A vision transformer.
 
-    `pool` is "class" for CLIP (class token, `ln_pre`, bias-free patch convolution and projection)
-    or "map" for SigLIP (attention pooling by a learned probe, no projection after it).
+    Attributes:
+        pool: "class" for CLIP (class token, `ln_pre`, bias-free patch convolution and projection)
+            or "map" for SigLIP (attention pooling by a learned probe, without a projection).
+        eps: of the layer norms.
     """
 
     image_size: int
@@ -61,23 +61,31 @@ class ResNetConfig:
 class EfficientNetLiteConfig:
     """EfficientNet-Lite (Tan and Le 2019; the Lite variant has ReLU6 and no squeeze-excitation).
 
-    The multipliers scale the seven stages of EfficientNet-B0; stem (32) and head (1280) stay.
+    Attributes:
+        width_multiplier, depth_multiplier: of the seven stages of EfficientNet-B0; the widths of
+            stem (32) and head (1280) are fixed.
+        pooled_stages: the number of last stages that are pooled in addition to the head.
+        hidden_width: of a layer between pooling and projection, which is applied to the pooled
+            vector and this layer's output; 0 for none.
     """
 
     image_size: int
     width_multiplier: float = 1.0
     depth_multiplier: float = 1.0
-    # so many of the last stages are pooled too, beside the head
-    pooled_stages: int = field(default=0, metadata=LATER)
-    # of a layer between pooling and projection, which sees both; 0 is none
-    hidden_width: int = field(default=0, metadata=LATER)
+    pooled_stages: int = field(default=0, metadata=OPTIONAL)
+    hidden_width: int = field(default=0, metadata=OPTIONAL)
     kind: Literal["efficientnet_lite"] = "efficientnet_lite"
 
 
 @dataclass(frozen=True)
 class TextTransformerConfig:
-    """Pre-norm text transformer: causal and pooled at the first `eos_id` (CLIP), or bidirectional
-    and pooled at the last position (SigLIP: `eos_id` is None, inputs always padded in full)."""
+    """A pre-norm text transformer.
+
+    Attributes:
+        eos_id: the end-of-text token of a causal transformer, which is pooled at its first
+            occurrence (CLIP). None for a bidirectional one, which is pooled at the last position
+            and needs inputs padded to `context_length` (SigLIP).
+    """
 
     context_length: int
     vocab_size: int
@@ -92,15 +100,16 @@ class TextTransformerConfig:
 
     @property
     def causal(self) -> bool:
-        """Whether a position sees only those before it."""
+        """True if a position attends only to itself and those before it."""
         return self.eos_id is not None
 
 
 @dataclass(frozen=True)
 class SentenceEncoderConfig:
-    """BERT-family encoder (MiniLM and kin), mean-pooled over the tokens that are not `pad_id`.
+    """A BERT-family encoder, such as MiniLM, mean-pooled over the tokens other than `pad_id`.
 
-    `hidden_width`: a hidden layer so wide before the projection, which is given both; 0 for none.
+    Attributes:
+        hidden_width: of a layer between pooling and projection, as in `EfficientNetLiteConfig`.
     """
 
     context_length: int
@@ -112,7 +121,7 @@ class SentenceEncoderConfig:
     pad_id: int = 0
     activation: Activation = "gelu"
     eps: float = 1e-12
-    hidden_width: int = field(default=0, metadata=LATER)
+    hidden_width: int = field(default=0, metadata=OPTIONAL)
     kind: Literal["sentence_encoder"] = "sentence_encoder"
 
 
@@ -122,10 +131,13 @@ TextConfig = TextTransformerConfig | SentenceEncoderConfig
 
 @dataclass(frozen=True)
 class CLIPConfig:
-    """Two towers, one space of `embed_dim`, and what turns pictures and words into their inputs.
+    """Two towers, the dimension of their shared space, and the preparation of their inputs.
 
-    `logit_bias` is True for models trained with the sigmoid loss, whose scores are
-    sigmoid(exp(logit_scale) * cosine + logit_bias) instead of a softmax over candidates.
+    Attributes:
+        logit_bias: True for models trained with the sigmoid loss (Zhai et al. 2023), whose scores
+            are sigmoid(exp(logit_scale) * cosine + logit_bias) instead of a softmax over
+            candidates.
+        templates: the sentences of zero-shot classification, with `{}` for the label.
     """
 
     name: str
@@ -138,90 +150,47 @@ class CLIPConfig:
     templates: tuple[str, ...] = field(default=("a photo of a {}.",))
 
     def __post_init__(self) -> None:
-        if self.preprocess.image_size != self.vision.image_size:
+        pixels, positions = self.vision.image_size, self.text.context_length
+        if self.preprocess.image_size != pixels:
             raise ModelError(
-                f"{self.name}: preprocess.image_size is {self.preprocess.image_size} but "
-                f"vision.image_size is {self.vision.image_size}; they must be equal"
+                self.name,
+                f"preprocess.image_size is {self.preprocess.image_size} but vision.image_size is "
+                f"{pixels}",
+                "make them equal",
             )
-        if self.tokenizer.context_length > self.text.context_length:
+        if self.tokenizer.context_length > positions:
             raise ModelError(
-                f"{self.name}: tokenizer.context_length is {self.tokenizer.context_length} but "
-                f"text.context_length is {self.text.context_length}; the text tower has no "
-                "positions for the rest"
+                self.name,
+                f"tokenizer.context_length is {self.tokenizer.context_length} but "
+                f"text.context_length is {positions}",
+                f"make the first {positions} or less",
             )
 
     def to_json(self) -> str:
-        """The whole configuration as indented JSON."""
+        """Return the configuration as indented JSON."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str, source: str | Path = "config.json") -> CLIPConfig:
-        """Parse what `to_json` wrote; `source` is named in errors.
+        """Parse the output of `to_json`; `source` is named in errors.
 
         Raises:
-            ConfigError: not JSON, an unknown or missing key, or a value of a wrong type.
+            ModelError: not JSON, an unknown or missing key, or a value of a wrong type.
         """
         return typing.cast(CLIPConfig, parse(cls, text, source))
 
 
-def read_config(directory: Path) -> CLIPConfig:
-    """The configuration of a model directory.
-
-    Raises:
-        ConfigError: no `config.json` there, or one that does not hold.
-    """
-    path = directory / CONFIG_FILE
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ModelError(f"{path}: {error.strerror}; a model directory holds one") from None
-    except UnicodeDecodeError:
-        raise ModelError(f"{path}: not UTF-8 text") from None
-    return CLIPConfig.from_json(text, path)
-
-
-def parse(expected: type, text: str, source: str | Path) -> Any:
-    """An object of a frozen dataclass from its JSON; `source` is named in errors.
-
-    Raises:
-        ConfigError: not JSON, an unknown or missing key, or a value of a wrong type.
-    """
-    try:
-        tree = json.loads(text)
-    except ValueError as error:
-        raise ModelError(f"{source}: not valid JSON ({error})") from None
-    try:
-        return _parse(expected, tree, "config")
-    except ModelError as error:
-        raise ModelError(f"{source}: {error}") from None
-
-
-def _parse(expected: Any, tree: Any, where: str) -> Any:
-    """Build `expected` (a dataclass, union, tuple, literal or scalar type) from parsed JSON."""
-    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
-    if is_dataclass(expected):
-        return _parse_dataclass(typing.cast(type, expected), tree, where)
-    if origin in (types.UnionType, typing.Union):
-        return _parse(_member(arguments, tree, where), tree, where)
-    if origin is Literal and tree in arguments:
-        return tree
-    if origin is tuple and isinstance(tree, list):
-        inner = arguments[:1] * len(tree) if arguments[-1] is Ellipsis else arguments
-        if len(inner) == len(tree):
-            return tuple(_parse(kind, item, where) for kind, item in zip(inner, tree, strict=True))
-    if origin is dict and isinstance(tree, dict):
-        return {key: _parse(arguments[1], value, f"{where}.{key}") for key, value in tree.items()}
-    if expected is float and type(tree) in (int, float):
-        return float(tree)
-    if isinstance(expected, type) and type(tree) is expected:
-        return tree
-    wanted = getattr(expected, "__name__", str(expected)) if origin is None else str(expected)
-    raise ModelError(f"{where} is {tree!r}; expected {wanted}")
-
-
 @dataclass(frozen=True)
 class FusionConfig:
-    """Sizes of a head that answers questions, its answers, and its model's hash (`model`)."""
+    """A head that answers questions about pictures.
+
+    Attributes:
+        model: `golden_hash` of the model whose towers it reads.
+        answers: the classes.
+        vision_width, text_width: of the patches and tokens that it reads.
+        cells: the number of patches. (The name is that of files written so far.)
+        width, layers, heads: of its own blocks.
+    """
 
     model: str
     answers: tuple[str, ...]
@@ -233,37 +202,101 @@ class FusionConfig:
     heads: int = 4
 
 
-def _parse_dataclass(expected: type, tree: Any, where: str) -> Any:
+def read_config(directory: Path) -> CLIPConfig:
+    """Read the configuration of a model directory.
+
+    Raises:
+        ModelError: there is no `config.json`, or it is invalid.
+    """
+    path = directory / CONFIG_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(
+            path, str(error.strerror), "give a model directory, which has this file"
+        ) from None
+    except UnicodeDecodeError:
+        raise ModelError(path, "not UTF-8 text", "download the model again") from None
+    return CLIPConfig.from_json(text, path)
+
+
+def parse(expected: type, text: str, source: str | Path) -> Any:
+    """Build a frozen dataclass from its JSON; `source` is named in errors.
+
+    Raises:
+        ModelError: not JSON, an unknown or missing key, or a value of a wrong type.
+    """
+    try:
+        return _parse(expected, json.loads(text), "config")
+    except _FieldError as error:
+        raise ModelError(source, error.reason, error.remedy) from None
+    except json.JSONDecodeError as error:
+        raise ModelError(source, f"not valid JSON ({error})", "restore the file") from None
+
+
+class _FieldError(Exception):
+    """A field that cannot be parsed; `parse` adds the file."""
+
+    def __init__(self, reason: str, remedy: str = "correct it") -> None:
+        super().__init__(reason)
+        self.reason, self.remedy = reason, remedy
+
+
+def _parse(expected: Any, value: Any, name: str) -> Any:
+    """Build `expected` (a dataclass, union, tuple, literal or scalar type) from parsed JSON."""
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if is_dataclass(expected):
+        return _parse_dataclass(typing.cast(type, expected), value, name)
+    if origin in (types.UnionType, typing.Union):
+        return _parse(_member(arguments, value, name), value, name)
+    if origin is Literal and value in arguments:
+        return value
+    if origin is tuple and isinstance(value, list):
+        inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(inner) == len(value):
+            return tuple(_parse(kind, item, name) for kind, item in zip(inner, value, strict=True))
+    if origin is dict and isinstance(value, dict):
+        return {key: _parse(arguments[1], item, f"{name}.{key}") for key, item in value.items()}
+    if expected is float and type(value) in (int, float):
+        return float(value)
+    if isinstance(expected, type) and type(value) is expected:
+        return value
+    kind = getattr(expected, "__name__", str(expected)) if origin is None else str(expected)
+    raise _FieldError(f"{name} is {value!r}, expected {kind}")
+
+
+def _parse_dataclass(expected: type, tree: Any, name: str) -> Any:
     if not isinstance(tree, dict):
-        raise ModelError(f"{where} is {tree!r}; expected an object")
+        raise _FieldError(f"{name} is {tree!r}, expected an object")
     hints = typing.get_type_hints(expected)
     for key in tree:
         if key not in hints:
             close = difflib.get_close_matches(key, hints, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ModelError(f"{where} has an unknown key {key!r}{hint}")
-    asked = [item.name for item in fields(expected) if "later" not in item.metadata]
-    missing = [name for name in asked if name not in tree]
+            remedy = f"did you mean {close[0]!r}?" if close else "remove it"
+            raise _FieldError(f"{name} has an unknown key {key!r}", remedy)
+    required = [item.name for item in fields(expected) if "optional" not in item.metadata]
+    missing = [key for key in required if key not in tree]
     if missing:
-        raise ModelError(f"{where} lacks {', '.join(missing)}")
-    values = {key: _parse(hints[key], tree[key], f"{where}.{key}") for key in tree}
+        raise _FieldError(f"{name} lacks {', '.join(missing)}", "add it")
+    values = {key: _parse(hints[key], tree[key], f"{name}.{key}") for key in tree}
     try:
         return expected(**values)
-    except ModelError:
-        raise
-    except ValueError as error:  # a dataclass of `inputs` refuses one of its values
-        raise ModelError(f"{where}: {error}") from None
+    except TwotowerError as error:
+        reason = error.reason or error.subject
+        raise _FieldError(f"{name}: {reason}", error.remedy) from None
+    except ValueError as error:
+        raise _FieldError(f"{name}: {error}") from None
 
 
-def _member(members: tuple[Any, ...], tree: Any, where: str) -> Any:
-    """The member of a union that `tree` is meant for: None, or the dataclass of that `kind`."""
-    if tree is None and type(None) in members:
+def _member(members: tuple[Any, ...], value: Any, name: str) -> Any:
+    """Return the member of a union that `value` belongs to: None, or the class of its `kind`."""
+    if value is None and type(None) in members:
         return type(None)
     classes = [member for member in members if is_dataclass(member)]
     if not classes:
         return next(member for member in members if member is not type(None))
-    kind = tree.get("kind") if isinstance(tree, dict) else None
-    by_kind = {typing.get_args(typing.get_type_hints(one)["kind"])[0]: one for one in classes}
+    kind = value.get("kind") if isinstance(value, dict) else None
+    by_kind = {typing.get_args(typing.get_type_hints(cls)["kind"])[0]: cls for cls in classes}
     if kind not in by_kind:
-        raise ModelError(f"{where}.kind is {kind!r}; expected one of {', '.join(by_kind)}")
+        raise _FieldError(f"{name}.kind is {kind!r}, expected one of {', '.join(by_kind)}")
     return by_kind[kind]

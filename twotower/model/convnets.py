@@ -1,26 +1,24 @@
-"""Convolutional image towers: ModifiedResNet and EfficientNet-Lite."""
+"""Convolutional image towers: CLIP's ModifiedResNet, and EfficientNet-Lite."""
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twotower.model.config import EfficientNetLiteConfig, ResNetConfig
-from twotower.model.layers import (
-    merge_heads,
-    split_heads,
-)
+from twotower.model.layers import merge_heads, split_heads
 
 
 class ModifiedResNet(nn.Module):
     """The ResNet of Radford et al. 2021, section 2.4.
 
-    Differs from He et al. in a stem of three convolutions, an average pool before every strided
-    convolution (anti-aliasing), and attention pooling instead of the global average.
+    It differs from that of He et al. in a stem of three convolutions, average pools in place of
+    strides (anti-aliasing), and attention pooling in place of the global average.
     """
 
     def __init__(self, config: ResNetConfig, embed_dim: int) -> None:
@@ -53,13 +51,16 @@ class ModifiedResNet(nn.Module):
         self.attnpool = GridAttentionPool(config.image_size // 32, width * 32, heads, embed_dim)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """[B, 3, image_size, image_size] -> image_features [B, embed_dim]"""
+        """Encode [B, 3, image_size, image_size] -> image_features [B, embed_dim]."""
         x = self.stem(pixel_values)  # [B, width, image_size / 4, image_size / 4]
         x = self.stages(x)  # [B, 32 * width, image_size / 32, image_size / 32]
         return self.attnpool(x)
 
-    def grid(self, pixel_values: Tensor) -> Tensor:
-        """The last feature map: [B, 3, image_size, image_size] -> [B, cells, 32 * width]"""
+    def patches(self, pixel_values: Tensor) -> Tensor:
+        """Encode without pooling: [B, 3, image_size, image_size] -> [B, patches, 32 * width].
+
+        The patches are the positions of the last feature map, row by row.
+        """
         return self.stages(self.stem(pixel_values)).flatten(2).transpose(1, 2)
 
 
@@ -87,10 +88,10 @@ class Bottleneck(nn.Module):
                     bn=nn.BatchNorm2d(out_channels),
                 )
             )
-        nn.init.zeros_(self.bn3.weight)  # each block starts as the identity
+        nn.init.zeros_(self.bn3.weight)  # each block starts as its shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in_channels, S, S] -> [B, 4 * channels, S / stride, S / stride]"""
+        """Transform [B, in_channels, S, S] -> [B, 4 * channels, S / stride, S / stride]."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = F.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(self.pool(out)))
@@ -98,7 +99,7 @@ class Bottleneck(nn.Module):
 
 
 class GridAttentionPool(nn.Module):
-    """Attention over the cells of a feature map, with the mean of the cells as the query."""
+    """Attention over the positions of a feature map, with their mean as the query."""
 
     def __init__(self, grid: int, width: int, heads: int, embed_dim: int) -> None:
         super().__init__()
@@ -112,8 +113,8 @@ class GridAttentionPool(nn.Module):
             nn.init.normal_(linear.weight, std=width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, width, grid, grid] -> [B, embed_dim]"""
-        x = x.flatten(2).transpose(1, 2)  # [B, cells, width]
+        """Pool and project [B, width, grid, grid] -> [B, embed_dim]."""
+        x = x.flatten(2).transpose(1, 2)  # [B, grid * grid, width]
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
         x = x + self.pos_embed.to(x.dtype)
         (q,) = split_heads(self.q(x[:, :1]), 1, self.heads)
@@ -135,16 +136,16 @@ EFFICIENTNET_STAGES = (
 
 
 class EfficientNetLite(nn.Module):
-    """EfficientNet without squeeze-excitation and with ReLU6: small, quick and easy to quantise."""
+    """EfficientNet without squeeze-excitation and with ReLU6, which makes it easy to quantise."""
 
     def __init__(self, config: EfficientNetLiteConfig, embed_dim: int) -> None:
         super().__init__()
         self.stem = conv_bn(3, 32, 3, stride=2)
-        blocks, in_channels, last = [], 32, len(EFFICIENTNET_STAGES) - 1
+        blocks, in_channels, last_stage = [], 32, len(EFFICIENTNET_STAGES) - 1
         ends, widths = [], []  # the last block of each stage, and its channels
         for index, (kernel, depth, channels, expansion, stride) in enumerate(EFFICIENTNET_STAGES):
             channels = round_channels(channels * config.width_multiplier)
-            if index not in (0, last):
+            if index not in (0, last_stage):
                 depth = math.ceil(depth * config.depth_multiplier)
             for block in range(depth):
                 step = stride if block == 0 else 1
@@ -154,9 +155,9 @@ class EfficientNetLite(nn.Module):
             widths.append(channels)
         self.blocks = nn.Sequential(*blocks)
         self.head = conv_bn(in_channels, 1280, 1)
-        first = len(ends) - config.pooled_stages
-        self.pooled_blocks = frozenset(ends[first:])
-        width = 1280 + sum(widths[first:])
+        first_pooled = len(ends) - config.pooled_stages
+        self.pooled_blocks = frozenset(ends[first_pooled:])
+        width = 1280 + sum(widths[first_pooled:])
         hidden = config.hidden_width
         self.norm = nn.BatchNorm1d(width, affine=False) if hidden else nn.Identity()
         self.hidden = nn.Linear(width, hidden) if hidden else None
@@ -164,42 +165,47 @@ class EfficientNetLite(nn.Module):
         nn.init.normal_(self.proj.weight, std=(width + hidden) ** -0.5)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """[B, 3, image_size, image_size] -> image_features [B, embed_dim]"""
+        """Encode [B, 3, image_size, image_size] -> image_features [B, embed_dim]."""
         features: Tensor = self.proj(self.widen(self.norm(self.pool(pixel_values))))
         return features
 
     def widen(self, pooled: Tensor) -> Tensor:
-        """[B, width] -> what the projection is given [B, width + hidden_width]"""
+        """Append the hidden layer to its input: [B, width] -> [B, width + hidden_width]."""
         if self.hidden is None:
             return pooled
         return torch.cat([pooled, F.gelu(self.hidden(pooled))], dim=1)
 
     def pool(self, pixel_values: Tensor) -> Tensor:
-        """[B, 3, image_size, image_size] -> means over the picture [B, 1280 + those of stages]"""
-        x, means = self.stem(pixel_values), []
-        for index, block in enumerate(self.blocks):
-            x = block(x)
-            if index in self.pooled_blocks:
-                means.append(x.mean(dim=(2, 3)))
-        return torch.cat([self.head(x).mean(dim=(2, 3)), *means], dim=1)
+        """Average head and pooled stages: [B, 3, image_size, image_size] -> [B, 1280 + ...]."""
+        return torch.cat(self._feature_maps(pixel_values, lambda x: x.mean(dim=(2, 3))), dim=1)
 
-    def grid(self, pixel_values: Tensor) -> Tensor:
-        """What is pooled, before it is: [B, 3, image_size, image_size] -> [B, cells, 1280 + ...]
+    def patches(self, pixel_values: Tensor) -> Tensor:
+        """Encode without pooling: [B, 3, image_size, image_size] -> [B, patches, 1280 + ...].
 
-        The cells are those of the last map; finer ones are averaged down to it.
+        The patches are the positions of the last feature map, row by row; finer maps are averaged
+        down to its size.
         """
-        x, maps = self.stem(pixel_values), []
+        head, *stages = self._feature_maps(pixel_values, lambda x: x)
+        coarse = [F.adaptive_avg_pool2d(stage, head.shape[2:]) for stage in stages]
+        return torch.cat([head, *coarse], dim=1).flatten(2).transpose(1, 2)
+
+    def _feature_maps(
+        self, pixel_values: Tensor, reduce: Callable[[Tensor], Tensor]
+    ) -> list[Tensor]:
+        """Return the output of the head, then those of the pooled stages, each reduced."""
+        x, stages = self.stem(pixel_values), []
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in self.pooled_blocks:
-                maps.append(x)
-        last = self.head(x)
-        coarse = [F.adaptive_avg_pool2d(one, last.shape[2:]) for one in maps]
-        return torch.cat([last, *coarse], dim=1).flatten(2).transpose(1, 2)
+                stages.append(reduce(x))
+        return [reduce(self.head(x)), *stages]
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, reduce; a residual where the shape allows (Sandler 2018)."""
+    """Expand, filter each channel, reduce (Sandler et al. 2018, MobileNetV2).
+
+    With a residual connection if input and output have the same shape.
+    """
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int, expansion: int, stride: int
@@ -212,7 +218,7 @@ class InvertedResidual(nn.Module):
         self.reduce = conv_bn(width, out_channels, 1, activation=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in_channels, S, S] -> [B, out_channels, S / stride, S / stride]"""
+        """Transform [B, in_channels, S, S] -> [B, out_channels, S / stride, S / stride]."""
         out = self.reduce(self.depthwise(self.expand(x)))
         return x + out if self.residual else out
 
@@ -225,22 +231,23 @@ def conv_bn(
     groups: int = 1,
     activation: bool = True,
 ) -> nn.Sequential:
-    """Convolution, batch norm and ReLU6 with TensorFlow's padding, which these weights expect.
+    """Build a convolution, batch norm and ReLU6, with the padding of TensorFlow.
 
-    A stride of 2 over an even side pads one pixel less before than after.
+    The released weights expect it: with stride 2 and an even side, it is one pixel less before
+    than after.
     """
     before, after = ((kernel - 2) // 2, (kernel - 1) // 2) if stride == 2 else (kernel // 2,) * 2
-    parts: dict[str, nn.Module] = {
+    layers: dict[str, nn.Module] = {
         "pad": nn.ZeroPad2d((before, after, before, after)),
         "conv": nn.Conv2d(in_channels, out_channels, kernel, stride, groups=groups, bias=False),
         "bn": nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.01),
     }
     if activation:
-        parts["relu"] = nn.ReLU6(inplace=True)
-    return nn.Sequential(OrderedDict(parts))
+        layers["relu"] = nn.ReLU6(inplace=True)
+    return nn.Sequential(OrderedDict(layers))
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of `divisor` that is not more than 10 % below `channels`."""
+    """Return the nearest multiple of `divisor` that is at most 10 % below `channels`."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded

@@ -1,4 +1,4 @@
-"""The pieces that every transformer tower is made of."""
+"""Layers of the transformer towers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from twotower.model.config import Activation
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """x * sigmoid(1.702 x), the activation of OpenAI's checkpoints (up to .02 from true GELU)."""
+    """x * sigmoid(1.702 x), the activation of OpenAI's checkpoints; within 0.0203 of exact GELU."""
     if torch.is_grad_enabled() and x.requires_grad:
-        return F.silu(1.702 * x) / 1.702  # the same; its backward passes over memory half as often
-    return x * torch.sigmoid(1.702 * x)  # engines know this form and fuse it
+        return F.silu(1.702 * x) / 1.702  # equal, and its backward reads memory half as often
+    return x * torch.sigmoid(1.702 * x)  # engines recognise this form and fuse it
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU's tanh approximation, as in SigLIP's checkpoints."""
+    """Approximate GELU with tanh, as in SigLIP's checkpoints."""
     return F.gelu(x, approximate="tanh")
 
 
@@ -38,10 +38,10 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer norm in float32 where the precision around it is lower, as OpenAI's code does."""
+    """Layer norm that computes in float32 or higher whatever its input, as in OpenAI's code."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., width] -> the same shape and precision."""
+        """Normalise [..., width] -> [..., width], in the precision of the input."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         weight, bias = self.weight.to(dtype), self.bias.to(dtype)
         return F.layer_norm(x.to(dtype), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
@@ -60,13 +60,17 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x: [B, L, width]; mask: added to the attention logits, broadcast to [B, heads, L, L]."""
+        """Attend within sequences: [B, L, width] -> [B, L, width].
+
+        Args:
+            mask: added to the attention logits; broadcastable to [B, heads, L, L].
+        """
         q, k, v = split_heads(self.qkv(x), 3, self.heads)  # each [B, heads, L, width / heads]
         return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
 
 
 class AttentionPool(nn.Module):
-    """Attention pooling by a learned probe, then a residual MLP: SigLIP's "MAP head"."""
+    """Attention pooling by a learned query, and a residual MLP: SigLIP's "MAP head"."""
 
     def __init__(self, width: int, heads: int, mlp_width: int, activation: Activation, eps: float):
         super().__init__()
@@ -79,7 +83,7 @@ class AttentionPool(nn.Module):
         nn.init.xavier_uniform_(self.probe)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, L, width] -> [B, width]. The probe itself is not added back to what it attends to."""
+        """Pool [B, L, width] -> [B, width]. The probe has no residual connection."""
         width = x.shape[-1]
         q_weight, kv_weight = self.qkv.weight.split((width, 2 * width))
         q_bias, kv_bias = self.qkv.bias.split((width, 2 * width))
@@ -101,12 +105,12 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(mlp_width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., width] -> [..., width]"""
+        """Transform each vector: [..., width] -> [..., width]."""
         return self.fc2(self.activation(self.fc1(x)))
 
 
 class Block(nn.Module):
-    """Pre-norm residual block: CLIP and SigLIP."""
+    """The pre-norm residual block of CLIP and SigLIP."""
 
     def __init__(self, width: int, heads: int, mlp_width: int, activation: Activation, eps: float):
         super().__init__()
@@ -116,16 +120,16 @@ class Block(nn.Module):
         self.mlp = MLP(width, mlp_width, activation)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B, L, width] -> [B, L, width]; `mask` as in `Attention`."""
+        """Transform [B, L, width] -> [B, L, width]; `mask` as in `Attention`."""
         x = x + self.attn(self.ln_1(x), mask)
         return x + self.mlp(self.ln_2(x))
 
 
 class PostNormBlock(Block):
-    """The same parts with the norms after the sums: BERT."""
+    """The post-norm residual block of BERT: the same layers, with norms after the sums."""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B, L, width] -> [B, L, width]; `mask` as in `Attention`."""
+        """Transform [B, L, width] -> [B, L, width]; `mask` as in `Attention`."""
         x = self.ln_1(x + self.attn(x, mask))
         return self.ln_2(x + self.mlp(x))
 
@@ -133,7 +137,7 @@ class PostNormBlock(Block):
 def run_blocks(
     blocks: nn.ModuleList, x: Tensor, mask: Tensor | None, checkpointing: bool
 ) -> Tensor:
-    """Apply blocks in order; with `checkpointing`, activations are recomputed in the backward."""
+    """Apply blocks in order; with `checkpointing`, the backward pass recomputes activations."""
     for block in blocks:
         if checkpointing and torch.is_grad_enabled():
             x = checkpoint(block, x, mask, use_reentrant=False)
@@ -142,12 +146,12 @@ def run_blocks(
     return x
 
 
-def split_heads(x: Tensor, parts: int, heads: int) -> list[Tensor]:
-    """[B, L, parts * width] -> `parts` tensors [B, heads, L, width / heads]"""
-    x = x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4)
-    return [x[part] for part in range(parts)]
+def split_heads(x: Tensor, count: int, heads: int) -> list[Tensor]:
+    """Split [B, L, count * width] -> `count` tensors [B, heads, L, width / heads]."""
+    x = x.unflatten(-1, (count, heads, -1)).permute(2, 0, 3, 1, 4)
+    return [x[index] for index in range(count)]
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """[B, heads, L, width / heads] -> [B, L, width]"""
+    """Join [B, heads, L, width / heads] -> [B, L, width]."""
     return x.transpose(1, 2).flatten(-2)

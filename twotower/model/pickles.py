@@ -1,8 +1,8 @@
-"""Weights out of torch's pickle files without running anything that is in them.
+"""Weights from torch's pickle files, without executing anything in them.
 
-A pickle is a program: it may name any function of any module and call it. This reader knows the
-dozen names that tensors are made of, answers each with an inert stand-in of its own, and refuses
-all others. Of a TorchScript archive it reads the attributes and never the code.
+A pickle is a program that can call any function of any module. This reader accepts the dozen names
+that tensors consist of, replaces each with a harmless stand-in, and refuses all others. Of a
+TorchScript archive it reads the attributes and not the code.
 """
 
 from __future__ import annotations
@@ -23,40 +23,43 @@ from twotower.errors import ModelError, UnsafePickleError
 
 
 def read_pickle_weights(path: Path) -> dict[str, NDArray[Any]]:
-    """All tensors of a `.pt`, `.pth` or `.bin` file, TorchScript archives included.
+    """Read all tensors of a `.pt`, `.pth` or `.bin` file, which may be a TorchScript archive.
 
-    Nested dictionaries that hold the weights ("state_dict", "model", ...) are opened; what is not
-    a tensor is left out. bfloat16 becomes float32, which holds it exactly.
+    The weights may be in a nested dictionary ("state_dict", "model", ...). Values other than
+    tensors are skipped. bfloat16 is converted to float32, which is exact.
 
     Raises:
-        UnsafePickleError: the file wants something run. WeightsFileError: it cannot be read.
+        UnsafePickleError: the file calls a function that weights do not need.
+        ModelError: the file cannot be read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             tree = _Archive(path, archive).load()
             tensors = dict(_walk(_open_nested(tree), ""))
             if not tensors:
-                raise ModelError(f"{path}: holds no tensors; is it a weights file?")
+                raise ModelError(path, "holds no tensors", "give a weights file")
             return tensors
-    except (UnsafePickleError, ModelError):
+    except ModelError:
         raise
     except OSError as error:
-        raise ModelError(f"{path}: {error.strerror or error}") from None
+        raise ModelError(path, str(error.strerror or error), "check the file") from None
     except zipfile.BadZipFile as error:
         raise ModelError(
-            f"{path}: not a complete torch file ({error}; they are zip archives since torch 1.6); "
-            "copy or download it again, or save it anew with a current torch"
+            path,
+            f"not a complete torch file ({error}; they are zip archives since torch 1.6)",
+            "copy or download it again, or save it with a current torch",
         ) from None
-    except Exception as error:  # damaged pickles fail in any way there is
+    except Exception as error:  # damaged pickles raise errors of many kinds
         raise ModelError(
-            f"{path}: damaged ({type(error).__name__}: {str(error)[:100]}); "
-            "copy or download it again"
+            path,
+            f"damaged ({type(error).__name__}: {str(error)[:100]})",
+            "copy or download it again",
         ) from None
 
 
 @dataclass(frozen=True)
 class _Storage:
-    """A run of numbers in the archive, not read yet."""
+    """The numbers of a tensor in the archive, not read yet."""
 
     member: str
     dtype: str
@@ -64,7 +67,7 @@ class _Storage:
 
 
 class _Record:
-    """Stands for an object of a class that is not loaded: keeps its attributes, does nothing."""
+    """Stand-in for an object of a class that is not loaded: keeps its attributes, does nothing."""
 
     def __new__(cls, *_: Any) -> _Record:
         record = super().__new__(cls)
@@ -78,7 +81,7 @@ class _Record:
             self.attributes.update(state)
 
 
-# torch's names for element types, and what numpy calls them ("bf16" has no numpy type).
+# torch's names of element types, and numpy's ("bf16" has no numpy type).
 _STORAGES = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
@@ -99,26 +102,32 @@ class _Archive:
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self.path = path
         self.archive = archive
-        pickles = [one for one in archive.namelist() if one.endswith("/data.pkl")]
+        pickles = [member for member in archive.namelist() if member.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise ModelError(f"{path}: a zip archive, but not one of torch's (no data.pkl)")
+            raise ModelError(
+                path, "a zip archive, but not one of torch's (no data.pkl)", "give a torch file"
+            )
         self.root = pickles[0].removesuffix("data.pkl")
         if self.root + "byteorder" in archive.namelist():
             order = archive.read(self.root + "byteorder")
             if order != b"little":
-                raise ModelError(f"{path}: written in {order!r} byte order; save it anew")
+                raise ModelError(
+                    path, f"written in {order!r} byte order", "save it on a little-endian machine"
+                )
 
     def load(self) -> Any:
         return _Unpickler(io.BytesIO(self.read(self.root + "data.pkl")), self).load()
 
     def read(self, member: str) -> bytes:
-        """One member, its checksum verified; torch never compresses these, a bomb would."""
-        if self.archive.getinfo(member).compress_type != zipfile.ZIP_STORED:
-            raise ModelError(f"{self.path}: {member} is compressed, which torch never does")
+        """Read a member and verify its checksum."""
+        if self.archive.getinfo(member).compress_type != zipfile.ZIP_STORED:  # a zip bomb
+            raise ModelError(
+                self.path, f"{member} is compressed, which torch never does", "download it again"
+            )
         return self.archive.read(member)
 
     def storage(self, identity: Any) -> _Storage:
-        """("storage", type, key, location, size) -> where its numbers are."""
+        """Parse torch's ("storage", type, key, location, size)."""
         _, dtype, key, _, size = identity
         return _Storage(f"{self.root}data/{key}", str(dtype), int(size))
 
@@ -130,14 +139,16 @@ class _Archive:
         stride: tuple[int, ...],
         *_: Any,
     ) -> NDArray[Any]:
-        """A tensor from its storage, as a copy of just the numbers it shows."""
+        """Build a tensor: a copy of its elements in the storage."""
         raw = self.read(storage.member)
         dtype = np.dtype("<u2" if storage.dtype == "bf16" else storage.dtype)
         numbers = np.frombuffer(raw, dtype)
         reach = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) + 1
         if min((0, offset, *shape, *stride)) < 0 or (0 not in shape and reach > len(numbers)):
             raise ModelError(
-                f"{self.path}: a tensor of shape {shape} does not fit its {len(numbers)} numbers"
+                self.path,
+                f"a tensor of shape {shape} does not fit its {len(numbers)} numbers",
+                "copy or download it again",
             )
         if 0 in shape:
             return np.zeros(shape, np.float32 if storage.dtype == "bf16" else dtype)
@@ -149,12 +160,13 @@ class _Archive:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Resolves no name by importing it."""
+    """Unpickler that imports nothing."""
 
     def __init__(self, file: io.BytesIO, archive: _Archive) -> None:
         super().__init__(file, encoding="utf-8")
         self.archive = archive
-        self.record = type("_Record", (_Record,), {})  # its own: a pickle may set class attributes
+        # a new class for each file, because a pickle can set attributes of a class
+        self.record = type("_Record", (_Record,), {})
 
     def persistent_load(self, identity: Any) -> _Storage:
         return self.archive.storage(identity)
@@ -167,8 +179,9 @@ class _Unpickler(pickle.Unpickler):
         stand_in = self._stand_ins().get((module, name))
         if stand_in is None:
             raise UnsafePickleError(
-                f"{self.archive.path}: refused, it wants to run {module}.{name}, which no weights "
-                "need; take the model from a source you trust, as safetensors"
+                self.archive.path,
+                f"refused, because it calls {module}.{name}, which weights do not need",
+                "take the model from a source you trust, as safetensors",
             )
         return stand_in
 
@@ -188,7 +201,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _open_nested(tree: Any) -> Any:
-    """The dictionary of weights inside a checkpoint such as {"epoch": 3, "state_dict": {...}}."""
+    """Return the dictionary of weights of a checkpoint such as {"epoch": 3, "model": {...}}."""
     while isinstance(tree, dict) and not any(isinstance(v, np.ndarray) for v in tree.values()):
         inner = {key: value for key, value in tree.items() if isinstance(value, dict) and value}
         usual = [key for key in ("state_dict", "model", "module", "weights") if key in inner]
@@ -199,7 +212,7 @@ def _open_nested(tree: Any) -> Any:
 
 
 def _walk(tree: Any, prefix: str) -> Iterator[tuple[str, NDArray[Any]]]:
-    """(dotted name, tensor) of a state dict, or of the attributes of a TorchScript module."""
+    """Yield (dotted name, tensor) of a state dict, or of a TorchScript module's attributes."""
     items = tree.attributes if isinstance(tree, _Record) else tree
     if not isinstance(items, dict):
         return

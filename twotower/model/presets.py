@@ -1,4 +1,7 @@
-"""Named architectures."""
+"""Configurations of published architectures by name.
+
+Figures are those of OpenAI's checkpoints, open_clip's model configurations and big_vision's SigLIP.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,6 @@ from twotower.model.config import (
     ViTConfig,
 )
 
-# Presets. Figures: OpenAI's released checkpoints, open_clip's model configs, big_vision's SigLIP.
-
 LOGIT_SCALE_INIT = math.log(1 / 0.07)  # Radford et al. 2021, section 2.5
 SIGLIP_LOGIT_SCALE_INIT = math.log(10.0)  # Zhai et al. 2023, section 3
 SIGLIP_LOGIT_BIAS_INIT = -10.0  # Zhai et al. 2023, section 3
@@ -40,7 +41,7 @@ def _clip(
     text: tuple[int, int, int],
     activation: Activation = "quick_gelu",
 ) -> CLIPConfig:
-    """A CLIP model whose text tower is given as (width, heads, layers)."""
+    """Describe a CLIP model; `text` is (width, heads, layers)."""
     width, heads, layers = text
     tower = TextTransformerConfig(77, 49408, width, layers, heads, 4 * width, activation)
     preprocess = PreprocessConfig(image_size=vision.image_size)
@@ -67,7 +68,12 @@ def _siglip(
     vocab_size: int,
     tokenizer: TokenizerConfig,
 ) -> CLIPConfig:
-    """A SigLIP model: `size` is (image, patch), `shape` (width, layers, heads, mlp_width)."""
+    """Describe a SigLIP model.
+
+    Args:
+        size: (image_size, patch_size).
+        shape: (width, layers, heads, mlp_width) of both towers.
+    """
     width, layers, heads, mlp_width = shape
     act: Activation = "gelu_tanh"
     vision = ViTConfig(*size, width, layers, heads, mlp_width, act, pool="map", eps=1e-6)
@@ -82,11 +88,11 @@ def _siglip(
 
 
 def _bundled() -> CLIPConfig:
-    """The model inside the package: EfficientNet-Lite1 and MiniLM-L6 (see docs/model-card.md)."""
+    """Describe the model in the package: EfficientNet-Lite1 and MiniLM-L6 (docs/model-card.md)."""
     tokenizer = TokenizerConfig(
         kind="wordpiece",
         context_length=64,
-        cleaning="none",  # BERT's own normaliser lower-cases and strips accents
+        cleaning="none",  # BERT's normaliser lower-cases and strips accents itself
         pad_id=0,
         bos_id=101,
         eos_id=102,
@@ -137,13 +143,16 @@ PRESETS: dict[str, CLIPConfig] = {
 
 
 def preset(name: str, **changes: Any) -> CLIPConfig:
-    """The configuration of a published architecture, e.g. `preset("ViT-B-32")`.
+    """Return the configuration of a published architecture, such as `preset("ViT-B-32")`.
+
+    Args:
+        changes: fields of `CLIPConfig` to replace.
 
     Raises:
-        ConfigError: no preset of that name; the closest one is suggested.
+        ModelError: no preset has that name.
     """
     if name not in PRESETS:
         close = difflib.get_close_matches(name, PRESETS, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ModelError(f"no preset {name!r}{hint} (presets: {', '.join(PRESETS)})")
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ModelError(name, "no such preset", f"{hint}there are {', '.join(PRESETS)}")
     return replace(PRESETS[name], **changes)

@@ -1,8 +1,8 @@
-"""Text towers: input_ids [B, L] -> text_features [B, embed_dim], for any L that fits.
+"""Text towers: input_ids [B, L] -> text_features [B, embed_dim], for L up to context_length.
 
-Under a causal mask, and under a padding mask, positions after the last real token cannot change
-the result, so a batch may be cut to its longest text. A bidirectional tower without a padding mask
-(SigLIP) must always see its full context_length.
+With a causal mask or a padding mask, positions after the last token do not change the result, so a
+batch can be cut to its longest text. A bidirectional tower without a padding mask (SigLIP) needs
+texts padded to context_length.
 """
 
 from __future__ import annotations
@@ -18,14 +18,19 @@ from twotower.model.layers import Block, LayerNorm, PostNormBlock, run_blocks
 
 
 def build_text(config: TextConfig, embed_dim: int) -> TextTower:
-    """The tower that a configuration describes, with fresh weights."""
+    """Build the tower of a configuration, with initial weights."""
     if isinstance(config, TextTransformerConfig):
         return TextTransformer(config, embed_dim)
     return SentenceEncoder(config, embed_dim)
 
 
 class TextTransformer(nn.Module):
-    """CLIP's causal text tower (Radford et al. 2021), or SigLIP's bidirectional one."""
+    """CLIP's causal text tower (Radford et al. 2021), or SigLIP's bidirectional one.
+
+    Attributes:
+        checkpointing: recompute activations in the backward pass, to save memory. It can be set
+            at any time.
+    """
 
     def __init__(self, config: TextTransformerConfig, embed_dim: int) -> None:
         super().__init__()
@@ -43,7 +48,9 @@ class TextTransformer(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """OpenAI's: residual outputs shrink with depth so that their sum keeps its size."""
+        """Initialise as OpenAI does: outputs of residual branches shrink with the depth, so that
+        the variance of their sum does not depend on it.
+        """
         width, depth = self.token_embed.embedding_dim, len(self.blocks)
         nn.init.normal_(self.token_embed.weight, std=0.02)
         nn.init.normal_(self.proj.weight, std=width**-0.5)
@@ -55,18 +62,18 @@ class TextTransformer(nn.Module):
             nn.init.normal_(block.mlp.fc2.weight, std=width**-0.5 * (2 * depth) ** -0.5)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """[B, L] -> text_features [B, embed_dim]"""
+        """Encode [B, L] -> text_features [B, embed_dim]."""
         return self.proj(self.pool(self.tokens(input_ids), input_ids))
 
     def tokens(self, input_ids: Tensor) -> Tensor:
-        """What each position became: [B, L] -> [B, L, width]"""
+        """Encode without pooling: [B, L] -> [B, L, width]."""
         x = self.token_embed(input_ids)  # [B, L, width]
         x = x + self.pos_embed[: input_ids.shape[1]].to(x.dtype)
         mask = None if self.eos_id is None else causal_mask(x)
         return self.ln_final(run_blocks(self.blocks, x, mask, self.checkpointing))
 
     def pool(self, x: Tensor, input_ids: Tensor) -> Tensor:
-        """The vector at the first end-of-text, or at the last position: [B, L, w] -> [B, w]."""
+        """Select the first end-of-text, or the last position: [B, L, width] -> [B, width]."""
         if self.eos_id is None:
             return x[:, -1]
         position = (input_ids == self.eos_id).int().argmax(dim=-1)  # argmax: the first maximum
@@ -74,9 +81,9 @@ class TextTransformer(nn.Module):
 
 
 class SentenceEncoder(nn.Module):
-    """A BERT-family encoder, mean-pooled, with a projection into the shared space.
+    """A BERT-family encoder with mean pooling and a projection into the shared space.
 
-    The embedding of token type 0 is part of `pos_embed`: one constant vector at every position.
+    The embedding of token type 0, which BERT adds at every position, is part of `pos_embed`.
     """
 
     def __init__(self, config: SentenceEncoderConfig, embed_dim: int) -> None:
@@ -98,35 +105,48 @@ class SentenceEncoder(nn.Module):
         nn.init.normal_(self.proj.weight, std=(width + hidden) ** -0.5)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """[B, L] -> text_features [B, embed_dim]"""
+        """Encode [B, L] -> text_features [B, embed_dim]."""
         return self.proj(self.widen(self.pool(input_ids)))
 
     def pool(self, input_ids: Tensor) -> Tensor:
-        """[B, L] -> means over the tokens [B, width]"""
+        """Average the tokens other than padding: [B, L] -> [B, width]."""
         x = self.tokens(input_ids)
         weight = (input_ids != self.pad_id).to(x.dtype).unsqueeze(-1)
         return (x * weight).sum(dim=1) / weight.sum(dim=1)
 
     def widen(self, pooled: Tensor) -> Tensor:
-        """[B, width] -> what the projection is given [B, width + hidden_width]"""
+        """Append the hidden layer to its input: [B, width] -> [B, width + hidden_width]."""
         if self.hidden is None:
             return pooled
         return torch.cat([pooled, F.gelu(self.hidden(pooled))], dim=1)
 
     def tokens(self, input_ids: Tensor) -> Tensor:
-        """What each position became: [B, L] -> [B, L, width]"""
-        real = input_ids != self.pad_id  # [B, L]
+        """Encode without pooling: [B, L] -> [B, L, width]."""
+        not_padding = input_ids != self.pad_id  # [B, L]
         x = self.token_embed(input_ids) + self.pos_embed[: input_ids.shape[1]]
         x = self.ln_embed(x)
-        mask = torch.zeros_like(real, dtype=x.dtype).masked_fill(~real, torch.finfo(x.dtype).min)
+        mask = torch.zeros_like(not_padding, dtype=x.dtype)
+        mask = mask.masked_fill(~not_padding, torch.finfo(x.dtype).min)  # [B, L]
         return run_blocks(self.blocks, x, mask[:, None, None, :], self.checkpointing)
 
 
+class TokenEncoder(nn.Module):
+    """A text tower without its pooling, as a module of its own for export."""
+
+    def __init__(self, text: TextTower) -> None:
+        super().__init__()
+        self.text = text
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Encode [B, L] -> [B, L, width]."""
+        return self.text.tokens(input_ids)
+
+
 def causal_mask(x: Tensor) -> Tensor:
-    """[L, L] of 0 on and below the diagonal, -inf above it."""
+    """Return [L, L] with -inf above the diagonal and 0 elsewhere, for x [B, L, width]."""
     length = x.shape[1]
-    full = torch.full((length, length), float("-inf"), device=x.device, dtype=x.dtype)
-    return torch.triu(full, diagonal=1)
+    mask = torch.full((length, length), float("-inf"), device=x.device, dtype=x.dtype)
+    return torch.triu(mask, diagonal=1)
 
 
 TextTower = TextTransformer | SentenceEncoder

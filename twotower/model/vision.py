@@ -1,4 +1,7 @@
-"""Image towers: pixel_values [B, 3, image_size, image_size] -> image_features [B, embed_dim]."""
+"""Image towers: pixel_values [B, 3, image_size, image_size] -> image_features [B, embed_dim].
+
+This file has the vision transformer; convolutional towers are in `convnets.py`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from twotower.model.layers import (
 
 
 def build_vision(config: VisionConfig, embed_dim: int) -> VisionTower:
-    """The tower that a configuration describes, with fresh weights."""
+    """Build the tower of a configuration, with initial weights."""
     if isinstance(config, ViTConfig):
         return VisionTransformer(config, embed_dim)
     if isinstance(config, ResNetConfig):
@@ -28,10 +31,14 @@ def build_vision(config: VisionConfig, embed_dim: int) -> VisionTower:
 
 
 class VisionTransformer(nn.Module):
-    """Dosovitskiy et al. 2021 with CLIP's class token or SigLIP's attention pooling.
+    """The vision transformer (Dosovitskiy et al. 2021), with CLIP's class token or SigLIP's
+    attention pooling.
 
-    `patch_dropout` is the share of patches left out in training (Li et al. 2023, FLIP);
-    `checkpointing` trades compute for memory in the backward pass. Both may be set at any time.
+    Attributes:
+        patch_dropout: the share of patches that training leaves out (Li et al. 2023, FLIP). It can
+            be set at any time.
+        checkpointing: recompute activations in the backward pass, to save memory. It can be set
+            at any time.
     """
 
     def __init__(self, config: ViTConfig, embed_dim: int) -> None:
@@ -62,36 +69,37 @@ class VisionTransformer(nn.Module):
             self.proj = nn.Identity()  # embed_dim == width
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """[B, 3, image_size, image_size] -> image_features [B, embed_dim]"""
+        """Encode [B, 3, image_size, image_size] -> image_features [B, embed_dim]."""
         x = self.tokens(pixel_values)
         if self.pool is not None:
             return self.proj(self.pool(self.ln_post(x)))
         return self.proj(self.ln_post(x[:, 0]))
 
-    def grid(self, pixel_values: Tensor) -> Tensor:
-        """What each patch became: [B, 3, image_size, image_size] -> [B, patches, width]"""
+    def patches(self, pixel_values: Tensor) -> Tensor:
+        """Encode without pooling: [B, 3, image_size, image_size] -> [B, patches, width]."""
         return self.ln_post(self.tokens(pixel_values)[:, int(self.class_embed is not None) :])
 
     def patch_features(self, pixel_values: Tensor) -> Tensor:
-        """What each place shows: [B, 3, image_size, image_size] -> [B, patches, embed_dim].
+        """Encode each patch in the shared space: [B, 3, S, S] -> [B, patches, embed_dim].
 
-        For towers with a class token. In the last block, patches attend to those with like queries,
-        and neither what they were before nor the MLP is added (Lan et al. 2024, ClearCLIP): these
-        gather the whole picture for the class token, and blur where things are.
+        For towers with a class token. In the last block, patches attend to patches with similar
+        queries, and its residual connection and MLP are omitted (Lan et al. 2024, ClearCLIP):
+        these serve the class token, which collects the whole picture, and would blur locations.
         """
-        last = self.blocks[-1]
-        assert isinstance(last, Block)
+        last_block = self.blocks[-1]
+        assert isinstance(last_block, Block)
         x = run_blocks(self.blocks[:-1], self.embed(pixel_values), None, self.checkpointing)
-        q, _, v = split_heads(last.attn.qkv(last.ln_1(x)), 3, last.attn.heads)
-        x = last.attn.out(merge_heads(F.scaled_dot_product_attention(q, q, v)))
+        attention = last_block.attn
+        q, _, v = split_heads(attention.qkv(last_block.ln_1(x)), 3, attention.heads)
+        x = attention.out(merge_heads(F.scaled_dot_product_attention(q, q, v)))
         return self.proj(self.ln_post(x[:, 1:]))
 
     def tokens(self, pixel_values: Tensor) -> Tensor:
-        """Through the blocks: [B, 3, image_size, image_size] -> [B, patches (+ class), width]"""
+        """Apply all blocks: [B, 3, image_size, image_size] -> [B, (class +) patches, width]."""
         return run_blocks(self.blocks, self.embed(pixel_values), None, self.checkpointing)
 
     def embed(self, pixel_values: Tensor) -> Tensor:
-        """What enters the first block: [B, patches, width], with the class token first if any."""
+        """Embed patches: [B, 3, image_size, image_size] -> [B, (class +) patches, width]."""
         x = self.patch_embed(pixel_values)  # [B, width, grid, grid]
         x = x.flatten(2).transpose(1, 2)  # [B, patches, width]
         if self.class_embed is not None:
@@ -99,15 +107,28 @@ class VisionTransformer(nn.Module):
         return self.ln_pre(self.drop_patches(x + self.pos_embed.to(x.dtype)))
 
     def drop_patches(self, x: Tensor) -> Tensor:
-        """Keep a random subset of patches, another one for each picture; never the class token."""
+        """Keep a random subset of the patches of each picture, and the class token."""
         if not self.training or self.patch_dropout == 0.0:
             return x
-        fixed = int(self.class_embed is not None)
-        patches = x.shape[1] - fixed
+        class_tokens = int(self.class_embed is not None)
+        patches = x.shape[1] - class_tokens
         kept = max(1, round(patches * (1 - self.patch_dropout)))
-        order = torch.rand(x.shape[0], patches, device=x.device).argsort(dim=1)[:, :kept] + fixed
-        chosen = x.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-        return torch.cat([x[:, :fixed], chosen], dim=1)
+        order = torch.rand(x.shape[0], patches, device=x.device).argsort(dim=1)
+        index = order[:, :kept] + class_tokens  # [B, kept]
+        chosen = x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        return torch.cat([x[:, :class_tokens], chosen], dim=1)
+
+
+class PatchEncoder(nn.Module):
+    """An image tower without its pooling, as a module of its own for export."""
+
+    def __init__(self, vision: VisionTower) -> None:
+        super().__init__()
+        self.vision = vision
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Encode [B, 3, image_size, image_size] -> [B, patches, width], row by row."""
+        return self.vision.patches(pixel_values)
 
 
 VisionTower = VisionTransformer | ModifiedResNet | EfficientNetLite

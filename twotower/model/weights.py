@@ -1,7 +1,7 @@
-"""Our own model directory: `config.json`, `model.safetensors`, and a vocabulary where needed.
+"""The weights of a model directory: `model.safetensors`, beside `config.json`.
 
-Tensors keep the precision they came in; `quantize` turns matrices into int8 with one scale per
-output row, stored as `NAME.int8` and `NAME.scale`, about a quarter of the size of float32.
+Tensors keep their precision. `quantize` converts matrices to int8 with one scale for each output
+row, stored as `NAME.int8` and `NAME.scale`: about a quarter of the size of float32.
 """
 
 from __future__ import annotations
@@ -21,16 +21,20 @@ from twotower.model.config import CONFIG_FILE, CLIPConfig, read_config
 
 WEIGHTS_FILE = "model.safetensors"
 INT8, SCALE = ".int8", ".scale"
-SHORT_ROW = 32  # values
+MIN_ROW = 32  # values; of shorter rows a scale each would save little
 
 
 def save_weights(
     config: CLIPConfig, tensors: Mapping[str, Tensor], directory: Path, int8: bool = False
 ) -> None:
-    """Write `config.json` and `model.safetensors`; `tensors` are named as `CLIP.state_dict()`.
+    """Write `config.json` and `model.safetensors`.
+
+    Args:
+        tensors: under the names of `CLIP.state_dict()`.
+        int8: quantise them.
 
     Raises:
-        WeightsFileError: a tensor is missing, extra or of another shape than `config` says.
+        ModelError: a tensor is missing, unexpected or of a shape that `config` does not have.
     """
     check_tensors(config, tensors, directory / WEIGHTS_FILE)
     stored = quantize(tensors) if int8 else tensors
@@ -41,77 +45,81 @@ def save_weights(
 
 
 def load_model(directory: Path) -> CLIP:
-    """The torch model of a directory, in float32 and evaluation mode.
+    """Load the torch model of a directory, in float32 and evaluation mode.
 
     Raises:
-        WeightsFileError: a file is missing, truncated or foreign, or its tensors do not fit.
+        ModelError: a file is missing or damaged, or its tensors do not fit the configuration.
     """
     config = read_config(directory)
     return build_model(config, dequantize(read_safetensors(directory / WEIGHTS_FILE)), directory)
 
 
 def build_model(config: CLIPConfig, tensors: Mapping[str, Tensor], source: Path) -> CLIP:
-    """A model of `config` with `tensors` in float32; `source` is named in errors."""
+    """Build a model of `config` with `tensors` in float32; `source` is named in errors."""
     check_tensors(config, tensors, source)
     with torch.device("meta"):
         model = CLIP(config)
     floats = {
-        name: one.float() if one.is_floating_point() else one for name, one in tensors.items()
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
     }
     model.load_state_dict(floats, assign=True)
     return model.eval()
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file.
+    """Read all tensors of a file.
 
     Raises:
-        WeightsFileError: missing, truncated, or not a safetensors file.
+        ModelError: the file is missing, truncated, or not a safetensors file.
     """
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; the weights are missing") from None
+        raise ModelError(
+            path, "no such file", "the weights are missing; copy or download them again"
+        ) from None
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"{path}: not a complete safetensors file ({error}); copy or download it again"
+            path, f"not a complete safetensors file ({error})", "copy or download it again"
         ) from None
 
 
 def check_tensors(config: CLIPConfig, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Names and shapes must be exactly those of the architecture."""
+    """Check that names and shapes are exactly those of the architecture. Raises `ModelError`."""
     expected = expected_shapes(config)
     missing, extra = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
     if missing:
-        raise ModelError(f"{source}: lacks {_name_some(missing, extra)} of {config.name}")
+        raise _mismatch(source, f"lacks {_quote(missing, extra)} of {config.name}")
     if extra:
-        raise ModelError(
-            f"{source}: holds {_name_some(extra, ())}, which {config.name} does not have"
-        )
+        raise _mismatch(source, f"holds {_quote(extra, ())}, which {config.name} does not have")
     for name, shape in expected.items():
-        if tensors[name].shape != shape:
-            raise ModelError(
-                f"{source}: {name} has shape {tuple(tensors[name].shape)}, but {config.name} "
-                f"needs {tuple(shape)}; the weights and the configuration do not belong together"
-            )
+        actual = tuple(tensors[name].shape)
+        if actual != shape:
+            reason = f"{name} has shape {actual}, but {config.name} needs {tuple(shape)}"
+            raise _mismatch(source, reason)
+
+
+def _mismatch(source: Path, reason: str) -> ModelError:
+    return ModelError(source, reason, "use weights and configuration of the same model")
 
 
 def expected_shapes(config: CLIPConfig) -> dict[str, torch.Size]:
-    """Name and shape of every tensor of an architecture, in order, without allocating any."""
+    """Return name and shape of every tensor of an architecture, in order, without allocating."""
     with torch.device("meta"):
         return {name: tensor.shape for name, tensor in CLIP(config).state_dict().items()}
 
 
 def quantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Matrices, convolutions and embeddings to int8, one scale for each row of the first axis.
+    """Convert matrices, convolutions and embeddings to int8, with a scale for each row of axis 0.
 
-    Symmetric around zero, so that value = int8 * scale. What is small stays as it is: vectors,
-    scalars, and rows so short (depthwise filters) that a scale each would save little.
+    The scale is symmetric around zero: value = int8 * scale. Vectors, scalars, positional embeds
+    and tensors with short rows, such as depthwise filters, are left unchanged.
     """
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        short = tensor.ndim < 2 or tensor[0].numel() < SHORT_ROW
+        short = tensor.ndim < 2 or tensor[0].numel() < MIN_ROW
         if short or not tensor.is_floating_point() or name.endswith("pos_embed"):
             stored[name] = tensor
             continue
@@ -123,7 +131,7 @@ def quantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def dequantize(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Undo `quantize` up to its rounding; float tensors pass through."""
+    """Invert `quantize`, up to its rounding."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in stored.items():
         if name.endswith(INT8):
@@ -135,10 +143,10 @@ def dequantize(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def _name_some(names: Iterable[str], others: Iterable[str]) -> str:
-    """'"a" (and 3 more)', with a near name among `others` if there is one."""
+def _quote(names: Iterable[str], candidates: Iterable[str]) -> str:
+    """Quote the least of `names`, with the most similar candidate and the number of the others."""
     ordered = sorted(names)
-    close = difflib.get_close_matches(ordered[0], others, 1)
+    close = difflib.get_close_matches(ordered[0], candidates, 1)
     more = f" (and {len(ordered) - 1} more)" if len(ordered) > 1 else ""
-    near = f" (found instead: {close[0]!r})" if close else ""
-    return f"{ordered[0]!r}{near}{more}"
+    similar = f" (found instead: {close[0]!r})" if close else ""
+    return f"{ordered[0]!r}{similar}{more}"

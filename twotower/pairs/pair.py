@@ -1,4 +1,4 @@
-"""A pair, and the protocol of sources of pairs."""
+"""A picture with its captions, and the protocol of sources of such pairs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from twotower.errors import BrokenPairError
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture as it is stored, and everything that is said of it."""
+    """A picture and its captions.
+
+    Attributes:
+        key: the name of the pair in its source.
+        picture: the encoded file, such as a JPEG.
+        captions: one or more texts that describe the picture.
+    """
 
     key: str
     picture: bytes
@@ -21,50 +27,69 @@ class Pair:
 
 
 class Source(Protocol):
-    """Pairs by number."""
+    """A sequence of pairs with random access."""
 
     name: str
 
     def __len__(self) -> int:
-        """How many there are, broken ones among them."""
+        """Return the number of pairs, including broken ones."""
 
     def __getitem__(self, number: int) -> Pair:
-        """Read one. Raises `BrokenPairError`."""
+        """Read a pair. Raises `BrokenPairError`."""
 
     def key(self, number: int) -> str:
-        """The name of one, without reading it."""
+        """Return the name of a pair without reading it."""
 
 
-def _captions(what: str, text: bytes | None, tree: bytes | None) -> tuple[str, ...]:
-    """What is said of a picture, in UTF-8 or else in Windows' Latin letters.
+def parse_captions(subject: str, text: bytes | None, tree: bytes | None) -> tuple[str, ...]:
+    """Return the captions of a picture.
+
+    They are `captions` of the JSON object if it has such a list, else the lines of the text, else
+    `caption` of the JSON object.
+
+    Args:
+        subject: the picture, for errors.
+        text: a text file, UTF-8 or Windows-1252, with a caption on each line.
+        tree: a JSON file.
 
     Raises:
-        BrokenPairError: nothing, or a json that is none.
+        BrokenPairError: there is no caption, or the JSON is invalid.
     """
-    about: Mapping[str, Any] = {}
+    fields: Mapping[str, Any] = {}
     if tree is not None:
         try:
-            about = json.loads(tree)
+            fields = json.loads(tree)
         except ValueError:
-            raise BrokenPairError(f"{what}: its json cannot be read") from None
-    said = about.get("captions") if isinstance(about, Mapping) else None
-    if not isinstance(said, list):
-        said = _decode(text).splitlines() if text is not None else [about.get("caption") or ""]
-    captions = tuple(str(one).strip() for one in said if str(one).strip())
+            raise BrokenPairError(
+                subject, "its json cannot be read", "correct the file or remove it"
+            ) from None
+    captions = fields.get("captions") if isinstance(fields, Mapping) else None
+    if not isinstance(captions, list):
+        captions = [fields.get("caption") or ""] if text is None else decode(text).splitlines()
+    stripped = (str(caption).strip() for caption in captions)
+    return require_captions(subject, tuple(caption for caption in stripped if caption))
+
+
+def require_captions(subject: str, captions: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the captions. Raises `BrokenPairError` if there are none."""
     if not captions:
-        raise BrokenPairError(f"{what}: has no caption")
+        raise BrokenPairError(subject, "has no caption", "add one, or remove the picture")
     return captions
 
 
-def _decode(text: bytes) -> str:
+def decode(text: bytes) -> str:
+    """Decode UTF-8, with or without a byte order mark, or else Windows-1252."""
     try:
         return text.decode("utf-8-sig")
     except UnicodeDecodeError:
         return text.decode("cp1252", "replace")
 
 
-def _read_file(path: Path) -> bytes:
+def read_picture(path: Path) -> bytes:
+    """Read a file of a pair. Raises `BrokenPairError`."""
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BrokenPairError(f"{path}: {error.strerror}") from None
+        raise BrokenPairError(
+            path, str(error.strerror), "correct its path, or leave the pair out"
+        ) from None

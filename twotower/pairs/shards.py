@@ -1,44 +1,73 @@
-"""Write pairs as tar shards that every webdataset reader understands; count what is in pairs."""
+"""Writing pairs as tar shards that every webdataset reader reads, and statistics of pairs."""
 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import quantiles
+from typing import NamedTuple
 
 from PIL import Image
 
 from twotower.errors import BrokenPairError, PairsError
+from twotower.files import atomic_write
 from twotower.pairs.pair import Pair, Source
+from twotower.progress import Progress, ReportProgress, ignore_progress
 
 SHARD_PAIRS = 10_000  # img2dataset's default
 
 
+class Header(NamedTuple):
+    """Facts of an encoded picture: Pillow's name of its format, and its size in pixels."""
+
+    format: str
+    width: int
+    height: int
+
+
 @dataclass
-class Stats:
-    """What `stats` counted. Lengths are of captions, in words; sizes of pictures, in pixels."""
+class PairStats:
+    """Statistics of a source.
+
+    Attributes:
+        formats: the number of pictures of each format.
+        widths, heights: of pictures, in pixels.
+        words: the number of words of each caption.
+        broken: the pairs that cannot be read, with reasons.
+    """
 
     pairs: int = 0
     captions: int = 0
     picture_bytes: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
     widths: list[int] = field(default_factory=list)
     heights: list[int] = field(default_factory=list)
     words: list[int] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
+    def add(self, pair: Pair, header: Header) -> None:
+        """Count a pair."""
+        self.pairs += 1
+        self.captions += len(pair.captions)
+        self.picture_bytes += len(pair.picture)
+        self.formats[header.format] += 1
+        self.widths.append(header.width)
+        self.heights.append(header.height)
+        self.words += [len(caption.split()) for caption in pair.captions]
+
     def lines(self) -> Iterator[str]:
-        """The counts, for people."""
+        """Yield the statistics as lines of text."""
         yield f"pairs      {self.pairs:,}, broken {len(self.broken):,}"
         if not self.pairs:
             return
-        kinds = ", ".join(f"{kind} {count:,}" for kind, count in self.kinds.most_common())
-        yield f"pictures   {self.picture_bytes / 2**20:,.1f} MiB: {kinds}"
+        formats = ", ".join(f"{name} {count:,}" for name, count in self.formats.most_common())
+        yield f"pictures   {self.picture_bytes / 2**20:,.1f} MiB: {formats}"
         yield f"width      {_spread(self.widths)}"
         yield f"height     {_spread(self.heights)}"
         yield f"captions   {self.captions:,}, {self.captions / self.pairs:.1f} a picture"
@@ -48,25 +77,16 @@ class Stats:
 def _spread(values: list[int]) -> str:
     cuts = quantiles(values, n=20) if len(values) > 1 else values * 19
     return (
-        f"{min(values)} to {max(values)}, middle {cuts[9]:.0f}, "
-        f"nine in ten from {cuts[0]:.0f} to {cuts[18]:.0f}"
+        f"{min(values)} to {max(values)}, median {cuts[9]:.0f}, "
+        f"90 % from {cuts[0]:.0f} to {cuts[18]:.0f}"
     )
 
 
-def count_pairs(source: Source, advance: Callable[[], None] = lambda: None) -> Stats:
-    """Read every pair once and count; broken ones are named with their reason."""
-    stats = Stats(broken=list(getattr(source, "faults", ())))
-    for pair in read_all(source, stats.broken, advance):
-        header = _header(source, pair, stats.broken)
-        if header is None:
-            continue
-        stats.kinds[header[0]] += 1
-        stats.widths.append(header[1])
-        stats.heights.append(header[2])
-        stats.pairs += 1
-        stats.captions += len(pair.captions)
-        stats.picture_bytes += len(pair.picture)
-        stats.words += [len(caption.split()) for caption in pair.captions]
+def count_pairs(source: Source, report: ReportProgress = ignore_progress) -> PairStats:
+    """Read every pair once and return statistics, with the broken pairs and their reasons."""
+    stats = PairStats(broken=list(getattr(source, "faults", ())))
+    for pair, header in _readable_pairs(source, stats.broken, report):
+        stats.add(pair, header)
     return stats
 
 
@@ -74,73 +94,71 @@ def pack(
     source: Source,
     destination: Path,
     pairs_per_shard: int = SHARD_PAIRS,
-    advance: Callable[[], None] = lambda: None,
+    report: ReportProgress = ignore_progress,
 ) -> list[str]:
     """Write `000000.tar`, `000001.tar`, ... into a new folder; pictures keep their bytes.
 
-    A shard appears under its name only when it is complete.
+    A shard appears under its name when it is complete.
 
     Returns:
-        The broken pairs, which were left out.
+        The broken pairs, which are left out, with reasons.
 
     Raises:
         PairsError: the folder already holds shards.
     """
     destination.mkdir(parents=True, exist_ok=True)
     if any(destination.glob("*.tar")):
-        raise PairsError(f"{destination}: already holds shards; choose another folder")
+        raise PairsError(destination, "already holds shards", "choose another folder")
     broken = list(getattr(source, "faults", ()))
-    shard, inside = 0, 0
-    tar: tarfile.TarFile | None = None
-    for pair in read_all(source, broken, advance):
-        header = _header(source, pair, broken)
-        if header is None:
-            continue
-        if tar is None:
-            tar = tarfile.open(destination / ".writing", "w")  # noqa: SIM115  # closed by _finish
-        _add(tar, f"{shard:06d}{inside:06d}", pair, header[0])
-        inside += 1
-        if inside == pairs_per_shard:
-            _finish(tar, destination / f"{shard:06d}.tar")
-            shard, inside, tar = shard + 1, 0, None
-    if tar is not None:
-        _finish(tar, destination / f"{shard:06d}.tar")
+    pairs = _readable_pairs(source, broken, report)
+    for shard in itertools.count():
+        head = next(pairs, None)
+        if head is None:
+            break
+        tail = itertools.islice(pairs, pairs_per_shard - 1)
+        with (
+            atomic_write(destination / f"{shard:06d}.tar", "wb") as file,
+            tarfile.open(fileobj=file, mode="w") as tar,
+        ):
+            for number, (pair, header) in enumerate(itertools.chain([head], tail)):
+                _add(tar, f"{shard:06d}{number:06d}", pair, header.format)
     return broken
 
 
-def read_all(source: Source, broken: list[str], advance: Callable[[], None]) -> Iterator[Pair]:
-    """Every pair that can be read; why not, of the others, is added to `broken`."""
+def _readable_pairs(
+    source: Source, broken: list[str], report: ReportProgress
+) -> Iterator[tuple[Pair, Header]]:
+    """Yield the pairs that can be read; append the others, with reasons, to `broken`."""
+    faults = len(broken)  # of shards, not of pairs
     for number in range(len(source)):
         try:
-            yield source[number]
+            pair = source[number]
+            header = _read_header(source, pair)
         except BrokenPairError as error:
             broken.append(str(error))
-        advance()
+        else:
+            yield pair, header
+        report(Progress(number + 1, len(source), failed=len(broken) - faults))
 
 
-def _header(source: Source, pair: Pair, broken: list[str]) -> tuple[str, int, int] | None:
-    """Format, width and height of a picture; None, and a line in `broken`, where it is none."""
+def _read_header(source: Source, pair: Pair) -> Header:
     try:
         with Image.open(io.BytesIO(pair.picture)) as image:
-            return str(image.format), image.width, image.height
-    except Exception as error:  # Pillow's readers raise nearly anything on a damaged header
-        broken.append(f"{source.name}: {pair.key}: no picture ({error})")
-        return None
+            return Header(str(image.format), image.width, image.height)
+    except Exception as error:  # Pillow raises many kinds of errors on damaged headers
+        raise BrokenPairError(
+            f"{source.name}: {pair.key}", f"no picture ({error})", "replace or remove it"
+        ) from None
 
 
-def _add(tar: tarfile.TarFile, key: str, pair: Pair, kind: str) -> None:
-    about = {"key": pair.key, "captions": list(pair.captions)}
+def _add(tar: tarfile.TarFile, key: str, pair: Pair, picture_format: str) -> None:
+    description = {"key": pair.key, "captions": list(pair.captions)}
     contents = {
-        {"JPEG": "jpg"}.get(kind, kind.lower()): pair.picture,
+        {"JPEG": "jpg"}.get(picture_format, picture_format.lower()): pair.picture,
         "txt": pair.captions[0].encode(),
-        "json": json.dumps(about, ensure_ascii=False).encode(),
+        "json": json.dumps(description, ensure_ascii=False).encode(),
     }
     for extension, content in contents.items():
         member = tarfile.TarInfo(f"{key}.{extension}")
         member.size = len(content)
         tar.addfile(member, io.BytesIO(content))
-
-
-def _finish(tar: tarfile.TarFile, path: Path) -> None:
-    tar.close()
-    Path(str(tar.name)).replace(path)

@@ -1,8 +1,8 @@
-"""Image-text pairs, by number: tar shards, tables and folders with captions beside the pictures.
+"""Image-text pairs by number, from tar shards, tables, or folders of pictures with captions.
 
-A source is a sequence: `len(source)`, `source[i]` -> `Pair`. Random access is what makes the order
-of a training a pure function of its step (docs/training.md). The index of a tar is made once and
-holds numpy arrays alone, so that worker processes share its memory.
+A source is a sequence: `len(source)`, `source[i]` -> `Pair`. Random access makes the order of a
+training a pure function of its step (docs/training.md). The index of a tar is made once and
+consists of numpy arrays, so that worker processes share its memory.
 """
 
 from __future__ import annotations
@@ -13,38 +13,46 @@ from pathlib import Path
 from twotower.errors import PairsError
 from twotower.pairs.folders import FolderPairs
 from twotower.pairs.pair import Pair, Source
-from twotower.pairs.remote import _local
+from twotower.pairs.remote import local_copy
 from twotower.pairs.tables import TablePairs
 from twotower.pairs.tars import TarPairs, find_tars
 
 
 def open_source(location: str | Path) -> Source:
-    """The pairs at a path or URL.
+    """Open the pairs at a path or URL.
 
     Args:
         location: a tar; several as a pattern (`data-*.tar`, `s3://bucket/{000..031}.tar`); a folder
-            of tars; a table (`.csv`, `.tsv`, `.parquet`); or a folder of pictures with captions
-            beside them (`x.jpg` and `x.txt` or `x.json`), or in folders called what they show.
+            of tars; a table (`.csv`, `.tsv`, `.parquet`); a folder of pictures with captions beside
+            them (`x.jpg` and `x.txt` or `x.json`); or a folder of folders that are named after
+            what their pictures show.
 
     Raises:
-        PairsError: nothing is there, or it is of none of these kinds.
+        PairsError: nothing exists there, or it is of none of these kinds.
     """
     text = str(location)
     if text.endswith((".csv", ".tsv", ".parquet")):
-        return TablePairs(_local(text))
+        return TablePairs(local_copy(text))
     tars = find_tars(text)
     if tars:
         return TarPairs(tars)
     if Path(text).is_dir():
         return FolderPairs(Path(text))
     raise PairsError(
-        f"{text}: no such pairs; give a tar, a pattern of tars, a .csv, .tsv or .parquet table, "
-        "or a folder of pictures with captions beside them"
+        text,
+        "no such pairs",
+        "give a tar, a pattern of tars, a .csv, .tsv or .parquet table, or a folder of pictures "
+        "with captions beside them",
     )
 
 
-class PartOfPairs:
-    """Some pairs of a source; with `templates`, each caption is put into all of these sentences."""
+class PairSubset:
+    """Selected pairs of a source, in a given order, with captions put into templates.
+
+    Args:
+        numbers: the pairs, as numbers in `source`.
+        templates: sentences with `{}` for the caption; each caption is put into all of them.
+    """
 
     def __init__(
         self, source: Source, numbers: Sequence[int], templates: Sequence[str] = ("{}",)
@@ -56,11 +64,15 @@ class PartOfPairs:
         return len(self.numbers)
 
     def key(self, number: int) -> str:
-        """The name that the pair has in its source."""
+        """Return the name of a pair in its source."""
         return self.source.key(self.numbers[number])
 
     def __getitem__(self, number: int) -> Pair:
-        """Read one. Raises `BrokenPairError`."""
+        """Read a pair. Raises `BrokenPairError`."""
         pair = self.source[self.numbers[number]]
-        captions = (t.replace("{}", one) for one in pair.captions for t in self.templates)
+        captions = (
+            template.replace("{}", caption)
+            for caption in pair.captions
+            for template in self.templates
+        )
         return Pair(pair.key, pair.picture, tuple(captions))

@@ -1,4 +1,4 @@
-"""Pairs in CSV, JSON and Parquet tables."""
+"""Pairs in tables: CSV, TSV and Parquet files with paths of pictures and captions."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from twotower.errors import BrokenPairError, PairsError
-from twotower.pairs.pair import Pair, _decode, _read_file
+from twotower.errors import PairsError
+from twotower.pairs.pair import Pair, decode, read_picture, require_captions
 
 PICTURE_COLUMNS = ("filepath", "path", "image", "file", "filename", "image_path")
 CAPTION_COLUMNS = ("caption", "captions", "text", "title")
 
 
-# --- tables and folders --------------------------------------------------------------------------
-
-
 class TablePairs:
-    """Rows of a CSV, TSV or Parquet file: a column of picture paths, one or more of captions.
+    """Rows of a table with a picture and a caption.
 
     Paths are relative to the table. Several captions of a picture are several rows, or a list.
     """
@@ -29,50 +26,52 @@ class TablePairs:
         self.folder = path.parent
         rows = read_table(path)
         columns = list(rows[0]) if rows else []
-        self._picture = _choose(columns, PICTURE_COLUMNS, path, "pictures")
-        self._caption = _choose(columns, CAPTION_COLUMNS, path, "captions")
-        grouped: dict[str, list[str]] = {}
+        picture_column = _find_column(columns, PICTURE_COLUMNS, path, "pictures")
+        caption_column = _find_column(columns, CAPTION_COLUMNS, path, "captions")
+        captions: dict[str, list[str]] = {}
         for row in rows:
-            said = row[self._caption]
-            grouped.setdefault(str(row[self._picture]), []).extend(
-                map(str, said) if isinstance(said, list) else [str(said or "")]
+            cell = row[caption_column]
+            captions.setdefault(str(row[picture_column]), []).extend(
+                map(str, cell) if isinstance(cell, list) else [str(cell or "")]
             )
-        self._rows = list(grouped.items())
+        self._rows = list(captions.items())
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def key(self, number: int) -> str:
-        """The picture's path as the table has it."""
+        """Return the path of a picture as the table has it."""
         return self._rows[number][0]
 
     def __getitem__(self, number: int) -> Pair:
-        """Read one. Raises `BrokenPairError`."""
+        """Read a pair. Raises `BrokenPairError`."""
         name, captions = self._rows[number]
-        kept = tuple(caption.strip() for caption in captions if caption.strip())
-        if not kept:
-            raise BrokenPairError(f"{self.name}: {name} has no caption")
-        return Pair(name, _read_file(self.folder / name), kept)
+        stripped = tuple(caption.strip() for caption in captions if caption.strip())
+        stripped = require_captions(f"{self.name}: {name}", stripped)
+        return Pair(name, read_picture(self.folder / name), stripped)
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of a CSV, TSV or Parquet file."""
+    """Read the rows of a CSV, TSV or Parquet file. Raises `PairsError` without pyarrow."""
     if path.suffix == ".parquet":
         try:
             import pyarrow.parquet
         except ImportError:
-            raise PairsError(f"{path}: reading Parquet needs pip install pyarrow") from None
+            raise PairsError(
+                path, "Parquet needs the package 'pyarrow'", "pip install pyarrow"
+            ) from None
         rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
         return rows
-    text = io.StringIO(_decode(path.read_bytes()), newline="")
+    text = io.StringIO(decode(path.read_bytes()), newline="")
     return list(csv.DictReader(text, delimiter="\t" if path.suffix == ".tsv" else ","))
 
 
-def _choose(columns: Sequence[str], known: Sequence[str], path: Path, what: str) -> str:
-    for name in known:
+def _find_column(columns: Sequence[str], names: Sequence[str], path: Path, content: str) -> str:
+    for name in names:
         if name in columns:
             return name
     raise PairsError(
-        f"{path}: no column of {what}; call it one of {', '.join(known)} "
-        f"(there are: {', '.join(columns) or 'none'})"
+        path,
+        f"no column of {content}",
+        f"call it one of {', '.join(names)} (there are: {', '.join(columns) or 'none'})",
     )

@@ -1,4 +1,4 @@
-"""Pairs in tar files."""
+"""Pairs in tar shards, laid out as webdataset and img2dataset do."""
 
 from __future__ import annotations
 
@@ -7,88 +7,122 @@ import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twotower.arrays import Int64Array
 from twotower.errors import BrokenPairError, PairsError
-from twotower.pairs.pair import Pair, _captions
-from twotower.pairs.remote import _list_remote, _local, _reach
+from twotower.pairs.pair import Pair, parse_captions
+from twotower.pairs.remote import list_remote, local_copy
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff")
+PICTURE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff")
+ABSENT = (0, -1)  # the (offset, size) of a member that a sample does not have
 
 
-# --- tar shards ----------------------------------------------------------------------------------
+class TarMember(NamedTuple):
+    """A file of a tar.
+
+    Attributes:
+        key: its folder, and its name up to the first dot; equal for all files of a sample.
+        extension: its name after the first dot, in lower case.
+        offset: of its content in the tar, in bytes.
+        size: of its content, in bytes.
+    """
+
+    key: bytes
+    extension: str
+    offset: int
+    size: int
 
 
 class TarPairs:
-    """webdataset tars: members `KEY.jpg`, `KEY.txt`, `KEY.json` of a sample follow one another.
+    """webdataset tars: `KEY.jpg`, `KEY.txt` and `KEY.json` of a sample are adjacent members.
 
-    Captions are `captions` of the json if it has such a list, else the txt, else `caption` of the
-    json. A shard that was cut short gives the samples before the cut.
+    Captions are `captions` of the JSON if it has such a list, else the text, else `caption` of the
+    JSON. A truncated shard gives the samples before its end.
+
+    Attributes:
+        faults: the truncated shards, each with the key of its last sample.
+        shard_sizes: the number of samples in each shard.
     """
 
     def __init__(self, tars: Sequence[str]) -> None:
         self.name = tars[0] if len(tars) == 1 else f"{tars[0]} and {len(tars) - 1} more"
-        self.paths = [_local(tar) for tar in tars]
-        self.faults: list[str] = []  # shards that were cut short, and where
+        self.paths = [local_copy(tar) for tar in tars]
+        self.faults: list[str] = []
         indexes = [self._index(path) for path in self.paths]
         self._keys = np.concatenate([keys for keys, _ in indexes])
         self._members = np.concatenate([members for _, members in indexes])  # [n, 3, 2]
         self.shard_sizes = [len(keys) for keys, _ in indexes]
         self._starts = np.cumsum([0, *self.shard_sizes])
-        self._open: dict[tuple[int, int], int] = {}  # (process, shard) -> file descriptor
+        self._descriptors: dict[tuple[int, int], int] = {}  # of (process, shard)
         if not len(self._keys):
-            raise PairsError(f"{self.name}: holds no pairs; members must be KEY.jpg and KEY.txt")
+            raise PairsError(self.name, "holds no pairs", "name its members KEY.jpg and KEY.txt")
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def key(self, number: int) -> str:
-        """The common name of the sample's members."""
+        """Return the common name of the members of a sample."""
         return bytes(self._keys[number]).decode("utf-8", "replace")
 
     def __getitem__(self, number: int) -> Pair:
-        """Read one. Raises `BrokenPairError`."""
+        """Read a pair. Raises `BrokenPairError`."""
         shard = int(np.searchsorted(self._starts, number, side="right")) - 1
         key = self.key(number)
-        picture, text, tree = (self._read(shard, *one) for one in self._members[number].tolist())
+        subject = f"{self.paths[shard]}: {key}"
+        picture, text, tree = (
+            self._read(shard, offset, size) for offset, size in self._members[number].tolist()
+        )
         if picture is None:
-            raise BrokenPairError(f"{self.paths[shard]}: {key} has no picture")
-        return Pair(key, picture, _captions(f"{self.paths[shard]}: {key}", text, tree))
+            raise BrokenPairError(subject, "has no picture", "add one, or remove the caption")
+        return Pair(key, picture, parse_captions(subject, text, tree))
 
     def _read(self, shard: int, offset: int, size: int) -> bytes | None:
-        if size < 0:
+        if (offset, size) == ABSENT:
             return None
-        place = os.getpid(), shard  # a descriptor is not shared with a forked worker
-        if place not in self._open:
-            self._open[place] = os.open(self.paths[shard], os.O_RDONLY)
-        return os.pread(self._open[place], size, offset)
+        process_shard = os.getpid(), shard  # a forked worker must not share a file position
+        if process_shard not in self._descriptors:
+            self._descriptors[process_shard] = os.open(self.paths[shard], os.O_RDONLY)
+        return os.pread(self._descriptors[process_shard], size, offset)
 
-    def _index(self, path: Path) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
-        """Keys [n] and, for picture, txt and json of each, (offset, size) or (0, -1)."""
+    def _index(self, path: Path) -> tuple[NDArray[np.bytes_], Int64Array]:
+        """Return keys [n] and (offset, size) of picture, text and JSON of each sample [n, 3, 2]."""
         keys: list[bytes] = []
         members: list[list[tuple[int, int]]] = []
         try:
-            for key, extension, offset, size in tar_members(path):
-                if not keys or keys[-1] != key:
-                    keys.append(key)
-                    members.append([(0, -1)] * 3)
-                kinds = (extension in PICTURES, extension == "txt", extension == "json")
-                if any(kinds):
-                    members[-1][kinds.index(True)] = (offset, size)
+            for member in tar_members(path):
+                if not keys or keys[-1] != member.key:
+                    keys.append(member.key)
+                    members.append([ABSENT] * 3)
+                kind = _kind(member.extension)
+                if kind is not None:
+                    members[-1][kind] = member.offset, member.size
         except (tarfile.TarError, EOFError) as error:
             if not keys:
                 raise PairsError(
-                    f"{path}: not a tar ({error}); pack or download it again"
+                    path, f"not a tar ({error})", "pack or download it again"
                 ) from None
             self.faults.append(f"{path}: cut short after {keys[-1].decode(errors='replace')}")
             del keys[-1], members[-1]
         return np.array(keys, np.bytes_), np.array(members, np.int64).reshape(-1, 3, 2)
 
 
-def tar_members(path: Path) -> Iterator[tuple[bytes, str, int, int]]:
-    """(key, extension, offset of the content, its size) of every file of a tar."""
+def _kind(extension: str) -> int | None:
+    """Return 0 for a picture, 1 for text, 2 for JSON."""
+    if extension in PICTURE_EXTENSIONS:
+        return 0
+    return {"txt": 1, "json": 2}.get(extension)
+
+
+def tar_members(path: Path) -> Iterator[TarMember]:
+    """Yield every file of an uncompressed tar.
+
+    Raises:
+        tarfile.TarError, EOFError: not a tar, or truncated; after the members before that point.
+    """
     size = path.stat().st_size
     with tarfile.open(path, "r:") as tar:
         for member in tar:
@@ -97,29 +131,29 @@ def tar_members(path: Path) -> Iterator[tuple[bytes, str, int, int]]:
             folder, _, name = member.name.rpartition("/")
             stem, _, extension = name.partition(".")
             key = f"{folder}/{stem}" if folder else stem
-            yield key.encode(), extension.lower(), member.offset_data, member.size
+            yield TarMember(key.encode(), extension.lower(), member.offset_data, member.size)
             if member.offset_data + member.size > size:
                 raise tarfile.ReadError("unexpected end of data")
 
 
 def find_tars(text: str) -> list[str]:
-    """The tars that a path or URL stands for: itself, those of a pattern, those in a folder."""
+    """Return the tars of a path or URL, of a pattern such as `a-{00..31}.tar`, or in a folder."""
     names = list(_expand_braces(text))
     if any("*" in name for name in names) or (len(names) == 1 and not text.endswith(".tar")):
         pattern = text if "*" in text else f"{text.rstrip('/')}/*.tar"
-        if "://" not in pattern:
-            folder = Path(pattern).parent
-            return sorted(map(str, folder.glob(Path(pattern).name))) if folder.is_dir() else []
-        return _reach(pattern, _list_remote)
+        if "://" in pattern:
+            return list_remote(pattern)
+        folder = Path(pattern).parent
+        return sorted(map(str, folder.glob(Path(pattern).name))) if folder.is_dir() else []
     return names
 
 
 def _expand_braces(text: str) -> Iterator[str]:
     """`a-{08..10}.tar` -> a-08.tar, a-09.tar, a-10.tar."""
-    found = re.search(r"\{(\d+)\.\.(\d+)\}", text)
-    if not found:
+    braces = re.search(r"\{(\d+)\.\.(\d+)\}", text)
+    if not braces:
         yield text
         return
-    first, last = found.groups()
-    for number in range(int(first), int(last) + 1):
-        yield from _expand_braces(text.replace(found.group(), str(number).zfill(len(first)), 1))
+    start, stop = braces.groups()
+    for number in range(int(start), int(stop) + 1):
+        yield from _expand_braces(text.replace(braces.group(), str(number).zfill(len(start)), 1))

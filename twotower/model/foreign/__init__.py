@@ -1,4 +1,4 @@
-"""Everybody's weights: OpenAI archives, open_clip and transformers directories."""
+"""Models in other formats: OpenAI archives, open_clip and transformers directories."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from pathlib import Path
 from twotower.errors import ModelError
 from twotower.model.foreign.open_clip import read_open_clip, write_open_clip
 from twotower.model.foreign.openai import read_openai
-from twotower.model.foreign.rename import Foreign
+from twotower.model.foreign.rename import ForeignModel
 from twotower.model.foreign.transformers import read_transformers, write_transformers
 
-__all__ = ["Foreign", "ForeignError", "read_foreign", "write_open_clip", "write_transformers"]
+__all__ = ["ForeignModel", "read_foreign", "write_open_clip", "write_transformers"]
 
 
-def read_foreign(source: Path) -> Foreign:
-    """Read a model in whichever of the three forms it is.
+def read_foreign(source: Path) -> ForeignModel:
+    """Read a model in any of the three formats.
 
     Raises:
-        ForeignError: none of them, or a model that the architecture here cannot express.
-        WeightsFileError, UnsafePickleError: its weights cannot be read, or do not fit.
+        ModelError: no such format, an architecture that `CLIP` does not have, or weights that
+            cannot be read or do not fit.
+        UnsafePickleError: its weights are a pickle that calls functions.
     """
     if source.is_file():
         return read_openai(source)
@@ -27,5 +28,7 @@ def read_foreign(source: Path) -> Foreign:
     if (source / "config.json").exists():
         return read_transformers(source)
     raise ModelError(
-        f"{source}: holds no model; a model directory has a config.json or open_clip_config.json"
+        source,
+        "holds no model",
+        "give a directory with a config.json or open_clip_config.json, or an OpenAI .pt file",
     )

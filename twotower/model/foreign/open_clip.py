@@ -32,17 +32,17 @@ from twotower.model.config import (
 )
 from twotower.model.foreign.openai import OPENAI_TABLE
 from twotower.model.foreign.rename import (
-    Foreign,
+    ForeignModel,
     Settings,
+    export_tensors,
+    import_tensors,
     read_json,
     read_tensors,
-    tensors_in,
-    tensors_out,
 )
 
 CONFIG, WEIGHTS, PICKLE = "open_clip_config.json", "open_clip_model", "open_clip_pytorch_model.bin"
 
-# SigLIP's image tower is timm's; its text tower is open_clip's own, under `text.`.
+# SigLIP's image tower is timm's; its text tower is open_clip's, under `text.`.
 SIGLIP_TABLE = (
     (r"^vision\.patch_embed\.", "visual.trunk.patch_embed.proj."),
     (r"^vision\.pos_embed", "visual.trunk.pos_embed[None]"),
@@ -65,8 +65,8 @@ SIGLIP_TABLE = (
     (r"^(text\..*)\.mlp\.fc2\.", r"\1.mlp.c_proj."),
 )
 
-# timm 1.0.31's SigLIP towers: name -> (width, layers, heads, mlp_width). All are exact GELU but for
-# those in TANH, whatever the text tower is.
+# timm 1.0.31's SigLIP towers: name -> (width, layers, heads, mlp_width). Their activation is exact
+# GELU, except in the towers of TIMM_TANH, and independent of the text tower's.
 TIMM_WIDTHS = {
     "base": (768, 12, 12, 3072),
     "large": (1024, 24, 16, 4096),
@@ -75,22 +75,26 @@ TIMM_WIDTHS = {
 }
 TIMM_TANH = ("base_patch32", "large_patch16_siglip_512", "so400m_patch16", "giantopt")
 
-HARMLESS = {"timm_model_pretrained", "patch_dropout", "output_tokens", "timm_drop"}
+IGNORED_KEYS = {"timm_model_pretrained", "patch_dropout", "output_tokens", "timm_drop"}
 
 
-def read_open_clip(directory: Path) -> Foreign:
-    """Read an open_clip directory, as its `hf-hub:` and `local-dir:` loaders lay it out."""
-    tree = read_json(directory / CONFIG)
-    where = str(directory / CONFIG)
-    model = Settings(tree.get("model_cfg", {}), f"{where}: model_cfg")
-    vision_cfg, text_cfg = model.take("vision_cfg", {}), model.take("text_cfg", {})
-    activation: Activation = "quick_gelu" if model.take("quick_gelu", False) else "gelu"
-    embed_dim, bias = model.take("embed_dim"), model.take("init_logit_bias")
+def read_open_clip(directory: Path) -> ForeignModel:
+    """Read an open_clip directory, as its `hf-hub:` and `local-dir:` loaders expect it.
+
+    Raises:
+        ModelError: an unsupported setting, or weights that cannot be read or do not fit.
+    """
+    path = directory / CONFIG
+    tree = read_json(path)
+    model = Settings(tree.get("model_cfg", {}), f"{path}: model_cfg")
+    vision_cfg, text_cfg = model.pop("vision_cfg", {}), model.pop("text_cfg", {})
+    activation: Activation = "quick_gelu" if model.pop("quick_gelu", False) else "gelu"
+    embed_dim, bias = model.pop("embed_dim"), model.pop("init_logit_bias")
     for key in ("custom_text", "init_logit_scale", "cast_dtype"):
-        model.take(key)
+        model.pop(key)
     model.finish()
-    vision = _vision(Settings(vision_cfg, f"{where}: vision_cfg"), activation)
-    settings = Settings(text_cfg, f"{where}: text_cfg")
+    vision = _vision(Settings(vision_cfg, f"{path}: vision_cfg"), activation)
+    settings = Settings(text_cfg, f"{path}: text_cfg")
     tokenizer = _tokenizer(settings, directory)
     text = _text(settings, activation)
     tokenizer = replace(tokenizer, context_length=text.context_length)
@@ -99,16 +103,16 @@ def read_open_clip(directory: Path) -> Foreign:
         embed_dim=embed_dim,
         vision=vision,
         text=text,
-        preprocess=_preprocess(tree.get("preprocess_cfg", {}), vision.image_size, where),
+        preprocess=_preprocess(tree.get("preprocess_cfg", {}), vision.image_size, path),
         tokenizer=tokenizer,
         logit_bias=bias is not None,
     )
     theirs = read_tensors(directory, WEIGHTS, PICKLE)
-    if text.causal:  # CustomTextCLIP keeps the text tower under a prefix
+    if text.causal:  # CustomTextCLIP has the text tower under a prefix
         theirs = {name.removeprefix("text."): tensor for name, tensor in theirs.items()}
-    tensors = tensors_in(config, _table(config), theirs, directory, ignored="attn_mask")
+    tensors = import_tensors(config, _table(config), theirs, directory, ignored="attn_mask")
     files = (directory / tokenizer.file,) if tokenizer.file else ()
-    return Foreign(config, tensors, files)
+    return ForeignModel(config, tensors, files)
 
 
 def _table(config: CLIPConfig) -> tuple[tuple[str, str], ...]:
@@ -117,15 +121,15 @@ def _table(config: CLIPConfig) -> tuple[tuple[str, str], ...]:
 
 
 def _vision(cfg: Settings, activation: Activation) -> VisionConfig:
-    image_size = cfg.take("image_size", 224)
-    for key in HARMLESS:
-        cfg.take(key)
-    if name := cfg.take("timm_model_name"):
+    image_size = cfg.pop("image_size", 224)
+    for key in IGNORED_KEYS:
+        cfg.pop(key)
+    if name := cfg.pop("timm_model_name"):
         return _timm_vision(cfg, name, image_size)
-    layers, width = cfg.take("layers", 12), cfg.take("width", 768)
-    patch_size, head_width = cfg.take("patch_size", 16), cfg.take("head_width", 64)
-    mlp_width = int(width * cfg.take("mlp_ratio", 4.0))
-    eps = (cfg.take("norm_kwargs") or {}).get("eps", 1e-5)
+    layers, width = cfg.pop("layers", 12), cfg.pop("width", 768)
+    patch_size, head_width = cfg.pop("patch_size", 16), cfg.pop("head_width", 64)
+    mlp_width = int(width * cfg.pop("mlp_ratio", 4.0))
+    eps = (cfg.pop("norm_kwargs") or {}).get("eps", 1e-5)
     activation = _activation(cfg, activation)
     cfg.expect("pool_type", "tok")
     for key in ("no_ln_pre", "attentional_pool", "final_ln_after_pool"):
@@ -133,7 +137,7 @@ def _vision(cfg: Settings, activation: Activation) -> VisionConfig:
     cfg.finish()
     if isinstance(layers, list):
         if head_width != 64:
-            raise ModelError(f"{cfg.where}: head_width is {head_width}; a ResNet's here is 64")
+            raise cfg.unsupported("head_width of a ResNet", head_width)
         return ResNetConfig(image_size, width, (layers[0], layers[1], layers[2], layers[3]))
     heads = width // head_width
     return ViTConfig(image_size, patch_size, width, layers, heads, mlp_width, activation, eps=eps)
@@ -143,11 +147,10 @@ def _timm_vision(cfg: Settings, name: str, image_size: int) -> ViTConfig:
     cfg.expect("timm_pool", "map")
     cfg.expect("timm_proj", "none", "")
     cfg.finish()
-    _, size, patch, *rest = [*name.split("_"), ""]
-    if size not in TIMM_WIDTHS or not patch.startswith("patch") or "siglip" not in rest:
-        raise ModelError(f"{cfg.where}: timm_model_name is {name!r}; only SigLIP's are read")
+    _, size, patch, *suffixes = [*name.split("_"), ""]
+    if size not in TIMM_WIDTHS or not patch.startswith("patch") or "siglip" not in suffixes:
+        raise cfg.unsupported("timm_model_name", name)
     width, layers, heads, mlp_width = TIMM_WIDTHS[size]
-    activation: Activation = "gelu_tanh" if any(one in name for one in TIMM_TANH) else "gelu"
     return ViTConfig(
         image_size=image_size,
         patch_size=int(patch.removeprefix("patch")),
@@ -155,24 +158,28 @@ def _timm_vision(cfg: Settings, name: str, image_size: int) -> ViTConfig:
         layers=layers,
         heads=heads,
         mlp_width=mlp_width,
-        activation=activation,
+        activation=_timm_activation(name),
         pool="map",
         eps=1e-6,
     )
 
 
+def _timm_activation(name: str) -> Activation:
+    return "gelu_tanh" if any(tower in name for tower in TIMM_TANH) else "gelu"
+
+
 def _text(cfg: Settings, activation: Activation) -> TextTransformerConfig:
-    width = cfg.take("width", 512)
-    bidirectional = cfg.take("no_causal_mask", False)
-    eps = (cfg.take("norm_kwargs") or {}).get("eps", 1e-5)
-    mlp_width = int(width * cfg.take("mlp_ratio", 4.0))
-    vocab_size = cfg.take("vocab_size", 49408)
+    width = cfg.pop("width", 512)
+    bidirectional = cfg.pop("no_causal_mask", False)
+    eps = (cfg.pop("norm_kwargs") or {}).get("eps", 1e-5)
+    mlp_width = int(width * cfg.pop("mlp_ratio", 4.0))
+    vocab_size = cfg.pop("vocab_size", 49408)
     text = TextTransformerConfig(
-        context_length=cfg.take("context_length", 77),
+        context_length=cfg.pop("context_length", 77),
         vocab_size=vocab_size,
         width=width,
-        layers=cfg.take("layers", 12),
-        heads=cfg.take("heads", 8),
+        layers=cfg.pop("layers", 12),
+        heads=cfg.pop("heads", 8),
         mlp_width=mlp_width,
         activation=_activation(cfg, activation),
         eos_id=None if bidirectional else vocab_size - 1,  # pooled at the largest id
@@ -183,45 +190,44 @@ def _text(cfg: Settings, activation: Activation) -> TextTransformerConfig:
     cfg.expect("proj_type", "linear")
     cfg.expect("embed_cls", False)
     cfg.expect("pad_id", 0)
-    cfg.take("output_tokens")
+    cfg.pop("output_tokens")
     cfg.finish()
     return text
 
 
 def _activation(cfg: Settings, activation: Activation) -> Activation:
-    """GELU of a tower, by open_clip's `act_kwargs`; QuickGELU takes none."""
-    arguments = cfg.take("act_kwargs") or {}
+    """Apply open_clip's `act_kwargs` to the activation of a tower; QuickGELU has none."""
+    arguments = cfg.pop("act_kwargs") or {}
     if arguments == {"approximate": "tanh"} and activation == "gelu":
         return "gelu_tanh"
     if arguments:
-        raise ModelError(f"{cfg.where}: act_kwargs is {arguments!r}, which is not understood")
+        raise cfg.unsupported("act_kwargs", arguments)
     return activation
 
 
 def _tokenizer(cfg: Settings, directory: Path) -> TokenizerConfig:
-    name, arguments = cfg.take("hf_tokenizer_name"), cfg.take("tokenizer_kwargs") or {}
+    name, arguments = cfg.pop("hf_tokenizer_name"), cfg.pop("tokenizer_kwargs") or {}
     cfg.expect("tokenizer_mode", None)
     if name is None and not arguments:
         literals = {"<start_of_text>": 49406, "<end_of_text>": 49407}
         return replace(OPENAI_TOKENIZER, special_tokens=literals)
     clean = arguments.get("clean", "whitespace")
     if clean != "canonicalize":
-        raise ModelError(f"{cfg.where}: tokenizer_kwargs clean is {clean!r}; not understood")
-    second = "SigLIP2" in str(name)
-    base = SIGLIP2_TOKENIZER if second else SIGLIP_TOKENIZER
+        raise cfg.unsupported("tokenizer_kwargs.clean", clean)
+    base = SIGLIP2_TOKENIZER if "SigLIP2" in str(name) else SIGLIP_TOKENIZER
     if (directory / "tokenizer.json").exists():
         return replace(base, kind="tokenizers", file="tokenizer.json", cleaning="canonicalize")
     return replace(base, cleaning="canonicalize")
 
 
-def _preprocess(cfg: Mapping[str, Any], image_size: int, where: str) -> PreprocessConfig:
-    settings = Settings(cfg, f"{where}: preprocess_cfg")
+def _preprocess(cfg: Mapping[str, Any], image_size: int, path: Path) -> PreprocessConfig:
+    settings = Settings(cfg, f"{path}: preprocess_cfg")
     settings.expect("size", image_size, [image_size, image_size])
     settings.expect("mode", "RGB")
-    settings.take("fill_color")
-    mean, std = settings.take("mean", OPENAI_MEAN), settings.take("std", OPENAI_STD)
-    interpolation = settings.take("interpolation", "bicubic")
-    resize = settings.take("resize_mode", "shortest")
+    settings.pop("fill_color")
+    mean, std = settings.pop("mean", OPENAI_MEAN), settings.pop("std", OPENAI_STD)
+    interpolation = settings.pop("interpolation", "bicubic")
+    resize = settings.pop("resize_mode", "shortest")
     settings.finish()
     return PreprocessConfig(
         image_size=image_size,
@@ -236,13 +242,13 @@ def write_open_clip(config: CLIPConfig, tensors: Mapping[str, Tensor], directory
     """Write `open_clip_config.json` and `open_clip_model.safetensors` into `directory`.
 
     Raises:
-        ForeignError: open_clip has no place for this architecture or tokenizer.
+        ModelError: open_clip has no such architecture, tokenizer or preprocessing.
     """
     text = config.text
     if not isinstance(text, TextTransformerConfig) or config.tokenizer.kind == "wordpiece":
-        raise ModelError(f"{config.name}: open_clip has no sentence-encoder text tower like it")
+        raise _inexpressible(config.name, "open_clip has no such sentence-encoder text tower")
     if config.preprocess.fast_decode:
-        raise ModelError(f"{config.name}: open_clip cannot decode at reduced scale")
+        raise _inexpressible(config.name, "open_clip cannot decode at reduced scale")
     model_cfg: dict[str, Any] = {
         "embed_dim": config.embed_dim,
         "vision_cfg": _vision_cfg(config),
@@ -265,9 +271,13 @@ def write_open_clip(config: CLIPConfig, tensors: Mapping[str, Tensor], directory
         "resize_mode": preprocess.resize,
     }
     tree = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
-    theirs = tensors_out(_table(config), tensors)
+    theirs = export_tensors(_table(config), tensors)
     save_file(theirs, directory / f"{WEIGHTS}.safetensors", metadata={"format": "pt"})
     (directory / CONFIG).write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+
+
+def _inexpressible(name: str, reason: str) -> ModelError:
+    return ModelError(name, reason, "keep it in twotower's format")
 
 
 def _vision_cfg(config: CLIPConfig) -> dict[str, Any]:
@@ -275,7 +285,7 @@ def _vision_cfg(config: CLIPConfig) -> dict[str, Any]:
     if isinstance(vision, ResNetConfig):
         return {"image_size": vision.image_size, "layers": vision.layers, "width": vision.width}
     if not isinstance(vision, ViTConfig):
-        raise ModelError(f"{config.name}: open_clip has no {vision.kind} image tower")
+        raise _inexpressible(config.name, f"open_clip has no {vision.kind} image tower")
     if vision.pool == "map":
         return {
             "image_size": vision.image_size,
@@ -285,7 +295,7 @@ def _vision_cfg(config: CLIPConfig) -> dict[str, Any]:
             "timm_proj": "none",
         }
     if (vision.activation == "quick_gelu") != (text.activation == "quick_gelu"):
-        raise ModelError(f"{config.name}: open_clip has QuickGELU in both towers or in none")
+        raise _inexpressible(config.name, "open_clip has QuickGELU in both towers or in none")
     cfg = {
         "image_size": vision.image_size,
         "layers": vision.layers,
@@ -299,14 +309,14 @@ def _vision_cfg(config: CLIPConfig) -> dict[str, Any]:
 
 def _timm_name(name: str, vision: ViTConfig) -> str:
     shape = (vision.width, vision.layers, vision.heads, vision.mlp_width)
-    for size, known in TIMM_WIDTHS.items():
-        full = f"vit_{size}_patch{vision.patch_size}_siglip_{vision.image_size}"
-        tanh = any(one in full for one in TIMM_TANH)
-        if known == shape and vision.activation == ("gelu_tanh" if tanh else "gelu"):
-            return full
-    raise ModelError(
-        f"{name}: open_clip takes SigLIP's image tower from timm, which has none of this shape "
-        f"with {vision.activation}"
+    for size, timm_shape in TIMM_WIDTHS.items():
+        timm_name = f"vit_{size}_patch{vision.patch_size}_siglip_{vision.image_size}"
+        if shape == timm_shape and vision.activation == _timm_activation(timm_name):
+            return timm_name
+    raise _inexpressible(
+        name,
+        "open_clip takes SigLIP's image tower from timm, which has none of this shape with "
+        f"{vision.activation}",
     )
 
 
@@ -326,7 +336,7 @@ def _text_cfg(text: TextTransformerConfig) -> dict[str, Any]:
 
 
 def _ratio(mlp_width: int, width: int) -> float:
-    """A ratio that gives `mlp_width` when multiplied and cut to a whole number."""
+    """Return a ratio with int(width * ratio) == mlp_width."""
     ratio = mlp_width / width
     return ratio if int(width * ratio) == mlp_width else (mlp_width + 0.5) / width
 

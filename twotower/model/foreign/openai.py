@@ -1,4 +1,4 @@
-"""OpenAI's own archives: TorchScript files whose shapes say everything but the activation."""
+"""OpenAI's archives: TorchScript files whose shapes determine the architecture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from twotower.model.config import (
     VisionConfig,
     ViTConfig,
 )
-from twotower.model.foreign.rename import Foreign, tensors_in
+from twotower.model.foreign.rename import ForeignModel, import_tensors
 from twotower.model.pickles import read_pickle_weights
 
 OPENAI_TABLE = (
@@ -46,32 +46,34 @@ OPENAI_TABLE = (
     (r"\.mlp\.fc1\.", ".mlp.c_fc."),
     (r"\.mlp\.fc2\.", ".mlp.c_proj."),
 )
-# Not weights: what OpenAI's archives say of themselves.
+# Tensors of OpenAI's archives that are no weights but describe the model.
 DESCRIPTION = ("input_resolution", "context_length", "vocab_size")
 
 
-def read_openai(path: Path) -> Foreign:
+def read_openai(path: Path) -> ForeignModel:
     """Read one of OpenAI's `.pt` archives.
 
     Raises:
-        ForeignError: weights without the description that marks OpenAI's, so that nothing says
-            which activation they were trained with.
+        ModelError: the description that marks OpenAI's archives is missing, so that the activation
+            is unknown.
     """
-    tensors = {name: torch.from_numpy(one) for name, one in read_pickle_weights(path).items()}
+    arrays = read_pickle_weights(path)
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     if not all(name in tensors for name in DESCRIPTION):
         raise ModelError(
-            f"{path}: bare weights, which do not say their activation, preprocessing or tokenizer; "
+            path,
+            "bare weights, which do not say their activation, preprocessing or tokenizer",
             "put them in a directory beside their config.json or open_clip_config.json and give "
-            "the directory"
+            "the directory",
         )
     for name in DESCRIPTION:
         del tensors[name]
     config = _config(path, tensors)
-    return Foreign(config, tensors_in(config, OPENAI_TABLE, tensors, path))
+    return ForeignModel(config, import_tensors(config, OPENAI_TABLE, tensors, path))
 
 
 def _config(path: Path, tensors: Mapping[str, Tensor]) -> CLIPConfig:
-    """The architecture, from shapes; heads are 64 wide and both towers use QuickGELU."""
+    """Derive the architecture from shapes; heads are 64 wide and both towers use QuickGELU."""
     try:
         context_length, width = tensors["positional_embedding"].shape
         vision = _vision(tensors)
@@ -86,7 +88,9 @@ def _config(path: Path, tensors: Mapping[str, Tensor]) -> CLIPConfig:
         )
         embed_dim = tensors["text_projection"].shape[1]
     except (KeyError, ValueError) as error:
-        raise ModelError(f"{path}: not one of OpenAI's models (lacks {error})") from None
+        raise ModelError(
+            path, f"not one of OpenAI's models (lacks {error})", "give an archive of OpenAI's"
+        ) from None
     preprocess = PreprocessConfig(image_size=vision.image_size)
     return CLIPConfig(path.stem, embed_dim, vision, text, preprocess, OPENAI_TOKENIZER)
 
@@ -111,6 +115,6 @@ def _vision(tensors: Mapping[str, Tensor]) -> VisionConfig:
 
 
 def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
-    """How many different numbers stand at the group of `pattern` among the names."""
+    """Count the different values of the group of `pattern` among the names."""
     matches = (re.fullmatch(pattern, name) for name in tensors)
     return len({match.group(1) for match in matches if match})

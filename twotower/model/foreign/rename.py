@@ -1,9 +1,9 @@
-"""How tensors are called elsewhere: a table of replacements, read forwards and backwards.
+"""Names of tensors in other libraries, as tables of replacements that work in both directions.
 
-A table is a list of (ours, theirs) regular expression replacements that turn our name into
-theirs, one after the other. What comes out may end in `.T` where they keep the transpose, or in
-`[None]` where they have a leading axis of one more; and `{q,k,v}` stands for several tensors of
-theirs that make up one of ours, end to end along the first axis, `kv` counting double.
+A table is a list of (ours, theirs) regular expression replacements, applied in order, that turn our
+name of a tensor into theirs. The result ends in `.T` if they store the transpose, and in `[None]`
+if they have an additional leading axis of size 1. `{q,k,v}` stands for several tensors of theirs
+whose concatenation along axis 0 is ours; `kv` is twice as long as `q`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,95 +24,117 @@ from twotower.model.config import CLIPConfig
 from twotower.model.pickles import read_pickle_weights
 from twotower.model.weights import expected_shapes, read_safetensors
 
-Table = Sequence[tuple[str, str]]
+Table: TypeAlias = Sequence[tuple[str, str]]
+CONVERTIBLE = "choose a model of a supported architecture (twotower.model.presets)"
 
 
 @dataclass(frozen=True)
-class Foreign:
-    """A foreign model in our terms: `tensors` by our names, in the precision they came in."""
+class ForeignModel:
+    """A model of another library.
+
+    Attributes:
+        config: its architecture as ours.
+        tensors: under our names, in their own precision.
+        files: its vocabulary files.
+    """
 
     config: CLIPConfig
     tensors: dict[str, Tensor]
-    files: tuple[Path, ...] = ()  # vocabulary files that belong to it
+    files: tuple[Path, ...] = ()
 
 
-def tensors_in(
+class ForeignNames(NamedTuple):
+    """The names of the tensors that make up one of ours, and the change of their shape."""
+
+    names: list[str]
+    transposed: bool
+    unsqueezed: bool
+
+
+def import_tensors(
     config: CLIPConfig,
     table: Table,
     theirs: Mapping[str, Tensor],
     source: Path,
     ignored: str = r"(?!)",
 ) -> dict[str, Tensor]:
-    """Foreign tensors by our names and shapes.
+    """Rename and reshape foreign tensors to ours.
 
     Args:
-        ignored: a pattern for names of theirs that carry no weights.
+        ignored: a pattern for foreign names that are no weights.
 
     Raises:
-        WeightsFileError: a tensor is missing, left over, or of a wrong shape; in their names.
+        ModelError: a tensor is missing, unexpected, or of a wrong shape; under its foreign name.
     """
-    left = {name for name in theirs if not re.fullmatch(ignored, name)}
+    unused = {name for name in theirs if not re.fullmatch(ignored, name)}
     ours: dict[str, Tensor] = {}
     for name, shape in expected_shapes(config).items():
-        names, transposed, _ = foreign_names(name, table)
-        absent = [one for one in names if one not in theirs]
+        foreign = foreign_names(name, table)
+        absent = [key for key in foreign.names if key not in theirs]
         if absent and name.endswith("num_batches_tracked"):
-            ours[name] = torch.tensor(0)  # not a weight; some exports leave it out
+            ours[name] = torch.tensor(0)  # not a weight, and missing in some exports
             continue
         if absent:
-            close = difflib.get_close_matches(absent[0], left, 1)
+            close = difflib.get_close_matches(absent[0], unused, 1)
             hint = f" (there is {close[0]!r})" if close else ""
-            raise ModelError(f"{source}: lacks {absent[0]!r}{hint}, which the model needs")
-        left.difference_update(names)
-        parts = [theirs[one] for one in names]
-        tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
-        tensor = tensor.T if transposed else tensor
-        if [n for n in tensor.shape if n != 1] != [n for n in shape if n != 1]:
-            raise ModelError(
-                f"{source}: {names[0]!r} has shape {tuple(tensor.shape)}, which does not give "
-                f"the {tuple(shape)} that its configuration asks for"
-            )
-        ours[name] = tensor.reshape(shape)
-    if left:
-        raise ModelError(
-            f"{source}: holds {min(left)!r} and {len(left) - 1} more that the model has no place "
-            "for; its configuration does not describe these weights"
-        )
+            raise _mismatch(source, f"lacks {absent[0]!r}{hint}, which the model needs")
+        unused.difference_update(foreign.names)
+        ours[name] = _import_tensor([theirs[key] for key in foreign.names], foreign, shape, source)
+    if unused:
+        more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+        raise _mismatch(source, f"holds {min(unused)!r}{more}, which the model does not have")
     return ours
 
 
-def tensors_out(table: Table, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our tensors by foreign names and in foreign shapes."""
+def _import_tensor(
+    theirs: list[Tensor], foreign: ForeignNames, shape: torch.Size, source: Path
+) -> Tensor:
+    tensor = theirs[0] if len(theirs) == 1 else torch.cat(theirs)
+    tensor = tensor.T if foreign.transposed else tensor
+    if [size for size in tensor.shape if size != 1] != [size for size in shape if size != 1]:
+        raise _mismatch(
+            source,
+            f"{foreign.names[0]!r} has shape {tuple(tensor.shape)}, but the model needs "
+            f"{tuple(shape)}",
+        )
+    return tensor.reshape(shape)
+
+
+def _mismatch(source: Path, reason: str) -> ModelError:
+    return ModelError(source, reason, "use weights and configuration of the same model")
+
+
+def export_tensors(table: Table, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename and reshape our tensors to foreign ones."""
     theirs: dict[str, Tensor] = {}
     for name, tensor in ours.items():
         names, transposed, unsqueezed = foreign_names(name, table)
-        shares = [2 if re.search(r"\bkv\b", one) else 1 for one in names]
-        unit = tensor.shape[0] // sum(shares) if tensor.ndim else 1
-        parts = tensor.split([unit * share for share in shares]) if len(names) > 1 else [tensor]
-        for one, part in zip(names, parts, strict=True):
-            part = part.T if transposed else part
-            theirs[one] = (part[None] if unsqueezed else part).contiguous()
+        lengths = [2 if re.search(r"\bkv\b", key) else 1 for key in names]
+        unit = tensor.shape[0] // sum(lengths) if tensor.ndim else 1
+        pieces = tensor.split([unit * length for length in lengths]) if len(names) > 1 else [tensor]
+        for key, piece in zip(names, pieces, strict=True):
+            piece = piece.T if transposed else piece
+            theirs[key] = (piece[None] if unsqueezed else piece).contiguous()
     return theirs
 
 
-def foreign_names(name: str, table: Table) -> tuple[list[str], bool, bool]:
-    """([foreign names], transposed, unsqueezed) of one of our tensors."""
+def foreign_names(name: str, table: Table) -> ForeignNames:
+    """Return the foreign names of one of our tensors."""
     for pattern, replacement in table:
         name = re.sub(pattern, replacement, name)
     transposed, unsqueezed = name.endswith(".T"), name.endswith("[None]")
     name = name.removesuffix(".T").removesuffix("[None]")
     braces = re.search(r"\{(.*)\}", name)
-    if not braces:
-        return [name], transposed, unsqueezed
-    parts = braces.group(1).split(",")
-    return [name.replace(braces.group(), part) for part in parts], transposed, unsqueezed
+    choices = braces.group(1).split(",") if braces else []
+    names = [name.replace(braces.group(), choice) for choice in choices] if braces else [name]
+    return ForeignNames(names, transposed, unsqueezed)
 
 
 def read_tensors(directory: Path, stem: str, pickled: str) -> dict[str, Tensor]:
-    """The weights of a directory: `STEM.safetensors`, its shards, or the pickle `pickled`.
+    """Read the weights of a directory: `STEM.safetensors`, its shards, or the pickle `pickled`.
 
     Raises:
-        WeightsFileError: none of them is there, or one cannot be read.
+        ModelError: none of them exists, or a file cannot be read.
     """
     single, index = directory / f"{stem}.safetensors", directory / f"{stem}.safetensors.index.json"
     if single.exists():
@@ -124,53 +146,57 @@ def read_tensors(directory: Path, stem: str, pickled: str) -> dict[str, Tensor]:
         arrays = read_pickle_weights(directory / pickled)
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     else:
-        raise ModelError(f"{directory}: holds neither {single.name} nor {pickled}")
+        raise ModelError(directory, f"holds neither {single.name} nor {pickled}", "add the weights")
     return {
-        name.removeprefix("module."): one.float() if one.dtype == torch.bfloat16 else one
-        for name, one in tensors.items()
+        name.removeprefix("module."): tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+        for name, tensor in tensors.items()
     }
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Read a JSON object.
 
     Raises:
-        ForeignError: missing, or something else.
+        ModelError: the file is missing or no JSON object.
     """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ModelError(f"{path}: {error.strerror}") from None
+        raise ModelError(path, str(error.strerror), "copy or download it again") from None
     except ValueError as error:
-        raise ModelError(f"{path}: not valid JSON ({error})") from None
+        raise ModelError(path, f"not valid JSON ({error})", "copy or download it again") from None
     if not isinstance(tree, dict):
-        raise ModelError(f"{path}: not a JSON object")
+        raise ModelError(path, "not a JSON object", "copy or download it again")
     return tree
 
 
 class Settings:
-    """A section of a foreign config: every key must be taken, so that none is overlooked."""
+    """A section of a foreign configuration, in which every key has to be read.
 
-    def __init__(self, tree: Mapping[str, Any], where: str) -> None:
-        self.left = dict(tree)
-        self.where = where
+    Attributes:
+        unread: the keys that have not been read yet.
+        section: its file and name, for errors.
+    """
 
-    def take(self, key: str, default: Any = None) -> Any:
-        """The value of a key, or the default where it is not given."""
-        return self.left.pop(key, default)
+    def __init__(self, tree: Mapping[str, Any], section: str) -> None:
+        self.unread = dict(tree)
+        self.section = section
+
+    def pop(self, key: str, default: Any = None) -> Any:
+        """Read a key; return `default` if it is absent."""
+        return self.unread.pop(key, default)
 
     def expect(self, key: str, *allowed: Any) -> None:
-        """Take a key that must have one of these values where it is given at all."""
-        value = self.left.pop(key, allowed[0])
+        """Read a key whose value, unless absent, must be one of `allowed`. Raises `ModelError`."""
+        value = self.unread.pop(key, allowed[0])
         if value not in allowed:
-            raise ModelError(
-                f"{self.where}: {key} is {value!r}, which this architecture does not have"
-            )
+            raise self.unsupported(key, value)
 
     def finish(self) -> None:
-        """Refuse a key that nobody took: what it changes would be lost."""
-        if self.left:
-            key, value = next(iter(self.left.items()))
-            raise ModelError(
-                f"{self.where}: {key} is {value!r}, a setting that is not understood here"
-            )
+        """Refuse keys that were not read, since their effect would be lost."""
+        if self.unread:
+            raise self.unsupported(*next(iter(self.unread.items())))
+
+    def unsupported(self, key: str, value: Any) -> ModelError:
+        """Return the error for a value that `CLIP` has no equivalent of."""
+        return ModelError(self.section, f"{key} is {value!r}, which is not supported", CONVERTIBLE)

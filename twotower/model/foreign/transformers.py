@@ -1,7 +1,7 @@
 """transformers directories of CLIP and SigLIP: `config.json`, `preprocessor_config.json`, weights.
 
-Defaults are those of transformers 5 (`models/clip/configuration_clip.py` and siglip's): a saved
-config.json leaves out what equals them.
+Defaults are those of transformers 5 (`models/clip/configuration_clip.py` and siglip's), which omits
+values that equal them when it saves a config.json.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ from twotower.inputs.tokenizer import (
     TokenizerConfig,
 )
 from twotower.model.config import Activation, CLIPConfig, TextTransformerConfig, ViTConfig
-from twotower.model.foreign.rename import Foreign, read_json, read_tensors, tensors_in, tensors_out
+from twotower.model.foreign.rename import (
+    CONVERTIBLE,
+    ForeignModel,
+    export_tensors,
+    import_tensors,
+    read_json,
+    read_tensors,
+)
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
@@ -37,7 +44,7 @@ TABLE = (
     (r"^vision\.patch_embed\.", "vision_model.embeddings.patch_embedding."),
     (r"^vision\.class_embed", "vision_model.embeddings.class_embedding"),
     (r"^vision\.pos_embed", "vision_model.embeddings.position_embedding.weight"),
-    (r"^vision\.ln_pre\.", "vision_model.pre_layrnorm."),  # so spelt
+    (r"^vision\.ln_pre\.", "vision_model.pre_layrnorm."),  # sic
     (r"^vision\.ln_post\.", "vision_model.post_layernorm."),
     (r"^vision\.proj\.", "visual_projection."),
     (r"^vision\.pool\.probe", "vision_model.head.probe"),
@@ -55,7 +62,7 @@ SIGLIP_TABLE = (
     (r"^text\.proj\.", "text_model.head."),
     (r"^(logit_scale|logit_bias)", r"\1[None]"),
 )
-# Old files carry the positions 0, 1, 2, ... as a buffer.
+# Old files have the positions 0, 1, 2, ... as a buffer.
 POSITION_IDS = r"(vision|text)_model\.embeddings\.position_ids"
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -102,13 +109,17 @@ SIGLIP_TEXT: dict[str, Any] = CLIP_TEXT | {
 }
 
 
-def read_transformers(directory: Path) -> Foreign:
-    """Read a directory that `CLIPModel` or `SiglipModel` saved, or its like from the hub."""
+def read_transformers(directory: Path) -> ForeignModel:
+    """Read a directory saved by `CLIPModel` or `SiglipModel`, or a download of one.
+
+    Raises:
+        ModelError: an unsupported setting, or weights that cannot be read or do not fit.
+    """
     path = directory / CONFIG
     tree = read_json(path)
     kind = tree.get("model_type")
     if kind not in ("clip", "siglip"):
-        raise ModelError(f"{path}: model_type is {kind!r}; read here are 'clip' and 'siglip'")
+        raise ModelError(path, f"model_type is {kind!r}", "give one of type 'clip' or 'siglip'")
     siglip = kind == "siglip"
     defaults = (SIGLIP_VISION, SIGLIP_TEXT) if siglip else (CLIP_VISION, CLIP_TEXT)
     vision_tree = defaults[0] | (tree.get("vision_config") or {})
@@ -126,21 +137,23 @@ def read_transformers(directory: Path) -> Foreign:
     )
     theirs = read_tensors(directory, "model", "pytorch_model.bin")
     table = SIGLIP_TABLE if siglip else CLIP_TABLE
-    tensors = tensors_in(config, table, theirs, directory, POSITION_IDS)
+    tensors = import_tensors(config, table, theirs, directory, POSITION_IDS)
     files = (directory / tokenizer.file,) if tokenizer.file else ()
-    return Foreign(config, tensors, files)
+    return ForeignModel(config, tensors, files)
 
 
 def _activation(tree: Mapping[str, Any], path: Path) -> Activation:
     name = tree["hidden_act"]
     if name not in ACTIVATIONS:
-        raise ModelError(f"{path}: hidden_act is {name!r}; known are {', '.join(ACTIVATIONS)}")
+        raise ModelError(path, f"hidden_act is {name!r}", f"supported are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
 def _vision(tree: Mapping[str, Any], pool: Literal["class", "map"], path: Path) -> ViTConfig:
     if not tree.get("vision_use_head", True):
-        raise ModelError(f"{path}: vision_use_head is false: features without a pooled vector")
+        raise ModelError(
+            path, "vision_use_head is false, so there is no pooled vector", CONVERTIBLE
+        )
     return ViTConfig(
         image_size=tree["image_size"],
         patch_size=tree["patch_size"],
@@ -156,9 +169,11 @@ def _vision(tree: Mapping[str, Any], pool: Literal["class", "map"], path: Path) 
 
 def _text(tree: Mapping[str, Any], siglip: bool, path: Path) -> TextTransformerConfig:
     if siglip and tree["projection_size"] not in (None, tree["hidden_size"]):
-        raise ModelError(f"{path}: projection_size is {tree['projection_size']}, not the width")
+        raise ModelError(
+            path, f"projection_size is {tree['projection_size']}, not hidden_size", CONVERTIBLE
+        )
     eos_id = tree["eos_token_id"]
-    if eos_id == 2:  # old hub files: transformers then pools at the largest id
+    if eos_id == 2:  # of old files; transformers then pools at the largest id
         eos_id = tree["vocab_size"] - 1
     return TextTransformerConfig(
         context_length=tree["max_position_embeddings"],
@@ -174,12 +189,14 @@ def _text(tree: Mapping[str, Any], siglip: bool, path: Path) -> TextTransformerC
 
 
 def _tokenizer(directory: Path, text: Mapping[str, Any], siglip: bool) -> TokenizerConfig:
-    """transformers' cleaning, on the vocabulary that lies in the directory."""
+    """Describe the tokenizer: transformers' cleaning, and the vocabulary of the directory."""
     length = text["max_position_embeddings"]
     if not siglip:
         if text["vocab_size"] != 49408:
             raise ModelError(
-                f"{directory}: vocab_size is {text['vocab_size']}; CLIP's own vocabulary has 49408"
+                directory,
+                f"vocab_size is {text['vocab_size']}, but CLIP's vocabulary has 49408",
+                CONVERTIBLE,
             )
         return replace(
             OPENAI_TOKENIZER, cleaning="huggingface", pad_id=49407, context_length=length
@@ -188,8 +205,10 @@ def _tokenizer(directory: Path, text: Mapping[str, Any], siglip: bool) -> Tokeni
     if sentence_piece.exists():
         return replace(SIGLIP_TOKENIZER, cleaning="lower_no_punctuation", context_length=length)
     if not (directory / "tokenizer.json").exists():
-        raise ModelError(f"{directory}: holds neither spiece.model nor tokenizer.json")
-    if text["vocab_size"] >= 256_000:  # Gemma's: SigLIP 2 lower-cases and keeps punctuation
+        raise ModelError(
+            directory, "holds neither spiece.model nor tokenizer.json", "add the vocabulary"
+        )
+    if text["vocab_size"] >= 256_000:  # Gemma's, of SigLIP 2, which keeps punctuation
         return replace(SIGLIP2_TOKENIZER, context_length=length)
     return replace(
         SIGLIP_TOKENIZER,
@@ -213,12 +232,16 @@ def _preprocess(directory: Path, image_size: int, siglip: bool) -> PreprocessCon
         squash = isinstance(size, int) or "height" in size
     if edges != {image_size}:
         raise ModelError(
-            f"{path}: makes pictures of {sorted(edges)} pixels, but vision_config.image_size in "
-            f"{CONFIG} is {image_size}"
+            path,
+            f"makes pictures of {sorted(edges)} pixels, but vision_config.image_size in {CONFIG} "
+            f"is {image_size}",
+            "give both files of the same model",
         )
     resample = tree.get("resample", 3)
     if resample not in (2, 3):
-        raise ModelError(f"{path}: resample is {resample}; 2 (bilinear) or 3 (bicubic) are known")
+        raise ModelError(
+            path, f"resample is {resample}", "supported are 2 (bilinear) and 3 (bicubic)"
+        )
     return PreprocessConfig(
         image_size=image_size,
         resize="squash" if squash else "shortest",
@@ -231,20 +254,26 @@ def _preprocess(directory: Path, image_size: int, siglip: bool) -> PreprocessCon
 
 
 def write_transformers(config: CLIPConfig, tensors: Mapping[str, Tensor], directory: Path) -> None:
-    """Write what `CLIPModel.from_pretrained` or `SiglipModel.from_pretrained` loads.
+    """Write a directory for `CLIPModel.from_pretrained` or `SiglipModel.from_pretrained`.
 
-    A vocabulary file of the model is expected in `directory` already; CLIP's own is written.
+    CLIP's vocabulary is written; any other must exist in `directory`.
 
     Raises:
-        ForeignError: transformers' CLIP and SigLIP have no place for this architecture.
+        ModelError: neither transformers' CLIP nor its SigLIP has this architecture.
     """
     vision, text = config.vision, config.text
     if not isinstance(vision, ViTConfig) or not isinstance(text, TextTransformerConfig):
         raise ModelError(
-            f"{config.name}: transformers' CLIP has no {vision.kind} with {text.kind} towers"
+            config.name,
+            f"transformers' CLIP has no {vision.kind} with {text.kind} towers",
+            "keep it in twotower's format",
         )
     if (vision.pool == "map") != config.logit_bias or text.causal == config.logit_bias:
-        raise ModelError(f"{config.name}: neither transformers' CLIP nor its SigLIP")
+        raise ModelError(
+            config.name,
+            "neither transformers' CLIP nor its SigLIP has this architecture",
+            "keep it in twotower's format",
+        )
     siglip = config.logit_bias
     tree = {
         "architectures": ["SiglipModel" if siglip else "CLIPModel"],
@@ -257,7 +286,7 @@ def write_transformers(config: CLIPConfig, tensors: Mapping[str, Tensor], direct
         del tree["projection_dim"]
     table = SIGLIP_TABLE if siglip else CLIP_TABLE
     save_file(
-        tensors_out(table, tensors), directory / "model.safetensors", metadata={"format": "pt"}
+        export_tensors(table, tensors), directory / "model.safetensors", metadata={"format": "pt"}
     )
     _write_json(directory / CONFIG, tree)
     _write_json(directory / PREPROCESSOR, _preprocessor_tree(config.preprocess, siglip))

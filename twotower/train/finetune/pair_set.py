@@ -8,7 +8,7 @@ from typing import Any
 
 from twotower.model.config import CLIPConfig
 from twotower.pairs.pair import Pair, Source
-from twotower.pairs.sources import PartOfPairs
+from twotower.pairs.sources import PairSubset
 from twotower.train.embed_cache import sample_key
 from twotower.train.finetune.held_out import HeldOutSet, are_classnames, hold_out
 
@@ -70,9 +70,9 @@ class PairSet:
             for template in self.templates
         ]
 
-    def training_source(self, samples: Sequence[Sample]) -> PartOfPairs:
+    def training_source(self, samples: Sequence[Sample]) -> PairSubset:
         """Return some of the samples as a source of pairs to train on."""
-        return PartOfPairs(self.source, [sample.number for sample in samples], self.templates)
+        return PairSubset(self.source, [sample.number for sample in samples], self.templates)
 
 
 def _without_picture(sample: Sample) -> Pair:
