@@ -158,6 +158,15 @@ def test_a_folder_is_replaced_at_the_end_or_not_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_existing_folder_is_kept_without_replace(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    with atomic_folder(path, replace=False) as folder:
+        (folder / "a").write_text("old")
+    with pytest.raises(OSError), atomic_folder(path, replace=False) as folder:
+        (folder / "a").write_text("new")
+    assert (path / "a").read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
 def test_a_folder_that_cannot_be_replaced_is_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

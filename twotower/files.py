@@ -65,7 +65,9 @@ def _create(path: Path, mode: Literal["w", "wb"]) -> IO[Any]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path, temporary: Path | None = None) -> Iterator[Path]:
+def atomic_folder(
+    path: Path, temporary: Path | None = None, *, replace: bool = True
+) -> Iterator[Path]:
     """Make a temporary folder beside `path` that is renamed to it when the block ends.
 
     Its files are flushed to the disk before. An existing folder is replaced; after an error it is
@@ -73,6 +75,10 @@ def atomic_folder(path: Path, temporary: Path | None = None) -> Iterator[Path]:
 
     Args:
         temporary: the temporary folder, where several processes write to it; a new one by default.
+        replace: if False, an existing folder is an error, unless it is empty.
+
+    Raises:
+        OSError: the folder cannot be written, or exists.
     """
     shared = temporary is not None
     temporary = temporary or path.with_name(f".writing-{path.name}-{secrets.token_hex(4)}")
@@ -85,7 +91,10 @@ def atomic_folder(path: Path, temporary: Path | None = None) -> Iterator[Path]:
             else:
                 sync_folder(file)
         sync_folder(temporary)
-        _replace_folder(temporary, path)
+        if replace:
+            _replace_folder(temporary, path)
+        else:
+            temporary.rename(path)
         sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

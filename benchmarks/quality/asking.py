@@ -131,7 +131,7 @@ class SeenPictures:
 
 def see(model: Encoder, pictures: Sequence[Picture], head: Head | None) -> SeenPictures:
     pixel_values = (model.preprocess(one) for one in pictures)
-    cells = [head.towers.of_pictures(one[None])[0] for one in pixel_values] if head else []
+    cells = [head.towers.patches(one[None])[0] for one in pixel_values] if head else []
     return SeenPictures(model.encode_image(pictures), cells)
 
 
@@ -178,7 +178,7 @@ def judged(
         image_embeds = seen.image_embeds[item.picture]
         if head and question.kind not in HEAD_KINDS:
             names = set(question.answers) or {"yes", "no"}
-            tokens = head.towers.of_questions([item.question])
+            tokens = head.towers.tokens([item.question])
             logits = head.logits(seen.cells[item.picture], *tokens)[0]
             ranked = [head.config.answers[i] for i in np.argsort(-logits)]
             said = next((one for one in ranked if one in names), "")

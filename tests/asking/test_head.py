@@ -14,7 +14,7 @@ import twotower
 from twotower.asking.head import Head
 from twotower.encode.golden import golden_hash
 from twotower.encode.onnx import write_head
-from twotower.encode.patches import Cells, _windows
+from twotower.encode.patches import UnpooledEncoder, _averaging_matrix
 from twotower.errors import ModelError
 from twotower.model.answer_head import FusionHead
 from twotower.model.config import FusionConfig
@@ -27,9 +27,9 @@ ANSWERS = ("yes", "no", "red")
 @pytest.fixture
 def head(tiny_directory: Path, tmp_path: Path) -> tuple[FusionHead, Path]:
     """A head of random weights on the tiny model, and where it is written."""
-    towers = Cells(tiny_directory)
-    cells = towers.of_pictures(towers.preprocess(PHOTOS / "cat.jpg")[None])
-    tokens, _ = towers.of_questions(["what?"])
+    towers = UnpooledEncoder(tiny_directory)
+    cells = towers.patches(towers.preprocess(PHOTOS / "cat.jpg")[None])
+    tokens, _ = towers.tokens(["what?"])
     sizes = (cells.shape[2], tokens.shape[2], cells.shape[1])
     torch.manual_seed(0)
     module = FusionHead(FusionConfig(golden_hash(tiny_directory), ANSWERS, *sizes, width=16)).eval()
@@ -44,32 +44,28 @@ def test_the_graph_is_the_module(head: tuple[FusionHead, Path], tiny_directory: 
     model = load_model(tiny_directory)
     questions = ["is it red?", "what colour is the large car on the street?"]
     pixel_values = read.towers.preprocess(PHOTOS / "cat.jpg")[None]
-    tokens, real = read.towers.of_questions(questions)
+    tokens, real = read.towers.tokens(questions)
     with torch.inference_mode():
-        grid = model.vision.grid(torch.from_numpy(pixel_values))
+        grid = model.vision.patches(torch.from_numpy(pixel_values))
         ids = torch.from_numpy(read.towers.tokenizer(questions).input_ids[:, : tokens.shape[1]])
         inputs = (grid, model.text.tokens(ids), torch.from_numpy(real), torch.tensor([0, 0]))
         expected = module(*inputs)
-    cells = read.towers.of_pictures(pixel_values)[0]
+    cells = read.towers.patches(pixel_values)[0]
     np.testing.assert_allclose(read.logits(cells, tokens, real), expected, atol=0.01)  # float16
 
 
 def test_every_engine_sees_the_same(tiny_directory: Path) -> None:
-    one, other = Cells(tiny_directory), Cells(tiny_directory, "torch")
+    one, other = UnpooledEncoder(tiny_directory), UnpooledEncoder(tiny_directory, "torch")
     pixel_values = one.preprocess(PHOTOS / "cat.jpg")[None]
-    np.testing.assert_allclose(
-        one.of_pictures(pixel_values), other.of_pictures(pixel_values), atol=1e-4
-    )
-    for mine, theirs in zip(
-        one.of_questions(["is it?"]), other.of_questions(["is it?"]), strict=True
-    ):
+    np.testing.assert_allclose(one.patches(pixel_values), other.patches(pixel_values), atol=1e-4)
+    for mine, theirs in zip(one.tokens(["is it?"]), other.tokens(["is it?"]), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-4)
 
 
 @pytest.mark.parametrize("side", [8, 14, 16, 24])
 def test_finer_cells_are_averaged_as_torch_does(side: int) -> None:
     grid = torch.randn(2, 3, side, side)
-    mean = torch.from_numpy(_windows(side))
+    mean = torch.from_numpy(_averaging_matrix(side))
     expected = torch.nn.functional.adaptive_avg_pool2d(grid, 7)
     torch.testing.assert_close(mean @ grid @ mean.T, expected)
 

@@ -95,8 +95,8 @@ def test_a_file_name_that_is_no_text(pictures: Path) -> None:
     [
         (["classify", "PICTURE", "--labels", "no-such.txt"], 1, "no-such.txt: no such label file"),
         (["classify", "PICTURE", "--labels", "EMPTY"], 1, "an empty label file"),
-        (["classify", "PICTURE", "--labels", "cat,,dog"], 1, "label 2 is empty"),
-        (["classify", "PICTURE", "--labels", ""], 1, "label 1 is empty"),
+        (["classify", "PICTURE", "--labels", "cat,,dog"], 1, "label 2: empty"),
+        (["classify", "PICTURE", "--labels", ""], 1, "label 1: empty"),
         (["classify", "PICTURE", "--labels", "./"], 1, "./: a folder, not a label file"),
         (["classify", "--labels", "cat"], 2, "PICTURE"),
         (["classify", "PICTURE"], 2, "--labels"),

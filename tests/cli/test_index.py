@@ -51,7 +51,7 @@ def test_usage_that_cannot_work(photos: Path) -> None:
     assert "no library here" in run(cwd=photos, code=1).stderr
     assert "no such folder" in run("missing", cwd=photos, code=1).stderr
     assert "no library there" in run("--library", "missing", cwd=photos, code=1).stderr
-    assert "no model" in run(".", "--model", "missing", cwd=photos, code=1).stderr
+    assert "missing: no such model" in run(".", "--model", "missing", cwd=photos, code=1).stderr
     assert not (photos / ".twotower").exists()
 
 

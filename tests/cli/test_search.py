@@ -118,7 +118,7 @@ def test_a_search_without_matches(inside: Path, capsys: pytest.CaptureFixture[st
         (["search", "x + gone.jpg"], "gone.jpg: there is no such picture"),
         (["similar", "gone.jpg"], "gone.jpg: there is no such picture"),
         (["explain", "gone.jpg", "a cat"], "gone.jpg: there is no such file"),
-        (["explain", "../a0.jpg", " "], "there are no words"),
+        (["explain", "../a0.jpg", " "], "text: empty"),
         (["explain", "../a0.jpg", "a cat", "--out", "h.xyz"], "h.xyz: no kind of picture"),
     ],
 )

@@ -68,9 +68,9 @@ def test_top_and_order(encoder: Encoder) -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([], "no labels"),
-        (["cat", " "], "label 2 is empty"),
-        (["cat", "dog", "cat "], "'cat' is given twice"),
+        ([], "labels: none given"),
+        (["cat", " "], "label 2: empty"),
+        (["cat", "dog", "cat "], "'cat': given twice"),
     ],
 )
 def test_bad_labels(encoder: Encoder, labels: list[str], message: str) -> None:

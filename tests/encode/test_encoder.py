@@ -158,7 +158,7 @@ def test_a_bad_picture_is_named(encoder: Encoder, tmp_path: Path) -> None:
 
 
 def test_unknown_engine(tiny_directory: Path) -> None:
-    with pytest.raises(EngineError, match="no engine 'tensorrt'"):
+    with pytest.raises(EngineError, match="tensorrt: no such engine; choose one of onnxruntime"):
         Encoder(tiny_directory, "tensorrt").encode_text("a cat")
 
 

@@ -10,11 +10,11 @@ import torch
 import twotower
 from twotower.encode.encoder import Encoder
 from twotower.encode.explain import (
-    WINDOWS,
+    WINDOW_SIDES,
     Explanation,
     _boxes,
+    _crop_middle,
     _heat,
-    _middle,
     _patches,
     draw,
     explain,
@@ -34,7 +34,7 @@ def model() -> Encoder:
 def test_windows_cover_the_picture_and_stay_inside(size: tuple[int, int]) -> None:
     width, height = size
     covered = np.zeros((height, width), int)
-    for left, top, right, bottom in _boxes(width, height, WINDOWS):
+    for left, top, right, bottom in _boxes(width, height, WINDOW_SIDES):
         assert 0 <= left < right <= width and 0 <= top < bottom <= height
         covered[top:bottom, left:right] += 1
     assert covered.min() >= 3, "each size of window sees each place"
@@ -55,7 +55,7 @@ def test_the_peak_is_in_the_right_half(
     side: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("twotower.encode.explain.WINDOWS", (1 / 2,))  # a fifth of the time
+    monkeypatch.setattr("twotower.encode.explain.WINDOW_SIDES", (1 / 2,))  # a fifth of the time
     pair = PIL.Image.new("RGB", (448, 224))
     for place, name in enumerate((left, right)):
         pair.paste(model.preprocess.square(PHOTOS / name), (224 * place, 0))
@@ -84,9 +84,9 @@ def test_even_heat_is_drawn_grey() -> None:
 
 
 def test_a_long_strip_is_looked_at_in_the_middle() -> None:
-    strip = _middle(PIL.Image.new("RGB", (900, 10), "white"))
+    strip = _crop_middle(PIL.Image.new("RGB", (900, 10), "white"))
     assert strip.size == (30, 10)
-    assert _middle(PIL.Image.new("RGB", (30, 10))).size == (30, 10)
+    assert _crop_middle(PIL.Image.new("RGB", (30, 10))).size == (30, 10)
 
 
 # Vision transformers in torch
@@ -122,9 +122,9 @@ def test_patches_by_hand(in_torch: Encoder) -> None:
 
 
 def test_only_torch_and_class_tokens_see_patches(tiny_directory: Path, model: Encoder) -> None:
-    assert Encoder(tiny_directory, "torch").sees_patches
-    assert not Encoder(tiny_directory).sees_patches
-    assert not Encoder(model.directory, "torch").sees_patches  # convolutional
+    assert Encoder(tiny_directory, "torch").supports_patches
+    assert not Encoder(tiny_directory).supports_patches
+    assert not Encoder(model.directory, "torch").supports_patches  # convolutional
     with pytest.raises(EngineError, match="torch"):
         Encoder(tiny_directory).encode_patches(np.zeros((1, 3, 64, 64), np.float32))
 

@@ -99,7 +99,7 @@ def test_conversion_from_and_to_transformers(foreign: Path, tiny_directory: Path
 def test_siglip_goes_to_transformers_and_back_with_its_vocabulary(
     siglip_directory: Path, tmp_path: Path
 ) -> None:
-    with pytest.warns(UserWarning, match="prepares pictures and texts its own way"):
+    with pytest.warns(UserWarning, match="prepares pictures and texts differently"):
         twotower.convert(siglip_directory, tmp_path / "hub", "transformers")
     twotower.convert(tmp_path / "hub", tmp_path / "again")
     for name in ("model.safetensors", "spiece.model"):
@@ -117,7 +117,7 @@ def test_siglip_goes_to_transformers_and_back_with_its_vocabulary(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("twotower-smal", "no model 'twotower-smal'; did you mean 'twotower-small'?"),
+        ("twotower-smal", "twotower-smal: no such model; did you mean 'twotower-small'?"),
         ("ViT-L-14-does-not-exist", "give 'twotower-small', a directory, an OpenAI .pt file"),
     ],
 )

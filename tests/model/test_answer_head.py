@@ -61,20 +61,20 @@ def test_the_cells_are_what_the_towers_pool() -> None:
     efficient = build_vision(EfficientNetLiteConfig(64), 16).eval()
     pixel_values = torch.randn(2, 3, 64, 64)
     assert isinstance(efficient, EfficientNetLite)
-    pooled = efficient.proj(efficient.grid(pixel_values).mean(dim=1))
+    pooled = efficient.proj(efficient.patches(pixel_values).mean(dim=1))
     torch.testing.assert_close(pooled, efficient(pixel_values))
     staged = build_vision(EfficientNetLiteConfig(64, pooled_stages=4), 16).eval()
     assert isinstance(staged, EfficientNetLite)
-    torch.testing.assert_close(staged.grid(pixel_values).mean(dim=1), staged.pool(pixel_values))
+    torch.testing.assert_close(staged.patches(pixel_values).mean(dim=1), staged.pool(pixel_values))
     siglip = preset("SigLIP-B-16-224").vision
     small = replace(siglip, image_size=32, width=32, layers=1, heads=2, mlp_width=32)
     vit = build_vision(small, 32).eval()
     assert isinstance(vit, VisionTransformer) and vit.pool is not None
-    cells = vit.grid(pixel_values[:, :, :32, :32])
+    cells = vit.patches(pixel_values[:, :, :32, :32])
     assert cells.shape == (2, 4, 32)
     torch.testing.assert_close(vit.pool(cells), vit(pixel_values[:, :, :32, :32]))
     clip = replace(preset("ViT-B-32").vision, image_size=64, width=32, layers=1, heads=2)
-    assert build_vision(clip, 16).grid(pixel_values).shape == (2, 4, 32)  # no class token
+    assert build_vision(clip, 16).patches(pixel_values).shape == (2, 4, 32)  # no class token
 
 
 def test_the_tokens_are_what_the_towers_pool() -> None:

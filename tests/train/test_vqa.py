@@ -12,7 +12,7 @@ import torch
 import twotower
 from twotower.asking.head import Head
 from twotower.cli.main import main
-from twotower.encode.patches import Cells
+from twotower.encode.patches import UnpooledEncoder
 from twotower.errors import ModelError, TrainError
 from twotower.model.answer_head import FusionHead
 from twotower.model.config import FusionConfig
@@ -80,7 +80,7 @@ def test_files_have_the_mode_of_the_umask(trained: Path, tmp_path: Path) -> None
 
 def test_the_written_head_takes_unscaled_cells(folder: Path, tiny_directory: Path) -> None:
     samples = read_samples(folder)
-    features = FrozenFeatures(Cells(tiny_directory), samples)
+    features = FrozenFeatures(UnpooledEncoder(tiny_directory), samples)
     pictures = list(features.pictures)
     scaled = features.cells(pictures)
     torch.testing.assert_close(scaled.mean(dim=(0, 1)), torch.zeros(scaled.shape[2]))
@@ -91,7 +91,7 @@ def test_the_written_head_takes_unscaled_cells(folder: Path, tiny_directory: Pat
     head = FusionHead(FusionConfig("abc", ("yes", "no"), *sizes, width=16)).eval()
     picture = torch.tensor([0])
     pixel_values = features.towers.preprocess(pictures[0])[None]
-    cells = torch.from_numpy(features.towers.of_pictures(pixel_values))
+    cells = torch.from_numpy(features.towers.patches(pixel_values))
     torch.testing.assert_close(
         fold_scale(head, features)(cells, tokens, real, picture),
         head(scaled[:1], tokens, real, picture),

@@ -13,7 +13,7 @@ from twotower.asking.questions import plain
 from twotower.encode.engine import start_session
 from twotower.encode.golden import golden_hash
 from twotower.encode.onnx import HEAD_CONFIG, HEAD_GRAPH, HEAD_WEIGHTS
-from twotower.encode.patches import Cells
+from twotower.encode.patches import UnpooledEncoder
 from twotower.encode.stream import read_ahead
 from twotower.errors import EngineError, ModelError, PictureError, QuestionError
 from twotower.inputs.pictures import Picture
@@ -57,7 +57,7 @@ class Head:
             raise _damaged(directory, error) from None
         if self._session.get_outputs()[0].shape[1] != len(self.config.answers):
             raise _damaged(directory, f"{HEAD_CONFIG} and {HEAD_GRAPH} do not belong together")
-        self.towers = Cells(model, engine)
+        self.towers = UnpooledEncoder(model, engine)
 
     def replies(self, picture: Picture, questions: Sequence[str]) -> list[list[Reply]]:
         """Return all answers to each question, most probable first.
@@ -71,9 +71,9 @@ class Head:
         self, pixel_values: Float32Array, questions: Sequence[str]
     ) -> list[list[Reply]]:
         """Return the same for a preprocessed picture [3, S, S]."""
-        cells = self.towers.of_pictures(pixel_values[None])[0]
+        cells = self.towers.patches(pixel_values[None])[0]
         replies = []
-        for row in self.logits(cells, *self.towers.of_questions(questions)):
+        for row in self.logits(cells, *self.towers.tokens(questions)):
             probabilities = np.exp(row - row.max())
             probabilities /= probabilities.sum()
             order = np.argsort(-probabilities, kind="stable")
@@ -86,8 +86,8 @@ class Head:
         """Return the logits of all answers to n questions about a picture [n, answers].
 
         Args:
-            cells: `towers.of_pictures` of the picture [cells, width].
-            tokens: `towers.of_questions` [n, L, width].
+            cells: `towers.patches` of the picture [cells, width].
+            tokens: `towers.tokens` [n, L, width].
             attention_mask: False for padding [n, L].
         """
         picture = np.zeros(len(tokens), np.int64)  # the row of `cells` for each question

@@ -22,7 +22,7 @@ from twotower.asking.english import with_article
 from twotower.asking.head import Head, head_of
 from twotower.asking.questions import Question, parse_question, plain
 from twotower.encode.encoder import Encoder
-from twotower.encode.prompts import EVERYDAY
+from twotower.encode.prompts import EVERYDAY_WORDS
 from twotower.encode.stream import EncodedPicture, encode_stream
 from twotower.errors import QuestionError
 from twotower.inputs.pictures import Picture
@@ -38,7 +38,7 @@ COUNT_PRIOR_LOG_ODDS = np.log(9)  # of at least one: who counts things presumes 
 # alone hardly tells these numbers apart.
 COUNT_LOG_PRIOR = np.log([0.36, 0.49, 0.11, 0.03, 0.01])
 HEAD_KINDS = ("colour", "activity")  # questions that the bundled head answers better
-EVERYDAY_STATEMENTS = tuple(f"a photo of {with_article(word)}." for word in EVERYDAY)
+EVERYDAY_STATEMENTS = tuple(f"a photo of {with_article(word)}." for word in EVERYDAY_WORDS)
 
 
 def answer_all(
@@ -96,7 +96,7 @@ def _with_cells(model: Encoder, head: Head) -> Callable[[Float32Array], Float32A
     """Return a function from pixel_values to rows of image_embeds followed by all cells."""
 
     def encode(pixel_values: Float32Array) -> Float32Array:
-        cells = head.towers.of_pictures(pixel_values).reshape(len(pixel_values), -1)
+        cells = head.towers.patches(pixel_values).reshape(len(pixel_values), -1)
         return np.concatenate([model.encode_pixels(pixel_values), cells], axis=1)
 
     return encode
@@ -124,7 +124,7 @@ class Answerer:
         self._names = common or list(question.answers)
         if self.head:
             self._columns = [head_answers.index(name) for name in self._names]
-            self._tokens = self.head.towers.of_questions([f"{plain(question.text)}?"])
+            self._tokens = self.head.towers.tokens([f"{plain(question.text)}?"])
         else:
             self._text_embeds = model.encode_text(_statements(question))
 

@@ -1,4 +1,4 @@
-"""Zero-shot classification: any words as labels (Radford et al. 2021, section 3.1)."""
+"""Zero-shot classification with any words as labels (Radford et al. 2021, section 3.1)."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from twotower.arrays import normalize
+from twotower.arrays import Float32Array, normalize
 from twotower.encode.encoder import Encoder
 from twotower.encode.load import load
-from twotower.encode.prompts import EVERYDAY, TEMPLATES
+from twotower.encode.prompts import EVERYDAY_WORDS, TEMPLATES
 from twotower.errors import LabelError, PictureError
 from twotower.inputs.pictures import Picture
 
 NONE_OF_THESE = "none of these"
-SYNONYM_COSINE = 0.9  # an everyday word this near to a label says the same thing
+SYNONYM_COSINE = 0.9  # an everyday word with this similarity to a label is a synonym of it
 
 
 @dataclass(frozen=True)
 class Label:
-    """One label of one picture: `score` is the cosine, `probability` over all labels given."""
+    """A label of a picture.
+
+    Attributes:
+        probability: among all labels (softmax models), or of this label (sigmoid models).
+        score: the cosine of picture and label.
+    """
 
     label: str
     probability: float
@@ -30,7 +34,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Classified:
-    """The labels of one picture, most probable first; or why it could not be read."""
+    """The labels of a picture, most probable first; or an error if it cannot be read."""
 
     source: Picture
     labels: list[Label]
@@ -47,20 +51,20 @@ def classify(
     none: bool = False,
     batch_size: int = 32,
 ) -> Iterator[Classified]:
-    """Say which of `labels` each picture shows, in the order of the pictures.
+    """Find out which of `labels` each picture shows.
 
     Args:
-        model: from `load()`; the bundled one by default.
-        templates: a name in `TEMPLATES` or sentences with one `{}`; by default the model's own.
-        top: how many labels to keep for each picture; all by default.
-        none: add the label "none of these", the probability that goes to everyday things which
-            are not among the labels.
+        model: from `load()`; the bundled model by default.
+        templates: a name in `TEMPLATES` or sentences with one `{}`; by default those of the model.
+        top: the number of labels to return for each picture; all by default.
+        none: add the label "none of these", with the probability of everyday words that are not
+            among the labels.
 
     Yields:
-        One `Classified` for each picture; an unreadable one carries its error.
+        One `Classified` for each picture, in order; with an error if it cannot be read.
 
     Raises:
-        LabelError: no labels, an empty or repeated one, or a template without `{}`.
+        LabelError: no labels, an empty or repeated label, or a template without `{}`.
     """
     model = model or load()
     labels = check_labels(labels)
@@ -79,8 +83,8 @@ def _classify(
 ) -> Iterator[Classified]:
     classifier = zero_shot_classifier(model, labels, templates)
     if none:
-        everyday = zero_shot_classifier(model, EVERYDAY, templates)
-        classifier = np.vstack([classifier, _not_among(everyday, classifier)])
+        everyday = zero_shot_classifier(model, EVERYDAY_WORDS, templates)
+        classifier = np.vstack([classifier, _without_synonyms(everyday, classifier)])
     for encoded in model.stream(pictures, batch_size):
         if encoded.image_embeds is None:
             yield Classified(encoded.source, [], encoded.error)
@@ -99,19 +103,19 @@ def _classify(
 
 def zero_shot_classifier(
     model: Encoder, classnames: Sequence[str], templates: Sequence[str]
-) -> NDArray[np.float32]:
-    """Text embeds of classes: the mean over templates, of unit length again.
+) -> Float32Array:
+    """Embed classes: the mean of the text embeds over templates, scaled to unit length.
 
     Returns:
-        [n, embed_dim]; cosines of pictures to classes are `image_embeds @ classifier.T`.
+        [n, embed_dim]; cosines of pictures and classes are `image_embeds @ classifier.T`.
     """
     prompts = [template.replace("{}", name) for name in classnames for template in templates]
     text_embeds = model.encode_text(prompts).reshape(len(classnames), len(templates), -1)
     return normalize(text_embeds.mean(axis=1))
 
 
-def to_probabilities(scores: NDArray[np.float32], model: Encoder) -> NDArray[np.float32]:
-    """Cosines [n] to probabilities: softmax over the labels, or a sigmoid for each (SigLIP)."""
+def to_probabilities(scores: Float32Array, model: Encoder) -> Float32Array:
+    """Convert cosines [n] to probabilities: softmax over labels, or sigmoid of each (SigLIP)."""
     logits = model.logit_scale * scores.astype(np.float64)
     if model.logit_bias is not None:
         return np.asarray(1 / (1 + np.exp(-(logits + model.logit_bias))), np.float32)
@@ -120,24 +124,27 @@ def to_probabilities(scores: NDArray[np.float32], model: Encoder) -> NDArray[np.
 
 
 def check_labels(labels: Sequence[str]) -> list[str]:
-    """The labels without surrounding spaces.
+    """Return the labels without surrounding spaces.
 
     Raises:
-        LabelError: none at all, an empty one, or one given twice.
+        LabelError: there are no labels, or a label is empty or repeated.
     """
     stripped = [label.strip() for label in labels]
     if not stripped:
-        raise LabelError('no labels; give some words, such as "cat, dog, car"')
-    for place, label in enumerate(stripped):
+        raise LabelError("labels", "none given", 'give some words, such as "cat, dog, car"')
+    for index, label in enumerate(stripped):
         if not label:
-            raise LabelError(f"label {place + 1} is empty; remove it or write a word")
-        if label in stripped[:place]:
-            raise LabelError(f"label {label!r} is given twice; remove one")
+            raise LabelError(f"label {index + 1}", "empty", "remove it or write a word")
+        if label in stripped[:index]:
+            raise LabelError(f"label {label!r}", "given twice", "remove one")
     return stripped
 
 
 def check_templates(templates: str | Sequence[str] | None, model: Encoder) -> tuple[str, ...]:
-    """The sentences of a template set.
+    """Return the sentences of a template set.
+
+    Args:
+        templates: a name in `TEMPLATES`, or sentences; None for those of the model.
 
     Raises:
         LabelError: an unknown name, or a sentence without exactly one `{}`.
@@ -151,20 +158,19 @@ def check_templates(templates: str | Sequence[str] | None, model: Encoder) -> tu
     for template in templates:
         if template.count("{}") != 1:
             raise LabelError(
-                f"template {template!r} needs one {{}} where the label goes, or one of the names "
-                f"{', '.join(TEMPLATES)}"
+                f"template {template!r}",
+                "needs one {} in place of the label",
+                f"add it, or choose one of {', '.join(TEMPLATES)}",
             )
     return tuple(templates)
 
 
-def _not_among(
-    everyday: NDArray[np.float32], classifier: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """The everyday words that mean something else than every label."""
+def _without_synonyms(everyday: Float32Array, classifier: Float32Array) -> Float32Array:
+    """Return the embeds of everyday words that are no synonyms of a label."""
     return everyday[(everyday @ classifier.T).max(axis=1) < SYNONYM_COSINE]
 
 
-def _none_of_these(probabilities: NDArray[np.float32], scores: NDArray[np.float32]) -> Label:
-    """All the probability that everyday words took (for sigmoid models: the most likely one's)."""
+def _none_of_these(probabilities: Float32Array, scores: Float32Array) -> Label:
+    """Sum the probabilities of everyday words, up to 1."""
     probability = min(1.0, float(probabilities.sum())) if len(probabilities) else 0.0
     return Label(NONE_OF_THESE, probability, float(scores.max(initial=-1.0)))

@@ -1,69 +1,75 @@
-"""What runs a tower: onnxruntime by default, OpenVINO or torch on request, one small interface."""
+"""Runtimes for the towers of a model directory: onnxruntime, OpenVINO and torch."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twotower.arrays import Float32Array
 from twotower.errors import EngineError
 
-# patches: the image tower, place by place; cells, tokens: what the two towers pool, before they do
-Tower = Literal["vision", "text", "patches", "cells", "tokens"]
+# vision, text: the towers. patches, tokens: the towers without pooling. patch_features: the image
+# tower with each patch in the shared space; in torch, for vision transformers with a class token.
+Tower: TypeAlias = Literal["vision", "text", "patches", "tokens", "patch_features"]
+
+GRAPH_FILES: dict[Tower, str] = {  # in a model directory
+    "vision": "vision.onnx",
+    "text": "text.onnx",
+    "patches": "cells.onnx",
+    "tokens": "tokens.onnx",
+}
 
 
 class Engine(Protocol):
-    """A started tower."""
+    """A tower in a runtime."""
 
-    def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """pixel_values [n, 3, S, S] or input_ids [n, L] -> features, not of unit length.
+    def __call__(self, batch: NDArray[Any]) -> Float32Array:
+        """Compute features, not of unit length.
 
-        They are [n, embed_dim], or [n, patches, embed_dim] of the patches; of cells and tokens
-        what the towers pool, [n, cells, width] or [n, L, width].
+        Args:
+            batch: pixel_values [n, 3, S, S] or input_ids [n, L].
+
+        Returns:
+            [n, embed_dim] of vision and text, [n, patches, width] of patches, [n, L, width] of
+            tokens, [n, patches, embed_dim] of patch_features.
         """
 
 
 def start_engine(name: str, directory: Path, tower: Tower, threads: int | None = None) -> Engine:
-    """Load one tower of a model directory.
+    """Load a tower of a model directory.
 
     Args:
         name: "onnxruntime", "openvino" or "torch".
-        tower: "patches" is for torch, and for vision transformers with a class token.
-        threads: CPU threads; by default the engine takes all cores.
+        threads: CPU threads; by default all cores.
 
     Raises:
-        EngineError: unknown name, the package is not installed, or the graph cannot be read.
+        EngineError: the name is unknown, its package is not installed, or it cannot read the graph.
     """
     if name not in ENGINES:
-        raise EngineError(f"no engine {name!r}; there are {', '.join(ENGINES)}")
+        raise EngineError(name, "no such engine", f"choose one of {', '.join(ENGINES)}")
     try:
         return ENGINES[name](directory, tower, threads)
     except ModuleNotFoundError as error:
         raise EngineError(
-            f"the {name} engine needs the package {error.name!r}: {INSTALL[name]}"
+            f"the {name} engine", f"needs the package {error.name!r}", INSTALL[name]
         ) from None
 
 
 def graph_path(directory: Path, tower: Tower) -> Path:
-    """The ONNX graph of a tower; its weights are read from `model.safetensors` beside it."""
-    path = directory / f"{tower}.onnx"
+    """Return the ONNX graph of a tower. Raises `EngineError` if it does not exist."""
+    path = directory / GRAPH_FILES.get(tower, f"{tower}.onnx")
     if not path.is_file():
-        raise EngineError(f"{path}: no such file; make it with: twotower convert {directory} NEW")
+        raise EngineError(path, "no such file", f"make it with: twotower convert {directory} NEW")
     return path
 
 
-def _onnxruntime(directory: Path, tower: Tower, threads: int | None) -> Engine:
-    session = start_session(graph_path(directory, tower), threads)
-    name = session.get_inputs()[0].name
-    return lambda batch: np.asarray(session.run(None, {name: batch})[0], np.float32)
-
-
 def start_session(path: Path, threads: int | None = None) -> Any:
-    """onnxruntime's `InferenceSession` of a graph.
+    """Load a graph as an `InferenceSession` of onnxruntime.
 
     Raises:
         EngineError: the graph cannot be read.
@@ -73,20 +79,27 @@ def start_session(path: Path, threads: int | None = None) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
-    # int8 weights become float32 once, at load, instead of being unpacked at every call
+    # int8 weights become float32 once, when loading, instead of in every call
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    # threads that spin while they wait take, at load, the core from the one that unpacks weights
+    # spinning threads would compete with the thread that converts the weights
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    providers = [one for one in wanted if one in onnxruntime.get_available_providers()]
+    available = onnxruntime.get_available_providers()
+    preferred = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    providers = [provider for provider in preferred if provider in available]
     try:
         return onnxruntime.InferenceSession(path, options, providers=providers)
-    except Exception as error:  # onnxruntime's own exceptions share no public base class
-        raise EngineError(f"{path}: onnxruntime cannot load it ({_first_line(error)})") from None
+    except Exception as error:  # onnxruntime's exceptions have no public base class
+        raise _unreadable(path, "onnxruntime", error) from None
 
 
-def _openvino(directory: Path, tower: Tower, threads: int | None) -> Engine:
-    # Without these two OpenVINO may compute in bfloat16 and quantise activations for int8 weights.
+def _start_onnxruntime(directory: Path, tower: Tower, threads: int | None) -> Engine:
+    session = start_session(graph_path(directory, tower), threads)
+    name = session.get_inputs()[0].name
+    return lambda batch: np.asarray(session.run(None, {name: batch})[0], np.float32)
+
+
+def _start_openvino(directory: Path, tower: Tower, threads: int | None) -> Engine:
+    # Otherwise OpenVINO can compute in bfloat16, and quantise activations for int8 weights.
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "f32",
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
@@ -97,7 +110,7 @@ def _openvino(directory: Path, tower: Tower, threads: int | None) -> Engine:
     try:
         compiled = _openvino_core().compile_model(path, "CPU", settings)
     except RuntimeError as error:
-        raise EngineError(f"{path}: OpenVINO cannot load it ({_first_line(error)})") from None
+        raise _unreadable(path, "OpenVINO", error) from None
     return lambda batch: np.array(compiled(batch)[0], np.float32)
 
 
@@ -121,7 +134,7 @@ def _openvino_core() -> Any:
     return _CORE[0]
 
 
-def _torch(directory: Path, tower: Tower, threads: int | None) -> Engine:
+def _start_torch(directory: Path, tower: Tower, threads: int | None) -> Engine:
     import torch
 
     from twotower.model.weights import load_model
@@ -131,10 +144,9 @@ def _torch(directory: Path, tower: Tower, threads: int | None) -> Engine:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(directory)
     module = (model.text if tower in ("text", "tokens") else model.vision).to(device)
-    method = {"patches": "patch_features", "cells": "grid", "tokens": "tokens"}.get(tower)
-    compute = getattr(module, method) if method else module
+    compute = module if tower in ("vision", "text") else getattr(module, tower)
 
-    def run(batch: NDArray[Any]) -> NDArray[np.float32]:
+    def run(batch: NDArray[Any]) -> Float32Array:
         with torch.inference_mode():
             features = compute(torch.from_numpy(batch).to(device))
         return np.asarray(features.float().cpu().numpy(), np.float32)
@@ -142,14 +154,17 @@ def _torch(directory: Path, tower: Tower, threads: int | None) -> Engine:
     return run
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200]
+def _unreadable(path: Path, runtime: str, error: Exception) -> EngineError:
+    reason = str(error).strip().splitlines()[0][:200]
+    return EngineError(
+        path, f"{runtime} cannot load it ({reason})", "convert or download the model again"
+    )
 
 
 ENGINES: dict[str, Callable[[Path, Tower, int | None], Engine]] = {
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
-    "torch": _torch,
+    "onnxruntime": _start_onnxruntime,
+    "openvino": _start_openvino,
+    "torch": _start_torch,
 }
 INSTALL = {
     "onnxruntime": "pip install onnxruntime",

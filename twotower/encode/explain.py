@@ -1,40 +1,40 @@
-"""Where a picture matches words: a heat map, from any encoder, without training.
+"""Heat maps of where a picture matches a text, from any encoder, without training.
 
-The picture is looked at through windows of a few sizes that overlap by half. A window counts by
-how much nearer it is to the words than to everyday words, and a place by the windows over it. A
-vision transformer in torch says what each of its patches shows, and these are the windows then.
+The picture is cut into windows of a few sizes that overlap by half. The score of a window is the
+cosine to the text minus the cosine to everyday words; a position of the heat map has the weighted
+mean of the windows that cover it. For a vision transformer in torch, the windows are its patches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from twotower.arrays import Float32Array
+from twotower.arrays import Float32Array, Float64Array
 from twotower.encode.encoder import Encoder
-from twotower.encode.prompts import EVERYDAY
+from twotower.encode.prompts import EVERYDAY_WORDS
 from twotower.errors import LabelError
 from twotower.inputs.pictures import Picture, on_white, open_picture
 
-WINDOWS = (1 / 2, 1 / 3, 1 / 4)  # sides, of the picture's shorter side
-CELLS = 48  # along the shorter side of the heat map
-LONGEST_STRIP = 3  # times its shorter side; what lies beyond, at both ends, is not looked at
-Box = tuple[float, float, float, float]  # left, top, right, bottom
+WINDOW_SIDES = (1 / 2, 1 / 3, 1 / 4)  # as shares of the picture's shorter side
+HEAT_SIDE = 48  # positions along the shorter side of the heat map
+MAX_ASPECT_RATIO = 3  # longer pictures are cropped to it at both ends
+Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where a picture matches words.
+    """A heat map of where a picture matches a text.
 
     Attributes:
-        picture: as it was looked at, upright, RGB.
-        heat: [rows, columns] over the picture; how much nearer to the words than to everyday
-            words the windows or patches are that show a place (a difference of cosines).
-        score: the cosine of the whole picture and the words.
+        picture: upright, RGB, cropped to `MAX_ASPECT_RATIO`.
+        heat: [rows, columns] over the picture: the mean score of the windows that cover a
+            position, the cosine to the text minus the cosine to everyday words.
+        score: the cosine of the whole picture and the text.
     """
 
     picture: Image.Image
@@ -43,7 +43,7 @@ class Explanation:
 
     @property
     def peak(self) -> tuple[float, float]:
-        """The hottest place: (x, y), each from 0 to 1."""
+        """The position (x, y) of the highest heat, each from 0 to 1."""
         row, column = np.unravel_index(int(self.heat.argmax()), self.heat.shape)
         rows, columns = self.heat.shape
         return (int(column) + 0.5) / columns, (int(row) + 0.5) / rows
@@ -52,75 +52,74 @@ class Explanation:
 def explain(model: Encoder, picture: Picture, text: str) -> Explanation:
     """Find out where `picture` matches `text`.
 
-    It takes one encoding of a square picture where the model `sees_patches`, else about 80, and
-    more for a longer one.
+    This encodes about 80 windows of a square picture, or one if the model `supports_patches`; more
+    for a longer picture.
 
     Raises:
-        ExplainError: `text` has no words.
+        LabelError: `text` is empty.
         PictureError: the picture cannot be read.
     """
     if not text.strip():
-        raise LabelError("there are no words; say what to look for in the picture")
-    image = on_white(open_picture(picture))
-    image = _middle(image)
+        raise LabelError("text", "empty", "write what to look for in the picture")
+    image = _crop_middle(on_white(open_picture(picture)))
     query = model.encode_text(text)[0]
-    everyday = model.encode_text(EVERYDAY).mean(axis=0)
-    boxes, embeds = _patches(model, image) if model.sees_patches else _windows(model, image)
+    everyday = model.encode_text(EVERYDAY_WORDS).mean(axis=0)
+    boxes, embeds = _patches(model, image) if model.supports_patches else _windows(model, image)
     score = float(model.encode_image(image)[0] @ query)
     return Explanation(image, _heat(image, boxes, embeds @ (query - everyday)), score)
 
 
 def draw(explanation: Explanation) -> Image.Image:
-    """The picture, grey where it does not match and glowing where it does."""
+    """Draw the picture in colour and orange where the heat is high, in grey elsewhere."""
     picture, heat = explanation.picture, explanation.heat
     low, high = np.quantile(heat, 0.5), heat.max()
-    share = np.clip((heat - low) / max(float(high - low), 1e-6), 0, 1)
-    levels = Image.fromarray((255 * share).astype(np.uint8)).resize(
+    relative = np.clip((heat - low) / max(float(high - low), 1e-6), 0, 1)
+    levels = Image.fromarray((255 * relative).astype(np.uint8)).resize(
         picture.size, Image.Resampling.BICUBIC
     )
     alpha = np.asarray(levels, np.float32)[:, :, None] / 255
     colour = np.asarray(picture, np.float32)
     grey = np.asarray(picture.convert("L").convert("RGB"), np.float32) * 0.55 + 40
-    shown = grey + (colour - grey) * np.minimum(1, 2 * alpha)
-    shown += alpha**2 * 0.45 * (np.array([255, 90, 20], np.float32) - shown)
-    return Image.fromarray(np.clip(shown, 0, 255).astype(np.uint8))
+    drawn = grey + (colour - grey) * np.minimum(1, 2 * alpha)
+    drawn += alpha**2 * 0.45 * (np.array([255, 90, 20], np.float32) - drawn)
+    return Image.fromarray(np.clip(drawn, 0, 255).astype(np.uint8))
 
 
-def _middle(image: Image.Image) -> Image.Image:
-    """A long strip without its ends."""
-    most = LONGEST_STRIP * min(image.size)
-    left, top = max(0, image.width - most) // 2, max(0, image.height - most) // 2
-    return image.crop((left, top, image.width - left, image.height - top))
+def _crop_middle(image: Image.Image) -> Image.Image:
+    """Cut off the ends of a picture that is longer than `MAX_ASPECT_RATIO`."""
+    longest = MAX_ASPECT_RATIO * min(image.size)
+    x, y = max(0, image.width - longest) // 2, max(0, image.height - longest) // 2
+    return image.crop((x, y, image.width - x, image.height - y))
 
 
 def _windows(model: Encoder, image: Image.Image) -> tuple[list[Box], Float32Array]:
-    """Windows [n] and their embeds [n, embed_dim]."""
-    windows = list(_boxes(*image.size, WINDOWS))
+    """Return n windows and their embeds [n, embed_dim]."""
+    windows = list(_boxes(*image.size, WINDOW_SIDES))
     return list(windows), model.encode_image([image.crop(window) for window in windows])
 
 
 def _patches(model: Encoder, image: Image.Image) -> tuple[list[Box], Float32Array]:
-    """Patches [n] and their embeds [n, embed_dim], of squares as large as the picture gives."""
+    """Return n patches of squares that cover the picture, and their embeds [n, embed_dim]."""
     squares = list(_boxes(*image.size, (1,)))
     pixel_values = np.stack([model.preprocess(image.crop(square)) for square in squares])
     embeds = model.encode_patches(pixel_values)  # [squares, patches, embed_dim]
     grid = round(embeds.shape[1] ** 0.5)
     boxes: list[Box] = []
-    for left, top, right, bottom in squares:
-        side_x, side_y = (right - left) / grid, (bottom - top) / grid
+    for x1, y1, x2, y2 in squares:
+        width, height = (x2 - x1) / grid, (y2 - y1) / grid
         for row, column in np.ndindex(grid, grid):
-            x, y = left + column * side_x, top + row * side_y
-            boxes.append((x, y, x + side_x, y + side_y))
+            x, y = x1 + column * width, y1 + row * height
+            boxes.append((x, y, x + width, y + height))
     return boxes, embeds.reshape(-1, embeds.shape[-1])
 
 
 def _boxes(width: int, height: int, shares: Sequence[float]) -> Iterator[tuple[int, int, int, int]]:
-    """Squares of each size (as a share of the shorter side), half a side apart at most."""
+    """Yield squares of each size (as a share of the shorter side), at most half a side apart."""
     for share in shares:
         side = max(1, round(share * min(width, height)))
-        for top in _starts(height, side):
-            for left in _starts(width, side):
-                yield left, top, left + side, top + side
+        for y in _starts(height, side):
+            for x in _starts(width, side):
+                yield x, y, x + side, y + side
 
 
 def _starts(length: int, side: int) -> list[int]:
@@ -129,22 +128,23 @@ def _starts(length: int, side: int) -> list[int]:
 
 
 def _heat(image: Image.Image, boxes: Sequence[Box], scores: Float32Array) -> Float32Array:
-    """The mean of the windows over each cell; those near whose middle it lies count for more."""
-    cell = min(image.size) / CELLS
-    columns, rows = round(image.width / cell), round(image.height / cell)
+    """Return [rows, columns]: at each position the mean of the boxes that cover it.
+
+    A box counts the more, the nearer the position is to its centre.
+    """
+    step = min(image.size) / HEAT_SIDE
+    columns, rows = round(image.width / step), round(image.height / step)
     x = (np.arange(columns) + 0.5) * image.width / columns
     y = (np.arange(rows) + 0.5) * image.height / rows
     total, weight = np.zeros((rows, columns)), np.full((rows, columns), 1e-9)
-    for (left, top, right, bottom), score in zip(boxes, scores, strict=True):
-        across = _bump((x - left) / (right - left))
-        along = _bump((y - top) / (bottom - top))
-        seen = along[:, None] * across[None]
-        total += seen * score
-        weight += seen
+    for (x1, y1, x2, y2), score in zip(boxes, scores, strict=True):
+        box_weight = _bump((y - y1) / (y2 - y1))[:, None] * _bump((x - x1) / (x2 - x1))[None]
+        total += box_weight * score
+        weight += box_weight
     return np.asarray(total / weight, np.float32)
 
 
-def _bump(place: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1 in the middle of a window, 0 outside, never 0 inside."""
-    inside = (place >= 0) & (place <= 1)
-    return np.where(inside, np.cos(np.pi * (place - 0.5) * 0.95) ** 2, 0.0)
+def _bump(position: Float64Array) -> Float64Array:
+    """Weight positions in the interval [0, 1]: 1 at its centre, 0 outside, above 0 inside."""
+    inside = (position >= 0) & (position <= 1)
+    return np.where(inside, np.cos(np.pi * (position - 0.5) * 0.95) ** 2, 0.0)

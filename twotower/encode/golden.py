@@ -16,18 +16,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from twotower.arrays import Float32Array, UInt8Array
 from twotower.errors import VerificationError
 from twotower.model.config import CONFIG_FILE, read_config
 
 GOLDEN_FILE = "golden.safetensors"
-GOLDEN_COSINE = 0.9999  # below this, what comes out is not this model
+GOLDEN_COSINE = 0.9999  # a model with a lower one is considered changed
 
-# Each exercises something that goes wrong in practice: cleaning, case, entities, mojibake,
-# punctuation, underscores, length (padding), beyond ASCII.
+# Each covers something that fails in practice: cleaning, case, entities, mojibake, punctuation,
+# underscores, length (padding), characters beyond ASCII.
 GOLDEN_TEXTS = (
     "a photo of a cat.",
     "Two DOGS playing &amp; running on the beach, at sunset!",
@@ -43,14 +43,14 @@ GOLDEN_TEXTS = (
 class Golden:
     """Pictures (uint8 [H, W, 3]) and texts, with image_embeds and text_embeds [n, embed_dim]."""
 
-    pictures: list[NDArray[np.uint8]]
+    pictures: list[UInt8Array]
     texts: list[str]
-    image_embeds: NDArray[np.float32]
-    text_embeds: NDArray[np.float32]
+    image_embeds: Float32Array
+    text_embeds: Float32Array
 
 
-def golden_pictures() -> list[NDArray[np.uint8]]:
-    """Three drawn pictures whose pixels change if resizing, cropping or colour order does."""
+def golden_pictures() -> list[UInt8Array]:
+    """Draw three pictures that are sensitive to resizing, cropping and the order of colours."""
     wide, tall, small = _waves(120, 171), _waves(163, 111), _waves(40, 31)
     wide[30:80, 40:60] = (220, 30, 30)
     tall[::7] = (20, 40, 230)
@@ -58,15 +58,15 @@ def golden_pictures() -> list[NDArray[np.uint8]]:
     return [wide, tall, small]
 
 
-def _waves(height: int, width: int) -> NDArray[np.uint8]:
-    """[height, width, 3] of smooth waves, another wavelength in each channel."""
+def _waves(height: int, width: int) -> UInt8Array:
+    """Draw smooth waves [height, width, 3] with a different wavelength in each channel."""
     y, x = np.mgrid[:height, :width]
     waves = [np.sin(x / (5 + 4 * channel)) * np.cos(y / (9 - 2 * channel)) for channel in range(3)]
     return np.asarray(127.5 + 127 * np.stack(waves, axis=-1), np.uint8)
 
 
 def write_golden(golden: Golden, directory: Path) -> None:
-    """Write `golden.safetensors`; the texts go into its metadata."""
+    """Write `golden.safetensors`, with the texts in its metadata."""
     arrays = {f"picture_{i}": picture for i, picture in enumerate(golden.pictures)}
     embeds = {"image_embeds": golden.image_embeds, "text_embeds": golden.text_embeds}
     texts = json.dumps(golden.texts)
@@ -74,10 +74,10 @@ def write_golden(golden: Golden, directory: Path) -> None:
 
 
 def read_golden(directory: Path) -> Golden:
-    """The golden vectors of a model directory.
+    """Read the golden vectors of a model directory.
 
     Raises:
-        VerificationError: there are none, or the file is damaged.
+        VerificationError: the file is missing or damaged.
     """
     path = directory / GOLDEN_FILE
     try:
@@ -88,8 +88,9 @@ def read_golden(directory: Path) -> Golden:
             return Golden(pictures, texts, image_embeds, file.get_tensor("text_embeds"))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise VerificationError(
-            f"{path}: golden vectors are missing or damaged ({error}), so the model cannot prove "
-            "itself; convert or download it again"
+            path,
+            f"golden vectors are missing or damaged ({error}), so the model cannot be checked",
+            "convert or download it again",
         ) from None
 
 

@@ -1,4 +1,8 @@
-"""Export towers and heads as ONNX graphs over model.safetensors."""
+"""ONNX graphs of towers and answer heads, whose weights are in a safetensors file beside them.
+
+A graph holds no weights: its tensors refer to bytes of `model.safetensors` (ONNX external data), so
+that torch, onnxruntime and OpenVINO share one file of weights.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,14 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-if TYPE_CHECKING:  # torch and onnx are imported where they are used: reading this file is cheap
+from twotower.encode.engine import GRAPH_FILES, Tower
+
+if TYPE_CHECKING:  # torch and onnx are imported in functions: importing this file is cheap
     import onnx
     import torch
 
@@ -22,34 +28,39 @@ HEAD_CONFIG, HEAD_WEIGHTS, HEAD_GRAPH = "head.json", "head.safetensors", "head.o
 
 
 def export_onnx(model: CLIP, directory: Path) -> None:
-    """Write the four graphs, whose weights are `model.safetensors`' own bytes.
+    """Write the graphs of a model, which refer to `model.safetensors` in the same directory.
 
-    `vision.onnx` and `text.onnx` are the towers, `cells.onnx` and `tokens.onnx` what they pool.
+    They are those of both towers, and of both without their pooling (`engine.Tower`).
     """
     import torch
 
-    from twotower.model.clip import Cells, TokenVectors
+    from twotower.model.text import TokenEncoder
+    from twotower.model.vision import PatchEncoder
 
     config = model.config
     size, context_length = config.vision.image_size, config.tokenizer.context_length
     n = torch.export.Dim("n")
-    of_pixels: dict[int, Any] = {0: n}
-    of_ids: dict[int, Any] = {0: n}
+    pixel_axes: dict[int, Any] = {0: n}
+    id_axes: dict[int, Any] = {0: n}
     if config.text.kind != "transformer" or config.text.causal:
-        of_ids[1] = torch.export.Dim("length", min=2, max=context_length)
-    pixel_values = torch.zeros(2, 3, size, size)
-    input_ids = torch.ones(2, context_length, dtype=torch.long)
-    pixels, ids = {"pixel_values": pixel_values}, {"input_ids": input_ids}
-    _export(model.vision, directory / "vision.onnx", pixels, (of_pixels,), prefix="vision.")
-    _export(model.text, directory / "text.onnx", ids, (of_ids,), prefix="text.")
-    _export(Cells(model.vision), directory / "cells.onnx", pixels, (of_pixels,))
-    _export(TokenVectors(model.text), directory / "tokens.onnx", ids, (of_ids,))
+        id_axes[1] = torch.export.Dim("length", min=2, max=context_length)
+    pixels = {"pixel_values": torch.zeros(2, 3, size, size)}
+    ids = {"input_ids": torch.ones(2, context_length, dtype=torch.long)}
+    pixels_and_axes, ids_and_axes = (pixels, (pixel_axes,)), (ids, (id_axes,))
+    modules: dict[Tower, tuple[torch.nn.Module, Any, str]] = {
+        "vision": (model.vision, pixels_and_axes, "vision."),
+        "text": (model.text, ids_and_axes, "text."),
+        "patches": (PatchEncoder(model.vision), pixels_and_axes, ""),
+        "tokens": (TokenEncoder(model.text), ids_and_axes, ""),
+    }
+    for tower, (module, inputs_and_axes, prefix) in modules.items():
+        _export(module, directory / GRAPH_FILES[tower], *inputs_and_axes, prefix)
 
 
 def write_head(head: FusionHead, directory: Path) -> None:
-    """Write a head that answers questions into a folder that is there.
+    """Write a head that answers questions into an existing folder.
 
-    DIRECTORY/head.json           sizes, answers, and which model it belongs to
+    DIRECTORY/head.json           sizes, answers, and the model that the head belongs to
     DIRECTORY/head.safetensors    weights, float16
     DIRECTORY/head.onnx           the graph: cells, tokens, real, picture -> logits
     """
@@ -57,151 +68,171 @@ def write_head(head: FusionHead, directory: Path) -> None:
     from safetensors.torch import save_file
 
     config = head.config
-    halves = {name: one.detach().half().contiguous() for name, one in head.state_dict().items()}
+    weights = head.state_dict().items()
+    halves = {name: tensor.detach().half().contiguous() for name, tensor in weights}
     save_file(halves, directory / HEAD_WEIGHTS)
     text = json.dumps(asdict(config), indent=1, ensure_ascii=False)
     (directory / HEAD_CONFIG).write_text(text + "\n", encoding="utf-8")
     pictures, questions = torch.export.Dim("pictures"), torch.export.Dim("questions")
-    length = torch.export.Dim("length")
-    inputs = {
+    question_axes = {0: questions, 1: torch.export.Dim("length")}
+    inputs = {  # under the names that graphs have so far; "cells" are patches
         "cells": torch.zeros(2, config.cells, config.vision_width),
         "tokens": torch.zeros(3, 4, config.text_width),
         "real": torch.ones(3, 4, dtype=torch.bool),
         "picture": torch.tensor([0, 1, 1]),
     }
-    of_questions = {0: questions, 1: length}
-    shapes = ({0: pictures}, of_questions, of_questions, {0: questions})
-    _export(head.eval(), directory / HEAD_GRAPH, inputs, shapes, weights=HEAD_WEIGHTS)
+    axes = ({0: pictures}, question_axes, question_axes, {0: questions})
+    _export(head.eval(), directory / HEAD_GRAPH, inputs, axes, weights=HEAD_WEIGHTS)
 
 
 def _export(
     module: torch.nn.Module,
     path: Path,
     inputs: Mapping[str, torch.Tensor],
-    shapes: tuple[Any, ...],
+    axes: tuple[Any, ...],
     prefix: str = "",
     weights: str = "model.safetensors",
 ) -> None:
-    """Write a module's graph, whose parameters are those of `weights` under `prefix`."""
+    """Write the graph of a module.
+
+    Args:
+        inputs: examples of its inputs, by name.
+        axes: of each input, those of variable length.
+        prefix: of its parameters in the file `weights`.
+    """
     import onnx
     import torch
 
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, we do not
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing
     with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as scratch:
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(
             module,
             tuple(inputs.values()),
             dynamo=True,
-            optimize=False,  # keeps the parameters' own names, by which they are found again
-            dynamic_shapes=shapes,
+            optimize=False,  # it would rename the parameters
+            dynamic_shapes=axes,
             input_names=list(inputs),
             output_names=[f"{prefix.removesuffix('.')}_features" if prefix else path.stem],
             verbose=False,
         )
         assert program is not None
         program.save(Path(scratch) / "graph.onnx", external_data=True)
-        graph = onnx.load(Path(scratch) / "graph.onnx")
-    parameters = [one.name for one in graph.graph.initializer]
-    graph = _simplify(graph)
-    _point_to_weights(graph, parameters, prefix, path.parent / weights)
-    onnx.save(graph, path)
+        model = onnx.load(Path(scratch) / "graph.onnx")
+    parameters = [tensor.name for tensor in model.graph.initializer]
+    model = _simplify(model)
+    _WeightReferences(model.graph, path.parent / weights).replace(parameters, prefix)
+    onnx.save(model, path)
 
 
-def _simplify(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Fold the exporter's shape arithmetic and casts, leaving every parameter as it is.
+def _simplify(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Fold the exporter's shape arithmetic and casts, and keep every parameter.
 
-    For that the parameters are inputs of the graph meanwhile: inputs cannot be folded or fused.
+    Parameters are made inputs of the graph for that, since inputs are never folded or fused.
     """
     from onnx import helper
     from onnxscript import optimizer
 
-    inputs = len(graph.graph.input)
-    for one in graph.graph.initializer:
-        kind = helper.make_tensor_type_proto(one.data_type, one.dims)
-        graph.graph.input.append(helper.make_value_info(one.name, kind))
-    del graph.graph.initializer[:]
-    graph = optimizer.optimize(graph)
-    for node in graph.graph.node:  # notes with stack traces of this machine, larger than the graph
+    inputs = len(model.graph.input)
+    for tensor in model.graph.initializer:
+        kind = helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
+        model.graph.input.append(helper.make_value_info(tensor.name, kind))
+    del model.graph.initializer[:]
+    model = optimizer.optimize(model)
+    for node in model.graph.node:  # stack traces of this machine, larger than the graph
         del node.metadata_props[:]
         node.doc_string = ""
-    del graph.metadata_props[:], graph.graph.metadata_props[:], graph.graph.value_info[:]
-    del graph.graph.input[inputs:]
-    return graph
+    del model.metadata_props[:], model.graph.metadata_props[:], model.graph.value_info[:]
+    del model.graph.input[inputs:]
+    return model
 
 
-def _point_to_weights(
-    graph: onnx.ModelProto, parameters: Sequence[str], prefix: str, weights: Path
-) -> None:
-    """Make each parameter a reference into the file of weights.
+class StoredTensor(NamedTuple):
+    """A tensor of a safetensors file: its type, shape, and location in bytes."""
 
-    float32 is read in place; float16 goes through a Cast, int8 through a DequantizeLinear. Of a
-    table of int8 that is only looked up (token embeds, half of a small text tower) nothing but the
-    rows looked up is unpacked, so that the model starts sooner.
+    dtype: str
+    shape: list[int]
+    offset: int
+    length: int
+
+
+class _WeightReferences:
+    """Replaces the parameters of a graph by references into a safetensors file.
+
+    float32 is read in place; float16 goes through a Cast, int8 through a DequantizeLinear. Of an
+    int8 table that is only gathered from (token embeds, half of a small text tower) just the
+    gathered rows are converted, so that the model starts sooner.
     """
-    from onnx import TensorProto, helper
 
-    from twotower.model.weights import INT8, SCALE
+    def __init__(self, graph: onnx.GraphProto, weights: Path) -> None:
+        self.graph, self.file = graph, weights.name
+        self.stored = _stored_tensors(weights)
 
-    stored = _stored_tensors(weights)
+    def replace(self, parameters: Sequence[str], prefix: str) -> None:
+        """Replace `parameters`, which are stored under `prefix`."""
+        body = list(self.graph.node)
+        head = [node for name in parameters for node in self._nodes_for(name, prefix + name, body)]
+        del self.graph.node[:]
+        self.graph.node.extend(head + body)
 
-    def refer(name: str, key: str) -> None:
-        dtype, dims, offset, length = stored[key]
-        tensor = TensorProto(name=name, data_type=_ONNX_TYPES[dtype], dims=dims)
-        tensor.data_location = TensorProto.EXTERNAL
-        for field, value in (("location", weights.name), ("offset", offset), ("length", length)):
-            tensor.external_data.add(key=field, value=str(value))
-        graph.graph.initializer.append(tensor)
+    def _nodes_for(self, name: str, key: str, body: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+        """Return the nodes that compute a parameter; change `body` if it is only gathered from."""
+        from onnx import TensorProto, helper
 
-    nodes = []
-    body = list(graph.graph.node)
-    for name in parameters:
-        key = prefix + name
-        users = [one for one in body if name in one.input]
-        if key + INT8 in stored:
-            refer(name + INT8, key + INT8)
-            refer(name + SCALE, key + SCALE)
-            if [one.op_type for one in users] == ["Gather"] and users[0].input[0] == name:
-                place = body.index(users[0])
-                body[place : place + 1] = _look_up(users[0], name + INT8, name + SCALE)
-                continue
+        from twotower.model.weights import INT8, SCALE
+
+        if key + INT8 in self.stored:
             inputs = [name + INT8, name + SCALE]
-            nodes.append(helper.make_node("DequantizeLinear", inputs, [name], axis=0))
-        elif stored[key][0] == "F32":
-            refer(name, key)
-        else:
-            refer(f"{name}.half", key)
-            nodes.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
-    del graph.graph.node[:]
-    graph.graph.node.extend(nodes + body)
+            self._add_reference(name + INT8, key + INT8)
+            self._add_reference(name + SCALE, key + SCALE)
+            users = [node for node in body if name in node.input]
+            if [node.op_type for node in users] == ["Gather"] and users[0].input[0] == name:
+                position = body.index(users[0])
+                body[position : position + 1] = _gather_int8(users[0], *inputs)
+                return []
+            return [helper.make_node("DequantizeLinear", inputs, [name], axis=0)]
+        if self.stored[key].dtype == "F32":
+            self._add_reference(name, key)
+            return []
+        self._add_reference(f"{name}.half", key)
+        return [helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT)]
+
+    def _add_reference(self, name: str, key: str) -> None:
+        from onnx import TensorProto
+
+        stored = self.stored[key]
+        tensor = TensorProto(name=name, data_type=ONNX_TYPES[stored.dtype], dims=stored.shape)
+        tensor.data_location = TensorProto.EXTERNAL
+        location = {"location": self.file, "offset": stored.offset, "length": stored.length}
+        for field, value in location.items():
+            tensor.external_data.add(key=field, value=str(value))
+        self.graph.initializer.append(tensor)
 
 
-def _look_up(gather: onnx.NodeProto, table: str, scales: str) -> list[onnx.NodeProto]:
-    """What gathers the same rows from int8 with a scale for each row."""
+def _gather_int8(gather: onnx.NodeProto, table: str, scales: str) -> Iterator[onnx.NodeProto]:
+    """Yield nodes that gather the same rows from int8 with a scale for each row."""
     from onnx import TensorProto, helper
 
     output, ids = gather.output[0], gather.input[1]
-    return [
-        helper.make_node("Gather", [table, ids], [f"{output}.int8"], axis=0),
-        helper.make_node("Gather", [scales, ids], [f"{output}.scales"], axis=0),
-        helper.make_node("Constant", [], [f"{output}.last"], value_ints=[-1]),
-        helper.make_node("Unsqueeze", [f"{output}.scales", f"{output}.last"], [f"{output}.scale"]),
-        helper.make_node("Cast", [f"{output}.int8"], [f"{output}.float"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", [f"{output}.float", f"{output}.scale"], [output]),
-    ]
+    yield helper.make_node("Gather", [table, ids], [f"{output}.int8"], axis=0)
+    yield helper.make_node("Gather", [scales, ids], [f"{output}.scales"], axis=0)
+    yield helper.make_node("Constant", [], [f"{output}.last"], value_ints=[-1])
+    yield helper.make_node("Unsqueeze", [f"{output}.scales", f"{output}.last"], [f"{output}.scale"])
+    yield helper.make_node("Cast", [f"{output}.int8"], [f"{output}.float"], to=TensorProto.FLOAT)
+    yield helper.make_node("Mul", [f"{output}.float", f"{output}.scale"], [output])
 
 
-_ONNX_TYPES = {"F32": 1, "I8": 3, "I64": 7, "F16": 10}  # safetensors' name: onnx.TensorProto's
+ONNX_TYPES = {"F32": 1, "I8": 3, "I64": 7, "F16": 10}  # of safetensors -> onnx.TensorProto
 
 
-def _stored_tensors(path: Path) -> dict[str, tuple[str, list[int], int, int]]:
-    """Name -> (dtype, shape, offset in the file, length in bytes) of a safetensors file."""
+def _stored_tensors(path: Path) -> dict[str, StoredTensor]:
+    """Read the header of a safetensors file."""
     with path.open("rb") as file:
         header_size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(header_size))
     start = 8 + header_size
     return {
-        name: (entry["dtype"], entry["shape"], start + begin, end - begin)
+        name: StoredTensor(entry["dtype"], entry["shape"], start + begin, end - begin)
         for name, entry in header.items()
         if name != "__metadata__"
         for begin, end in [entry["data_offsets"]]

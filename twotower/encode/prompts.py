@@ -1,10 +1,10 @@
-"""Prompt templates and everyday words, as data."""
+"""Prompt templates and everyday words."""
 
 from __future__ import annotations
 
 # From openai/CLIP (MIT), notebooks/Prompt_Engineering_for_ImageNet.ipynb at commit d05afc4:
-# "imagenet" is the ensemble of eighty that published ImageNet figures use, "ensemble" the plain one
-# and the seven that OpenAI found to do as well as all eighty.
+# "imagenet" is the ensemble of eighty behind published ImageNet figures; "ensemble" is the plain
+# template and the seven with which OpenAI reached the accuracy of all eighty.
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "plain": ("{}",),
     "photo": ("a photo of a {}.",),
@@ -102,9 +102,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# What a picture may show that nobody listed. "None of these" is the share of probability that
-# these take from the labels; those that mean nearly the same as a label are left out.
-EVERYDAY = tuple(
+# Alternatives to the labels of a classification: "none of these" has their probability. Synonyms
+# of labels are left out.
+EVERYDAY_WORDS = tuple(
     "person man woman child baby crowd face hand dog cat bird horse cow sheep elephant bear fish "
     "insect butterfly spider snake frog flower tree forest grass leaf mountain beach sea lake "
     "river waterfall desert snow sky cloud sunset night star moon fire rain street city building "

@@ -1,4 +1,4 @@
-"""Many pictures through an encoder: decoded ahead in threads, answered in order, memory bounded."""
+"""Embedding many pictures: decoded ahead in threads, yielded in order, in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from twotower.arrays import Float32Array
 from twotower.errors import PictureError
 from twotower.inputs.pictures import Picture
 
@@ -21,45 +21,46 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class EncodedPicture:
-    """One picture's answer: `image_embeds` [embed_dim] of unit length, or the error."""
+    """The result of a picture: `image_embeds` [embed_dim] of unit length, or an error."""
 
     source: Picture
-    image_embeds: NDArray[np.float32] | None
+    image_embeds: Float32Array | None
     error: PictureError | None
 
 
 def encode_stream(
     pictures: Iterable[Picture],
-    preprocess: Callable[[Picture], NDArray[np.float32]],
-    encode: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    preprocess: Callable[[Picture], Float32Array],
+    encode: Callable[[Float32Array], Float32Array],
     batch_size: int,
 ) -> Iterator[EncodedPicture]:
-    """Yield one `EncodedPicture` for each picture, in the order given.
+    """Yield one `EncodedPicture` for each picture, in order.
 
-    A picture that cannot be read takes its own place with its error; the others are not affected.
+    A picture that cannot be read yields its error and does not affect the others.
 
     Args:
         preprocess: picture -> pixel_values [3, S, S]; runs in threads.
-        encode: pixel_values [n, 3, S, S] -> image_embeds [n, embed_dim]; runs in the caller's.
+        encode: pixel_values [n, 3, S, S] -> image_embeds [n, embed_dim]; runs in the caller's
+            thread.
     """
-    waiting: list[tuple[Picture, NDArray[np.float32] | PictureError]] = []
+    batch: list[tuple[Picture, Float32Array | PictureError]] = []
     decoded = 0
     for source, outcome in read_ahead(preprocess, pictures, ahead=2 * batch_size):
-        waiting.append((source, outcome))
+        batch.append((source, outcome))
         decoded += not isinstance(outcome, PictureError)
-        if decoded == batch_size or len(waiting) == 4 * batch_size:
-            yield from _answer(waiting, encode)
-            waiting, decoded = [], 0
-    yield from _answer(waiting, encode)
+        if decoded == batch_size or len(batch) == 4 * batch_size:
+            yield from _encode_batch(batch, encode)
+            batch, decoded = [], 0
+    yield from _encode_batch(batch, encode)
 
 
-def _answer(
-    waiting: list[tuple[Picture, NDArray[np.float32] | PictureError]],
-    encode: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+def _encode_batch(
+    batch: list[tuple[Picture, Float32Array | PictureError]],
+    encode: Callable[[Float32Array], Float32Array],
 ) -> Iterator[EncodedPicture]:
-    pixel_values = [out for _, out in waiting if not isinstance(out, PictureError)]
+    pixel_values = [pixels for _, pixels in batch if not isinstance(pixels, PictureError)]
     embeds = iter(encode(np.stack(pixel_values)) if pixel_values else ())
-    for source, outcome in waiting:
+    for source, outcome in batch:
         if isinstance(outcome, PictureError):
             yield EncodedPicture(source, None, outcome)
         else:
@@ -69,9 +70,11 @@ def _answer(
 def read_ahead(
     function: Callable[[Item], Result], items: Iterable[Item], ahead: int
 ) -> Iterator[tuple[Item, Result | PictureError]]:
-    """Map `function` over `items` in threads, in order, at most `ahead` results in flight.
+    """Map `function` over `items` in threads, with at most `ahead` results in flight.
 
-    A `PictureError` is a result like any other; every other exception is raised here.
+    Yields:
+        (item, result) in the order of the items; a `PictureError` is a result. Other exceptions
+        are raised.
     """
     pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="twotower-decode")
     pending: deque[tuple[Item, Future[Any]]] = deque()
@@ -82,7 +85,7 @@ def read_ahead(
                 yield _outcome(*pending.popleft())
         while pending:
             yield _outcome(*pending.popleft())
-    finally:  # also when the consumer stops early: nothing is left running
+    finally:  # no thread is left running, even if the consumer stops early
         pool.shutdown(wait=True, cancel_futures=True)
 
 

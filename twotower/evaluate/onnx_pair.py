@@ -14,11 +14,10 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from twotower.arrays import Float32Array
-from twotower.encode.convert import is_model_directory
 from twotower.errors import ModelError
 from twotower.inputs.preprocess import Preprocess, PreprocessConfig
 from twotower.inputs.tokenizer import OPENAI_TOKENIZER, TokenizerConfig, load_tokenizer
-from twotower.model.config import read_config
+from twotower.model.config import is_model_directory, read_config
 
 # Names of a pair relative to its folder: plain, Xenova's and transformers.js', Immich's.
 NAMES = (

@@ -220,6 +220,15 @@ def read_config(directory: Path) -> CLIPConfig:
     return CLIPConfig.from_json(text, path)
 
 
+def is_model_directory(path: Path) -> bool:
+    """Return True for a model directory of twotower, whose config.json is not transformers'."""
+    try:
+        tree = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(tree, dict) and "embed_dim" in tree
+
+
 def parse(expected: type, text: str, source: str | Path) -> Any:
     """Build a frozen dataclass from its JSON; `source` is named in errors.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from twotower.arrays import Float32Array
 from twotower.encode.golden import fingerprint
-from twotower.encode.patches import Cells
+from twotower.encode.patches import UnpooledEncoder
 from twotower.errors import PictureError
 from twotower.progress import ReportProgress, ignore_progress
 from twotower.train.embed_cache import open_cache, sample_key
@@ -36,7 +36,7 @@ class FrozenFeatures:
 
     def __init__(
         self,
-        towers: Cells,
+        towers: UnpooledEncoder,
         samples: Sequence[Sample],
         progress: ReportProgress = ignore_progress,
     ) -> None:
@@ -49,14 +49,14 @@ class FrozenFeatures:
             except OSError as error:
                 self.unreadable.append(f"{path}: {error.strerror}")
         size = towers.preprocess.config.image_size
-        blank = towers.of_pictures(np.zeros((1, 3, size, size), np.float32))
+        blank = towers.patches(np.zeros((1, 3, size, size), np.float32))
         self.cells_per_picture, self.vision_width = blank.shape[1:]
         kind = f"cells-{self.vision_width}"  # other layers of the model have another width
         self._cache = open_cache(fingerprint(towers.directory), kind, np.float16)
         self._fill_cache(progress)
         questions = list(dict.fromkeys(sample.question for sample in samples))
         self._rows = {question: row for row, question in enumerate(questions)}
-        tokens, mask = towers.of_questions(questions)
+        tokens, mask = towers.tokens(questions)
         self._tokens, self._mask = torch.from_numpy(tokens), torch.from_numpy(mask)
         self.text_width = int(self._tokens.shape[2])
 
@@ -109,7 +109,7 @@ class FrozenFeatures:
             pixels = list(threads.map(self._preprocess, paths[start : start + BATCH]))
             readable = {row: picture for row, picture in enumerate(pixels) if picture is not None}
             if readable:
-                batch = self.towers.of_pictures(np.stack(list(readable.values())))
+                batch = self.towers.patches(np.stack(list(readable.values())))
                 cells[[start + row for row in readable]] = batch.reshape(len(readable), -1)
         return cells
 

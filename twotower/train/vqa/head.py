@@ -23,7 +23,7 @@ from twotower.arrays import Float64Array
 from twotower.encode.convert import new_directory
 from twotower.encode.golden import golden_hash
 from twotower.encode.onnx import write_head
-from twotower.encode.patches import Cells
+from twotower.encode.patches import UnpooledEncoder
 from twotower.errors import TrainError
 from twotower.model.answer_head import FusionHead
 from twotower.model.config import FusionConfig
@@ -83,7 +83,7 @@ def train_vqa(
         training, testing = split(read_samples(data))
     else:
         training, testing = read_samples(data), read_samples(test)
-    features = FrozenFeatures(Cells(model), [*training, *testing], progress)
+    features = FrozenFeatures(UnpooledEncoder(model), [*training, *testing], progress)
     training, testing = features.readable(training), features.readable(testing)
     if not training or not testing:
         raise TrainError(
