@@ -1,4 +1,4 @@
-"""`twotower classify`: say which of your words each picture shows."""
+"""`twotower classify`: find out which of your words each picture shows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Commands) -> None:
-    command = commands.add_parser("classify", help="say which of your words each picture shows")
+    command = commands.add_parser(
+        "classify", help="find out which of your words each picture shows"
+    )
     command.set_defaults(run=run_classify)
     command.add_argument("pictures", nargs="+", metavar="PICTURE", help="pictures or folders")
     command.add_argument(
@@ -64,23 +66,24 @@ def run_classify(arguments: argparse.Namespace) -> int:
 
 
 def read_labels(text: str) -> list[str]:
-    """The labels of `--labels`: words between commas, or the lines of a file."""
+    """Parse `--labels`: words between commas, or a file with a label on each line."""
     from twotower.errors import LabelError
 
+    remedy = "give words, or a file with a label on each line"
     path = Path(text)
     if not _is_file(path):
         if path.suffix in (".txt", ".csv"):
-            raise LabelError(f"{text}: no such label file; write one label on each line")
+            raise LabelError(text, "no such label file", remedy)
         if text in (".", "..") or text.endswith("/"):
-            raise LabelError(f"{text}: a folder, not a label file; write one label on each line")
+            raise LabelError(text, "a folder, not a label file", remedy)
         return text.split(",")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise LabelError(f"{text}: not UTF-8 text; save it as UTF-8") from None
+        raise LabelError(text, "not UTF-8 text", "save it as UTF-8") from None
     labels = [line for line in lines if line.strip()]
     if not labels:
-        raise LabelError(f"{text}: an empty label file; write one label on each line")
+        raise LabelError(text, "an empty label file", remedy)
     return labels
 
 
@@ -92,7 +95,7 @@ def _is_file(path: Path) -> bool:
 
 
 def print_json(answers: Iterable[Classified]) -> int:
-    """An object for each answer; returns how many failed."""
+    """Print a JSON object for each answer. Returns the number of errors."""
     return print_array(map(_tree, answers))
 
 
@@ -105,10 +108,10 @@ def _tree(answer: Classified) -> dict[str, Any]:
 
 
 def print_lines(answers: Iterable[Classified]) -> int:
-    """A line for each picture on stdout; what could not be read, on stderr.
+    """Print a line for each picture on stdout, and errors on stderr.
 
     Returns:
-        How many pictures could not be read.
+        The number of errors.
     """
     failed = 0
     for answer in answers:
@@ -116,6 +119,6 @@ def print_lines(answers: Iterable[Classified]) -> int:
             failed += 1
             print(f"twotower: {printable(str(answer.error))}", file=sys.stderr)
         else:
-            labels = "  ".join(f"{one.label} {one.probability:.0%}" for one in answer.labels)
+            labels = "  ".join(f"{label.label} {label.probability:.0%}" for label in answer.labels)
             print(f"{printable(str(answer.source))}  {labels}", flush=True)
     return failed

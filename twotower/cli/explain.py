@@ -1,4 +1,4 @@
-"""`twotower explain`: show where a picture matches words."""
+"""`twotower explain`: draw a heat map of where a picture matches words."""
 
 from __future__ import annotations
 
@@ -28,22 +28,21 @@ def run_explain(arguments: argparse.Namespace) -> int:
     from twotower.encode.load import load
     from twotower.errors import LabelError
 
-    if not _can_be_written(arguments.out):
-        raise LabelError(f"{arguments.out}: no kind of picture to write; end it in .png or .jpg")
+    if not _is_writable_format(arguments.out):
+        raise LabelError(arguments.out, "no kind of picture to write", "end it in .png or .jpg")
     model = load(arguments.model, engine=arguments.engine)
     with show_progress("Explaining"):
         explanation = explain(model, arguments.picture, arguments.words)
     draw(explanation).save(arguments.out)
     x, y = explanation.peak
     print(
-        f"{arguments.out}: hottest at {x:.0%} from the left and {y:.0%} from the top "
-        f"(the whole picture's cosine is {explanation.score:.3f})"
+        f"Wrote {arguments.out}: the best match is {x:.0%} from the left and {y:.0%} from the top "
+        f"(cosine of the whole picture {explanation.score:.3f})"
     )
     return OK
 
 
-def _can_be_written(path: Path) -> bool:
-    """Whether a picture of that ending can be, asked before the work."""
+def _is_writable_format(path: Path) -> bool:
     from PIL import Image
 
     return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twotower.cli.output import FAILED, OK, positive, print_broken, progress
+from twotower.cli.output import FAILED, OK, positive, print_broken, show_progress
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -15,14 +15,16 @@ SOURCE = "a tar, a pattern of tars, a table, or a folder with captions beside th
 
 
 def add_commands(commands: Commands) -> None:
-    command = commands.add_parser("pairs", help="image-text pairs: pack and count them")
+    command = commands.add_parser("pairs", help="pack and count image-text pairs")
     tools = command.add_subparsers(required=True, metavar="TOOL")
     command = tools.add_parser("pack", help="write tar shards")
     command.set_defaults(run=run_pairs_pack)
     command.add_argument("source", help=SOURCE)
     command.add_argument("destination", type=Path, help="a new folder")
-    command.add_argument("--per-shard", type=positive, default=10_000, help="pairs (10000)")
-    command = tools.add_parser("stats", help="count pairs, sizes, captions and what is broken")
+    command.add_argument(
+        "--per-shard", type=positive, default=10_000, help="pairs in a shard (10000)"
+    )
+    command = tools.add_parser("stats", help="count pairs, sizes, captions and broken pairs")
     command.set_defaults(run=run_pairs_stats)
     command.add_argument("source", help=SOURCE)
 
@@ -32,10 +34,8 @@ def run_pairs_pack(arguments: argparse.Namespace) -> int:
     from twotower.pairs.sources import open_source
 
     source = open_source(arguments.source)
-    with progress("Packing", len(source)) as advance:
-        broken = pack(
-            source, arguments.destination, arguments.per_shard, lambda progress: advance()
-        )
+    with show_progress("Packing") as report:
+        broken = pack(source, arguments.destination, arguments.per_shard, report)
     print_broken(broken)
     shards = len(list(arguments.destination.glob("*.tar")))
     print(
@@ -50,8 +50,8 @@ def run_pairs_stats(arguments: argparse.Namespace) -> int:
     from twotower.pairs.sources import open_source
 
     source = open_source(arguments.source)
-    with progress("Counting", len(source)) as advance:
-        stats = count_pairs(source, lambda progress: advance())
+    with show_progress("Counting") as report:
+        stats = count_pairs(source, report)
     print_broken(stats.broken)
     print("\n".join(stats.lines()))
     return OK

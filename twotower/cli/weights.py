@@ -1,4 +1,4 @@
-"""`twotower convert` and `verify`: weights in and out."""
+"""`twotower convert` and `twotower verify`: convert models, and check them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Commands) -> None:
-    command = commands.add_parser("convert", help="turn anybody's CLIP or SigLIP into another form")
+    command = commands.add_parser(
+        "convert", help="convert a CLIP or SigLIP model to another format"
+    )
     command.set_defaults(run=run_convert)
     command.add_argument("source", help="a model directory, an OpenAI .pt file or hf-hub:org/name")
-    command.add_argument("destination", type=Path, help="the directory to make")
+    command.add_argument("destination", type=Path, help="a new directory")
     command.add_argument(
         "--to",
         choices=("twotower", "transformers", "open_clip"),
         default="twotower",
-        help="the form to write (twotower)",
+        help="the format to write (twotower)",
     )
 
     command = commands.add_parser("verify", help="check a model against its golden vectors")
@@ -35,7 +37,10 @@ def run_convert(arguments: argparse.Namespace) -> int:
 
     with show_progress(f"Converting {arguments.source}"):
         convert(find_source(arguments.source), arguments.destination, arguments.to)
-    print(f"{arguments.destination}: written as {arguments.to}, golden vectors reproduced")
+    print(
+        f"Converted {arguments.source} to {arguments.destination} (format {arguments.to}); golden "
+        "vectors reproduced"
+    )
     return OK
 
 
