@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from twotower.encode.engine import GRAPH_FILES, Tower
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # torch and onnx are imported in functions: importing this fi
     from twotower.model.answer_head import FusionHead
     from twotower.model.clip import CLIP
 
+Inputs: TypeAlias = "Mapping[str, torch.Tensor]"  # examples, by name
+Axes: TypeAlias = dict[int, Any]  # of an input, those of variable length
 HEAD_CONFIG, HEAD_WEIGHTS, HEAD_GRAPH = "head.json", "head.safetensors", "head.onnx"
 
 
@@ -40,21 +42,20 @@ def export_onnx(model: CLIP, directory: Path) -> None:
     config = model.config
     size, context_length = config.vision.image_size, config.tokenizer.context_length
     n = torch.export.Dim("n")
-    pixel_axes: dict[int, Any] = {0: n}
-    id_axes: dict[int, Any] = {0: n}
+    pixel_axes: Axes = {0: n}
+    id_axes: Axes = {0: n}
     if config.text.kind != "transformer" or config.text.causal:
         id_axes[1] = torch.export.Dim("length", min=2, max=context_length)
     pixels = {"pixel_values": torch.zeros(2, 3, size, size)}
     ids = {"input_ids": torch.ones(2, context_length, dtype=torch.long)}
-    pixels_and_axes, ids_and_axes = (pixels, (pixel_axes,)), (ids, (id_axes,))
-    modules: dict[Tower, tuple[torch.nn.Module, Any, str]] = {
-        "vision": (model.vision, pixels_and_axes, "vision."),
-        "text": (model.text, ids_and_axes, "text."),
-        "patches": (PatchEncoder(model.vision), pixels_and_axes, ""),
-        "tokens": (TokenEncoder(model.text), ids_and_axes, ""),
+    towers: dict[Tower, tuple[torch.nn.Module, Inputs, Axes, str]] = {
+        "vision": (model.vision, pixels, pixel_axes, "vision."),
+        "text": (model.text, ids, id_axes, "text."),
+        "patches": (PatchEncoder(model.vision), pixels, pixel_axes, ""),
+        "tokens": (TokenEncoder(model.text), ids, id_axes, ""),
     }
-    for tower, (module, inputs_and_axes, prefix) in modules.items():
-        _export(module, directory / GRAPH_FILES[tower], *inputs_and_axes, prefix)
+    for tower, (module, inputs, axes, prefix) in towers.items():
+        _export(module, directory / GRAPH_FILES[tower], inputs, (axes,), prefix)
 
 
 def write_head(head: FusionHead, directory: Path) -> None:
@@ -88,16 +89,15 @@ def write_head(head: FusionHead, directory: Path) -> None:
 def _export(
     module: torch.nn.Module,
     path: Path,
-    inputs: Mapping[str, torch.Tensor],
-    axes: tuple[Any, ...],
+    inputs: Inputs,
+    axes: tuple[Axes, ...],
     prefix: str = "",
     weights: str = "model.safetensors",
 ) -> None:
     """Write the graph of a module.
 
     Args:
-        inputs: examples of its inputs, by name.
-        axes: of each input, those of variable length.
+        axes: of each input.
         prefix: of its parameters in the file `weights`.
     """
     import onnx

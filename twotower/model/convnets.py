@@ -186,7 +186,8 @@ class EfficientNetLite(nn.Module):
         down to its size.
         """
         head, *stages = self._feature_maps(pixel_values, lambda x: x)
-        coarse = [F.adaptive_avg_pool2d(stage, head.shape[2:]) for stage in stages]
+        size = head.shape[2], head.shape[3]
+        coarse = [F.adaptive_avg_pool2d(stage, size) for stage in stages]
         return torch.cat([head, *coarse], dim=1).flatten(2).transpose(1, 2)
 
     def _feature_maps(
