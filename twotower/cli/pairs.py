@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twotower.cli.output import FAILED, OK, positive, print_broken, show_progress
+from twotower.cli.output import FAILED, OK, positive, print_failures, show_progress
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -36,7 +36,7 @@ def run_pairs_pack(arguments: argparse.Namespace) -> int:
     source = open_source(arguments.source)
     with show_progress("Packing") as report:
         broken = pack(source, arguments.destination, arguments.per_shard, report)
-    print_broken(broken)
+    print_failures(broken)
     shards = len(list(arguments.destination.glob("*.tar")))
     print(
         f"Packed {len(source)} pairs into {shards} shards in {arguments.destination}; "
@@ -52,6 +52,6 @@ def run_pairs_stats(arguments: argparse.Namespace) -> int:
     source = open_source(arguments.source)
     with show_progress("Counting") as report:
         stats = count_pairs(source, report)
-    print_broken(stats.broken)
+    print_failures(stats.broken)
     print("\n".join(stats.lines()))
     return OK
