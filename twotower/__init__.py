@@ -1,6 +1,6 @@
-"""twotower: CLIP for people with pictures, for engineers, and for researchers.
+"""twotower: CLIP for photo libraries, applications and research.
 
-The public names are imported on first use, so that `import twotower` is instant.
+Public names are imported on first use, so that `import twotower` is quick.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {
+_MODULES = {
     "Answered": "asking.answer",
     "CLIPConfig": "model.config",
     "Classified": "encode.classify",
@@ -65,9 +65,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'twotower' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"twotower.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(f"twotower.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -186,8 +186,8 @@ def test_a_third_of_the_searches_have_no_match() -> None:
 # --- tags ----------------------------------------------------------------------------------------
 
 
-def some_tags(random: np.random.Generator, offsets: np.ndarray) -> list[TagExamples]:
-    """Tags whose pictures show them by one feature and by an offset that is theirs."""
+def make_tags(random: np.random.Generator, offsets: np.ndarray) -> list[TagExamples]:
+    """Tags that depend on one feature, each with an offset of its own."""
     tags = []
     for number, offset in enumerate(offsets):
         features = random.standard_normal((3000, 4))
@@ -202,15 +202,15 @@ def some_tags(random: np.random.Generator, offsets: np.ndarray) -> list[TagExamp
 def test_each_tag_gets_its_own_offset() -> None:
     random = np.random.default_rng(0)
     offsets = random.normal(0, 2, 30)
-    tags = some_tags(random, offsets)
+    tags = make_tags(random, offsets)
     weights, words = fit_weights(tags)
     assert weights[0] == pytest.approx(2, abs=0.15)
     np.testing.assert_allclose(weights[1:4], 0, atol=0.1)
-    found = weights[-1] + np.array([tag.difference @ words for tag in tags])
-    np.testing.assert_allclose(found, offsets - 4, atol=0.8)
+    fitted = weights[-1] + np.array([tag.difference @ words for tag in tags])
+    np.testing.assert_allclose(fitted, offsets - 4, atol=0.8)
 
 
-def test_what_most_pictures_show_is_fitted_on_as_many_without_it() -> None:
+def test_frequent_tags_are_fitted_on_as_many_pictures_without_them() -> None:
     answers = np.array([1, 1, 0, 1, -1, 1, 1, 0, 1], np.int8)
     rows = balanced_rows(answers)
     assert rows.tolist() == [0, 2, 7, 8]
@@ -219,30 +219,31 @@ def test_what_most_pictures_show_is_fitted_on_as_many_without_it() -> None:
     assert not len(balanced_rows(np.ones(5, np.int8)))
 
 
-def test_cutoffs_have_the_precision_with_something_to_spare() -> None:
+def test_cutoffs_reach_the_precision_with_a_margin() -> None:
     random = np.random.default_rng(0)
-    said = random.uniform(0, 1, 200_000) ** 3
-    true = random.random(len(said)) < said
-    found = dict(precision_cutoffs(said, true))
+    estimated = random.uniform(0, 1, 200_000) ** 3
+    true = random.random(len(estimated)) < estimated
+    cutoffs = dict(precision_cutoffs(estimated, true))
     for precision in (0.6, 0.7, 0.8, 0.9):
-        share = true[said >= found[precision]].mean()
+        share = true[estimated >= cutoffs[precision]].mean()
         assert precision < share < precision + 0.1
-    assert sorted(found.values()) == list(found.values())
-    assert not dict(precision_cutoffs(said[:20], np.zeros(20, bool)))
+    assert sorted(cutoffs.values()) == list(cutoffs.values())
+    assert not dict(precision_cutoffs(estimated[:20], np.zeros(20, bool)))
 
 
-def test_tags_that_are_known_are_trusted_otherwise() -> None:
-    background = some_calibration().text.background
-    known, others = Recalibration(1.0, 0.0, ((0.5, 0.3), (0.9, 0.8))), Recalibration(0.5, -1.0, ())
+def test_fitted_tags_have_another_correction() -> None:
+    background = make_calibration().text.background
+    fitted = Recalibration(1.0, 0.0, ((0.5, 0.3), (0.9, 0.8)))
+    unfitted = Recalibration(0.5, -1.0, ())
     weights, words = (0.1, 2.0, 0.0, 0.0, -3.0), np.ones(8, np.float32)
-    curve = TagCurve(background, 0.5, weights, words, frozenset({"dog"}), known, others)
+    curve = TagCurve(background, 0.5, weights, words, frozenset({"dog"}), fitted, unfitted)
     tags = normalize(np.random.default_rng(1).standard_normal((2, 8)).astype(np.float32))
     plain = curve.logits(tags, tags, np.array([True, True]))
     np.testing.assert_allclose(
         curve.logits(tags, tags, np.array([True, False])),
         np.stack([plain[:, 0], 0.5 * plain[:, 1] - 1], axis=1),
     )
-    assert known.cutoff(0.6) == 0.8 and known.cutoff(0.95) > 1 and others.cutoff(0.5) > 1
+    assert fitted.cutoff(0.6) == 0.8 and fitted.cutoff(0.95) > 1 and unfitted.cutoff(0.5) > 1
 
 
 # --- captions ------------------------------------------------------------------------------------
@@ -295,7 +296,7 @@ def test_matching_pictures_share_agreed_words() -> None:
 # --- the file ------------------------------------------------------------------------------------
 
 
-def some_calibration() -> Calibration:
+def make_calibration() -> Calibration:
     random = np.random.default_rng(0)
     pictures, queries = (normalize(random.standard_normal((n, 8)).astype("f4")) for n in (50, 20))
     curve = Curve(measure_background(pictures, queries), (1.0, 2.0, -0.5, -3.0), 0.4)
@@ -303,7 +304,7 @@ def some_calibration() -> Calibration:
 
 
 def test_a_calibration_read_from_its_file_gives_the_same_logits(tmp_path: Path) -> None:
-    before = some_calibration()
+    before = make_calibration()
     path = tmp_path / "calibration.json"
     write_calibration(before, tmp_path)
     after = Calibration.from_json(path.read_text(), path)
@@ -327,9 +328,9 @@ def test_a_calibration_of_other_weights_is_ignored(tiny_directory: Path) -> None
     assert read_calibration(tiny_directory) is None
     path = tiny_directory / "calibration.json"
     try:
-        write_calibration(some_calibration(), tiny_directory)
+        write_calibration(make_calibration(), tiny_directory)
         assert read_calibration(tiny_directory) is None
-        current = replace(some_calibration(), model=golden_hash(tiny_directory))
+        current = replace(make_calibration(), model=golden_hash(tiny_directory))
         write_calibration(current, tiny_directory)
         assert read_calibration(tiny_directory) is not None
     finally:
@@ -337,7 +338,7 @@ def test_a_calibration_of_other_weights_is_ignored(tiny_directory: Path) -> None
 
 
 def test_a_calibration_keeps_its_curve_of_tags(tmp_path: Path) -> None:
-    calibration = some_calibration()
+    calibration = make_calibration()
     trusts = (
         Recalibration(0.8, -0.1, ((0.5, 0.25),)),
         Recalibration(0.5, -0.5, ((0.5, 0.75), (0.9, 0.9))),

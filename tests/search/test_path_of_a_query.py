@@ -103,9 +103,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_query_runs_code_in_few_files(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_query_runs_code_in_few_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = trace_search("a cat", folder).files()
     assert "cat.jpg" in capsys.readouterr().out
     listing = "\n".join(f"{name}: {', '.join(functions)}" for name, functions in files.items())

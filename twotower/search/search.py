@@ -16,13 +16,14 @@ from twotower.arrays import Float32Array, IndexArray, Int64Array, normalize
 from twotower.calibration.captions import STOP_WORDS
 from twotower.errors import LibraryError, PictureError, QueryError
 from twotower.index.catalog import STOPPED_AT
-from twotower.search.filters import in_circle, to_condition
+from twotower.search.filters import Condition, in_circle, to_condition
 from twotower.search.hits import Hit, SearchResult
 from twotower.search.query import Query, Term, parse_query
 from twotower.search.ranking import Candidates, group_copies, joint_cutoff, judge, rank
 
 if TYPE_CHECKING:
     from twotower.index.index import Index
+    from twotower.index.schema import PictureRecord
 
 Sort: TypeAlias = Literal["relevance", "date"]
 
@@ -67,19 +68,14 @@ def search(
     allowed = _allowed(index, query, folder)
     if not query.terms:
         return _newest(index, query, allowed, slice(offset, offset + top))
-    task = _Task(query, _embed(index, query.terms), allowed, _named(index, query, allowed))
-    size = len(index.vectors) if allowed is None else len(allowed)
-    count = max(CANDIDATES, 2 * (offset + top))
-    while True:
-        candidates = _retrieve(index, task, count, size)
-        listed = _listed(index, task, candidates, all=all, sort=sort)
-        groups = [[row] for row in listed.tolist()]
-        if group:
-            threshold = index.calibration.duplicate
-            groups = group_copies(listed, candidates.image_embeds, threshold)
-        if not all or len(groups) >= offset + top or count >= size:
-            break
-        count *= 8  # most candidates are near-duplicates of others
+    task = _Task(
+        query,
+        _embed(index, query.terms),
+        allowed,
+        len(index.vectors) if allowed is None else len(allowed),
+        _named(index, query, allowed),
+    )
+    candidates, groups = _ranked_groups(index, task, offset + top, all=all, sort=sort, group=group)
     return SearchResult(
         query.text,
         joint_cutoff(query.terms, index.calibration),
@@ -142,20 +138,16 @@ def select(index: Index, query: Query, folder: Path | None = None) -> Int64Array
         sql, parameters = f"({sql}) AND {in_folder}", (*parameters, *prefixes)
     ids = index.catalog.select(sql, parameters)
     if condition.circles:
-        ids = np.array(
-            [
-                record.id
-                for record in index.catalog.pictures(ids)
-                if record.latitude is not None
-                and record.longitude is not None
-                and any(
-                    in_circle(circle, record.latitude, record.longitude)
-                    for circle in condition.circles
-                )
-            ],
-            np.int64,
-        )
+        records = index.catalog.pictures(ids)
+        ids = np.array([record.id for record in records if _is_in(record, condition)], np.int64)
     return ids
+
+
+def _is_in(record: PictureRecord, condition: Condition) -> bool:
+    latitude, longitude = record.latitude, record.longitude
+    if latitude is None or longitude is None:
+        return False
+    return any(in_circle(circle, latitude, longitude) for circle in condition.circles)
 
 
 def warn_of_missing(index: Index, vectors: int, rows: int) -> None:
@@ -174,12 +166,14 @@ class _Task:
     Attributes:
         embeds: of the terms [t, embed_dim].
         allowed: ids to search in, None for all.
+        size: the number of pictures to search in.
         named_ids: ids of pictures that match by name, best first.
     """
 
     query: Query
     embeds: Float32Array
     allowed: Int64Array | None
+    size: int
     named_ids: Int64Array
 
 
@@ -300,14 +294,28 @@ def _split_words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.lower())
 
 
-def _retrieve(index: Index, task: _Task, count: int, size: int) -> Candidates:
+def _ranked_groups(
+    index: Index, task: _Task, needed: int, *, all: bool, sort: Sort, group: bool
+) -> tuple[Candidates, list[list[int]]]:
+    """Retrieve candidates for `needed` hits; group the rows of those to list, in order."""
+    count = max(CANDIDATES, 2 * needed)
+    while True:
+        candidates = _retrieve(index, task, count)
+        listed = _listed(index, task, candidates, all=all, sort=sort)
+        groups = [[row] for row in listed.tolist()]
+        if group:
+            threshold = index.calibration.duplicate
+            groups = group_copies(listed, candidates.image_embeds, threshold)
+        if not all or len(groups) >= needed or count >= task.size:
+            return candidates, groups
+        count *= 8  # most candidates are near-duplicates of others
+
+
+def _retrieve(index: Index, task: _Task, count: int) -> Candidates:
     """Judge the `count` nearest to each wanted term, and more as long as half of them match.
 
     Nearest is by cosine, but a match is by logit, which also depends on the picture's scores with
     queries in general. So all matches are likely among the candidates, but not certainly.
-
-    Args:
-        size: the number of pictures to search in.
     """
     terms = task.query.terms
     positive = [i for i, term in enumerate(terms) if not term.negated]
@@ -323,9 +331,9 @@ def _retrieve(index: Index, task: _Task, count: int, size: int) -> Candidates:
             ids,
             index.vectors.get(ids),
             np.isin(ids, task.named_ids),
-            size,
+            task.size,
         )
-        if count >= size or 2 * candidates.fewest < count:
+        if count >= task.size or 2 * candidates.fewest < count:
             return candidates
         count *= 8
 
