@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from twotower.errors import ModelError
 from twotower.inputs import byte_pairs
 from twotower.inputs.byte_pairs import ASCII_WORDS, clip_vocabulary, unicode_words
-from twotower.inputs.cleaning import repair
 from twotower.inputs.tokenizer import (
     OPENAI_TOKENIZER,
     SIGLIP_TOKENIZER,
     Tokenizer,
     TokenizerConfig,
     load_tokenizer,
+    repair,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tokenizer" / "openai.json"
