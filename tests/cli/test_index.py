@@ -1,4 +1,4 @@
-"""`twotower index` as a user runs it."""
+"""The command `twotower index`."""
 
 import os
 import pty
@@ -40,14 +40,17 @@ def photos(tmp_path: Path) -> Path:
 def test_index_again_from_inside_and_list_errors(photos: Path) -> None:
     (photos / "bad\nname.jpg").write_bytes(b"nothing")
     done = run(photos, cwd=ROOT, code=1)
-    assert done.stdout.startswith("3 added in ") and "1 could not be read" in done.stderr
+    assert (
+        done.stdout.startswith("3 added in ")
+        and "1 picture could not be read; list them" in done.stderr
+    )
     done = run(cwd=photos / "trip")  # finds its library as git does
     assert done.stdout.startswith("4 unchanged in ")
     [line] = run("--errors", cwd=photos).stdout.splitlines()
     assert line.startswith("bad\\nname.jpg: this is not a picture")
 
 
-def test_usage_that_cannot_work(photos: Path) -> None:
+def test_errors_in_arguments(photos: Path) -> None:
     assert "no library here" in run(cwd=photos, code=1).stderr
     assert "no such folder" in run("missing", cwd=photos, code=1).stderr
     assert "no library there" in run("--library", "missing", cwd=photos, code=1).stderr
@@ -55,11 +58,11 @@ def test_usage_that_cannot_work(photos: Path) -> None:
     assert not (photos / ".twotower").exists()
 
 
-def test_a_library_within_another_is_said(photos: Path) -> None:
+def test_a_nested_library_gives_a_warning(photos: Path) -> None:
     assert run(".", cwd=photos).stderr == ""
     done = run("trip", cwd=photos)
     assert done.stdout.startswith("2 added")
-    assert "trip lies in the library of . and gets one of its own" in done.stderr
+    assert "trip: lies in the library of ., and gets a separate library" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert run("trip", cwd=photos).stderr == ""
 
@@ -108,7 +111,7 @@ def test_watch_follows_changes(photos: Path) -> None:
 
 @pytest.fixture
 def watched(photos: Path) -> Iterator[subprocess.Popen[str]]:
-    """`--watch` on three pictures that it has indexed."""
+    """A process of `--watch` that has indexed three pictures."""
     pytest.importorskip("watchfiles", reason="pip install 'twotower[watch]'")
     with subprocess.Popen(
         [*COMMAND, str(photos), "--watch"],
@@ -128,16 +131,16 @@ def test_watch_waits_for_another_process(photos: Path, watched: subprocess.Popen
     assert watched.stdout.readline().startswith("1 added")
 
 
-def test_watch_outlives_the_last_picture(photos: Path, watched: subprocess.Popen[str]) -> None:
+def test_watch_continues_without_pictures(photos: Path, watched: subprocess.Popen[str]) -> None:
     for path in photos.rglob("*.png"):
         path.unlink()
     assert "is the disk mounted" in watched.stderr.readline()
     (photos / "new.png").write_bytes(picture(77))
     while not (line := watched.stdout.readline()).startswith("1 added"):
-        assert "removed" in line  # it may have looked while some were still there
+        assert "removed" in line  # if it ran before the last was deleted
 
 
-def test_watch_sees_what_changes_during_the_first_index(photos: Path) -> None:
+def test_watch_detects_changes_during_the_first_index(photos: Path) -> None:
     pytest.importorskip("watchfiles", reason="pip install 'twotower[watch]'")
     for number in range(200, 300):
         (photos / f"{number}.png").write_bytes(picture(number))
@@ -145,9 +148,9 @@ def test_watch_sees_what_changes_during_the_first_index(photos: Path) -> None:
         [*COMMAND, str(photos), "--watch"],
         env=ENVIRONMENT, stdout=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        while not (photos / ".twotower" / "lock").exists():  # it has begun to index
+        while not (photos / ".twotower" / "lock").exists():  # indexing has started
             time.sleep(0.01)
-        time.sleep(0.3)  # it has read the folder
+        time.sleep(0.3)  # the folder has been scanned
         (photos / "new.png").write_bytes(picture(77))
         added = 0
         while added < 104:  # at once or in two steps
@@ -156,26 +159,26 @@ def test_watch_sees_what_changes_during_the_first_index(photos: Path) -> None:
         assert process.wait() == 130
 
 
-def test_names_cannot_speak_to_the_terminal(photos: Path) -> None:
+def test_control_characters_in_names_are_escaped(photos: Path) -> None:
     (photos / "red\x1b[31m\x9b.jpg").write_bytes(b"nothing")
     run(photos, cwd=ROOT, code=1)
     done = run("--errors", cwd=photos / "trip")
     assert done.stdout.startswith(f"{photos}/red\\x1b[31m\\x9b.jpg: ")
 
 
-def test_a_person_sees_progress(photos: Path) -> None:
+def test_progress_on_a_terminal(photos: Path) -> None:
     for seed in range(1000, 1100):
         (photos / f"{seed}.png").write_bytes(picture(seed))
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen([*COMMAND, str(photos)], env=ENVIRONMENT, stderr=theirs, stdout=-1)
-    os.close(theirs)
+    master, slave = pty.openpty()
+    process = subprocess.Popen([*COMMAND, str(photos)], env=ENVIRONMENT, stderr=slave, stdout=-1)
+    os.close(slave)
     shown = b""
     try:
-        while part := os.read(ours, 4096):
-            shown += part
-    except OSError:  # the other end has been closed
+        while chunk := os.read(master, 4096):
+            shown += chunk
+    except OSError:  # the process has closed its end
         pass
     process.communicate()
-    os.close(ours)
+    os.close(master)
     assert process.returncode == 0
     assert b"Indexing" in shown and b"/103" in shown and b"/s" in shown

@@ -1,4 +1,4 @@
-"""What the tests of the library share."""
+"""Fixtures of the tests of the index."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What can go wrong on a person's machine: nothing of it loses, doubles or mixes up a vector."""
+"""Faults on a user's machine: none loses a vector, duplicates it or assigns it to another id."""
 
 import errno
 import multiprocessing
@@ -21,7 +21,15 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from tests.index.tiny import TinyEncoder, assert_true, hash_of, index, opened, picture, rows_of
+from tests.index.tiny import (
+    TinyEncoder,
+    assert_consistent,
+    hash_of,
+    index,
+    opened,
+    picture,
+    rows_of,
+)
 from twotower.errors import LibraryError
 from twotower.files import exclusive_lock
 from twotower.index import reader, scan
@@ -36,7 +44,7 @@ FORK.set_forkserver_preload(["tests.index.tiny"])
 
 
 class Album:
-    """A folder of pictures that changes at random, and all contents it ever had."""
+    """A folder of pictures that changes at random, and all contents that it has had."""
 
     def __init__(self, root: Path, seed: int) -> None:
         self.root, self.random = root, random.Random(seed)
@@ -46,22 +54,22 @@ class Album:
     def change(self) -> None:
         for _ in range(self.random.randint(1, 12)):
             files = sorted(self.root.rglob("*.png"))
-            what = self.random.random()
-            if what < 0.5 or len(files) < 5:
-                self.write(self.place())
-            elif what < 0.6:
+            choice = self.random.random()
+            if choice < 0.5 or len(files) < 5:
+                self.write(self.new_path())
+            elif choice < 0.6:
                 self.random.choice(files).unlink()
-            elif what < 0.7:
+            elif choice < 0.7:
                 self.write(self.random.choice(files))  # another content
-            elif what < 0.8:
+            elif choice < 0.8:
                 os.utime(self.random.choice(files))
-            elif what < 0.9:
-                self.random.choice(files).rename(self.place())
+            elif choice < 0.9:
+                self.random.choice(files).rename(self.new_path())
             else:
-                one, other = self.random.sample(files, 2)  # they change places
-                one.rename(self.root / "between")
-                other.rename(one)
-                (self.root / "between").rename(other)
+                source, target = self.random.sample(files, 2)  # swap two files
+                source.rename(self.root / "between")
+                target.rename(source)
+                (self.root / "between").rename(target)
 
     def write(self, path: Path) -> None:
         content = picture(self.next)
@@ -69,18 +77,18 @@ class Album:
         self.contents[hash_of(content)] = content
         path.write_bytes(content)
 
-    def place(self) -> Path:
+    def new_path(self) -> Path:
         folder = self.root / self.random.choice(["", "a", "b", "a/c"])
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{self.random.getrandbits(40)}.png"
 
 
 def test_kill_at_any_moment(tmp_path: Path) -> None:
-    """kill -9 at fifty random moments of as many runs; the folder changes between them."""
+    """Kill fifty runs at random moments with SIGKILL, and change the folder between them."""
     album = Album(tmp_path, seed=1)
     for _ in range(6):
         album.change()
-    killed, longest = 0, 1.0  # seconds that a whole run takes
+    killed, longest = 0, 1.0  # seconds that a complete run takes
     while killed < 50:
         child = FORK.Process(target=index, args=(tmp_path, 0.0))
         started = time.monotonic()
@@ -94,10 +102,10 @@ def test_kill_at_any_moment(tmp_path: Path) -> None:
             longest = time.monotonic() - started
         else:
             killed += 1
-        assert_true(tmp_path, album.contents, complete=child.exitcode == 0)
+        assert_consistent(tmp_path, album.contents, complete=child.exitcode == 0)
         album.change()
     index(tmp_path)
-    assert_true(tmp_path, album.contents, complete=True)
+    assert_consistent(tmp_path, album.contents, complete=True)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -106,7 +114,7 @@ def test_changes_without_faults(tmp_path: Path, seed: int) -> None:
     for _ in range(12):
         album.change()
         index(tmp_path)
-        assert_true(tmp_path, album.contents, complete=True)
+        assert_consistent(tmp_path, album.contents, complete=True)
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
@@ -139,7 +147,7 @@ tiny.index(Path(sys.argv[1]), 0.0)
 
 @pytest.mark.parametrize("limit", [5_000, 40_000, 90_000, 200_000])
 def test_a_full_disk(tmp_path: Path, limit: int) -> None:
-    """No file may grow beyond a limit, the kernel says so in the middle of a write."""
+    """Limit the size of files, so that writes fail halfway."""
     contents = {}
     for seed in range(300):
         contents[hash_of(picture(seed))] = picture(seed)
@@ -148,12 +156,12 @@ def test_a_full_disk(tmp_path: Path, limit: int) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
     if (tmp_path / ".twotower" / "vectors").exists():
-        assert_true(tmp_path, contents, complete=False)
+        assert_consistent(tmp_path, contents, complete=False)
     assert index(tmp_path).unchanged < 300
-    assert_true(tmp_path, contents, complete=True)
+    assert_consistent(tmp_path, contents, complete=True)
 
 
-def test_a_full_disk_is_one_line(
+def test_a_full_disk_is_a_library_error(
     tmp_path: Path, tiny_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.png").write_bytes(picture(1))
@@ -168,7 +176,7 @@ def test_a_full_disk_is_one_line(
     assert library.index().added == 1
 
 
-def test_a_second_process_is_told_who_is_at_it(tmp_path: Path, tiny_directory: Path) -> None:
+def test_a_second_process_gets_the_pid_of_the_holder(tmp_path: Path, tiny_directory: Path) -> None:
     (tmp_path / "a.png").write_bytes(picture(1))
     library = Library(tmp_path, model=tiny_directory)
     library.location.mkdir()
@@ -183,7 +191,7 @@ def test_a_second_process_is_told_who_is_at_it(tmp_path: Path, tiny_directory: P
             library.index()
         holder.kill()
         holder.wait()
-        assert library.index().added == 1  # the lock of the dead is none
+        assert library.index().added == 1  # the lock ended with the process
     with exclusive_lock(library.location):
         pass
 
@@ -197,14 +205,14 @@ def test_a_catalog_of_a_newer_version(tmp_path: Path) -> None:
         Catalog(tmp_path)
 
 
-def test_a_catalog_that_is_none(tmp_path: Path) -> None:
+def test_a_file_that_is_no_catalog(tmp_path: Path) -> None:
     (tmp_path / "catalog.sqlite").write_bytes(os.urandom(9000))
     with pytest.raises(LibraryError, match="not a catalog"):
         Catalog(tmp_path)
 
 
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
-    """Another program writes on and on: an error now, a picture when it has finished."""
+    """While another program writes, the picture is an error; afterwards it is indexed."""
     path = tmp_path / "growing.png"
     path.write_bytes(picture(1) + bytes(30_000_000))
     finished = threading.Event()
@@ -229,13 +237,13 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
     assert index(tmp_path).added == 1
 
 
-def test_a_file_that_goes_before_it_is_read(tmp_path: Path) -> None:
+def test_a_file_deleted_before_it_is_read(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(picture(1))
-    found = scan.scan(tmp_path).files
+    files = scan.scan(tmp_path).files
     (tmp_path / "a.png").unlink()
-    taken = [reader.PictureReader(tmp_path, TinyEncoder.preprocess)(one) for one in found]
-    assert taken[0] is None and taken[1].record.path == "b.png"
+    contents = [reader.PictureReader(tmp_path, TinyEncoder.preprocess)(file) for file in files]
+    assert contents[0] is None and contents[1].record.path == "b.png"
 
 
 def test_a_picture_bomb(tmp_path: Path) -> None:
@@ -248,7 +256,7 @@ def test_a_picture_bomb(tmp_path: Path) -> None:
 
 @pytest.fixture
 def unprivileged() -> Iterator[Path]:
-    """A folder, and for whom permissions hold: root is nobody for a while."""
+    """A folder for a test without the rights of root."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o777)
     user = os.geteuid()
@@ -273,7 +281,7 @@ def test_a_folder_without_permission_keeps_its_pictures(unprivileged: Path) -> N
     assert len(rows_of(unprivileged)) == 4
     (unprivileged / "private").chmod(0o755)
     assert index(unprivileged).unchanged == 4
-    assert_true(unprivileged, contents, complete=True)
+    assert_consistent(unprivileged, contents, complete=True)
 
 
 def test_a_file_without_permission_is_tried_again(unprivileged: Path) -> None:
@@ -305,15 +313,15 @@ def test_a_read_only_library_is_indexed_elsewhere(unprivileged: Path, tiny_direc
     library.close()
     for path in (*elsewhere.rglob("*"), elsewhere):
         path.chmod(0o555 if path.is_dir() else 0o444)
-    again = Library(location=elsewhere)
-    assert again.root == photos.resolve()
-    assert len(again.vectors) == 1 and not again.catalog.writable
-    assert again.catalog.pictures(again.vectors.ids())[0].path == "a.png"
+    reopened = Library(location=elsewhere)
+    assert reopened.root == photos.resolve()
+    assert len(reopened.vectors) == 1 and not reopened.catalog.writable
+    assert reopened.catalog.pictures(reopened.vectors.ids())[0].path == "a.png"
     with pytest.raises(LibraryError):
-        again.catalog.set_setting("a", "b")
+        reopened.catalog.set_setting("a", "b")
     with pytest.raises(LibraryError, match="--library FOLDER"):
-        again.index()
-    again.close()
+        reopened.index()
+    reopened.close()
 
 
 def test_an_empty_mount_point_does_not_empty_the_library(tmp_path: Path) -> None:
@@ -327,7 +335,7 @@ def test_an_empty_mount_point_does_not_empty_the_library(tmp_path: Path) -> None
     assert index(tmp_path).unchanged == 0
 
 
-def test_names_that_are_hard(tmp_path: Path) -> None:
+def test_unusual_file_names(tmp_path: Path) -> None:
     names = [
         b"new\nline.png",
         "🦊 fox.png".encode(),
@@ -343,7 +351,7 @@ def test_names_that_are_hard(tmp_path: Path) -> None:
     assert index(tmp_path).added == len(names)
     assert {os.fsencode(path) for path in rows_of(tmp_path)} == set(names)
     assert index(tmp_path).unchanged == len(names)
-    assert_true(tmp_path, contents, complete=True)
+    assert_consistent(tmp_path, contents, complete=True)
     with opened(tmp_path) as (catalog, _):
         [hit] = catalog.match_words("fox")
         assert catalog.pictures([hit])[0].path == "🦊 fox.png"
@@ -352,7 +360,7 @@ def test_names_that_are_hard(tmp_path: Path) -> None:
 
 
 def test_many_files_in_one_folder(tmp_path: Path) -> None:
-    """A hundred thousand names for one content; nothing is read again when nothing has changed."""
+    """Index 100,000 links to one file again: none is read, because none has changed."""
     (tmp_path / "0.png").write_bytes(picture(0))
     for number in range(1, 100_000 if os.environ.get("CI") else 5_000):
         try:
@@ -361,17 +369,17 @@ def test_many_files_in_one_folder(tmp_path: Path) -> None:
             if error.errno != errno.EMLINK:
                 raise
             (tmp_path / f"{number}.png").write_bytes(picture(0))
-    found = scan.scan(tmp_path).files
-    rows = [reader.PictureReader(tmp_path, TinyEncoder.preprocess).without_pixels(found[0]).record]
+    files = scan.scan(tmp_path).files
+    rows = [reader.PictureReader(tmp_path, TinyEncoder.preprocess).without_pixels(files[0]).record]
     with opened(tmp_path) as (catalog, vectors):
-        ids = np.arange(1, len(found) + 1)
+        ids = np.arange(1, len(files) + 1)
         vectors.add(ids, np.zeros((len(ids), 16), np.float32))
         records = [
-            replace(rows[0], id=int(number), path=os.fsdecode(one.path), mtime_ns=one.mtime_ns)
-            for number, one in zip(ids, found, strict=True)
+            replace(rows[0], id=int(number), path=os.fsdecode(file.path), mtime_ns=file.mtime_ns)
+            for number, file in zip(ids, files, strict=True)
         ]
         catalog.replace([], records)
     start = time.monotonic()
     report = index(tmp_path)
-    print(f"{len(found)} unchanged files in {time.monotonic() - start:.2f} s")
-    assert report.unchanged == len(found)
+    print(f"{len(files)} unchanged files in {time.monotonic() - start:.2f} s")
+    assert report.unchanged == len(files)

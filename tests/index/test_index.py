@@ -1,4 +1,4 @@
-"""Indexing as the user of `Library` sees it, and what is read from the files."""
+"""Indexing through `Library`, and the metadata read from files."""
 
 import io
 import shutil
@@ -31,7 +31,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_vectors_are_the_encoders(photos: Path, tiny_directory: Path) -> None:
+def test_vectors_equal_those_of_the_encoder(photos: Path, tiny_directory: Path) -> None:
     library = twotower.Library(photos, model=tiny_directory)
     report = library.index()
     assert (report.added, report.failed, report.unchanged) == (5, 0, 0)
@@ -39,16 +39,16 @@ def test_the_vectors_are_the_encoders(photos: Path, tiny_directory: Path) -> Non
         [expected] = library.model.encode_image(photos / record.path)
         [embeds] = library.vectors.get(np.array([record.id]))
         np.testing.assert_allclose(embeds, expected, atol=1e-5)
-    again = Library(photos)
-    assert again.index().unchanged == 5  # with the model that it was made with
-    assert again.model.directory == tiny_directory
+    reopened = Library(photos)
+    assert reopened.index().unchanged == 5  # with the same model
+    assert reopened.model.directory == tiny_directory
 
 
 def test_moved_pictures_keep_their_vectors(tmp_path: Path) -> None:
     for seed in range(4):
         (tmp_path / f"{seed}.png").write_bytes(picture(seed))
     index(tmp_path)
-    before = {one.content_hash: one.id for one in rows_of(tmp_path).values()}
+    before = {record.content_hash: record.id for record in rows_of(tmp_path).values()}
     (tmp_path / "trip").mkdir()
     (tmp_path / "0.png").rename(tmp_path / "trip" / "renamed.png")
     (tmp_path / "1.png").rename(tmp_path / "between")
@@ -63,7 +63,7 @@ def test_moved_pictures_keep_their_vectors(tmp_path: Path) -> None:
     with opened(tmp_path) as (catalog, vectors):
         report = indexing.Indexing(catalog, vectors, Never()).run()
     assert (report.moved, report.added, report.removed) == (4, 0, 0)
-    assert {one.content_hash: one.id for one in rows_of(tmp_path).values()} == before
+    assert {record.content_hash: record.id for record in rows_of(tmp_path).values()} == before
     assert rows_of(tmp_path)["trip/renamed.png"].content_hash == hash_of(picture(0))
 
 
@@ -81,11 +81,11 @@ def test_a_changed_picture_gets_a_new_id(tmp_path: Path) -> None:
         np.testing.assert_array_equal(vectors.get(vectors.ids())[0], vector_of(picture(2)))
 
 
-def test_another_model_takes_over_when_it_is_complete(photos: Path, tiny_directory: Path) -> None:
+def test_another_model_is_used_when_it_is_complete(photos: Path, tiny_directory: Path) -> None:
     library = Library(photos, model=tiny_directory)
     library.index()
     ids = sorted(library.vectors.ids().tolist())
-    first = library.vectors.get(np.array(ids))
+    embeds_before = library.vectors.get(np.array(ids))
 
     def stop(progress: indexing.Progress) -> None:
         if progress.done == 3:
@@ -95,12 +95,12 @@ def test_another_model_takes_over_when_it_is_complete(photos: Path, tiny_directo
         Library(photos, model=BUNDLED).index(stop)
     still = Library(photos)
     assert still.model.directory == tiny_directory
-    np.testing.assert_array_equal(still.vectors.get(np.array(ids)), first)
+    np.testing.assert_array_equal(still.vectors.get(np.array(ids)), embeds_before)
     still.close()
 
     changed = Library(photos, model=BUNDLED)
     report = changed.index()
-    assert 0 < report.added < 5  # it went on
+    assert 0 < report.added < 5  # it continued
     assert sorted(changed.vectors.ids().tolist()) == ids
     assert Library(photos).model.directory == BUNDLED
     assert len(changed.catalog.models()) == 1
@@ -110,9 +110,7 @@ def test_another_model_takes_over_when_it_is_complete(photos: Path, tiny_directo
     np.testing.assert_allclose(embeds, changed.model.encode_image(path)[0], atol=1e-5)
 
 
-def test_what_is_indexed_can_be_searched_before_the_rest(
-    photos: Path, tiny_directory: Path
-) -> None:
+def test_a_partial_first_index_can_be_searched(photos: Path, tiny_directory: Path) -> None:
     def stop(progress: indexing.Progress) -> None:
         if progress.done == 3:
             raise KeyboardInterrupt
@@ -134,7 +132,7 @@ def test_a_model_that_was_changed_is_refused(
     shutil.copytree(tiny_directory, model)
     Library(photos, model=model).index()
     shutil.rmtree(model)
-    shutil.copytree(tiny_directory, model)  # the same again, at another time
+    shutil.copytree(tiny_directory, model)  # the same files with other times
     assert Library(photos).model.directory == model
     shutil.rmtree(model)
     shutil.copytree(BUNDLED, model)
@@ -160,7 +158,7 @@ def test_vectors_move_to_milvus_and_back(
 
 
 def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on no Milvus answers."""
+    """Make every connection to Milvus fail."""
 
     def fail(address: str, *_: object) -> None:
         raise LibraryError(f"{address}: Milvus says: nobody there")
@@ -168,7 +166,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twotower.index.milvus.MilvusVectors.__init__", fail)
 
 
-def test_vectors_that_cannot_be_opened_leave_nothing_behind(
+def test_a_store_that_cannot_be_opened_is_not_recorded(
     photos: Path, tiny_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Library(photos, model=tiny_directory).index()
@@ -180,12 +178,12 @@ def test_vectors_that_cannot_be_opened_leave_nothing_behind(
     modes = {path.stat().st_mode & 0o777 for path in photos.glob(".twotower/catalog*")}
     assert modes == {0o600}, "a password may be in it"
     library = Library(photos, model=BUNDLED)
-    assert [one.vectors for one in library.catalog.models()] == [None]
+    assert [record.vectors for record in library.catalog.models()] == [None]
     assert library.index().added == 5
     assert len(library.catalog.models()) == 1
 
 
-def test_away_from_a_milvus_that_is_gone(
+def test_moving_vectors_from_an_unreachable_milvus(
     photos: Path, tiny_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("milvus_lite", reason="pip install 'twotower[milvus]'")
@@ -201,7 +199,7 @@ def test_away_from_a_milvus_that_is_gone(
     assert Library(photos).index().unchanged == 5
 
 
-def test_models_and_libraries_do_not_meet_in_milvus(
+def test_models_and_libraries_have_separate_collections(
     photos: Path, tiny_directory: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("milvus_lite", reason="pip install 'twotower[milvus]'")
@@ -211,13 +209,13 @@ def test_models_and_libraries_do_not_meet_in_milvus(
         )
         assert library.index().added == 5
         library.close()
-        other = Library(photos, location=location, model=BUNDLED)
-        assert other.index().added == 5
-        assert other.vectors.get(other.vectors.ids()).shape == (5, 512)
-        other.close()
+        changed = Library(photos, location=location, model=BUNDLED)
+        assert changed.index().added == 5
+        assert changed.vectors.get(changed.vectors.ids()).shape == (5, 512)
+        changed.close()
 
 
-def test_a_library_belongs_to_one_folder_wherever_that_goes(
+def test_a_library_belongs_to_one_folder_even_if_moved(
     photos: Path, tiny_directory: Path, tmp_path: Path
 ) -> None:
     library = Library(photos, location=tmp_path / "library", model=tiny_directory)
@@ -235,7 +233,7 @@ def test_a_library_belongs_to_one_folder_wherever_that_goes(
     assert Library(location=tmp_path / "again" / ".twotower").root == tmp_path / "again"
 
 
-def test_the_library_around_a_folder_is_that_of_where_it_leads(tmp_path: Path) -> None:
+def test_finding_the_library_above_a_link(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     index(tmp_path / "photos")
     location = tmp_path.resolve() / "photos" / ".twotower"
@@ -270,15 +268,18 @@ def test_a_library_that_was_copied_with_its_pictures(
     assert copy.index().unchanged == 5 and copy.root == tmp_path / "copy"
 
 
-def test_a_program_may_go_to_another_folder(
+def test_a_program_may_change_its_working_directory(
     photos: Path, tiny_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    library, other = Library("photos", model=tiny_directory), Library(location="photos/.twotower")
+    library, by_location = (
+        Library("photos", model=tiny_directory),
+        Library(location="photos/.twotower"),
+    )
     library.index()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert library.index().unchanged == 5 and len(other.vectors) == 5
+    assert library.index().unchanged == 5 and len(by_location.vectors) == 5
     assert library.search("type:png")[0].path.is_file()
     photos.rename(tmp_path / "gone")
     with pytest.raises(LibraryError, match="no such folder"):
@@ -294,7 +295,7 @@ def test_before_the_first_index(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_passed_over(tmp_path: Path) -> None:
+def test_files_that_are_skipped(tmp_path: Path) -> None:
     for name in (
         "good.png", ".hidden.png", "._good.png", ".folder/a.png", "@eaDir/a.png",
         "Photos.lrdata/a.png", "__MACOSX/a.png", "text.txt", "folder/also.PNG",
@@ -307,8 +308,8 @@ def test_what_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "nowhere.png").symlink_to("missing.png")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "folder.png" / "inside.png").write_bytes(picture(2))
-    found = [one.path for one in scan(tmp_path).files]
-    assert sorted(found) == [b"folder.png/inside.png", b"folder/also.PNG", b"good.png"]
+    paths = [file.path for file in scan(tmp_path).files]
+    assert sorted(paths) == [b"folder.png/inside.png", b"folder/also.PNG", b"good.png"]
 
 
 def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
@@ -317,11 +318,11 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "photos" / "again").symlink_to(tmp_path / "elsewhere")
-    assert [one.path for one in scan(tmp_path / "photos").files] == [b"again/a.png"]
+    assert [file.path for file in scan(tmp_path / "photos").files] == [b"again/a.png"]
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "avif", "gif", "bmp", "tif", "heic"])
-def test_kinds_of_pictures(tmp_path: Path, suffix: str) -> None:
+def test_file_formats(tmp_path: Path, suffix: str) -> None:
     image = PIL.Image.open(io.BytesIO(picture(1))).resize((60, 40))
     if suffix == "heic":
         pillow_heif = pytest.importorskip("pillow_heif")
@@ -333,10 +334,10 @@ def test_kinds_of_pictures(tmp_path: Path, suffix: str) -> None:
     assert (row.width, row.height, row.orientation) == (60, 40, "landscape")
 
 
-def test_what_a_picture_says_of_itself(tmp_path: Path) -> None:
+def test_metadata_and_sidecars(tmp_path: Path) -> None:
     image = PIL.Image.new("RGB", (40, 30), "red")
     exif = PIL.Image.Exif()
-    exif[0x0112] = 6  # lies on its side
+    exif[0x0112] = 6  # rotated by 90 degrees
     exif[0x010F], exif[0x0110] = "FUJIFILM\0", "X-T5"
     exif[0x8769] = {0x9003: "2021:06:05 14:03:02"}
     exif[0x8825] = {1: "S", 2: (48.0, 8.0, 30.0), 3: "W", 4: (11.0, 34.0, 0.0)}
@@ -356,13 +357,15 @@ def test_what_a_picture_says_of_itself(tmp_path: Path) -> None:
     assert row.keywords == "Grandmother\na & b"
 
     words = {"a.xmp": "summer", "a.jpg.xmp": "by the sea"}
-    for name in ("a.xmp", "a.jpg.xmp", "a.xmp"):  # one that comes later, or changes, is read
+    for name in ("a.xmp", "a.jpg.xmp", "a.xmp"):  # new and changed sidecars are read
         words[name] += "!"
         (tmp_path / name).write_text(xmp.format(f"<rdf:li>{words[name]}</rdf:li>"))
         assert index(tmp_path).moved == 1
         keywords = rows_of(tmp_path)["a.jpg"].keywords.splitlines()
-        there = [words[one] for one in ("a.jpg.xmp", "a.xmp") if (tmp_path / one).exists()]
-        assert keywords == ["Grandmother", "a & b", *there]
+        sidecar_words = [
+            words[sidecar] for sidecar in ("a.jpg.xmp", "a.xmp") if (tmp_path / sidecar).exists()
+        ]
+        assert keywords == ["Grandmother", "a & b", *sidecar_words]
     with opened(tmp_path) as (catalog, _):
         assert catalog.match_words("summer winter").tolist() == [row.id]
         assert catalog.select("camera = ?", ["FUJIFILM X-T5"]).tolist() == [row.id]
@@ -377,7 +380,7 @@ def test_what_a_picture_says_of_itself(tmp_path: Path) -> None:
         {"xmp": b"<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>"},
     ],
 )
-def test_damaged_headers_cost_the_facts_alone(tmp_path: Path, damage: dict[str, bytes]) -> None:
+def test_damaged_metadata_are_ignored(tmp_path: Path, damage: dict[str, bytes]) -> None:
     PIL.Image.new("RGB", (40, 30), "red").save(tmp_path / "a.jpg", **damage)
     assert index(tmp_path).added == 1
     row = rows_of(tmp_path)["a.jpg"]
@@ -390,12 +393,12 @@ def test_folders_in_the_catalog(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(picture(len(name)))
     index(tmp_path)
     with opened(tmp_path) as (catalog, _):
-        found = catalog.pictures(catalog.select(*catalog.in_folder("trips")))
-        assert {one.path for one in found} == {"trips/a.png", "trips/rome/b.png"}
+        records = catalog.pictures(catalog.select(*catalog.in_folder("trips")))
+        assert {record.path for record in records} == {"trips/a.png", "trips/rome/b.png"}
 
 
-def test_large_jpegs_are_decoded_small_and_look_the_same(tmp_path: Path) -> None:
-    """Scaled decoding: the pixels' cosine to the exact path, on photographs of 6 megapixels."""
+def test_scaled_decoding_of_large_jpegs_is_accurate(tmp_path: Path) -> None:
+    """Compare pixels with those of full decoding, on photographs of 6 megapixels."""
     examples = Path(__file__).parents[2] / "examples" / "photos"
     preprocess = Preprocess(PreprocessConfig())
     for name in ("cat.jpg", "giraffe.jpg", "butterfly.jpg"):
@@ -403,21 +406,21 @@ def test_large_jpegs_are_decoded_small_and_look_the_same(tmp_path: Path) -> None
             scale = 3000 / max(image.size)
             large = image.resize((round(image.width * scale), round(image.height * scale)))
         large.save(tmp_path / name, quality=92)
-    for found in scan(tmp_path).files:
-        taken = PictureReader(tmp_path, preprocess)(found)
-        exact = preprocess(tmp_path / taken.record.path).ravel()
-        scaled = taken.pixel_values[0].ravel()
+    for file in scan(tmp_path).files:
+        content = PictureReader(tmp_path, preprocess)(file)
+        exact = preprocess(tmp_path / content.record.path).ravel()
+        scaled = content.pixel_values[0].ravel()
         cosine = exact @ scaled / np.linalg.norm(exact) / np.linalg.norm(scaled)
         assert 0.9999 <= cosine < 1.0
-        assert max(taken.record.width, taken.record.height) == 3000  # not those of the draft
+        assert max(content.record.width, content.record.height) == 3000  # not those of the draft
 
 
-def test_errors_are_rows_and_not_tried_again_in_vain(tmp_path: Path) -> None:
+def test_unreadable_pictures_are_read_again_only_when_changed(tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"nothing of the kind")
     (tmp_path / "good.png").write_bytes(picture(1))
     assert index(tmp_path).failed == 1
-    again = index(tmp_path)
-    assert (again.failed, again.unchanged) == (0, 2)
+    report = index(tmp_path)
+    assert (report.failed, report.unchanged) == (0, 2)
     with opened(tmp_path) as (catalog, vectors):
         [error] = catalog.errors()
         assert error.path == "bad.jpg" and "not a picture" in error.error
@@ -429,7 +432,7 @@ def test_errors_are_rows_and_not_tried_again_in_vain(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "module", "extra"), [("a.nef", "rawpy", "raw"), ("a.mp4", "av", "video")]
 )
-def test_a_missing_extra_is_named_and_tried_again_once_it_is_there(
+def test_files_are_read_again_once_a_missing_extra_is_installed(
     tmp_path: Path, name: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / name).write_bytes(b"not read without it")
@@ -440,7 +443,7 @@ def test_a_missing_extra_is_named_and_tried_again_once_it_is_there(
         assert f"pip install 'twotower[{extra}]'" in rows_of(tmp_path)[name].error
         assert index(tmp_path).failed == 0
     pytest.importorskip(module)
-    assert index(tmp_path).failed == 1  # tried: it is no such file
+    assert index(tmp_path).failed == 1  # read, and it is no such file
     assert "pip install" not in rows_of(tmp_path)[name].error
     assert index(tmp_path).failed == 0
 
@@ -455,7 +458,7 @@ def test_raw_files_by_their_preview(tmp_path: Path) -> None:
 
 
 def write_dng(path: Path, preview: PIL.Image.Image, orientation: int = 1) -> None:
-    """A raw file of a few grey pixels, with a JPEG preview before them."""
+    """Write a raw file of grey pixels with a JPEG preview."""
     import struct
 
     file = io.BytesIO()
@@ -481,9 +484,9 @@ def write_dng(path: Path, preview: PIL.Image.Image, orientation: int = 1) -> Non
     def long(*values: int) -> bytes:
         return struct.pack(f"<{len(values)}I", *values)
 
-    def entries(places: tuple[int, int, int]) -> tuple[list, list]:
-        jpeg_at, raw_at, sub_at = places
-        first = [
+    def entries(offsets: tuple[int, int, int]) -> tuple[list, list]:
+        jpeg_at, raw_at, sub_at = offsets
+        main = [
             (254, 4, 1, long(1)), (256, 4, 1, long(preview.width)),
             (257, 4, 1, long(preview.height)), (258, 3, 3, short(8, 8, 8)),
             (259, 3, 1, short(7)), (262, 3, 1, short(6)), (271, 2, 5, b"Test\0"),
@@ -499,14 +502,14 @@ def write_dng(path: Path, preview: PIL.Image.Image, orientation: int = 1) -> Non
             (279, 4, 1, long(len(raw))), (33421, 3, 2, short(2, 2)),
             (33422, 1, 4, bytes((0, 1, 1, 2))),
         ]  # fmt: skip
-        return first, sub
+        return main, sub
 
-    first, sub = entries((0, 0, 0))
-    sub_at = 8 + len(directory(first, 8))
+    main, sub = entries((0, 0, 0))
+    sub_at = 8 + len(directory(main, 8))
     jpeg_at = sub_at + len(directory(sub, sub_at))
     raw_at = jpeg_at + len(jpeg) + len(jpeg) % 2
-    first, sub = entries((jpeg_at, raw_at, sub_at))
-    head = b"II*\0" + long(8) + directory(first, 8) + directory(sub, sub_at)
+    main, sub = entries((jpeg_at, raw_at, sub_at))
+    head = b"II*\0" + long(8) + directory(main, 8) + directory(sub, sub_at)
     path.write_bytes(head + jpeg.ljust(raw_at - jpeg_at, b"\0") + raw)
 
 
@@ -525,9 +528,11 @@ def test_videos_by_the_mean_of_their_frames(tmp_path: Path) -> None:
     assert (row.type, row.width, row.height) == ("video", 64, 48)
     with opened(tmp_path) as (_, vectors):
         [embeds] = vectors.get(np.array([row.id]))
-    shades = [vector_of(as_png(PIL.Image.new("RGB", (64, 48), one))) for one in ("red", "blue")]
-    both = sum(shades) / np.linalg.norm(sum(shades))
-    assert embeds @ both > 0.98 > max(shades[0] @ both, shades[1] @ both)
+    shades = [
+        vector_of(as_png(PIL.Image.new("RGB", (64, 48), colour))) for colour in ("red", "blue")
+    ]
+    mean = sum(shades) / np.linalg.norm(sum(shades))
+    assert embeds @ mean > 0.98 > max(shades[0] @ mean, shades[1] @ mean)
     (tmp_path / "a.mp4").rename(tmp_path / "b.mp4")
     assert index(tmp_path).moved == 1
 
@@ -538,9 +543,7 @@ def as_png(image: PIL.Image.Image) -> bytes:
     return file.getvalue()
 
 
-def test_migrations_are_steps_that_happen_or_do_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_migrations_are_atomic_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(picture(1))
     index(tmp_path)
     steps = catalog_module.MIGRATIONS
@@ -549,7 +552,7 @@ def test_migrations_are_steps_that_happen_or_do_not(
     with pytest.raises(LibraryError):
         rows_of(tmp_path)
     monkeypatch.setattr(catalog_module, "MIGRATIONS", steps)
-    assert list(rows_of(tmp_path)) == ["a.png"]  # still of the version before
+    assert list(rows_of(tmp_path)) == ["a.png"]  # still the previous version
     second = "ALTER TABLE pictures ADD COLUMN stars INTEGER; UPDATE pictures SET stars = 3"
     monkeypatch.setattr(catalog_module, "MIGRATIONS", (*steps, second))
     with opened(tmp_path) as (catalog, _):
@@ -560,7 +563,7 @@ def test_migrations_are_steps_that_happen_or_do_not(
         rows_of(tmp_path)
 
 
-def test_a_record_survives_the_catalog(tmp_path: Path) -> None:
+def test_a_record_is_read_as_it_was_stored(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(picture(1))
     index(tmp_path)
     with opened(tmp_path) as (catalog, _):

@@ -1,4 +1,4 @@
-"""Lists of like vectors: what they give is true, and what they miss is little and measured."""
+"""Inverted lists: scores are exact, and recall is as high as measured."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
 
 @pytest.fixture(autouse=True)
-def few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def allow_small_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inverted_file, "MIN_VECTORS", 20)
 
 
@@ -44,26 +44,26 @@ def listed(folder: Path, rows: np.ndarray, queries: np.ndarray) -> LocalVectors:
     return store
 
 
-def test_nearly_all_of_the_nearest_and_their_true_scores(tmp_path: Path) -> None:
+def test_recall_and_exact_scores(tmp_path: Path) -> None:
     rows, queries = clusters(20_000), clusters(200, seed=1)
     store = listed(tmp_path, rows, queries[:100])
     index = store._open_lists()._index  # type: ignore[union-attr]
-    assert 1 < index.nprobe < index.nlist / 4  # else it would save nothing
+    assert 1 < index.nprobe < index.nlist / 4  # otherwise nothing is saved
     hits = []
     for query in queries[100:]:
-        found, scores = store.search(query, 100)
+        ids, scores = store.search(query, 100)
         truth = rows @ query
-        np.testing.assert_allclose(scores, truth[found - 1], atol=1e-6)
-        assert (np.diff(scores) <= 0).all() and len(set(found.tolist())) == 100
-        hits.append(len(np.intersect1d(found - 1, np.argsort(-truth)[:100])) / 100)
+        np.testing.assert_allclose(scores, truth[ids - 1], atol=1e-6)
+        assert (np.diff(scores) <= 0).all() and len(set(ids.tolist())) == 100
+        hits.append(len(np.intersect1d(ids - 1, np.argsort(-truth)[:100])) / 100)
     assert np.mean(hits) >= 0.95
 
 
-def test_how_many_lists_are_read_follows_from_the_queries(tmp_path: Path) -> None:
+def test_the_number_of_lists_to_read_depends_on_the_queries(tmp_path: Path) -> None:
     rows = clusters(5000)
     near = listed(tmp_path / "near", rows, rows[:50])
     far = listed(tmp_path / "far", rows, -rows[:50])
-    probes = [one._open_lists()._index.nprobe for one in (near, far)]  # type: ignore[union-attr]
+    probes = [store._open_lists()._index.nprobe for store in (near, far)]  # type: ignore[union-attr]
     assert probes[0] < probes[1]
 
 
@@ -76,40 +76,40 @@ def test_how_many_lists_are_read_follows_from_the_queries(tmp_path: Path) -> Non
     st.integers(1, 60),
     st.sampled_from([0.0, 0.2, 0.7, 1.0]),
 )
-def test_when_all_lists_are_read_nothing_is_missed_or_stale(
+def test_reading_all_lists_equals_exact_search(
     steps: list[tuple[bool, set[int]]], top: int, share: float
 ) -> None:
-    """Whatever was added, replaced or removed since the lists were built, as in an exact store."""
+    """Any sequence of additions, replacements and removals since the lists were built."""
     random = np.random.default_rng(3)
     with tempfile.TemporaryDirectory() as folder:
         rows = clusters(300)
         store = listed(Path(folder), rows, rows[:5])
         exact = {number + 1: row for number, row in enumerate(rows)}
-        for adding, some in steps:
-            ids = np.array(sorted(some))
+        for adding, numbers in steps:
+            ids = np.array(sorted(numbers))
             if adding:
                 new = clusters(len(ids), seed=int(random.integers(1000)))
                 store.add(ids, new)
                 exact |= dict(zip(ids.tolist(), new, strict=True))
             else:
                 store.remove(ids)
-                exact = {one: row for one, row in exact.items() if one not in some}
+                exact = {number: row for number, row in exact.items() if number not in numbers}
         index = store._open_lists()._index  # type: ignore[union-attr]
         index.nprobe = index.nlist
         ids = np.array(sorted(exact), np.int64)
         allowed = None if share == 1 else ids[random.random(len(ids)) < share]
         query = clusters(1, seed=77)[0]
-        found, _ = store.search(query, top, allowed)
+        nearest, _ = store.search(query, top, allowed)
         among = ids if allowed is None else allowed
-        truth = np.array([exact[one] @ query for one in among.tolist()])
+        truth = np.array([exact[number] @ query for number in among.tolist()])
         order = np.lexsort((among, -truth))[:top]
         np.testing.assert_allclose(
-            [exact[one] @ query for one in found.tolist()], truth[order], atol=1e-6
+            [exact[number] @ query for number in nearest.tolist()], truth[order], atol=1e-6
         )
-        assert set(found.tolist()) <= set(among.tolist())
+        assert set(nearest.tolist()) <= set(among.tolist())
 
 
-def test_lists_that_lack_much_are_stale(tmp_path: Path) -> None:
+def test_lists_are_stale_when_many_vectors_are_unlisted(tmp_path: Path) -> None:
     store = listed(tmp_path, clusters(300), clusters(5))
     assert not store.has_stale_lists()
     store.add(np.arange(301, 321), clusters(20, seed=4))
@@ -120,48 +120,48 @@ def test_lists_that_lack_much_are_stale(tmp_path: Path) -> None:
     assert not store.has_stale_lists()
 
 
-def test_removed_vectors_leave_no_gap(tmp_path: Path) -> None:
+def test_removed_vectors_do_not_reduce_the_results(tmp_path: Path) -> None:
     rows = clusters(5000)
     store = listed(tmp_path, rows, clusters(50, seed=1))
     store.remove(np.arange(1, 4501))
     assert store.has_stale_lists()
     for query in clusters(20, seed=2):
-        found, _ = store.search(query, 200)
-        assert len(set(found.tolist())) == 200 and found.min() > 4500
+        ids, _ = store.search(query, 200)
+        assert len(set(ids.tolist())) == 200 and ids.min() > 4500
 
 
-def test_a_filter_far_from_the_query_still_finds(tmp_path: Path) -> None:
-    """As in a folder of like pictures: all that pass lie in lists that are looked into last."""
+def test_filtered_results_far_from_the_query_are_found(tmp_path: Path) -> None:
+    """All allowed vectors are in the lists farthest from the query."""
     rows = clusters(20_000)
     store = listed(tmp_path, rows, clusters(50, seed=1))
     for query in clusters(20, seed=2):
         allowed = np.argsort(rows @ query)[:4000] + 1
-        found, _ = store.search(query, 100, allowed)
-        assert len(found) == 100 and np.isin(found, allowed).all()
+        ids, _ = store.search(query, 100, allowed)
+        assert len(ids) == 100 and np.isin(ids, allowed).all()
 
 
-def test_as_large_a_share_is_found_where_more_is_asked_for(tmp_path: Path) -> None:
+def test_recall_is_as_high_for_more_results(tmp_path: Path) -> None:
     rows, queries = clusters(20_000), clusters(200, seed=1)
     store = listed(tmp_path, rows, queries[:100])
     shares = []
     for top in (100, 200):
         nearest = [np.argsort(-(rows @ query))[:top] + 1 for query in queries[100:]]
-        found = [store.search(query, top)[0] for query in queries[100:]]
-        hits = [len(np.intersect1d(*pair)) for pair in zip(found, nearest, strict=True)]
+        results = [store.search(query, top)[0] for query in queries[100:]]
+        hits = [len(np.intersect1d(*pair)) for pair in zip(results, nearest, strict=True)]
         shares.append(np.mean(hits) / top)
     assert shares[1] >= shares[0] - 0.005
 
 
-def test_slots_that_are_none_are_passed_over(tmp_path: Path) -> None:
-    """The last bytes of the file are slots: damaged, they cost a hit and no more."""
+def test_invalid_slots_in_the_lists_are_ignored(tmp_path: Path) -> None:
+    """The last bytes of the file are slots; damaging one loses that result only."""
     rows = clusters(300)
     listed(tmp_path, rows, rows[:5])
     with (tmp_path / inverted_file.LISTS_FOLDER / "lists.faiss").open("r+b") as file:
         file.seek(-8, os.SEEK_END)
         file.write(np.int64(2**40).tobytes())
-    found, scores = LocalVectors(tmp_path, DIM).search(rows[0], 300)
-    assert len(found) >= 299
-    np.testing.assert_allclose(scores, (rows @ rows[0])[found - 1], atol=1e-6)
+    ids, scores = LocalVectors(tmp_path, DIM).search(rows[0], 300)
+    assert len(ids) >= 299
+    np.testing.assert_allclose(scores, (rows @ rows[0])[ids - 1], atol=1e-6)
 
 
 FULL_DISK = """
@@ -194,19 +194,19 @@ def test_a_disk_that_fills_up_while_lists_are_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["lists.faiss", "marks"])
-def test_damaged_lists_are_an_error_that_says_what_to_do(tmp_path: Path, name: str) -> None:
+def test_damaged_lists_are_an_error_with_a_remedy(tmp_path: Path, name: str) -> None:
     rows = clusters(300)
     listed(tmp_path, rows, rows[:5])
     path = tmp_path / inverted_file.LISTS_FOLDER / name
     os.truncate(path, path.stat().st_size // 2)
-    again = LocalVectors(tmp_path, DIM)
+    reopened = LocalVectors(tmp_path, DIM)
     with pytest.raises(LibraryError, match="index --approximate"):
-        again.search(rows[0], 3)
-    again.build_lists(rows[:5])
-    assert again.search(rows[0], 1)[0].tolist() == [1]
+        reopened.search(rows[0], 3)
+    reopened.build_lists(rows[:5])
+    assert reopened.search(rows[0], 1)[0].tolist() == [1]
 
 
-def test_a_build_that_was_killed_leaves_the_search_as_it_was(tmp_path: Path) -> None:
+def test_a_killed_build_leaves_the_search_unchanged(tmp_path: Path) -> None:
     rows = clusters(300)
     store = LocalVectors(tmp_path, DIM)
     store.add(np.arange(1, 301), rows)
@@ -219,10 +219,10 @@ def test_a_build_that_was_killed_leaves_the_search_as_it_was(tmp_path: Path) -> 
     leftover = tmp_path / f".writing-{inverted_file.LISTS_FOLDER}-1234"
     leftover.mkdir()
     (leftover / "lists.faiss").write_bytes(b"half")
-    again = LocalVectors(tmp_path, DIM)
-    assert again.search(rows[7], 1)[0].tolist() == [8] and again._open_lists() is None
-    again.build_lists(rows[:5])
-    assert again.search(rows[7], 1)[0].tolist() == [8] and again._open_lists()
+    reopened = LocalVectors(tmp_path, DIM)
+    assert reopened.search(rows[7], 1)[0].tolist() == [8] and reopened._open_lists() is None
+    reopened.build_lists(rows[:5])
+    assert reopened.search(rows[7], 1)[0].tolist() == [8] and reopened._open_lists()
     assert not leftover.exists()
 
 
@@ -230,11 +230,11 @@ def test_without_faiss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = clusters(300)
     listed(tmp_path, rows, rows[:5])
     monkeypatch.setitem(sys.modules, "faiss", None)
-    again = LocalVectors(tmp_path, DIM)
-    found, _ = again.search(rows[3], 300)
-    assert found.tolist() == (np.argsort(-(rows @ rows[3]), kind="stable") + 1).tolist()
+    reopened = LocalVectors(tmp_path, DIM)
+    ids, _ = reopened.search(rows[3], 300)
+    assert ids.tolist() == (np.argsort(-(rows @ rows[3]), kind="stable") + 1).tolist()
     with pytest.raises(LibraryError, match=r"twotower\[approximate\]"):
-        again.build_lists(rows[:5])
+        reopened.build_lists(rows[:5])
 
 
 def test_without_faiss_nothing_is_indexed_first(
@@ -246,14 +246,14 @@ def test_without_faiss_nothing_is_indexed_first(
     assert not (tmp_path / "new").exists()
 
 
-def test_another_model_has_lists_too(tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(load().directory, other)
-    with (other / "vocab.txt").open("a") as file:
+def test_lists_are_built_for_a_new_model_too(tmp_path: Path) -> None:
+    model = tmp_path / "other"
+    shutil.copytree(load().directory, model)
+    with (model / "vocab.txt").open("a") as file:
         file.write("\n")
     location = tmp_path / "library"
     Library(PHOTOS, location=location).index(approximate=True)
-    library = Library(PHOTOS, location=location, model=other)
+    library = Library(PHOTOS, location=location, model=model)
     library.index()
     assert [path.parent.name for path in location.glob("*/lists")] == ["vectors-2"]
     assert library.search("a cat", all=True).hits
@@ -262,7 +262,7 @@ def test_another_model_has_lists_too(tmp_path: Path) -> None:
     assert not list((tmp_path / "few").glob("*/lists"))
 
 
-def test_a_library_that_has_become_small_is_no_error(
+def test_lists_of_a_library_that_became_small_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     location = tmp_path / "library"
@@ -275,7 +275,7 @@ def test_a_library_that_has_become_small_is_no_error(
     library.index()
 
 
-def test_index_approximate_and_what_comes_after(
+def test_index_approximate_then_search_and_index(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     location = str(tmp_path / "library")
@@ -288,7 +288,7 @@ def test_index_approximate_and_what_comes_after(
     built = (library.vectors.folder / inverted_file.LISTS_FOLDER / "marks").stat().st_mtime_ns
     library.vectors.add(np.arange(1001, 1101), clusters(100, dim=512))
     library.close()
-    assert main(arguments) == 0  # what has no row leaves, so nothing is lacking
+    assert main(arguments) == 0  # vectors without a row are removed, so nothing is unlisted
     path = next(Path(location).glob("vectors-*")) / inverted_file.LISTS_FOLDER / "marks"
     assert path.stat().st_mtime_ns == built
 

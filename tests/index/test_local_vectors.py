@@ -1,4 +1,4 @@
-"""One contract, whatever keeps the vectors: nothing lost, doubled or under another's id."""
+"""The protocol `Vectors`, for each store: no vector is lost, doubled or under another id."""
 
 import fcntl
 import os
@@ -30,7 +30,7 @@ def unit(count: int, seed: int = 0, dim: int = DIM) -> np.ndarray:
 
 
 def row_of(number: int) -> np.ndarray:
-    """The vector that belongs to an id in these tests."""
+    """Return the vector that belongs to an id in these tests."""
     return unit(1, seed=number)[0]
 
 
@@ -49,7 +49,7 @@ def vectors(
     opened.close()
 
 
-def test_nothing_yet(vectors: Vectors) -> None:
+def test_an_empty_store(vectors: Vectors) -> None:
     assert len(vectors) == 0 and len(vectors.ids()) == 0
     ids, scores = vectors.search(row_of(1), 5)
     assert len(ids) == len(scores) == 0
@@ -58,14 +58,14 @@ def test_nothing_yet(vectors: Vectors) -> None:
     vectors.remove(np.array([1]))
 
 
-def test_what_is_added_replaced_and_removed(vectors: Vectors) -> None:
+def test_adding_replacing_and_removing(vectors: Vectors) -> None:
     vectors.add(np.array([3, 1, 7]), np.stack([row_of(3), row_of(1), row_of(70)]))
     vectors.add(np.array([7, 9]), np.stack([row_of(7), row_of(9)]))
     vectors.remove(np.array([1, 5]))
     vectors.add(np.array([4]), row_of(4)[None])
     assert sorted(vectors.ids().tolist()) == [3, 4, 7, 9] and len(vectors) == 4
     np.testing.assert_array_equal(
-        vectors.get(np.array([9, 3, 4, 7])), np.stack([row_of(one) for one in (9, 3, 4, 7)])
+        vectors.get(np.array([9, 3, 4, 7])), np.stack([row_of(number) for number in (9, 3, 4, 7)])
     )
     assert vectors.get(np.zeros(0, np.int64)).shape == (0, DIM)
     with pytest.raises(LibraryError, match="twotower index"):
@@ -77,14 +77,14 @@ def test_search_is_exact(vectors: Vectors) -> None:
     ids = np.random.default_rng(1).permutation(700) + 5
     vectors.add(ids, rows)
     vectors.remove(ids[::7])
-    left = np.ones(700, bool)
-    left[::7] = False
+    kept = np.ones(700, bool)
+    kept[::7] = False
     for seed, top in ((1, 1), (2, 10), (3, 100), (4, 1000)):
         query = unit(1, seed)[0]
-        found, scores = vectors.search(query, top)
-        order = np.argsort(-(rows[left] @ query))[:top]
-        assert found.tolist() == ids[left][order].tolist()
-        np.testing.assert_allclose(scores, (rows[left] @ query)[order], atol=1e-6)
+        nearest, scores = vectors.search(query, top)
+        order = np.argsort(-(rows[kept] @ query))[:top]
+        assert nearest.tolist() == ids[kept][order].tolist()
+        np.testing.assert_allclose(scores, (rows[kept] @ query)[order], atol=1e-6)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 1.0])
@@ -93,16 +93,16 @@ def test_filters(vectors: Vectors, share: float) -> None:
     vectors.add(ids, rows)
     chosen = np.random.default_rng(5).random(500) < share
     query = unit(1, 9)[0]
-    allowed = np.append(ids[chosen], [0, 999_999])  # some that are not there
-    found, _ = vectors.search(query, 20, allowed)
+    allowed = np.append(ids[chosen], [0, 999_999])  # and ids that are not stored
+    nearest, _ = vectors.search(query, 20, allowed)
     expected = ids[chosen][np.argsort(-(rows[chosen] @ query))[:20]]
-    assert found.tolist() == expected.tolist()
+    assert nearest.tolist() == expected.tolist()
 
 
 def test_equal_scores_come_by_id(vectors: Vectors) -> None:
     vectors.add(np.array([5, 2, 9, 4]), np.stack([row_of(1)] * 4))
-    found, _ = vectors.search(row_of(1), 4)
-    assert found.tolist() == [2, 4, 5, 9]
+    ids, _ = vectors.search(row_of(1), 4)
+    assert ids.tolist() == [2, 4, 5, 9]
 
 
 def test_all_scores(vectors: Vectors) -> None:
@@ -110,24 +110,24 @@ def test_all_scores(vectors: Vectors) -> None:
     vectors.add(ids, rows)
     vectors.remove(np.array([17]))
     queries = unit(4, 8)
-    found, scores = vectors.scores(queries)
-    order = np.argsort(found)
-    assert found[order].tolist() == [one for one in range(1, 301) if one != 17]
-    np.testing.assert_allclose(scores[:, order], queries @ rows[300 - found[order]].T, atol=1e-6)
+    stored, scores = vectors.scores(queries)
+    order = np.argsort(stored)
+    assert stored[order].tolist() == [number for number in range(1, 301) if number != 17]
+    np.testing.assert_allclose(scores[:, order], queries @ rows[300 - stored[order]].T, atol=1e-6)
 
 
-def test_it_is_there_when_opened_again(tmp_path: Path) -> None:
+def test_vectors_persist(tmp_path: Path) -> None:
     for location in (tmp_path / "folder", f"{tmp_path}/lite.db"):
         if str(location).endswith(".db"):
             pytest.importorskip("milvus_lite")
-        first = open_vectors(location, DIM)
-        first.add(np.array([2, 5]), np.stack([row_of(2), row_of(5)]))
-        first.remove(np.array([2]))
-        first.close()
-        again = open_vectors(location, DIM)
-        assert again.ids().tolist() == [5]
-        np.testing.assert_array_equal(again.get(np.array([5]))[0], row_of(5))
-        again.drop()
+        store = open_vectors(location, DIM)
+        store.add(np.array([2, 5]), np.stack([row_of(2), row_of(5)]))
+        store.remove(np.array([2]))
+        store.close()
+        reopened = open_vectors(location, DIM)
+        assert reopened.ids().tolist() == [5]
+        np.testing.assert_array_equal(reopened.get(np.array([5]))[0], row_of(5))
+        reopened.drop()
         empty = open_vectors(location, DIM)
         assert len(empty) == 0
         empty.close()
@@ -166,7 +166,7 @@ def test_a_collection_of_another_model(tmp_path: Path) -> None:
         open_vectors(f"{tmp_path}/lite.db", DIM + 1)
 
 
-# The local files
+# Local files
 
 
 @settings(
@@ -180,22 +180,22 @@ def test_a_collection_of_another_model(tmp_path: Path) -> None:
     )
 )
 def test_every_id_keeps_its_vector(steps: list[tuple[bool, set[int]]]) -> None:
-    """Any sequence of adding and removing, seen by the writer and by a second reader."""
+    """Any sequence of additions and removals, read by the writer and by other instances."""
     with tempfile.TemporaryDirectory() as folder:
         writer, reader = LocalVectors(Path(folder), DIM), LocalVectors(Path(folder), DIM)
         expected: set[int] = set()
-        for adding, some in steps:
-            ids = np.array(sorted(some, reverse=True))
+        for adding, numbers in steps:
+            ids = np.array(sorted(numbers, reverse=True))
             if adding:
-                writer.add(ids, np.stack([row_of(one) for one in ids]))
-                expected |= some
+                writer.add(ids, np.stack([row_of(number) for number in ids]))
+                expected |= numbers
             else:
                 writer.remove(ids)
-                expected -= some
-        for one in (writer, reader, LocalVectors(Path(folder), DIM)):
-            ids = one.ids()
+                expected -= numbers
+        for store in (writer, reader, LocalVectors(Path(folder), DIM)):
+            ids = store.ids()
             assert sorted(ids.tolist()) == sorted(expected)
-            for number, row in zip(ids.tolist(), one.get(ids), strict=True):
+            for number, row in zip(ids.tolist(), store.get(ids), strict=True):
                 np.testing.assert_array_equal(row, row_of(number))
 
 
@@ -205,16 +205,16 @@ def test_every_id_keeps_its_vector(steps: list[tuple[bool, set[int]]]) -> None:
     arrays(np.float32, 8, elements=st.floats(-1, 1, width=32)),
     st.integers(1, 70),
 )
-def test_rounding_never_costs_a_hit(rows: np.ndarray, query: np.ndarray, top: int) -> None:
-    """The nearest by the rounded vectors always hold the nearest by the true ones."""
+def test_rounding_loses_no_result(rows: np.ndarray, query: np.ndarray, top: int) -> None:
+    """The candidates by rounded vectors contain the nearest by float32 vectors."""
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
     with tempfile.TemporaryDirectory() as folder:
         store = LocalVectors(Path(folder), 8)
         store.add(np.arange(1, 61), rows)
-        found, scores = store.search(query, top)
+        ids, scores = store.search(query, top)
         true = rows.astype(np.float64) @ query
         np.testing.assert_allclose(scores, np.sort(true)[::-1][:top], atol=1e-5)
-        np.testing.assert_allclose(scores, true[found - 1], atol=1e-5)
+        np.testing.assert_allclose(scores, true[ids - 1], atol=1e-5)
 
 
 def test_many_chunks_and_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,11 +224,11 @@ def test_many_chunks_and_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     store.add(np.arange(1, 5001), rows)
     for seed in range(20):
         query = unit(1, seed + 50, 64)[0]
-        found, _ = store.search(query, 30)
-        assert found.tolist() == (np.argsort(-(rows @ query))[:30] + 1).tolist()
+        ids, _ = store.search(query, 30)
+        assert ids.tolist() == (np.argsort(-(rows @ query))[:30] + 1).tolist()
 
 
-def test_free_slots_are_filled_again(tmp_path: Path) -> None:
+def test_free_slots_are_used_again(tmp_path: Path) -> None:
     store = LocalVectors(tmp_path, DIM)
     store.add(np.arange(1, 101), unit(100))
     size = (tmp_path / "rows.f32").stat().st_size
@@ -238,8 +238,8 @@ def test_free_slots_are_filled_again(tmp_path: Path) -> None:
     assert (tmp_path / "rows.f32").stat().st_size == size
 
 
-def test_what_a_crash_leaves_behind_counts_for_nothing(tmp_path: Path) -> None:
-    """Vectors without an id, and half an id."""
+def test_leftovers_of_a_crash_are_ignored(tmp_path: Path) -> None:
+    """Vectors without an id, and an incomplete id."""
     store = LocalVectors(tmp_path, DIM)
     store.add(np.array([1, 2]), np.stack([row_of(1), row_of(2)]))
     for name in ("rows.f32", "codes.i8", "scales.f32"):
@@ -247,16 +247,16 @@ def test_what_a_crash_leaves_behind_counts_for_nothing(tmp_path: Path) -> None:
             file.write(os.urandom(77))
     with (tmp_path / "ids").open("ab") as file:
         file.write(b"\x03\x00\x00")
-    again = LocalVectors(tmp_path, DIM)
-    assert again.ids().tolist() == [1, 2]
-    again.add(np.array([3]), row_of(3)[None])
-    for one in (again, LocalVectors(tmp_path, DIM)):
-        assert one.ids().tolist() == [1, 2, 3]
-        np.testing.assert_array_equal(one.get(np.array([3]))[0], row_of(3))
-        assert one.search(row_of(3), 1)[0].tolist() == [3]
+    reopened = LocalVectors(tmp_path, DIM)
+    assert reopened.ids().tolist() == [1, 2]
+    reopened.add(np.array([3]), row_of(3)[None])
+    for opened in (reopened, LocalVectors(tmp_path, DIM)):
+        assert opened.ids().tolist() == [1, 2, 3]
+        np.testing.assert_array_equal(opened.get(np.array([3]))[0], row_of(3))
+        assert opened.search(row_of(3), 1)[0].tolist() == [3]
 
 
-def test_files_that_were_cut_are_an_error(tmp_path: Path) -> None:
+def test_truncated_files_are_an_error(tmp_path: Path) -> None:
     LocalVectors(tmp_path, DIM).add(np.array([1, 2]), unit(2))
     os.truncate(tmp_path / "rows.f32", 10)
     with pytest.raises(LibraryError, match="index again"):
@@ -276,7 +276,7 @@ number = 1
 try:
     while True:
         ids = np.arange(number, number + 9)
-        store.add(ids, np.stack([row_of(one) for one in ids]))
+        store.add(ids, np.stack([row_of(number) for number in ids]))
         number += 9
 except OSError as error:
     print(number - 1)
@@ -284,7 +284,7 @@ except OSError as error:
 
 
 def test_a_disk_that_fills_up(tmp_path: Path) -> None:
-    """Writing fails half-way at a limit: what was added before is whole, and it can go on."""
+    """A write fails halfway: the vectors added before are complete, and more can be added."""
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", WRITER, tmp_path, root], capture_output=True, text=True, cwd=root

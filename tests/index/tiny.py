@@ -1,4 +1,4 @@
-"""An encoder that takes no time and pictures whose vectors are known, for the tests of storage."""
+"""A fast encoder, and pictures whose vectors are known, for the tests of storage."""
 
 import hashlib
 import io
@@ -20,18 +20,18 @@ DIM = 16
 
 
 class TinyEncoder:
-    """The vector of a picture is a fixed projection of its pixels."""
+    """An encoder whose vectors are a fixed projection of the pixels."""
 
     preprocess = Preprocess(PreprocessConfig(image_size=8))
 
     def encode_pixels(self, pixel_values: np.ndarray) -> np.ndarray:
         matrix = np.random.default_rng(0).standard_normal((3 * 8 * 8, DIM)).astype(np.float32)
-        # one row after the other: BLAS may round a batch otherwise than each by itself
+        # row by row: BLAS may round a batch differently
         return normalize(np.stack([row.ravel() @ matrix for row in pixel_values]))
 
 
 def picture(seed: int) -> bytes:
-    """A small PNG that no other seed has."""
+    """Return a small PNG, different for each seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), np.uint8)
     file = io.BytesIO()
     PIL.Image.fromarray(pixels).save(file, "png")
@@ -72,33 +72,33 @@ class opened:  # noqa: N801  used as a function
 
 
 def rows_of(root: Path) -> dict[str, PictureRecord]:
-    """By path."""
+    """Return the records of the library in `root`, by path."""
     with opened(root) as (catalog, _):
-        return {one.path: one for one in catalog.records()}
+        return {record.path: record for record in catalog.records()}
 
 
-def assert_true(root: Path, contents: dict[bytes, bytes], complete: bool) -> None:
-    """Every row has the vector of its own content; if complete, rows and files are the same.
+def assert_consistent(root: Path, contents: dict[bytes, bytes], complete: bool) -> None:
+    """Check that every row has the vector of its content; if complete, that rows and files agree.
 
-    `contents` are all that there ever were, by their hash.
+    `contents` are all contents that ever existed, by their hash.
     """
     with opened(root) as (catalog, vectors):
         rows = list(catalog.records())
-        readable = [one for one in rows if one.error is None]
-        assert len({one.id for one in rows}) == len({one.path for one in rows}) == len(rows)
-        for one in readable:
-            [embeds] = vectors.get(np.array([one.id]))
-            np.testing.assert_array_equal(embeds, vector_of(contents[one.content_hash]), one.path)
+        readable = [row for row in rows if row.error is None]
+        assert len({row.id for row in rows}) == len({row.path for row in rows}) == len(rows)
+        for row in readable:
+            [embeds] = vectors.get(np.array([row.id]))
+            np.testing.assert_array_equal(embeds, vector_of(contents[row.content_hash]), row.path)
         ids = vectors.ids().tolist()
         assert len(set(ids)) == len(ids)
-        assert {one.id for one in readable} <= set(ids)
+        assert {row.id for row in readable} <= set(ids)
         words = catalog._connection.execute("SELECT rowid FROM words").fetchall()
-        assert {row[0] for row in words} == {one.id for one in rows}
+        assert {number for (number,) in words} == {row.id for row in rows}
         if complete:
-            assert {one.id for one in readable} == set(ids)
+            assert {row.id for row in readable} == set(ids)
             files = {
                 path.relative_to(root).as_posix(): hash_of(path.read_bytes())
                 for path in root.rglob("*.png")
-                if not any(part.startswith(".") for part in path.relative_to(root).parts)
+                if not any(name.startswith(".") for name in path.relative_to(root).parts)
             }
-            assert {one.path: one.content_hash for one in readable} == files
+            assert {row.path: row.content_hash for row in readable} == files

@@ -1,4 +1,4 @@
-"""`twotower index`: make a folder of pictures searchable, and keep it so."""
+"""`twotower index`: index a folder of pictures, or bring its library up to date."""
 
 from __future__ import annotations
 
@@ -10,14 +10,23 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from twotower.cli.output import FAILED, OK, add_model_options, printable, show_progress, shown_path
+from twotower.cli.output import (
+    FAILED,
+    OK,
+    add_model_options,
+    printable,
+    show_progress,
+    shown_path,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from twotower.cli.output import Commands
     from twotower.index.indexing import IndexReport
     from twotower.library import Library
 
-_TICK_MS = 500  # how long to wait for a change before looking at the clock
+_TICK_MS = 500  # longest wait for a change before the clock is read
 _RETRY_SECONDS = 10.0
 
 
@@ -25,20 +34,25 @@ def add_commands(commands: Commands) -> None:
     command = commands.add_parser("index", help="make a folder of pictures searchable")
     command.set_defaults(run=run_index)
     command.add_argument(
-        "folder", nargs="?", type=Path, help="the pictures (those of the library you are in)"
+        "folder",
+        nargs="?",
+        type=Path,
+        help="the pictures (default: the library of the working directory)",
     )
     add_library_option(command)
     command.add_argument(
         "--vectors",
-        metavar="WHERE",
-        help='milvus://HOST:PORT/COLLECTION, a .db file of Milvus Lite, or "local" (as before)',
+        metavar="STORE",
+        help='milvus://HOST:PORT/COLLECTION, a .db file of Milvus Lite, or "local" '
+        "(default: unchanged)",
     )
     command.add_argument(
         "--approximate",
         action="store_true",
-        help="for millions of pictures: nearly all of the best, in milliseconds, from now on",
+        help="for millions of pictures: build lists for a search in milliseconds, which finds "
+        "nearly all of the best",
     )
-    command.add_argument("--watch", action="store_true", help="go on and follow changes")
+    command.add_argument("--watch", action="store_true", help="keep running and follow changes")
     command.add_argument(
         "--errors", action="store_true", help="only list the pictures that could not be read"
     )
@@ -50,14 +64,14 @@ def add_library_option(command: argparse.ArgumentParser) -> None:
         "--library",
         type=Path,
         metavar="FOLDER",
-        help="where catalog and vectors lie (.twotower in the folder of pictures)",
+        help="folder of catalog and vectors (default: .twotower in the folder of pictures)",
     )
 
 
 def run_index(arguments: argparse.Namespace) -> int:
     from twotower.library import Library
 
-    folder, location = where(arguments.folder, arguments.library)
+    folder, location = resolve_library(arguments.folder, arguments.library)
     library = Library(
         folder,
         location=location,
@@ -68,63 +82,74 @@ def run_index(arguments: argparse.Namespace) -> int:
     if arguments.errors:
         return print_errors(library)
     if folder and location is None:
-        say_if_nested(folder)
+        warn_if_nested(folder)
     if arguments.watch:
         watch(library, approximate=arguments.approximate)
         return OK
     return index_once(library, approximate=arguments.approximate)
 
 
-def where(folder: Path | None, location: Path | None) -> tuple[Path | None, Path | None]:
-    """Root and location for `Library`: those given, else of the library around us."""
+def resolve_library(folder: Path | None, location: Path | None) -> tuple[Path | None, Path | None]:
+    """Return root and location for `Library`; without either, those of the working directory.
+
+    Raises:
+        LibraryError: there is no library in the working directory or above it.
+    """
     from twotower.errors import LibraryError
     from twotower.index.catalog import find_library
 
     if folder is None and location is None:
         location = find_library(Path.cwd())
         if location is None:
-            raise LibraryError("no library here or above; run: twotower index FOLDER")
+            raise LibraryError(
+                Path.cwd(), "no library here or in a folder above", "run: twotower index FOLDER"
+            )
     return folder, location
 
 
-def say_if_nested(folder: Path) -> None:
-    """Say that a folder inside a library is about to get one of its own."""
+def warn_if_nested(folder: Path) -> None:
+    """Warn that a folder inside a library is about to get a library of its own."""
     from twotower.index.catalog import find_library
 
     location = find_library(folder)
     if location and not location.parent.samefile(folder):
         inner, outer = (printable(shown_path(path)) for path in (folder, location.parent))
         print(
-            f"twotower: {inner} lies in the library of {outer} and gets one of its own, which is "
-            f"searched there instead; for a single one: twotower index {outer}",
+            f"twotower: {inner}: lies in the library of {outer}, and gets a separate library, "
+            f"which is searched there instead; for a single one: twotower index {outer}",
             file=sys.stderr,
         )
 
 
 def index_once(library: Library, out: TextIO | None = None, *, approximate: bool = False) -> int:
-    """Index with a progress bar, and say what was done, on stdout or elsewhere."""
-    warnings.filterwarnings("ignore", module="PIL")  # about single files, and not saying which
+    """Index with a progress bar, and print the result to `out`, by default stdout."""
+    warnings.filterwarnings("ignore", module="PIL")  # about single files, without their names
     with show_progress("Indexing") as report_progress:
         report = library.index(report_progress, approximate=approximate)
     print(summary(report), file=out)
     for path, reason in report.unreadable.items():
         folder = printable(shown_path(library.root / path))
-        print(f"twotower: {folder}: {reason}; its pictures stay", file=sys.stderr)
+        print(f"twotower: {folder}: {reason}; its pictures stay indexed", file=sys.stderr)
     if report.failed:
-        print(f"twotower: {report.failed} could not be read: index --errors", file=sys.stderr)
+        pictures = "picture" if report.failed == 1 else "pictures"
+        print(
+            f"twotower: {report.failed} {pictures} could not be read; "
+            "list them with: twotower index --errors",
+            file=sys.stderr,
+        )
     return FAILED if report.failed or report.unreadable else OK
 
 
 def summary(report: IndexReport) -> str:
-    """Such as "50 added, 3 unchanged in 2.1 s (24 a second)"."""
-    counts = ("added", "moved", "removed", "unchanged")
-    parts = [f"{count} {name}" for name in counts if (count := getattr(report, name))]
+    """Return a line such as "50 added, 3 unchanged in 2.1 s (24 a second)"."""
+    names = ("added", "moved", "removed", "unchanged")
+    counts = [f"{count} {name}" for name in names if (count := getattr(report, name))]
     rate = f" ({report.added / report.seconds:.0f} a second)" if report.added else ""
-    return f"{', '.join(parts) or 'no pictures'} in {report.seconds:.1f} s{rate}"
+    return f"{', '.join(counts) or 'no pictures'} in {report.seconds:.1f} s{rate}"
 
 
 def print_errors(library: Library) -> int:
-    """One line for each picture that could not be read."""
+    """Print a line for each picture that could not be read."""
     errors = library.catalog.errors()
     for record in errors:
         print(printable(f"{shown_path(library.root / record.path)}: {record.error}"))
@@ -132,13 +157,27 @@ def print_errors(library: Library) -> int:
 
 
 def watch(library: Library, *, approximate: bool = False) -> None:
-    """Index, and again whenever something in the folder has changed, until Ctrl-C.
+    """Index, and again after each change in the folder, until Ctrl-C.
 
-    What fails after the first time is said, and tried again: another process may be at it, or the
-    disk be away for a while.
+    Errors after the first run are printed and indexing is tried again: another process may be
+    indexing, or the disk be disconnected for a while.
 
     Raises:
-        LibraryError: the first time fails.
+        LibraryError: the first run fails, or watchfiles is not installed.
+    """
+    changes = watch_changes(library)
+    next(changes)  # starts watching: changes during the first run are kept
+    index_once(library, approximate=approximate)
+    root = printable(shown_path(library.root))
+    print(f"watching {root}; stop with Ctrl-C", file=sys.stderr)
+    index_changes(library, changes)
+
+
+def watch_changes(library: Library) -> Iterator[bool]:
+    """Return an iterator: True after changes in the folder of pictures, else False each tick.
+
+    Raises:
+        LibraryError: watchfiles is not installed.
     """
     from twotower.errors import LibraryError
 
@@ -146,7 +185,7 @@ def watch(library: Library, *, approximate: bool = False) -> None:
         import watchfiles
     except ImportError:
         raise LibraryError(
-            "--watch needs one more package; pip install 'twotower[watch]'"
+            "--watch", "needs one more package", "pip install 'twotower[watch]'"
         ) from None
     location = library.location.resolve()
     changes = watchfiles.watch(
@@ -158,19 +197,22 @@ def watch(library: Library, *, approximate: bool = False) -> None:
         ignore_permission_denied=True,
         raise_interrupt=True,
     )
-    next(changes)  # it looks from here on, and keeps what changes meanwhile
-    index_once(library, approximate=approximate)
-    root = printable(shown_path(library.root))
-    print(f"watching {root} (Ctrl-C ends)", file=sys.stderr)
-    due, said = math.inf, ""
+    return map(bool, changes)
+
+
+def index_changes(library: Library, changes: Iterator[bool]) -> None:
+    """Index after each change, and again `_RETRY_SECONDS` after an error; print an error once."""
+    from twotower.errors import LibraryError
+
+    due, printed = math.inf, ""
     for changed in changes:
         if not changed and time.monotonic() < due:
             continue
         try:
             index_once(library)
-            due, said = math.inf, ""
+            due, printed = math.inf, ""
         except LibraryError as error:
             due = time.monotonic() + _RETRY_SECONDS
-            if str(error) != said:
+            if str(error) != printed:
                 print(f"twotower: {printable(str(error))}", file=sys.stderr)
-            said = str(error)
+            printed = str(error)

@@ -85,7 +85,7 @@ class ModelRecord:
     vectors: str | None
 
 
-_FIRST = """
+_TABLES = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE models (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -132,13 +132,13 @@ CREATE TABLE measures (id INTEGER PRIMARY KEY, sharpness REAL, brightness REAL);
 """
 
 # Every search counts the readable pictures; without this index it would read the whole table.
-_FAILED = "CREATE INDEX pictures_failed ON pictures (id) WHERE error IS NOT NULL"
+_FAILED_INDEX = "CREATE INDEX pictures_failed ON pictures (id) WHERE error IS NOT NULL"
 
 # Measurements as an array of float32, for more of them; the earlier ones are measured again.
-_FACTS = """
+_MEASURES = """
 DROP TABLE measures;
 CREATE TABLE measures (id INTEGER PRIMARY KEY, facts BLOB NOT NULL);
 """
 
 # Step i leads from schema version i to i + 1, in one transaction; version 0 is an empty file.
-MIGRATIONS: tuple[str, ...] = (_FIRST, _TAGS, _FAILED, _FACTS)
+MIGRATIONS: tuple[str, ...] = (_TABLES, _TAGS, _FAILED_INDEX, _MEASURES)
