@@ -169,16 +169,18 @@ def test_control_characters_in_names_are_escaped(photos: Path) -> None:
 def test_progress_on_a_terminal(photos: Path) -> None:
     for seed in range(1000, 1100):
         (photos / f"{seed}.png").write_bytes(picture(seed))
-    master, slave = pty.openpty()
-    process = subprocess.Popen([*COMMAND, str(photos)], env=ENVIRONMENT, stderr=slave, stdout=-1)
-    os.close(slave)
+    terminal, terminal_end = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, str(photos)], env=ENVIRONMENT, stderr=terminal_end, stdout=-1
+    )
+    os.close(terminal_end)
     shown = b""
     try:
-        while chunk := os.read(master, 4096):
+        while chunk := os.read(terminal, 4096):
             shown += chunk
     except OSError:  # the process has closed its end
         pass
     process.communicate()
-    os.close(master)
+    os.close(terminal)
     assert process.returncode == 0
     assert b"Indexing" in shown and b"/103" in shown and b"/s" in shown
