@@ -52,7 +52,7 @@ def test_every_content_gets_its_own_vector(
 def test_a_run_that_is_stopped_keeps_complete_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embed_cache, "PART", 4)
+    monkeypatch.setattr(embed_cache, "BLOCK", 4)
     contents = [bytes([number]) for number in range(10)]
     done: list[int] = []
 

@@ -26,6 +26,21 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--teacher", required=True, help="a model, which embeds each pair once")
     _add_pretraining(command)
 
+    _add_folder(recipes)
+    _add_vqa(recipes)
+
+    command = recipes.add_parser("emoji", help="a first training, in under five minutes")
+    command.set_defaults(run=run_train_emoji)
+    command.add_argument("--run", type=Path, required=True, dest="folder", help="the run's folder")
+    _add_settings(command)
+    command.add_argument("--resume", metavar="CHECKPOINT", help='a checkpoint, or "latest"')
+
+    command = recipes.add_parser("plot", help="draw loss, scale, learning rate and speed of a run")
+    command.set_defaults(run=run_train_plot)
+    command.add_argument("folder", type=Path, help="the run's folder")
+
+
+def _add_folder(recipes: Commands) -> None:
     command = recipes.add_parser("folder", help="fine-tune a model on your own pictures")
     command.set_defaults(run=run_train_folder)
     command.add_argument("pairs", help=f"{SOURCE}, or in folders named after their content")
@@ -53,6 +68,8 @@ def add_commands(commands: Commands) -> None:
     )
     _add_settings(command)
 
+
+def _add_vqa(recipes: Commands) -> None:
     command = recipes.add_parser("vqa", help="train a head that answers questions")
     command.set_defaults(run=run_train_vqa)
     command.add_argument("data", type=Path, help="a folder or table (docs/asking.md)")
@@ -61,25 +78,17 @@ def add_commands(commands: Commands) -> None:
         "--test", type=Path, help="questions to test it with (a tenth of the data)"
     )
     command.add_argument("--model", help="the model whose towers it uses (the bundled model)")
-    command.add_argument("--epochs", type=positive, default=12, help="(12)")
-
-    command = recipes.add_parser("emoji", help="a first training, in under five minutes")
-    command.set_defaults(run=run_train_emoji)
-    command.add_argument("--run", type=Path, required=True, dest="folder", help="the run's folder")
-    _add_settings(command)
-    command.add_argument("--resume", metavar="CHECKPOINT", help='a checkpoint, or "latest"')
-
-    command = recipes.add_parser("plot", help="draw loss, scale, learning rate and speed of a run")
-    command.set_defaults(run=run_train_plot)
-    command.add_argument("folder", type=Path, help="the run's folder")
+    command.add_argument("--epochs", type=positive, default=12, help="number of epochs (12)")
 
 
 def _add_pretraining(command: argparse.ArgumentParser) -> None:
     command.add_argument("pairs", nargs="+", help=f"{SOURCE} (several: several sources)")
     command.add_argument("--run", type=Path, required=True, dest="folder", help="the run's folder")
     command.add_argument("--model", default="ViT-B-32", help="a preset, or a model to start from")
-    command.add_argument("--batch-size", type=positive, default=1024, help="of all ranks (1024)")
-    command.add_argument("--steps", type=positive, help="(32 epochs)")
+    command.add_argument(
+        "--batch-size", type=positive, default=1024, help="pairs of all ranks (1024)"
+    )
+    command.add_argument("--steps", type=positive, help="number of steps (32 epochs)")
     command.add_argument("--memory", type=size_in_bytes, help="limit for a rank, such as 8GB")
     _add_settings(command)
     command.add_argument("--resume", metavar="CHECKPOINT", help='a checkpoint, or "latest"')

@@ -26,7 +26,7 @@ from twotower.pairs.pair import Pair, Source
 from twotower.progress import Progress, ReportProgress, ignore_progress
 from twotower.train.batches import Batch
 from twotower.train.distributed import all_gather, gather_with_gradient
-from twotower.train.embed_cache import PART, open_cache, sample_key
+from twotower.train.embed_cache import BLOCK, open_cache, sample_key
 
 MASKED_LOGIT = -1e4  # of a picture or text whose teacher embed is unknown
 PairAddress: TypeAlias = tuple[Source, int]  # a source and the number of a pair in it
@@ -70,8 +70,8 @@ class Teacher:
             for source in sources
             for number in range(rank, len(source), world_size)
         ]
-        for start in range(0, len(addresses), PART):
-            stop = min(start + PART, len(addresses))
+        for start in range(0, len(addresses), BLOCK):
+            stop = min(start + BLOCK, len(addresses))
             self._embed(addresses[start:stop])
             progress(Progress(stop, len(addresses), stage="Embedding pairs with the teacher"))
 

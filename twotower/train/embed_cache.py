@@ -27,7 +27,7 @@ from twotower.files import atomic_write
 from twotower.progress import Progress, ReportProgress, ignore_progress
 
 KEY_BYTES = 16
-PART = 512  # samples that are computed before a file is written
+BLOCK = 512  # samples that are computed before a file is written
 
 # indices of keys -> their vectors [n, width]
 Compute: TypeAlias = Callable[[list[int]], Float32Array]
@@ -69,16 +69,16 @@ class EmbedCache:
         indices = sorted(by_key.values())
         done = len(keys) - len(missing)
         progress(Progress(done, len(keys), stage=stage))
-        for start in range(0, len(indices), PART):
-            chosen = indices[start : start + PART]
+        for start in range(0, len(indices), BLOCK):
+            chosen = indices[start : start + BLOCK]
             self._write([keys[index] for index in chosen], compute(chosen))
             done += len(chosen)
             progress(Progress(done, len(keys), stage=stage))
 
     def __getitem__(self, keys: Sequence[bytes]) -> Float32Array:
         """Return the vectors [n, width] of keys that are all stored."""
-        places = [self._rows[key] for key in keys]
-        return np.stack([self._arrays[array][row] for array, row in places]).astype(np.float32)
+        rows = [self._arrays[array][row] for array, row in map(self._rows.__getitem__, keys)]
+        return np.stack(rows).astype(np.float32)
 
     def _write(self, keys: list[bytes], vectors: Float32Array) -> None:
         stem = f"{len(self._arrays):06d}-{secrets.token_hex(4)}"  # ranks write at the same time

@@ -19,7 +19,7 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 
 BEAT = 1.0  # seconds
 SILENT = 30.0  # seconds without a heartbeat after which a rank counts as dead
-LEFT = "left"
+FINISHED = "finished"
 GRACE = 5.0  # seconds in which a rank can end by itself
 
 
@@ -48,7 +48,7 @@ class Heartbeat(threading.Thread):
                 count += 1
                 self._store.set(f"beat-{self.rank}", str(count))
                 beat = self._read(f"beat-{self.watched}")
-                if beat != previous or beat == LEFT:
+                if beat != previous or beat == FINISHED:
                     previous, since = beat, time.monotonic()
                 if time.monotonic() - since > SILENT:
                     self._report_silence()
@@ -91,7 +91,7 @@ class Heartbeat(threading.Thread):
     def leave(self) -> None:
         """End the thread of a rank that has finished, so that nobody reports it missing."""
         self.stop()
-        self._store.set(f"beat-{self.rank}", LEFT)
+        self._store.set(f"beat-{self.rank}", FINISHED)
 
     def _read(self, key: str) -> str:
         return self._store.get(key).decode() if self._store.check([key]) else ""
