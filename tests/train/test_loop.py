@@ -382,7 +382,7 @@ def test_settings(shards: Path) -> None:
         ("optimizer.schedule=linear", "'linear' is not cosine or wsd; use cosine or wsd"),
         ("steps", "has no value; use --set steps=VALUE"),
         ("memory.compile=maybe", "'maybe' is not bool; use true or false"),
-        ("model=x", "no such setting; use one of steps, seed"),
+        ("model=x", r"no such setting; use one of data\.sources, data\.batch_size"),
         # the spelling before fields were grouped
         ("lr=1e-3", "--set lr=1e-3: lr is now optimizer.lr; use --set optimizer.lr=1e-3"),
         ("learning_rate=1e-3", "use --set optimizer.lr=1e-3"),
@@ -410,6 +410,20 @@ def test_config_round_trip(shards: Path) -> None:
         TrainConfig.from_json(config.to_json().replace('"steps"', '"step"'), "x")
     with pytest.raises(ModelError, match=r"config\.optimizer has .* 'lrr'; did you mean 'lr'"):
         TrainConfig.from_json(config.to_json().replace('"lr"', '"lrr"'), "x")
+
+
+@pytest.mark.parametrize(
+    ("field", "remedy"),
+    [
+        ({"learning_rate": 1e-3}, r"use optimizer=OptimizerConfig\(lr=0\.001\)"),
+        ({"optimizer": "muon"}, r"use optimizer=OptimizerConfig\(name='muon'\)"),
+        ({"memory": None}, r"use memory=MemoryConfig\(limit=None\)"),
+        ({"batch_size": 8}, r"batch_size is now data\.batch_size; use data=DataConfig\("),
+    ],
+)
+def test_fields_outside_their_groups(field: dict[str, object], remedy: str) -> None:
+    with pytest.raises(TrainError, match=remedy):
+        TrainConfig(tiny_config(), DataConfig(()), 1, **field)
 
 
 def flat(config: TrainConfig) -> dict[str, object]:

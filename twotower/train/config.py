@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import typing
 from collections.abc import Mapping, Sequence
@@ -109,6 +110,18 @@ class TrainConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 
+    def __new__(cls, *values: Any, **fields: Any) -> TrainConfig:
+        """Refuse fields outside their groups, as earlier versions had them."""
+        for name, value in fields.items():
+            group, _, member = grouped_names().get(name, name).rpartition(".")
+            if group and not is_dataclass(value):
+                raise TrainError(
+                    f"TrainConfig({name}={value!r})",
+                    f"{name} is now {group}.{member}",
+                    f"use {group}={group.capitalize()}Config({member}={value!r})",
+                )
+        return super().__new__(cls)
+
     def to_json(self) -> str:
         """Return the whole configuration as indented JSON."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False)
@@ -161,6 +174,7 @@ def with_settings(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
     return with_values(config, values)
 
 
+@functools.cache
 def setting_types() -> dict[str, Any]:
     """Return the type of each field that a setting can change, by its name with the group."""
     types: dict[str, Any] = {}
@@ -175,6 +189,7 @@ def setting_types() -> dict[str, Any]:
     return types
 
 
+@functools.cache
 def grouped_names() -> dict[str, str]:
     """Return the names with groups by the bare names, those of earlier versions among them."""
     return {name.rpartition(".")[2]: name for name in setting_types()} | RENAMED

@@ -159,34 +159,16 @@ class Trainer:
     def step(self, batch: Batch) -> LogRow | None:
         """Update the weights once. Returns the row of the log, in steps that are logged."""
         self.log.begin_step()
-        step, config = batch.step, self.config
-        torch.manual_seed(hash((config.seed, step, rank())) % 2**63)
-        self._set_patch_dropout(step)
+        torch.manual_seed(hash((self.config.seed, batch.step, rank())) % 2**63)
+        self._set_patch_dropout(batch.step)
         loss = self._backward(batch)
-        if not math.isfinite(loss):
-            self._stop(batch, loss)
-        gradient_norm = self._update_weights(step)
-        scores = self.validation.scores(step + 1)
-        row = {
-            "step": step,
-            "loss": loss,
-            "logit_scale": float(self.model.logit_scale.detach().exp()),
-            "learning_rate": config.optimizer.lr * schedule(step, config),
-            "gradient_norm": gradient_norm,
-            "keys": batch.keys[:3],
-            **scores,
-        }
-        is_end = step + 1 == config.steps
-        logged = self.log.add(
-            typing.cast(LogRow, row),
-            broken=len(batch.broken),
-            batch_size=config.data.batch_size,
-            due=is_end or bool(scores),
-        )
-        if is_end or (step + 1) % config.output.save_every == 0:
-            save_checkpoint(self.run, step + 1, config, self.state)
+        self._require_finite(loss, batch)
+        gradient_norm = self._update_weights(batch.step)
+        scores = self.validation.scores(batch.step + 1)
+        row = self._log(batch, loss, gradient_norm, scores)
+        self._save(batch.step + 1)
         self.log.end_step()
-        return logged
+        return row
 
     def finish(self) -> Path:
         """Write the trained model (the average of weights, with EMA) as a model directory."""
@@ -253,8 +235,10 @@ class Trainer:
         if hasattr(self.model.vision, "patch_dropout"):
             self.model.vision.patch_dropout = memory.patch_dropout if masked else 0.0
 
-    def _stop(self, batch: Batch, loss: float) -> None:
-        """Write the names of the step's pairs for the search of the cause, and raise."""
+    def _require_finite(self, loss: float, batch: Batch) -> None:
+        """Raise `TrainError` if the loss is not a number, with the step's pairs in a file."""
+        if math.isfinite(loss):
+            return
         path = self.run / f"non-finite-{batch.step}-rank-{rank()}.json"
         path.write_text(json.dumps({"step": batch.step, "loss": str(loss), "keys": batch.keys}))
         raise TrainError(
@@ -262,6 +246,31 @@ class Trainer:
             f"the loss is {loss}; the pairs of this step are named in {path}",
             "try a smaller learning rate, a longer warm-up or float32",
         )
+
+    def _log(
+        self, batch: Batch, loss: float, gradient_norm: float, scores: dict[str, float]
+    ) -> LogRow | None:
+        config, step = self.config, batch.step
+        row = {
+            "step": step,
+            "loss": loss,
+            "logit_scale": float(self.model.logit_scale.detach().exp()),
+            "learning_rate": config.optimizer.lr * schedule(step, config),
+            "gradient_norm": gradient_norm,
+            "keys": batch.keys[:3],
+            **scores,
+        }
+        return self.log.add(
+            typing.cast(LogRow, row),
+            broken=len(batch.broken),
+            batch_size=config.data.batch_size,
+            due=bool(scores) or step + 1 == config.steps,
+        )
+
+    def _save(self, done: int) -> None:
+        """Write a checkpoint if one is due after `done` steps."""
+        if done % self.config.output.save_every == 0 or done == self.config.steps:
+            save_checkpoint(self.run, done, self.config, self.state)
 
 
 def _open_batches(config: TrainConfig, sources: Sequence[Source]) -> Batches:
