@@ -1,4 +1,4 @@
-"""What the documentation shows is what happens."""
+"""The commands, figures and links of the documentation are true."""
 
 import csv
 import importlib
@@ -23,8 +23,8 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def shown() -> list[tuple[str, list[str]]]:
-    """Each command of the README that is shown with its output."""
+def commands_with_output() -> list[tuple[str, list[str]]]:
+    """Return the commands of the README that are followed by their output."""
     pairs: list[tuple[str, list[str]]] = []
     for block in blocks("console"):
         for line in block.splitlines():
@@ -35,15 +35,15 @@ def shown() -> list[tuple[str, list[str]]]:
     return [(command, output) for command, output in pairs if output]
 
 
-@pytest.mark.parametrize(("command", "output"), shown())
+@pytest.mark.parametrize(("command", "output"), commands_with_output())
 def test_the_output_of_commands_is_theirs(command: str, output: list[str]) -> None:
     program, *arguments = shlex.split(command)
     assert program == "twotower"
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "twotower", *arguments], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    assert completed.returncode == 0, completed.stderr
+    lines = completed.stdout.splitlines()
     assert [words(line) for line in lines] == [words(line) for line in output]
     for line, expected in zip(lines, output, strict=True):
         assert percents(line) == pytest.approx(percents(expected), abs=2)
@@ -54,22 +54,22 @@ def words(line: str) -> str:
 
 
 def percents(line: str) -> list[int]:
-    return [int(one) for one in re.findall(r"(\d+)%", line)]
+    return [int(number) for number in re.findall(r"(\d+)%", line)]
 
 
 def test_there_is_output_to_see() -> None:
-    assert len(shown()) >= 2
+    assert len(commands_with_output()) >= 2
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
     for name in ("cat.jpg", "dog.jpg"):
         shutil.copy(ROOT / "examples" / "photos" / name, tmp_path)
     [code] = blocks("python")
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("cat.jpg Label(label='cat'")
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.startswith("cat.jpg Label(label='cat'")
 
 
 def test_every_command_is_in_a_page() -> None:
@@ -93,7 +93,7 @@ def result(file: str, name: str, column: str) -> float:
 
 
 def bundled(title: str, measure: str) -> float:
-    """A number of the bundled model as `twotower evaluate --csv` wrote it."""
+    """Return a result of the bundled model from the CSV of `twotower evaluate`."""
     with (RESULTS / "bundled.csv").open(newline="") as lines:
         [row] = [
             row
@@ -116,13 +116,13 @@ def test_the_tables_of_questions_are_the_measured_rows(monkeypatch: pytest.Monke
 
 def test_figures_are_the_measured_ones() -> None:
     times = result("tokenizer.csv", "twotower", "times_openai")
-    first = result("startup.csv", "import, load, first text", "median_seconds")
+    seconds = result("startup.csv", "import, load, first text", "median_seconds")
     cifar = bundled("CIFAR-10", "top1")
     recall = bundled("flickr8k-val", "text_to_image.recall_at_1")
     texts = result("texts.csv", "twotower encode_text", "ratio")
     figures = (
         f"{times:.1f} times as fast",
-        f"{first:.2f} s",
+        f"{seconds:.2f} s",
         f"{cifar:.1%}".replace("%", " %"),
         f"{recall:.1%}".replace("%", " %"),
         f"{texts:.1f} times as many",

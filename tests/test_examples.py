@@ -74,9 +74,9 @@ def test_the_turned_picture_is_upright_after_exif() -> None:
     red, green, _ = upright.split()
     pink = ImageChops.subtract(red, green).point(lambda difference: 255 * (difference > 15))
     quarter = upright.height // 4
-    above = pink.crop((0, 0, upright.width, quarter)).histogram()[255]
-    below = pink.crop((0, 3 * quarter, upright.width, upright.height)).histogram()[255]
-    assert below > 500 and above < 50
+    top = pink.crop((0, 0, upright.width, quarter)).histogram()[255]
+    bottom = pink.crop((0, 3 * quarter, upright.width, upright.height)).histogram()[255]
+    assert bottom > 500 and top < 50
 
 
 def test_the_cut_out_is_really_cut_out() -> None:

@@ -64,12 +64,12 @@ CONFIGS = {
 
 
 def stages(model: torch.nn.Module, pixel_values: torch.Tensor, ids: torch.Tensor) -> dict:
-    """Outputs of every block by hooks, then what the model says."""
-    seen: dict[str, torch.Tensor] = {}
+    """Outputs of every block by hooks, then the outputs of the model."""
+    outputs_by_name: dict[str, torch.Tensor] = {}
 
     def keep(name: str):
         def hook(_module, _inputs, output):
-            seen[name] = output.detach()
+            outputs_by_name[name] = output.detach()
 
         return hook
 
@@ -85,15 +85,15 @@ def stages(model: torch.nn.Module, pixel_values: torch.Tensor, ids: torch.Tensor
     for i, block in enumerate(model.transformer.resblocks):
         block.register_forward_hook(keep(f"text.block.{i}"))
     model.ln_final.register_forward_hook(keep("text.final"))
-    seen["image_features"] = model.encode_image(pixel_values)
-    seen["text_features"] = model.encode_text(ids)
+    outputs_by_name["image_features"] = model.encode_image(pixel_values)
+    outputs_by_name["text_features"] = model.encode_text(ids)
     image_embeds, text_embeds, scale = model(pixel_values, ids)
-    seen |= {"image_embeds": image_embeds, "text_embeds": text_embeds}
-    seen["logits_per_image"] = scale * image_embeds @ text_embeds.T
-    seen["clip_loss"] = ClipLoss()(image_embeds, text_embeds, scale)
+    outputs_by_name |= {"image_embeds": image_embeds, "text_embeds": text_embeds}
+    outputs_by_name["logits_per_image"] = scale * image_embeds @ text_embeds.T
+    outputs_by_name["clip_loss"] = ClipLoss()(image_embeds, text_embeds, scale)
     bias = torch.tensor(-10.0)
-    seen["siglip_loss"] = SigLipLoss()(image_embeds, text_embeds, scale, bias)
-    return seen
+    outputs_by_name["siglip_loss"] = SigLipLoss()(image_embeds, text_embeds, scale, bias)
+    return outputs_by_name
 
 
 def inputs(size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -161,20 +161,23 @@ def make_siglip() -> None:
     model.logit_bias = torch.nn.Parameter(torch.tensor(-10.0))
     model.eval()
     shake(model)
-    seen: dict[str, torch.Tensor] = {}
+    outputs_by_name: dict[str, torch.Tensor] = {}
     for tower, blocks in (("vision", trunk.blocks), ("text", text.transformer.resblocks)):
         for i, block in enumerate(blocks):
             block.register_forward_hook(
-                lambda _m, _i, out, key=f"{tower}.block.{i}": seen.__setitem__(key, out)
+                lambda _m, _i, out, key=f"{tower}.block.{i}": outputs_by_name.__setitem__(key, out)
             )
     pixel_values, ids = inputs(32)
-    seen["image_features"], seen["text_features"] = trunk(pixel_values), text(ids)
-    arrays = {f"stages/{k}": v for k, v in seen.items()}
+    outputs_by_name["image_features"], outputs_by_name["text_features"] = (
+        trunk(pixel_values),
+        text(ids),
+    )
+    arrays = {f"stages/{k}": v for k, v in outputs_by_name.items()}
     write("siglip", {}, model, arrays | {"pixel_values": pixel_values, "input_ids": ids})
 
 
 def load(directory: str) -> None:
-    """What we wrote for open_clip is an open_clip model, to the last tensor."""
+    """Check that open_clip loads a directory written for it, with every tensor equal."""
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{directory}")
     torch.manual_seed(0)
     size = model.visual.image_size

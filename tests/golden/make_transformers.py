@@ -127,11 +127,13 @@ def record(model: Any, pixel_values: Tensor, input_ids: Tensor) -> dict[str, Ten
         "vision.normed": model.vision_model.post_layernorm,
         "text.normed": model.text_model.final_layer_norm,
     }
-    hooks = [one.register_forward_hook(partial(keep, name)) for name, one in norms.items()]
+    hooks = [norm.register_forward_hook(partial(keep, name)) for name, norm in norms.items()]
     for name, tower in towers.items():
         hooks.append(tower.embeddings.register_forward_hook(partial(keep, f"{name}.embeddings")))
-        first = tower.encoder.layers[0]
-        hooks.append(first.register_forward_pre_hook(partial(keep_input, f"{name}.blocks.in")))
+        first_layer = tower.encoder.layers[0]
+        hooks.append(
+            first_layer.register_forward_pre_hook(partial(keep_input, f"{name}.blocks.in"))
+        )
         for index, layer in enumerate(tower.encoder.layers):
             hooks.append(layer.register_forward_hook(partial(keep, f"{name}.blocks.{index}")))
     is_clip = model.config.model_type == "clip"
