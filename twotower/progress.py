@@ -1,4 +1,4 @@
-"""Progress reports: one shape for everything that takes longer than a moment."""
+"""Progress reports of long tasks, in one shape."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Progress:
     Attributes:
         done: items finished, of which `failed` could not be read.
         total: items in all.
-        stage: the activity, for people ("Indexing").
+        stage: the activity, to be displayed, such as "Indexing".
     """
 
     done: int
