@@ -50,9 +50,9 @@ def test_json_has_an_object_for_each_picture_in_order(pictures: Path) -> None:
             assert "\n" not in answer["error"]
         else:
             assert answer["error"] is None
-            assert {one["label"] for one in answer["labels"]} == {"cat", "dog"}
-            assert sum(one["probability"] for one in answer["labels"]) == pytest.approx(1)
-            assert all(-1 <= one["score"] <= 1 for one in answer["labels"])
+            assert {label["label"] for label in answer["labels"]} == {"cat", "dog"}
+            assert sum(label["probability"] for label in answer["labels"]) == pytest.approx(1)
+            assert all(-1 <= label["score"] <= 1 for label in answer["labels"])
 
 
 def test_lines_answer_the_good_and_name_the_bad(pictures: Path) -> None:
@@ -65,7 +65,7 @@ def test_label_files(pictures: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("\ufeffcat\nhot dog, with mustard\n\n", encoding="utf-8")
     done = run("classify", pictures / "a.png", "--labels", labels, "--json")
-    assert {one["label"] for one in json.loads(done.stdout)[0]["labels"]} == {
+    assert {label["label"] for label in json.loads(done.stdout)[0]["labels"]} == {
         "cat",
         "hot dog, with mustard",
     }
@@ -113,12 +113,12 @@ def test_mistakes_get_one_line(
 ) -> None:
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "empty-folder").mkdir()
-    places = {
+    paths = {
         "PICTURE": pictures / "a.png",
         "EMPTY": tmp_path / "empty.txt",
         "FOLDER": tmp_path / "empty-folder",
     }
-    done = run(*[places.get(one, one) for one in arguments], code=code)
+    done = run(*[paths.get(argument, argument) for argument in arguments], code=code)
     assert message in done.stderr
     if code == 1:
         assert len(done.stderr.splitlines()) == 1
@@ -179,6 +179,6 @@ def test_two_at_once_share_one_conversion(tiny_directory: Path, tmp_path: Path) 
     run("convert", tiny_directory, tmp_path / "hf", "--to", "transformers")
     command = [sys.executable, "-m", "twotower", "verify", tmp_path / "hf"]
     cache = {"TWOTOWER_CACHE": str(tmp_path / "cache")}
-    both = [subprocess.Popen(command, env=os.environ | cache) for _ in range(2)]
-    assert [process.wait() for process in both] == [0, 0]
+    processes = [subprocess.Popen(command, env=os.environ | cache) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
     assert len(list((tmp_path / "cache").iterdir())) == 1

@@ -1,4 +1,4 @@
-"""What the commands print, and the progress that they show on a terminal."""
+"""The output of the commands, and the progress that they show on a terminal."""
 
 import io
 import sys

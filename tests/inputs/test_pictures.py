@@ -91,8 +91,8 @@ def test_mpo_gives_its_first_picture() -> None:
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_animations_give_their_first_frame(kind: str) -> None:
     options = {"lossless": True} if kind == "WEBP" else {}
-    first, second = grey(), grey().rotate(180)
-    data = encode(first, kind, save_all=True, append_images=[second], **options)
+    frame, next_frame = grey(), grey().rotate(180)
+    data = encode(frame, kind, save_all=True, append_images=[next_frame], **options)
     assert far(open_picture(data), np.repeat(slope()[..., :1], 3, axis=2)) == 0
 
 
@@ -211,15 +211,15 @@ def test_pictures_come_back_upright_once(kind: str, orientation: int) -> None:
     upright = open_picture(encode(rgb(), kind, exif=exif(orientation), **options))
     tolerance = 6 if kind in ("JPEG", "AVIF") else 0
     assert far(upright, SHOWN[orientation](slope())) <= tolerance
-    again = open_picture(upright)
-    assert again.tobytes() == upright.tobytes()
+    reopened = open_picture(upright)
+    assert reopened.tobytes() == upright.tobytes()
 
 
 def test_a_pil_picture_is_turned_but_not_changed() -> None:
-    given = Image.open(io.BytesIO(encode(rgb(), "PNG", exif=exif(6))))
-    assert open_picture(given).size == (48, 64)
-    assert given.size == (64, 48)
-    assert open_picture(given).size == (48, 64)
+    image = Image.open(io.BytesIO(encode(rgb(), "PNG", exif=exif(6))))
+    assert open_picture(image).size == (48, 64)
+    assert image.size == (64, 48)
+    assert open_picture(image).size == (48, 64)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
@@ -323,7 +323,7 @@ def test_a_file_cut_anywhere_is_refused_or_whole(kind: str, options: dict[str, A
     data = encode(rgb(), kind, **options)
     whole = open_picture(data).convert("RGB").tobytes()
     refused = 0
-    cuts = [len(data) * part // 40 for part in range(40)]
+    cuts = [len(data) * i // 40 for i in range(40)]
     for cut in cuts:
         try:
             image = open_picture(data[:cut])
@@ -405,15 +405,15 @@ def album(tmp_path: Path) -> Path:
 
 
 def test_folders_are_walked_in_order(album: Path) -> None:
-    found = [str(path.relative_to(album)) for path in find_pictures([album])]
-    assert found == [
+    names = [str(path.relative_to(album)) for path in find_pictures([album])]
+    assert names == [
         *("a.png", "b.JPG", "10/z.webp", "2/x.heic", "2/deep/y.avif", "2/folder.jpg/w.tiff"),
     ]
 
 
 def test_files_are_taken_as_given(album: Path) -> None:
-    given = [album / "notes.txt", str(album / "10"), album / ".hidden.jpg", album / "notes.txt"]
-    assert find_pictures(given) == [
+    paths = [album / "notes.txt", str(album / "10"), album / ".hidden.jpg", album / "notes.txt"]
+    assert find_pictures(paths) == [
         *(album / "notes.txt", album / "10/z.webp", album / ".hidden.jpg", album / "notes.txt"),
     ]
     assert find_pictures([album / ".thumbnails"]) == [album / ".thumbnails/t.jpg"]
@@ -430,9 +430,9 @@ def test_links_are_followed_but_not_round(album: Path, tmp_path: Path) -> None:
     (album / "linked").symlink_to(elsewhere, target_is_directory=True)
     (album / "linked too").symlink_to(elsewhere, target_is_directory=True)
     (album / "broken.jpg").symlink_to(tmp_path / "gone.jpg")
-    found = find_pictures([album])
-    assert album / "linked/far.gif" in found
-    assert len(found) == 7
+    pictures = find_pictures([album])
+    assert album / "linked/far.gif" in pictures
+    assert len(pictures) == 7
 
 
 def test_what_cannot_be_found_keeps_its_place(album: Path, tmp_path: Path) -> None:

@@ -50,9 +50,9 @@ def reference(image: Image.Image, size: int) -> tuple[NDArray[np.uint8], NDArray
         image = image.resize((size, int(size * height / width)), Image.Resampling.BICUBIC)
     else:
         image = image.resize((int(size * width / height), size), Image.Resampling.BICUBIC)
-    left = round((image.width - size) / 2.0)
-    top = round((image.height - size) / 2.0)
-    levels = np.asarray(image.crop((left, top, left + size, top + size)).convert("RGB"))
+    x = round((image.width - size) / 2.0)
+    y = round((image.height - size) / 2.0)
+    levels = np.asarray(image.crop((x, y, x + size, y + size)).convert("RGB"))
     values = levels.astype(np.float32) / np.float32(255)
     values = (values - np.float32(OPENAI_MEAN)) / np.float32(OPENAI_STD)
     return levels, np.ascontiguousarray(values.transpose(2, 0, 1))
@@ -159,12 +159,12 @@ def test_transformers_modes(name: str, mode: str) -> None:
 def test_crop_offsets_differ_where_the_margin_leaves_three_by_four(margin: int) -> None:
     columns = np.arange(100 + margin, dtype=np.uint8) * 2
     strip = np.broadcast_to(columns, (100, 100 + margin))
-    first = {}
+    offsets = {}
     for crop_offset in ("round", "floor"):
         config = PreprocessConfig(image_size=100, crop_offset=crop_offset)
-        first[crop_offset] = np.asarray(Preprocess(config).square(strip))[0, 0, 0] // 2
-    assert first["floor"] == math.floor(margin / 2)
-    assert first["round"] == math.floor(margin / 2) + (margin % 4 == 3)
+        offsets[crop_offset] = np.asarray(Preprocess(config).square(strip))[0, 0, 0] // 2
+    assert offsets["floor"] == math.floor(margin / 2)
+    assert offsets["round"] == math.floor(margin / 2) + (margin % 4 == 3)
 
 
 def test_alpha_is_dropped_last_or_laid_over_white_first() -> None:

@@ -210,21 +210,21 @@ def sidecars(draw: Callable) -> bytes:
     ):
         if not draw(st.booleans()):
             continue
-        own = draw(st.sampled_from([prefix, "p", f"{prefix}2"]))
+        tag_prefix = draw(st.sampled_from([prefix, "p", f"{prefix}2"]))
         texts = draw(st.lists(NAMES, min_size=1, max_size=4))
         comment = draw(st.sampled_from(["", "<!-- <rdf:li>no</rdf:li> -->"]))
         items = line.join(f"<{rdf}:li>{escape(text)}</{rdf}:li>{comment}" for text in texts)
         lists.append(
-            f"<{own}:{name} xmlns:{own}={quote}{NAMESPACES[prefix]}{quote}>{line}"
-            f"<{rdf}:{container}>{line}{items}{line}</{rdf}:{container}>{line}</{own}:{name}>"
+            f"<{tag_prefix}:{name} xmlns:{tag_prefix}={quote}{NAMESPACES[prefix]}{quote}>{line}"
+            f"<{rdf}:{container}>{line}{items}{line}</{rdf}:{container}>{line}</{tag_prefix}:{name}>"
         )
     about = f"{rdf}:about={quote}{quote}"
-    other = f" xmlns:q={quote}urn:q{quote} q:a={quote}1 &gt; 0{quote}"
+    attribute = f" xmlns:q={quote}urn:q{quote} q:a={quote}1 &gt; 0{quote}"
     if draw(st.booleans()):
-        blocks = [f"<{rdf}:Description {about}{other}>{line.join(lists)}</{rdf}:Description>"]
+        blocks = [f"<{rdf}:Description {about}{attribute}>{line.join(lists)}</{rdf}:Description>"]
     else:
-        blocks = [f"<{rdf}:Description {about}>{one}</{rdf}:Description>" for one in lists]
-        blocks.append(f"<{rdf}:Description {about}{other}/>")
+        blocks = [f"<{rdf}:Description {about}>{text}</{rdf}:Description>" for text in lists]
+        blocks.append(f"<{rdf}:Description {about}{attribute}/>")
     body = line.join([f"<{rdf}:RDF xmlns:{rdf}={quote}{RDF}{quote}>", *blocks, f"</{rdf}:RDF>"])
     text = f"<x:xmpmeta xmlns:x={quote}adobe:ns:meta/{quote}>{line}{body}{line}</x:xmpmeta>"
     if draw(st.booleans()):

@@ -67,9 +67,9 @@ def exiv2() -> Callable[..., str]:
 def lists(exiftool: Callable[..., str], path: Path) -> dict[str, list[str]]:
     names = ("Subject", "HierarchicalSubject", "TagsList")
     [answer] = json.loads(exiftool("-json", *(f"-XMP:{name}" for name in names), path))
-    found = {name: answer.get(name, []) for name in names}
+    values = {name: answer.get(name, []) for name in names}
     return {
-        name: value if isinstance(value, list) else [str(value)] for name, value in found.items()
+        name: value if isinstance(value, list) else [str(value)] for name, value in values.items()
     }
 
 
@@ -88,9 +88,9 @@ def test_sidecars_in_exiftool_and_exiv2(
     before = sidecar.read_bytes() if name in SAMPLES else None
     write_tags(tmp_path / "l", [(path, TAGS)], "0123456789ab")
     if name not in ("odd", "Latin-1"):  # which exiftool does not take for XMP, or not as it is
-        found = lists(exiftool, sidecar)
-        assert found["Subject"][-4:] == FLAT
-        assert found["HierarchicalSubject"][-4:] == LR and found["TagsList"][-4:] == DIGIKAM
+        values = lists(exiftool, sidecar)
+        assert values["Subject"][-4:] == FLAT
+        assert values["HierarchicalSubject"][-4:] == LR and values["TagsList"][-4:] == DIGIKAM
         written = sidecar.read_bytes()
         exiftool("-overwrite_original", "-XMP-xmp:Rating=3", "-XMP-dc:Subject+=theirs", sidecar)
         assert read_keywords(path) == Keywords((*theirs, ("theirs",)), TAGS)
@@ -118,12 +118,12 @@ def test_into_pictures(tmp_path: Path, exiftool: Callable[..., str]) -> None:
             image.convert("RGB").resize((64, 48)).save(path, exif=exif, icc_profile=profile)
         path.chmod(0o640)
     before = {path: path.read_bytes() for path in paths}
-    wanted = [(path, TAGS) for path in paths]
-    report = write_tags(tmp_path / "l", wanted, "m", embed=True, dry_run=True)
+    tagged = [(path, TAGS) for path in paths]
+    report = write_tags(tmp_path / "l", tagged, "m", embed=True, dry_run=True)
     assert report.files == 5 and all(path.read_bytes() == before[path] for path in paths)
-    report = write_tags(tmp_path / "l", wanted, "m", embed=True)
+    report = write_tags(tmp_path / "l", tagged, "m", embed=True)
     assert (report.pictures, report.files, report.errors) == (5, 5, ())
-    assert {one for one in tmp_path.iterdir() if one.is_file()} == set(paths)
+    assert {path for path in tmp_path.iterdir() if path.is_file()} == set(paths)
     for path in paths:
         assert read_keywords(path) == FOUR and path.stat().st_mode & 0o777 == 0o640
         with PIL.Image.open(path) as image, PIL.Image.open(io.BytesIO(before[path])) as original:
@@ -131,7 +131,7 @@ def test_into_pictures(tmp_path: Path, exiftool: Callable[..., str]) -> None:
             assert image.tobytes() == original.tobytes()
     expected = {"Subject": FLAT, "HierarchicalSubject": LR, "TagsList": DIGIKAM}
     assert lists(exiftool, paths[0]) == lists(exiftool, paths[3]) == expected
-    assert write_tags(tmp_path / "l", wanted, "m", embed=True).unchanged == 5
+    assert write_tags(tmp_path / "l", tagged, "m", embed=True).unchanged == 5
 
     exiftool("-overwrite_original", "-XMP-dc:Subject+=theirs", paths[0])
     assert read_keywords(paths[0]) == Keywords((("theirs",),), TAGS)
@@ -152,15 +152,15 @@ def test_many_pictures_through_one_process(tmp_path: Path, exiftool: Callable[..
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     (tmp_path / "line\nbreak.jpg").write_bytes(paths[2].read_bytes())
     (tmp_path / "raw.nef").write_bytes(b"raw")
-    others = [tmp_path / name for name in ("bad.jpg", "line\nbreak.jpg", "raw.nef")]
-    before = {path: path.read_bytes() for path in [*paths, *others]}
+    unreadable = [tmp_path / name for name in ("bad.jpg", "line\nbreak.jpg", "raw.nef")]
+    before = {path: path.read_bytes() for path in [*paths, *unreadable]}
     tags = {**TAGS, **HUNDRED}
     report = write_tags(tmp_path / "l", [(path, tags) for path in before], "m", embed=True)
     assert report.files == 9 and len(report.errors) == 2
     assert "bad.jpg: exiftool cannot write into it" in report.errors[0]
     assert "cannot be given this name" in report.errors[1]
     assert (tmp_path / "raw.nef.xmp").exists()  # raw files are left alone
-    assert all(other.read_bytes() == before[other] for other in others)
+    assert all(path.read_bytes() == before[path] for path in unreadable)
     assert read_keywords(paths[0]) == Keywords((("Grandmother",),), tags)
     assert read_keywords(paths[1]) == Keywords((("poodle",),), tags)
     assert "Red" in exiftool("-XMP-xmp:Label", paths[1])

@@ -36,7 +36,7 @@ from twotower.metadata.xmp import NEW_PACKET, Edit, Packet, Property
 POODLE = {("animal", "dog", "poodle"): 0.93}
 
 
-def known(content: bytes) -> Keywords:
+def keywords(content: bytes) -> Keywords:
     return packet_keywords(Packet(content))
 
 
@@ -51,7 +51,7 @@ def decoded(content: bytes) -> str:
     raise AssertionError
 
 
-def same(tags: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
+def keys(tags: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
     """Tags but for capitals, and for what looks like a separator."""
     plain = {ord("∕"): "/", ord("¦"): "|"}
     return {tuple(name.translate(plain).casefold() for name in clean_tag(tag)) for tag in tags}
@@ -60,8 +60,8 @@ def same(tags: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
 def tree(content: bytes) -> list[tuple[str, dict[str, str], str]]:
     """Elements outside the lists of keywords, by another parser than ours."""
     root = ET.fromstring(decoded(content).strip("\ufeff\0\r\n "))
-    ours = {one.key.replace(" ", "}") for one in (SUBJECT, HIERARCHY, TAGS_LIST, MARK)}
-    found = []
+    ours = {name.key.replace(" ", "}") for name in (SUBJECT, HIERARCHY, TAGS_LIST, MARK)}
+    elements = []
 
     def walk(element: ET.Element) -> None:
         if element.tag.removeprefix("{") in ours:
@@ -71,29 +71,29 @@ def tree(content: bytes) -> list[tuple[str, dict[str, str], str]]:
             f"{{{RDF}}}about"
         }
         if not empty:
-            found.append((element.tag, element.attrib, "".join(inner).strip()))
+            elements.append((element.tag, element.attrib, "".join(inner).strip()))
         for child in element:
             walk(child)
 
     walk(root)
-    return found
+    return elements
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_what_programs_write_stays_and_comes_back(name: str) -> None:
     before = SAMPLES[name]
-    person = known(before).person
+    person = keywords(before).person
     after = set_tags(before, {**POODLE, ("Straße", "日本", 'a & "b"'): 0.5}, "0123456789abcdef")
-    assert known(after) == Keywords(
+    assert keywords(after) == Keywords(
         person, {**POODLE, ("Straße", "日本", 'a & "b"'): 0.5}, rejected=()
     )
     assert tree(after) == tree(before)
-    left = iter(decoded(after).replace("></rdf:RDF>", "/>"))
-    assert all(one in left for one in decoded(before))  # something was put in, nothing taken out
-    again = set_tags(after, {})
-    if all(Packet(before).has(one) for one in (SUBJECT, HIERARCHY, TAGS_LIST)) or not person:
-        assert again == before.replace(b"/></x:x", b">\n </rdf:RDF></x:x")
-    assert known(again) == Keywords(person)
+    remaining = iter(decoded(after).replace("></rdf:RDF>", "/>"))
+    assert all(character in remaining for character in decoded(before))  # nothing was removed
+    cleared = set_tags(after, {})
+    if all(Packet(before).has(name) for name in (SUBJECT, HIERARCHY, TAGS_LIST)) or not person:
+        assert cleared == before.replace(b"/></x:x", b">\n </rdf:RDF></x:x")
+    assert keywords(cleared) == Keywords(person)
 
 
 def test_the_very_bytes() -> None:
@@ -126,46 +126,52 @@ def test_the_very_bytes() -> None:
 @unhurried
 @given(sidecars(), TAGGINGS, TAGGINGS, st.lists(TAGS, max_size=3))
 def test_any_sidecar_and_any_tags(
-    before: bytes, tags: dict, others: dict, person: list[tuple[str, ...]]
+    before: bytes, tags: dict, new_tags: dict, person: list[tuple[str, ...]]
 ) -> None:
-    theirs = known(before)
+    theirs = keywords(before)
     assert not theirs.ours and not theirs.rejected
     after = set_tags(before, tags, "model", person)
     assert tree(after) == tree(before)
-    now = known(after)
+    now = keywords(after)
     # the name of what a tag is a kind of, in the flat list alone, may be a copy of ours
-    above = {path[:1] for tag in (*tags, *others) for path in same((name,) for name in tag[:-1])}
-    assert same(theirs.person) - above <= same(now.person) and not now.rejected
-    assert same(tags) <= same([*now.person, *now.ours, *person])
+    parents = {
+        path[:1] for tag in (*tags, *new_tags) for path in keys((name,) for name in tag[:-1])
+    }
+    assert keys(theirs.person) - parents <= keys(now.person) and not now.rejected
+    assert keys(tags) <= keys([*now.person, *now.ours, *person])
     assert set_tags(after, tags, "model", person) == after
-    third = set_tags(after, others, "other")
+    third = set_tags(after, new_tags, "other")
     assert tree(third) == tree(before)
-    assert same(theirs.person) - above <= same(known(third).person)
-    gone = set_tags(third, {})
-    assert known(gone).ours == {}
-    # and such a name is a keyword of theirs again, once the path is gone that it was a part of
-    assert same(known(gone).person) - above == same(now.person) - above
-    assert same(now.person) <= same(known(gone).person) <= same(now.person) | same(theirs.person)
+    assert keys(theirs.person) - parents <= keys(keywords(third).person)
+    cleared = set_tags(third, {})
+    assert keywords(cleared).ours == {}
+    # such a name counts as theirs once more, when the path that it was part of is removed
+    assert keys(keywords(cleared).person) - parents == keys(now.person) - parents
+    assert (
+        keys(now.person) <= keys(keywords(cleared).person) <= keys(now.person) | keys(theirs.person)
+    )
     if not theirs.person and not person:
-        assert gone == before
+        assert cleared == before
 
 
 @unhurried
 @given(sidecars(), TAGGINGS, TAGGINGS, st.lists(TAGS, max_size=3))
-def test_what_is_not_judged_stays(before: bytes, tags: dict, others: dict, more: list) -> None:
+def test_what_is_not_judged_stays(
+    before: bytes, tags: dict, new_tags: dict, judged_tags: list
+) -> None:
     after = set_tags(before, tags, "model")
-    judged = tag_keys([*others, *more])
-    then = known(set_tags(after, others, "other", judged=judged))
-    assert same(then.ours) >= same(tag for tag in known(after).ours) - judged
-    assert same(then.ours) & judged <= same(others)
-    assert same(then.person) == same(known(after).person)
+    judged = tag_keys([*new_tags, *judged_tags])
+    then = keywords(set_tags(after, new_tags, "other", judged=judged))
+    assert keys(then.ours) >= keys(tag for tag in keywords(after).ours) - judged
+    assert keys(then.ours) & judged <= keys(new_tags)
+    assert keys(then.person) == keys(keywords(after).person)
     assert set_tags(after, {}, judged=frozenset()) == after
 
 
 def test_what_stays_keeps_its_probability_and_model() -> None:
     after = set_tags(NEW_PACKET, {**POODLE, ("sea",): 0.5}, "first")
-    again = set_tags(after, {("sky",): 0.75}, "second", judged=tag_keys([("SEA",), ("sky",)]))
-    assert sorted(Packet(again).items(MARK)) == [
+    repeated = set_tags(after, {("sky",): 0.75}, "second", judged=tag_keys([("SEA",), ("sky",)]))
+    assert sorted(Packet(repeated).items(MARK)) == [
         "0.75 second dc+lr+digiKam sky",
         "0.93 first dc+lr+digiKam animal|dog|poodle",
     ]
@@ -175,8 +181,8 @@ def test_what_stays_keeps_its_probability_and_model() -> None:
 @given(TAGGINGS)
 def test_ours_read_back_exactly(tags: dict) -> None:
     clean = {clean_tag(tag): probability for tag, probability in tags.items()}
-    now = known(set_tags(NEW_PACKET, tags))
-    assert set(now.ours) <= set(clean) and len(now.ours) == len(same(clean))
+    now = keywords(set_tags(NEW_PACKET, tags))
+    assert set(now.ours) <= set(clean) and len(now.ours) == len(keys(clean))
     assert not now.person
     assert set_tags(set_tags(NEW_PACKET, tags), {}) == NEW_PACKET
 
@@ -184,15 +190,15 @@ def test_ours_read_back_exactly(tags: dict) -> None:
 def test_ten_thousand_tags() -> None:
     tags = {("all", str(number)): 0.5 for number in range(10_000)}
     content = set_tags(NEW_PACKET, tags)
-    assert known(content).ours == tags
+    assert keywords(content).ours == tags
     assert set_tags(content, {}) == NEW_PACKET
 
 
 def test_a_persons_keyword_is_never_ours() -> None:
     tags = {("People", "Grandmother"): 0.9, ("BEACH",): 0.8, ("sea",): 0.7}
     after = set_tags(LIGHTROOM.encode(), tags)
-    assert known(after).ours == {("sea",): 0.7}
-    assert known(set_tags(after, {})).person == (("People", "Grandmother"), ("beach",))
+    assert keywords(after).ours == {("sea",): 0.7}
+    assert keywords(set_tags(after, {})).person == (("People", "Grandmother"), ("beach",))
 
     # the same name by another path: the flat list has it once, and it is theirs
     after = set_tags(LIGHTROOM.encode(), {("family", "Grandmother"): 0.9})
@@ -203,7 +209,7 @@ def test_a_persons_keyword_is_never_ours() -> None:
 def test_lists_that_are_begun_do_not_hide_keywords() -> None:
     """darktable reads dc:subject only where there is no hierarchy, digiKam the first it finds."""
     content = SAMPLES["exiftool"]
-    assert known(content).person == (("beach",), ("Grandmother",))
+    assert keywords(content).person == (("beach",), ("Grandmother",))
     packet = Packet(set_tags(content, POODLE, person=[("trips", "Rome")]))
     assert packet.items(SUBJECT) == ["beach", "Grandmother", "poodle"]
     flat = ["beach", "Grandmother"]
@@ -216,15 +222,17 @@ def test_what_a_person_took_out_stays_out(lost: str) -> None:
     after = set_tags(DIGIKAM.encode(), {**POODLE, ("sea",): 0.5})
     edited = after.replace(lost.encode(), b"")
     assert edited != after
-    assert known(edited).rejected == tuple(POODLE) and known(edited).ours == {("sea",): 0.5}
-    again = set_tags(edited, POODLE)
-    assert known(again) == Keywords(known(DIGIKAM.encode()).person, {}, tuple(POODLE))
+    assert keywords(edited).rejected == tuple(POODLE) and keywords(edited).ours == {("sea",): 0.5}
+    repeated = set_tags(edited, POODLE)
+    assert keywords(repeated) == Keywords(keywords(DIGIKAM.encode()).person, {}, tuple(POODLE))
     for name in (SUBJECT, HIERARCHY, TAGS_LIST):  # the rest of it goes too
-        assert not any("poodle" in text for text in Packet(again).items(name))
-    assert known(set_tags(again, {**POODLE, ("sky",): 0.6})).ours == {("sky",): 0.6}
+        assert not any("poodle" in text for text in Packet(repeated).items(name))
+    assert keywords(set_tags(repeated, {**POODLE, ("sky",): 0.6})).ours == {("sky",): 0.6}
     # given by the person after all
-    theirs = again.replace(b"<rdf:li>beach<", b"<rdf:li>animal|dog|poodle</rdf:li><rdf:li>beach<")
-    assert known(theirs).rejected == () and next(iter(POODLE)) in known(theirs).person
+    theirs = repeated.replace(
+        b"<rdf:li>beach<", b"<rdf:li>animal|dog|poodle</rdf:li><rdf:li>beach<"
+    )
+    assert keywords(theirs).rejected == () and next(iter(POODLE)) in keywords(theirs).person
 
 
 def test_a_list_that_a_program_overwrote_says_nothing_of_a_person() -> None:
@@ -240,19 +248,21 @@ def test_a_list_that_a_program_overwrote_says_nothing_of_a_person() -> None:
             overwritten = overwritten.replace(b"     <rdf:li>" + text + b"</rdf:li>\n", b"")
         overwritten += mark + end
         assert overwritten != after
-        assert known(overwritten) == Keywords(known(after).person)
-        assert known(set_tags(overwritten, tags)) == known(after)
-        assert known(set_tags(overwritten, {})) == Keywords(known(after).person)
+        assert keywords(overwritten) == Keywords(keywords(after).person)
+        assert keywords(set_tags(overwritten, tags)) == keywords(after)
+        assert keywords(set_tags(overwritten, {})) == Keywords(keywords(after).person)
 
 
 def test_a_tag_that_a_person_moved_keeps_its_name() -> None:
     after = set_tags(DIGIKAM.encode(), POODLE)
     moved = after.replace(b"animal|dog|", b"pets|").replace(b"animal/dog/", b"pets/")
     moved = moved.replace(b"digiKam pets|", b"digiKam animal|dog|")  # the mark is not theirs
-    assert ("pets", "poodle") in known(moved).person
-    again = set_tags(moved, {("sea",): 0.5})
-    assert "poodle" in Packet(again).items(SUBJECT)
-    assert ("pets", "poodle") in known(again).person and ("poodle",) not in known(again).person
+    assert ("pets", "poodle") in keywords(moved).person
+    repeated = set_tags(moved, {("sea",): 0.5})
+    assert "poodle" in Packet(repeated).items(SUBJECT)
+    assert ("pets", "poodle") in keywords(repeated).person and ("poodle",) not in keywords(
+        repeated
+    ).person
 
 
 def test_copies_that_programs_make_of_ours_are_ours() -> None:
@@ -262,9 +272,9 @@ def test_copies_that_programs_make_of_ours_are_ours() -> None:
         b"<rdf:li>beach</rdf:li><rdf:li>animal/dog/poodle</rdf:li></rdf:Bag></MicrosoftPhoto",
     ).replace(b"<rdf:li>poodle</rdf:li>", b"<rdf:li>dog</rdf:li><rdf:li>poodle</rdf:li>")
     assert copied.count(b"poodle") == after.count(b"poodle") + 1
-    assert known(copied) == known(after)
-    sources = [known(after), Keywords((("poodle",), ("dog",), ("tree",)))]  # IPTC repeats them
-    assert merge_keywords(sources).person == (*known(after).person, ("tree",))
+    assert keywords(copied) == keywords(after)
+    sources = [keywords(after), Keywords((("poodle",), ("dog",), ("tree",)))]  # IPTC repeats them
+    assert merge_keywords(sources).person == (*keywords(after).person, ("tree",))
 
 
 @pytest.mark.parametrize(
@@ -297,17 +307,17 @@ def test_lists_that_are_written_oddly() -> None:
         "><dc:subject><rdf:Bag><rdf:li>sea</rdf:li><rdf:li><b/>x</rdf:li></rdf:Bag></dc:subject>",
     ):
         after = set_tags(frame.format(inside).encode(), POODLE)
-        assert known(after) == Keywords((("sea",),), POODLE)
+        assert keywords(after) == Keywords((("sea",),), POODLE)
     for inside in (
         "><dc:subject/>",
         "><dc:subject></dc:subject>",
         "><dc:subject><rdf:Bag/></dc:subject>",
     ):
         after = set_tags(frame.format(inside).encode(), POODLE)
-        assert known(after) == Keywords((), POODLE)
-        assert known(set_tags(after, {})) == Keywords()
+        assert keywords(after) == Keywords((), POODLE)
+        assert keywords(set_tags(after, {})) == Keywords()
     attribute = frame.format('dc:subject="sea">').encode()
-    assert known(attribute) == Keywords((("sea",),))
+    assert keywords(attribute) == Keywords((("sea",),))
     structure = frame.format('><dc:subject rdf:parseType="Resource"><dc:a/></dc:subject>').encode()
     for content, reason in ((attribute, "attribute"), (structure, "structure")):
         with pytest.raises(MetadataError, match=reason):
@@ -316,10 +326,10 @@ def test_lists_that_are_written_oddly() -> None:
 
 @unhurried
 @given(NAMES, NAMES)
-def test_edits_of_one_list(one: str, other: str) -> None:
+def test_edits_of_one_list(name_a: str, name_b: str) -> None:
     name = Property("p", "urn:p", "List")
-    content = Packet(NEW_PACKET).edited({name: Edit(add=[one, other])})
-    assert Packet(content).items(name) == [one, other]
-    shorter = Packet(content).edited({name: Edit(remove=[one])})
-    assert Packet(shorter).items(name) == [other]
-    assert Packet(shorter).edited({name: Edit(remove=[other])}) == NEW_PACKET
+    content = Packet(NEW_PACKET).edited({name: Edit(add=[name_a, name_b])})
+    assert Packet(content).items(name) == [name_a, name_b]
+    shorter = Packet(content).edited({name: Edit(remove=[name_a])})
+    assert Packet(shorter).items(name) == [name_b]
+    assert Packet(shorter).edited({name: Edit(remove=[name_b])}) == NEW_PACKET

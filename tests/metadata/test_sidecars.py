@@ -46,28 +46,28 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def test_writing_reading_and_taking_back(tmp_path: Path) -> None:
-    one, other = photo(tmp_path / "a.jpg"), photo(tmp_path / "b" / "c d.png")
+    photo_a, photo_b = photo(tmp_path / "a.jpg"), photo(tmp_path / "b" / "c d.png")
     (tmp_path / "b" / "c d.png.xmp").write_bytes(SAMPLES["digiKam"])
     before = files(tmp_path)
-    wanted = [(one, POODLE), (other, {**POODLE, ("beach",): 0.8})]
+    tagged = [(photo_a, POODLE), (photo_b, {**POODLE, ("beach",): 0.8})]
     location = tmp_path / ".twotower"
-    report = write_tags(location, wanted, "model", dry_run=True)
+    report = write_tags(location, tagged, "model", dry_run=True)
     assert (report.pictures, report.files) == (2, 2) and files(tmp_path) == before
     assert not location.exists()
     ticks: list[Progress] = []
-    report = write_tags(location, wanted, "model", report=ticks.append)
+    report = write_tags(location, tagged, "model", report=ticks.append)
     assert (report.pictures, report.files, report.errors) == (2, 2, ()) and len(ticks) == 2
-    assert read_keywords(one) == Keywords((), POODLE)
-    assert read_keywords(other) == Keywords((("People", "Grandmother"), ("beach",)), POODLE)
+    assert read_keywords(photo_a) == Keywords((), POODLE)
+    assert read_keywords(photo_b) == Keywords((("People", "Grandmother"), ("beach",)), POODLE)
     written = files(tmp_path)
     assert written.keys() - before.keys() == {"a.jpg.xmp"}
     assert {name: written[name] for name in ("a.jpg", "b/c d.png")}.items() <= before.items()
-    again = write_tags(location, wanted, "model")
-    assert (again.pictures, again.unchanged) == (0, 2) and files(tmp_path) == written
+    repeated = write_tags(location, tagged, "model")
+    assert (repeated.pictures, repeated.unchanged) == (0, 2) and files(tmp_path) == written
 
-    assert write_tags(location, [(one, {}), (other, {("sea",): 0.6})], "model").files == 2
+    assert write_tags(location, [(photo_a, {}), (photo_b, {("sea",): 0.6})], "model").files == 2
     assert not (tmp_path / "a.jpg.xmp").exists()  # nothing was in it but ours
-    assert read_keywords(other).ours == {("sea",): 0.6}
+    assert read_keywords(photo_b).ours == {("sea",): 0.6}
     assert undo(location).restored == 2 and files(tmp_path) == written
     assert undo(location).restored == 2 and files(tmp_path) == before
     assert undo(location).restored == 0 and files(tmp_path) == before
@@ -76,7 +76,7 @@ def test_writing_reading_and_taking_back(tmp_path: Path) -> None:
 @settings(unhurried, max_examples=20)
 @given(st.lists(sidecars(), min_size=1, max_size=2), TAGGINGS, TAGGINGS, st.booleans())
 def test_any_sidecars_come_back(
-    contents: list[bytes], tags: dict, others: dict, some_stay: bool
+    contents: list[bytes], tags: dict, new_tags: dict, some_stay: bool
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -84,10 +84,10 @@ def test_any_sidecars_come_back(
         for path, content in zip(pictures[1:], contents[1:], strict=True):  # the first has none
             path.with_name(path.name + ".xmp").write_bytes(content)
         states = [files(root)]
-        for some in (tags, others, {}):
-            wanted = [(path, some) for path in pictures]
-            judged = [*some, *list(tags)[:1]] if some_stay else None
-            report = write_tags(root / ".twotower", wanted, "m", judged=judged)
+        for target in (tags, new_tags, {}):
+            tagged = [(path, target) for path in pictures]
+            judged = [*target, *list(tags)[:1]] if some_stay else None
+            report = write_tags(root / ".twotower", tagged, "m", judged=judged)
             assert not report.errors
             if report.files:
                 states.append(files(root))
@@ -167,15 +167,15 @@ def test_keywords_in_the_picture_are_not_hidden_by_a_new_sidecar(tmp_path: Path)
 
 
 def test_bad_sidecars_are_left_and_named(tmp_path: Path) -> None:
-    wanted = [
+    tagged = [
         (photo(tmp_path / f"{name}.jpg"), POODLE) for name in ("broken", "empty", "html", "ok")
     ]
     for name, content in (("broken", b"<x:xmp"), ("empty", b""), ("html", b"<html/>")):
         (tmp_path / f"{name}.jpg.xmp").write_bytes(content)
-    wanted.append((photo(tmp_path / "folder.jpg"), POODLE))
+    tagged.append((photo(tmp_path / "folder.jpg"), POODLE))
     (tmp_path / "folder.jpg.xmp").mkdir()
     before = files(tmp_path)
-    report = write_tags(tmp_path / ".twotower", wanted, "m")
+    report = write_tags(tmp_path / ".twotower", tagged, "m")
     assert report.pictures == report.files == 1
     assert len(report.errors) == 4 and all("\n" not in line for line in report.errors)
     for name, line in zip(("broken", "empty", "html", "folder"), report.errors, strict=True):
@@ -268,8 +268,8 @@ def as_nobody(root: Path) -> None:
     """Tag as somebody who may not write; in a process of its own."""
     os.setgid(65534)
     os.setuid(65534)
-    wanted = [(root / name, POODLE) for name in ("photos/a.jpg", "photos/b.jpg", "open/c.jpg")]
-    report = write_tags(root / "library", wanted, "m")
+    tagged = [(root / name, POODLE) for name in ("photos/a.jpg", "photos/b.jpg", "open/c.jpg")]
+    report = write_tags(root / "library", tagged, "m")
     (root / "library" / "errors").write_text("\n".join(report.errors))
 
 
@@ -288,9 +288,11 @@ def test_a_folder_that_cannot_be_written_is_one_line() -> None:
         process = FORK.Process(target=as_nobody, args=(root,))
         process.start()
         process.join()
-        first, second = (root / "library" / "errors").read_text().splitlines()
-        assert first.startswith(f"{root / 'photos'}: cannot be written to (Permission denied)")
-        assert second == f"{root / 'open' / 'c.jpg.xmp'}: is read-only; left as it is"
+        folder_error, file_error = (root / "library" / "errors").read_text().splitlines()
+        assert folder_error.startswith(
+            f"{root / 'photos'}: cannot be written to (Permission denied)"
+        )
+        assert file_error == f"{root / 'open' / 'c.jpg.xmp'}: is read-only; left as it is"
         assert (root / "open" / "c.jpg.xmp").read_bytes() == SAMPLES["digiKam"]
         assert sorted(path.name for path in (root / "photos").iterdir()) == ["a.jpg", "b.jpg"]
 
@@ -320,15 +322,15 @@ def test_no_place_for_the_journal(tmp_path: Path) -> None:
     assert not (tmp_path / "a.jpg.xmp").exists()
 
 
-def work(root: Path, what: str) -> None:
+def work(root: Path, task: str) -> None:
     """Tag everything, or take it back; to be killed."""
     journal.BATCH_SIZE = 5
     location = root / ".twotower"
-    if what == "undo":
+    if task == "undo":
         undo(location)
     else:
-        wanted = [(path, {(what,): 0.5, **POODLE}) for path in sorted(root.glob("*.png"))]
-        write_tags(location, wanted, what)
+        tagged = [(path, {(task,): 0.5, **POODLE}) for path in sorted(root.glob("*.png"))]
+        write_tags(location, tagged, task)
 
 
 def test_kill_at_any_moment(tmp_path: Path) -> None:
@@ -342,10 +344,10 @@ def test_kill_at_any_moment(tmp_path: Path) -> None:
     chance = random.Random(3)
     killed = 0
     for turn in range(6):
-        for what in (f"tag{turn}", "undo"):
-            process = FORK.Process(target=work, args=(tmp_path, what))
+        for task in (f"tag{turn}", "undo"):
+            process = FORK.Process(target=work, args=(tmp_path, task))
             process.start()
-            if what == "undo" and turn % 2:
+            if task == "undo" and turn % 2:
                 process.join()
             process.join(0.05 + chance.random() * 0.4)
             if process.is_alive():
@@ -411,9 +413,9 @@ def test_a_new_sidecar_does_not_have_the_picture_read(
     (tmp_path / "x.jpg.xmp").write_bytes(SAMPLES["exiftool"])
     (tmp_path / "1.png").write_bytes(picture(99))  # and this one is another picture now
 
-    def hashed(self: reader.PictureReader, found: ScannedFile) -> reader.PictureContent | None:
-        assert found.path == b"1.png"
-        return taken(self, found)
+    def hashed(self: reader.PictureReader, file: ScannedFile) -> reader.PictureContent | None:
+        assert file.path == b"1.png"
+        return taken(self, file)
 
     taken = reader.PictureReader.without_pixels
     monkeypatch.setattr(reader.PictureReader, "without_pixels", hashed)
@@ -430,7 +432,7 @@ def test_a_new_sidecar_does_not_have_the_picture_read(
 def test_changes_come_back_whatever_they_are(tmp_path: Path) -> None:
     """The journal keeps what differs; also where beginning and end overlap."""
     contents = [None, b"", b"a", b"aa", b"abab", b"ab", b"xab", bytes(range(256)) * 50]
-    pairs = [(one, other) for one in contents for other in contents if one != other]
+    pairs = [(before, after) for before in contents for after in contents if before != after]
     changes = [Change(tmp_path / f"{number}.xmp", *pair) for number, pair in enumerate(pairs)]
     for change in changes:
         if change.before is not None:
@@ -438,12 +440,12 @@ def test_changes_come_back_whatever_they_are(tmp_path: Path) -> None:
     with Journal(tmp_path / "j") as log:
         assert {outcome.error for outcome in log.write(changes)} == {None}
         assert [journal.read_bytes(change.path) for change in changes] == [
-            one.after for one in changes
+            change.after for change in changes
         ]
         report = log.undo(lambda *_: None)
     assert report.restored == len(changes)
     assert [journal.read_bytes(change.path) for change in changes] == [
-        one.before for one in changes
+        change.before for change in changes
     ]
 
 
