@@ -1,17 +1,16 @@
-"""How near an evaluation comes to the rate of its encoder: pictures a second, from end to end.
+"""Compare the rate of a whole evaluation with that of its encoder, in pictures a second.
 
     python benchmarks/speed/evaluate.py ../shared/data [PICTURES]
 
-The 2 000 pictures of cifar10-dev, again and again up to PICTURES (10 000), through the bundled
-model. `twotower evaluate zero-shot` is timed whole: classes, pictures, scores, every interval, and
-writing its JSON. Beside it, before and after in the same process, the encoder alone on the same
-pictures (`Encoder.stream`), and what its engine does with pixels that are ready, the bound of both.
-Writes results/evaluate.csv.
+The 2,000 pictures of cifar10-dev, repeated up to PICTURES (10,000), pass through the bundled model.
+`twotower evaluate zero-shot` is timed as a whole: classes, pictures, scores, intervals and JSON.
+The encoder alone (`Encoder.stream`) is timed before and after it, in the same process and on the
+same pictures, and so is its engine on preprocessed pixels, the upper bound of both. Writes
+results/evaluate.csv.
 """
 
 from __future__ import annotations
 
-import csv
 import statistics
 import sys
 import time
@@ -21,62 +20,58 @@ from pathlib import Path
 import numpy as np
 
 import twotower
+from benchmarks.table import write_results
 from twotower.evaluate.models import TwotowerModel
 from twotower.evaluate.results import result_to_json
-from twotower.evaluate.sets import LabelledSet, open_set
+from twotower.evaluate.sets import open_set
 from twotower.evaluate.zero_shot import evaluate_zero_shot
 
-RESULTS = Path(__file__).parents[1] / "results" / "evaluate.csv"
-ALONE = 1000  # pictures for each timing of the encoder by itself
+ALONE = 1000  # pictures of each timing of the encoder and the engine
+COLUMNS = ("part", "pictures", "pictures_per_second", "share_of_encoder")
 
 
 def main() -> None:
     labelled = open_set(Path(sys.argv[1]) / "cifar10-dev" / "cifar10-dev.npz")
-    pictures = int(sys.argv[2]) if len(sys.argv) > 2 else 10_000
-    many = labelled.take(np.arange(pictures) % len(labelled.keys))
+    count = int(sys.argv[2]) if len(sys.argv) > 2 else 10_000
+    repeated = labelled.take(np.arange(count) % len(labelled.keys))
     encoder = twotower.load()
-    encoder.encode_image(labelled.pictures[0])  # both towers have started
+    encoder.encode_image(labelled.pictures[0])  # starts the engines of both towers
     encoder.encode_text("a photo")
-    some = [labelled.pictures[number] for number in range(ALONE)]
-    pixel_values = np.stack([encoder.preprocess(one) for one in some])
+    pictures = [labelled.pictures[number] for number in range(ALONE)]
+    pixel_values = np.stack([encoder.preprocess(picture) for picture in pictures])
+    model = TwotowerModel(encoder)
 
-    def engine() -> None:
+    def run_engine() -> None:
         for start in range(0, ALONE, 32):
             encoder._vision(pixel_values[start : start + 32])
 
-    def alone() -> None:
-        encoder.encode_image(some)
+    def run_encoder() -> None:
+        encoder.encode_image(pictures)
 
-    rates: dict[str, list[float]] = {
-        "engine": [rate(engine, ALONE)],
-        "encoder": [rate(alone, ALONE)],
-    }
-    model = TwotowerModel(encoder)
-    rates["evaluate"] = [rate(lambda: evaluate(model, many), pictures)]
-    rates["encoder"].append(rate(alone, ALONE))
-    rates["engine"].append(rate(engine, ALONE))
-    write({name: statistics.mean(runs) for name, runs in rates.items()}, pictures)
+    def run_evaluation() -> None:
+        result_to_json(evaluate_zero_shot(model, repeated))
 
-
-def evaluate(model: TwotowerModel, labelled: LabelledSet) -> None:
-    result_to_json(evaluate_zero_shot(model, labelled))
+    rates = {"engine": [rate(run_engine, ALONE)], "encoder": [rate(run_encoder, ALONE)]}
+    evaluation = rate(run_evaluation, count)
+    rates["encoder"].append(rate(run_encoder, ALONE))
+    rates["engine"].append(rate(run_engine, ALONE))
+    means = {name: statistics.mean(runs) for name, runs in rates.items()} | {"evaluate": evaluation}
+    rows = [
+        (
+            name,
+            count if name == "evaluate" else ALONE,
+            f"{mean:.1f}",
+            f"{mean / means['encoder']:.3f}",
+        )
+        for name, mean in means.items()
+    ]
+    write_results("evaluate.csv", COLUMNS, rows)
 
 
 def rate(function: Callable[[], None], pictures: int) -> float:
     start = time.perf_counter()
     function()
     return pictures / (time.perf_counter() - start)
-
-
-def write(rates: dict[str, float], pictures: int) -> None:
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("what", "pictures", "pictures_per_second", "share_of_encoder"))
-        for name, each in rates.items():
-            n = pictures if name == "evaluate" else ALONE
-            row = (name, n, f"{each:.1f}", f"{each / rates['encoder']:.3f}")
-            writer.writerow(row)
-            print(*row)
 
 
 if __name__ == "__main__":

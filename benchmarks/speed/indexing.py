@@ -1,17 +1,16 @@
-"""Indexing: new photographs, and a folder in which nothing has changed.
+"""Time indexing of new photographs, and of a folder without changes.
 
     python benchmarks/speed/indexing.py [new|rescan]
 
-new: 12-megapixel JPEGs a second with the bundled model, beside a loop as rclip 3.3 has it (whole
-files decoded in threads, the same batches through the same model, vectors into SQLite; rclip itself
-wants its own weights from the network), and beside decoding alone, which bounds it.
-rescan: 100 000 files of which none has changed. Runs in turn, each in a process of its own. Writes
+new: 12-megapixel JPEGs a second with the bundled model, beside a loop like rclip 3.3's (whole files
+decoded in threads, the same batches through the same model, vectors into SQLite; rclip itself needs
+its own weights from the network), and beside decoding alone, the upper bound.
+rescan: 100,000 files, none of which has changed. Runs in turn, each in a process of its own. Writes
 results/indexing.csv.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import os
@@ -30,29 +29,25 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import twotower
+from benchmarks.table import ROOT, read_results, write_results
 from twotower.index.catalog import Catalog
 from twotower.index.reader import PictureReader
 from twotower.index.scan import scan
 from twotower.inputs.preprocess import Preprocess
 
-ROOT = Path(__file__).parents[2]
-RESULTS = Path(__file__).parents[1] / "results" / "indexing.csv"
+COLUMNS = ("measurement", "value", "unit")
 PHOTOGRAPHS, ROUNDS, UNCHANGED = 48, 3, 100_000
-Row = tuple[str, str, str]
+Row = tuple[str, ...]
 
 
 def main() -> None:
-    parts = {"new": measure_new, "rescan": measure_rescan}
-    rows = [row for name in sys.argv[1:] or parts for row in parts[name]()]
-    kept = []
-    if RESULTS.exists() and len(sys.argv) > 1:
+    measurements = {"new": measure_new, "rescan": measure_rescan}
+    rows = [row for name in sys.argv[1:] or measurements for row in measurements[name]()]
+    if len(sys.argv) > 1:  # keep the rows that were not measured
         measured = {row[0] for row in rows}
-        with RESULTS.open(newline="") as file:
-            kept = [row for row in list(csv.reader(file))[1:] if row[0] not in measured]
-    with RESULTS.open("w", newline="") as file:
-        csv.writer(file).writerows([("what", "value", "unit"), *sorted([*kept, *map(list, rows)])])
-    for row in rows:
-        print(*row)
+        earlier = [tuple(row.values()) for row in read_results("indexing.csv")]
+        rows += [row for row in earlier if row[0] not in measured]
+    write_results("indexing.csv", COLUMNS, sorted(rows))
 
 
 def measure_new() -> list[Row]:
@@ -61,23 +56,23 @@ def measure_new() -> list[Row]:
         write_photographs(Path(folder) / "photos")
         for _ in range(ROUNDS):
             for name, runs in rates.items():
-                command = [sys.executable, __file__, "--one", name, folder]
-                answer = subprocess.run(command, check=True, capture_output=True, text=True)
-                runs.append(PHOTOGRAPHS / float(answer.stdout))
+                command = [sys.executable, __file__, "--run", name, folder]
+                process = subprocess.run(command, check=True, capture_output=True, text=True)
+                runs.append(PHOTOGRAPHS / float(process.stdout))
         cosine = lowest_cosine(Path(folder) / "photos")
-    ratios = [ours / theirs for theirs, ours, _ in zip(*rates.values(), strict=True)]
+    ratios = [run / peer for peer, run, _ in zip(*rates.values(), strict=True)]
     return [
         *[
             (f"new 12-megapixel JPEGs, {name}", f"{statistics.median(runs):.1f}", "a second")
             for name, runs in rates.items()
         ],
         ("new 12-megapixel JPEGs", f"{statistics.median(ratios):.2f}", "times rclip's loop"),
-        ("pixels, scaled against whole decoding", f"{cosine:.6f}", "lowest cosine"),
+        ("pixels, reduced against full decoding", f"{cosine:.6f}", "lowest cosine"),
     ]
 
 
 def write_photographs(folder: Path) -> None:
-    """Example photographs enlarged to 4000 x 3000, with the grain of a sensor."""
+    """Enlarge example photographs to 4000 x 3000, and add the noise of a sensor."""
     folder.mkdir()
     random = np.random.default_rng(0)
     grain = random.normal(0, 6, (3000, 4000, 1)).astype(np.float32)
@@ -90,24 +85,24 @@ def write_photographs(folder: Path) -> None:
 
 
 def lowest_cosine(folder: Path) -> float:
-    preprocess = whole_files(twotower.load())
+    preprocess = full_preprocess(twotower.load())
     cosines = []
-    for found in scan(folder).files:
-        taken = PictureReader(folder, preprocess)(found)
-        assert taken is not None and taken.pixel_values is not None
-        scaled = taken.pixel_values[0].ravel()
-        exact = preprocess(folder / os.fsdecode(found.path)).ravel()
+    for file in scan(folder).files:
+        picture = PictureReader(folder, preprocess)(file)
+        assert picture is not None and picture.pixel_values is not None
+        scaled = picture.pixel_values[0].ravel()
+        exact = preprocess(folder / os.fsdecode(file.path)).ravel()
         cosines.append(exact @ scaled / np.linalg.norm(exact) / np.linalg.norm(scaled))
     return float(min(cosines))
 
 
-def whole_files(model: twotower.Encoder) -> Preprocess:
-    """The model's preprocessing without scaled decoding."""
+def full_preprocess(model: twotower.Encoder) -> Preprocess:
+    """Return the model's preprocessing without decoding at a reduced scale."""
     return Preprocess(replace(model.config.preprocess, fast_decode=False))
 
 
-def run_one(name: str, folder: Path) -> None:
-    """Print the seconds for all photographs, the model already loaded."""
+def run_method(name: str, folder: Path) -> None:
+    """Print the seconds of all photographs, without loading the model."""
     model = twotower.load()
     model.encode_image(ROOT / "examples" / "photos" / "cat.jpg")
     with tempfile.TemporaryDirectory() as location:
@@ -118,16 +113,16 @@ def run_one(name: str, folder: Path) -> None:
         elif name == "as rclip":
             index_as_rclip(folder / "photos", Path(location), model)
         else:
-            intake = PictureReader(folder / "photos", model.preprocess)
+            reader = PictureReader(folder / "photos", model.preprocess)
             with ThreadPoolExecutor() as pool:
-                list(pool.map(intake, scan(folder / "photos").files))
+                list(pool.map(reader, scan(folder / "photos").files))
         print(time.perf_counter() - start)
 
 
 def index_as_rclip(photos: Path, location: Path, model: twotower.Encoder) -> None:
     connection = sqlite3.connect(location / "peer.sqlite")
     connection.execute("CREATE TABLE images (path TEXT, hash TEXT, vector BLOB)")
-    preprocess = whole_files(model)
+    preprocess = full_preprocess(model)
 
     def read(path: Path) -> tuple[str, NDArray[np.float32]]:
         content = path.read_bytes()
@@ -137,12 +132,12 @@ def index_as_rclip(photos: Path, location: Path, model: twotower.Encoder) -> Non
     with ThreadPoolExecutor() as pool:
         read_ahead = pool.map(read, paths)
         for start in range(0, len(paths), 8):
-            some = paths[start : start + 8]
-            hashes, pixels = zip(*[next(read_ahead) for _ in some], strict=True)
+            batch = paths[start : start + 8]
+            hashes, pixels = zip(*[next(read_ahead) for _ in batch], strict=True)
             vectors = model.encode_pixels(np.stack(pixels))
             rows = [
                 (str(path), digest, vector.tobytes())
-                for path, digest, vector in zip(some, hashes, vectors, strict=True)
+                for path, digest, vector in zip(batch, hashes, vectors, strict=True)
             ]
             connection.executemany("INSERT INTO images VALUES (?, ?, ?)", rows)
             connection.commit()
@@ -155,41 +150,40 @@ def measure_rescan() -> list[Row]:
         command = [sys.executable, "-m", "twotower", "index", folder]
         for _ in range(ROUNDS):
             start = time.perf_counter()
-            answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+            process = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
             seconds.append(time.perf_counter() - start)
-            assert f"{UNCHANGED} unchanged" in answer.stdout
+            assert f"{UNCHANGED} unchanged" in process.stdout
     value = f"{statistics.median(seconds):.2f}"
     return [(f"re-scan of {UNCHANGED} unchanged files, the whole process", value, "seconds")]
 
 
 def fill(folder: Path, count: int) -> None:
-    """A library of small pictures, all in one folder; their vectors are random."""
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(file, "png")
-    (folder / "0.png").write_bytes(file.getvalue())
+    """Create a library of small pictures in one folder, with random vectors."""
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(content, "png")
+    (folder / "0.png").write_bytes(content.getvalue())
     library = twotower.Library(folder)
     library.index()
-    [first] = library.catalog.records()
+    [template] = library.catalog.records()
     for number in range(1, count):
-        (folder / f"{number}.png").write_bytes(file.getvalue())
+        (folder / f"{number}.png").write_bytes(content.getvalue())
     random = np.random.default_rng(0)
-    found = scan(folder).files
     records = [
-        replace(first, id=number, path=os.fsdecode(one.path), mtime_ns=one.mtime_ns)
-        for number, one in enumerate(found, 1)
+        replace(template, id=number, path=os.fsdecode(file.path), mtime_ns=file.mtime_ns)
+        for number, file in enumerate(scan(folder).files, 1)
     ]
     for begin in range(0, count, 20_000):
-        some = records[begin : begin + 20_000]
-        rows = random.standard_normal((len(some), 512), np.float32)
+        block = records[begin : begin + 20_000]
+        rows = random.standard_normal((len(block), 512), np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        library.vectors.add(np.array([one.id for one in some]), rows)
+        library.vectors.add(np.array([record.id for record in block]), rows)
     with Catalog(library.location) as catalog:
-        catalog.replace([first.id], records)
+        catalog.replace([template.id], records)
     library.close()
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        run_one(sys.argv[2], Path(sys.argv[3]))
+    if sys.argv[1:2] == ["--run"]:
+        run_method(sys.argv[2], Path(sys.argv[3]))
     else:
         main()

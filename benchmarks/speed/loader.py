@@ -1,16 +1,15 @@
-"""Decoded, augmented samples a second on one core: our batches and webdataset's own loader.
+"""Load decoded, augmented samples on one core: our batches and webdataset's loader.
 
     python benchmarks/speed/loader.py [PAIRS]
 
-On shards of photographs as img2dataset stores them (512 pixels on the short side, JPEG), made from
-examples/photos. Both resize to 224, cut a random square and tokenize with our tokenizer; the peer
-does it as open_clip's pipeline does (webdataset 1.0, Pillow, full decode). Runs in turn, each in a
-process of its own on one core. Writes results/loader.csv.
+The shards hold the photographs of examples/photos as img2dataset stores them (512 pixels on the
+short side, JPEG). Both loaders resize to 224, crop a random square and tokenize with our tokenizer;
+the peer does so like open_clip's pipeline (webdataset 1.0, Pillow, full decode). They run in turn,
+each in a process of its own on one core. Writes results/loader.csv.
 """
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 import statistics
@@ -24,18 +23,19 @@ import numpy as np
 from PIL import Image
 
 import twotower
+from benchmarks.table import ROOT, write_results
+from twotower.arrays import UInt8Array
 from twotower.inputs.tokenizer import load_tokenizer
 from twotower.pairs.pair import Pair
 from twotower.pairs.shards import pack
 from twotower.pairs.sources import open_source
 
-ROOT = Path(__file__).parents[2]
 ROUNDS, BATCH = 5, 50
-RESULTS = Path(__file__).parents[1] / "results" / "loader.csv"
+COLUMNS = ("loader", "samples_per_second_and_core", "times_webdataset")
 
 
 class Photographs:
-    """Each example photograph again and again, enlarged to 512 pixels on its short side."""
+    """The example photographs in a cycle, enlarged to 512 pixels on their short side."""
 
     name = "examples/photos"
 
@@ -70,26 +70,23 @@ def main() -> None:
         pack(Photographs(count), Path(folder) / "shards", pairs_per_shard=100)
         for _ in range(ROUNDS):
             for name, runs in rates.items():
-                command = [sys.executable, __file__, "--one", name, f"{folder}/shards", str(count)]
-                answer = subprocess.run(command, check=True, capture_output=True, text=True)
-                runs.append(count / float(answer.stdout))
-    ratios = [ours / theirs for theirs, ours in zip(*rates.values(), strict=True)]
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("loader", "samples_per_second_and_core", "times_webdataset"))
-        for name, runs in rates.items():
-            ratio = statistics.median(ratios) if name == "twotower" else 1
-            row = (name, f"{statistics.median(runs):.1f}", f"{ratio:.2f}")
-            writer.writerow(row)
-            print(*row)
+                command = [sys.executable, __file__, "--run", name, f"{folder}/shards", str(count)]
+                process = subprocess.run(command, check=True, capture_output=True, text=True)
+                runs.append(count / float(process.stdout))
+    ratios = [run / peer for peer, run in zip(*rates.values(), strict=True)]
+    rows = []
+    for name, runs in rates.items():
+        ratio = statistics.median(ratios) if name == "twotower" else 1
+        rows.append((name, f"{statistics.median(runs):.1f}", f"{ratio:.2f}"))
+    write_results("loader.csv", COLUMNS, rows)
 
 
-def run_one(name: str, shards: str, count: int) -> None:
-    """Print the seconds for one pass."""
+def run_loader(name: str, shards: str, count: int) -> None:
+    """Print the seconds of one pass."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    seen = {"webdataset": webdataset_pass, "twotower": twotower_pass}[name]
+    load = {"webdataset": webdataset_pass, "twotower": twotower_pass}[name]
     start = time.perf_counter()
-    assert seen(shards) == count
+    assert load(shards) == count
     print(time.perf_counter() - start)
 
 
@@ -109,14 +106,14 @@ def webdataset_pass(shards: str) -> int:
 
     tokenizer = load_tokenizer(twotower.preset("ViT-B-32").tokenizer)
 
-    def augment(content: bytes) -> np.ndarray:
+    def augment(content: bytes) -> UInt8Array:
         image: Image.Image = Image.open(io.BytesIO(content))
         scale = 224 / min(image.size)
         size = (round(image.width * scale), round(image.height * scale))
         image = image.resize(size, Image.Resampling.BICUBIC)
-        left = random.randint(0, image.width - 224)
-        top = random.randint(0, image.height - 224)
-        return np.asarray(image.crop((left, top, left + 224, top + 224)).convert("RGB"))
+        x = random.randint(0, image.width - 224)
+        y = random.randint(0, image.height - 224)
+        return np.asarray(image.crop((x, y, x + 224, y + 224)).convert("RGB"))
 
     names = sorted(map(str, Path(shards).glob("*.tar")))
     dataset = (
@@ -130,7 +127,7 @@ def webdataset_pass(shards: str) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        run_one(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    if sys.argv[1:2] == ["--run"]:
+        run_loader(sys.argv[2], sys.argv[3], int(sys.argv[4]))
     else:
         main()

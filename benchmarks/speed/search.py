@@ -1,17 +1,16 @@
-"""Milliseconds for the 100 nearest of a million vectors: ours beside numpy, faiss, usearch, SQLite.
+"""Time the search for the 100 nearest of a million vectors, beside numpy, faiss, usearch, SQLite.
 
-    python benchmarks/speed/search.py [VECTORS] [random|clusters]
+    python benchmarks/speed/search.py [VECTORS [random|clusters]]
 
-By default a million vectors of 512 numbers, grouped as CLIP's are: around a common mean, in
-clusters of uneven size. Each method is a process of its own with two threads and all its data in
-memory; they answer the same queries in turn, so that the ratios hold on a busy machine. The limit
-is what two threads can read from memory. SQLite is searched as rclip does it (all rows fetched and
-multiplied), a tenth of the rows and its time taken tenfold. Writes results/search.csv.
+By default a million vectors of 512 numbers, distributed like CLIP's: around a common mean, in
+clusters of different sizes. Each method is a process of its own with two threads and all its data
+in memory. They answer the same queries in turn, so that the ratios hold on a busy machine. The
+limit is the memory bandwidth of two threads. SQLite is searched as rclip does it (all rows fetched
+and multiplied): a tenth of the rows, and the time multiplied by ten. Writes results/search.csv.
 """
 
 from __future__ import annotations
 
-import csv
 import multiprocessing
 import os
 import sqlite3
@@ -27,9 +26,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.table import write_results
+from twotower.arrays import Float32Array, Int64Array, normalize
+
 DIM, TOP, QUERIES, THREADS = 512, 100, 17, 2
-RESULTS = Path(__file__).parents[1] / "results" / "search.csv"
-Search = Callable[[NDArray[np.float32]], NDArray[np.int64]]
+COLUMNS = ("method", "vectors", "kind", "p50_ms", "times_faiss_flat", "recall", "share_of_limit")
+Search = Callable[[Float32Array], Int64Array]
 
 
 def main() -> None:
@@ -39,19 +41,19 @@ def main() -> None:
         queries = write_vectors(Path(folder), count, kind)
         workers = {name: Worker(name, folder) for name in METHODS}
         milliseconds: dict[str, list[float]] = {name: [] for name in workers}
-        found: dict[str, list[set[int]]] = {name: [] for name in workers}
+        retrieved: dict[str, list[set[int]]] = {name: [] for name in workers}
         for query in queries:
             for name, worker in workers.items():
                 seconds, ids = worker.ask(query)
                 milliseconds[name].append(1000 * seconds)
-                found[name].append(ids)
+                retrieved[name].append(ids)
         for worker in workers.values():
             worker.stop()
-    report(count, kind, milliseconds, found)
+    report(count, kind, milliseconds, retrieved)
 
 
-def write_vectors(folder: Path, count: int, kind: str) -> NDArray[np.float32]:
-    """`rows.npy` and our own store in `folder`; queries [QUERIES, DIM] of the same kind."""
+def write_vectors(folder: Path, count: int, kind: str) -> Float32Array:
+    """Write `rows.npy` and a store of ours to `folder`; return queries [QUERIES, DIM]."""
     from twotower.index.index import open_vectors
 
     random = np.random.default_rng(0)
@@ -60,68 +62,61 @@ def write_vectors(folder: Path, count: int, kind: str) -> NDArray[np.float32]:
     centers = scale * random.standard_normal((2000, DIM), np.float32)
     weights = 1 / np.arange(1, 2001)
 
-    def make(some: int) -> NDArray[np.float32]:
-        rows = scale * random.standard_normal((some, DIM), np.float32)
+    def draw(size: int) -> Float32Array:
+        rows = scale * random.standard_normal((size, DIM), np.float32)
         if kind == "clusters":
-            rows += mean + centers[random.choice(2000, some, p=weights / weights.sum())]
-        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+            rows += mean + centers[random.choice(2000, size, p=weights / weights.sum())]
+        return normalize(rows)
 
     all_rows = np.lib.format.open_memmap(
         folder / "rows.npy", mode="w+", dtype=np.float32, shape=(count, DIM)
     )
     store = open_vectors(folder / "store", DIM)
     for start in range(0, count, 50_000):
-        rows = make(min(50_000, count - start))
+        rows = draw(min(50_000, count - start))
         all_rows[start : start + len(rows)] = rows
         store.add(np.arange(start + 1, start + len(rows) + 1), rows)
-    return make(QUERIES)
+    return draw(QUERIES)
 
 
 def report(
     count: int,
     kind: str,
     milliseconds: dict[str, list[float]],
-    found: dict[str, list[set[int]]],
+    retrieved: dict[str, list[set[int]]],
 ) -> None:
-    """Medians, after the first queries, which warm up."""
+    """Write medians of all queries but the first five, which warm up."""
     p50 = {name: float(np.median(times[5:])) for name, times in milliseconds.items()}
     p50["SQLite as rclip"] *= 10
     bandwidth = 4 * DIM * count / p50["read all (limit)"] / 1e6
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ("method", "vectors", "kind", "p50_ms", "times_faiss_flat", "recall", "share_of_limit")
-        )
-        for name, (_, width) in METHODS.items():
-            truth = zip(found[name], found["numpy f32"], strict=True)
-            recall = np.mean([len(ours & true) / TOP for ours, true in truth])
-            part = "allowed" in name or name in ("read all (limit)", "SQLite as rclip")
-            share = width * count / p50[name] / 1e6 / bandwidth
-            row = (
-                name, count, kind, f"{p50[name]:.1f}",
-                f"{p50[name] / p50['faiss flat f32']:.2f}",
-                "" if part else f"{recall:.3f}", f"{share:.2f}",
-            )  # fmt: skip
-            writer.writerow(row)
-            print(*row)
+    rows = []
+    for name, (_, width) in METHODS.items():
+        pairs = zip(retrieved[name], retrieved["numpy f32"], strict=True)
+        recall = np.mean([len(ids & exact) / TOP for ids, exact in pairs])
+        incomplete = "allowed" in name or name in ("read all (limit)", "SQLite as rclip")
+        ratio = p50[name] / p50["faiss flat f32"]
+        share = width * count / p50[name] / 1e6 / bandwidth
+        numbers = (f"{p50[name]:.1f}", f"{ratio:.2f}", "" if incomplete else f"{recall:.3f}")
+        rows.append((name, count, kind, *numbers, f"{share:.2f}"))
+    write_results("search.csv", COLUMNS, rows)
     print(f"two threads read {bandwidth:.1f} GB/s")
 
 
 class Worker:
-    """A method in a process of its own."""
+    """A process that answers queries by one method."""
 
     def __init__(self, name: str, folder: str) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(name, folder, theirs), daemon=True)
+        self._pipe, child_pipe = context.Pipe()
+        self._process = context.Process(target=serve, args=(name, folder, child_pipe), daemon=True)
         self._process.start()
         assert self._pipe.recv() == "ready"
 
-    def ask(self, query: NDArray[np.float32]) -> tuple[float, set[int]]:
-        """Seconds, and the ids found."""
+    def ask(self, query: Float32Array) -> tuple[float, set[int]]:
+        """Return seconds and ids."""
         self._pipe.send(query)
-        answer: tuple[float, set[int]] = self._pipe.recv()
-        return answer
+        reply: tuple[float, set[int]] = self._pipe.recv()
+        return reply
 
     def stop(self) -> None:
         self._pipe.send(None)
@@ -137,18 +132,18 @@ def serve(name: str, folder: str, pipe: Connection) -> None:
         pipe.send((time.perf_counter() - start, set(np.asarray(ids).ravel().tolist())))
 
 
-def load_rows(folder: Path) -> NDArray[np.float32]:
+def load_rows(folder: Path) -> Float32Array:
     return np.asarray(np.load(folder / "rows.npy", mmap_mode="r"))
 
 
-def ours(folder: Path) -> Search:
+def search_store(folder: Path) -> Search:
     from twotower.index.index import open_vectors
 
     store = open_vectors(folder / "store", DIM)
     return lambda query: store.search(query, TOP)[0]
 
 
-def ours_filtered(share: float) -> Callable[[Path], Search]:
+def search_filtered(share: float) -> Callable[[Path], Search]:
     def start(folder: Path) -> Search:
         from twotower.index.index import open_vectors
 
@@ -160,19 +155,19 @@ def ours_filtered(share: float) -> Callable[[Path], Search]:
     return start
 
 
-def ours_without_simsimd(folder: Path) -> Search:
-    sys.modules["simsimd"] = None  # type: ignore[assignment]  # cannot be imported any more
-    return ours(folder)
+def search_without_simsimd(folder: Path) -> Search:
+    sys.modules["simsimd"] = None  # type: ignore[assignment]  # makes its import fail
+    return search_store(folder)
 
 
 def read_all(folder: Path) -> Search:
-    """Two threads that do nothing but read: what memory gives."""
+    """Read all vectors in two threads, to measure the memory bandwidth."""
     rows = load_rows(folder).reshape(-1)
     pool = ThreadPoolExecutor(THREADS)
-    parts = np.array_split(rows, 64)
+    chunks = np.array_split(rows, 64)
 
-    def search(query: NDArray[np.float32]) -> NDArray[np.int64]:
-        list(pool.map(lambda part: part.dot(part), parts))
+    def search(query: Float32Array) -> Int64Array:
+        list(pool.map(lambda chunk: chunk.dot(chunk), chunks))
         return np.zeros(0, np.int64)
 
     return search
@@ -181,7 +176,7 @@ def read_all(folder: Path) -> Search:
 def numpy_f32(folder: Path) -> Search:
     rows = load_rows(folder)
 
-    def search(query: NDArray[np.float32]) -> NDArray[np.int64]:
+    def search(query: Float32Array) -> Int64Array:
         scores = rows @ query
         return np.argpartition(scores, -TOP)[-TOP:] + 1
 
@@ -222,15 +217,15 @@ def usearch_exact(kind: str) -> Callable[[Path], Search]:
 
         rows = load_rows(folder)
         if kind == "i8":
-            kept: NDArray[Any] = np.empty(rows.shape, np.int8)
-            for first in range(0, len(rows), 50_000):
-                kept[first : first + 50_000] = to_i8(rows[first : first + 50_000])
+            stored: NDArray[Any] = np.empty(rows.shape, np.int8)
+            for begin in range(0, len(rows), 50_000):
+                stored[begin : begin + 50_000] = to_i8(rows[begin : begin + 50_000])
         else:
-            kept = rows.astype(kind)
+            stored = rows.astype(kind)
 
-        def search(query: NDArray[np.float32]) -> NDArray[np.int64]:
-            own = to_i8(query) if kind == "i8" else query.astype(kind)
-            matches = exact(kept, own[None], TOP, metric="ip", exact=True, threads=THREADS)
+        def search(query: Float32Array) -> Int64Array:
+            converted = to_i8(query) if kind == "i8" else query.astype(kind)
+            matches = exact(stored, converted[None], TOP, metric="ip", exact=True, threads=THREADS)
             return np.asarray(matches.keys).astype(np.int64) + 1
 
         return search
@@ -238,13 +233,13 @@ def usearch_exact(kind: str) -> Callable[[Path], Search]:
     return start
 
 
-def to_i8(rows: NDArray[np.float32]) -> NDArray[np.int8]:
-    """As usearch rounds unit vectors to bytes."""
+def to_i8(rows: Float32Array) -> NDArray[np.int8]:
+    """Round unit vectors to bytes, as usearch does."""
     return np.rint(rows * 127).astype(np.int8)
 
 
 def sqlite_tenth(folder: Path) -> Search:
-    """As rclip does it: every vector is fetched from SQLite, stacked and multiplied."""
+    """Fetch every vector from SQLite, stack and multiply them, as rclip does."""
     rows = load_rows(folder)
     rows = rows[: len(rows) // 10]
     connection = sqlite3.connect(folder / "peer.sqlite")
@@ -253,7 +248,7 @@ def sqlite_tenth(folder: Path) -> Search:
     connection.executemany("INSERT INTO images VALUES (?, ?)", named)
     connection.commit()
 
-    def search(query: NDArray[np.float32]) -> NDArray[np.int64]:
+    def search(query: Float32Array) -> Int64Array:
         fetched = connection.execute("SELECT path, vector FROM images").fetchall()
         vectors = np.stack([np.frombuffer(vector, np.float32) for _, vector in fetched])
         scores = vectors @ query
@@ -262,14 +257,14 @@ def sqlite_tenth(folder: Path) -> Search:
     return search
 
 
-# Name -> what starts it, and the bytes that it has to read for each vector.
+# Name -> function that starts it, and the bytes that it has to read for each vector.
 METHODS: dict[str, tuple[Callable[[Path], Search], int]] = {
     "read all (limit)": (read_all, 4 * DIM),
-    "twotower": (ours, DIM + 8),
-    "twotower, half allowed": (ours_filtered(0.5), DIM + 8),
-    "twotower, a tenth allowed": (ours_filtered(0.1), DIM + 8),
-    "twotower, a hundredth allowed": (ours_filtered(0.01), DIM + 8),
-    "twotower without simsimd": (ours_without_simsimd, 4 * DIM),
+    "twotower": (search_store, DIM + 8),
+    "twotower, half allowed": (search_filtered(0.5), DIM + 8),
+    "twotower, a tenth allowed": (search_filtered(0.1), DIM + 8),
+    "twotower, a hundredth allowed": (search_filtered(0.01), DIM + 8),
+    "twotower without simsimd": (search_without_simsimd, 4 * DIM),
     "numpy f32": (numpy_f32, 4 * DIM),
     "faiss flat f32": (faiss_flat, 4 * DIM),
     "faiss fp16": (faiss_scalar("QT_fp16"), 2 * DIM),

@@ -1,23 +1,22 @@
-"""Seconds from typing `twotower search "a red car"` to the answer, over 50 000 pictures.
+"""Time `twotower search "a red car"` over 50,000 pictures, from the start of the process.
 
     python benchmarks/speed/search_process.py [PICTURES] [--rclip PYTHON]
 
-Each run is a new process, with Python's modules compiled, as an installation leaves them. Beside
-it: embedding the words alone in a new process, which no search can do without. The vectors are made
-up, around those of the example photographs, so that some match. Processor seconds, of all threads,
-say what it takes when nothing else runs.
+Each run is a new process, with Python's modules compiled, as in an installation. The lower bound is
+a new process that embeds the words alone. The vectors are random, around those of the example
+photographs, so that some match. Processor seconds are of all threads; they do not depend on the
+load of the machine.
 
 PYTHON is an interpreter with rclip 3.3: `rclip --no-indexing "a red car"` runs in turn with ours,
-over the same vectors and paths, put into its database by its own code. Its weights come from the
-network; a text tower of the same architecture, exported as its `scripts/convert_model.py` does, but
-with random weights, stands in for them: as many bytes and operations, so the same time. Its image
-tower is not opened for words, and is an empty file. Writes results/search_process.csv.
+over the same vectors and paths, which its own code stores in its database. Its weights come from
+the network, so a text tower of the same architecture, exported as its `scripts/convert_model.py`
+does, has random weights: as many bytes and operations, so the same time. Its image tower is not
+opened for a query in words, and is an empty file. Writes results/search_process.csv.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import gzip
 import os
 import resource
@@ -32,13 +31,13 @@ from pathlib import Path
 import numpy as np
 
 import twotower
+from benchmarks.table import ROOT, write_results
 from twotower.arrays import normalize
 from twotower.index.schema import PictureRecord
 from twotower.inputs.byte_pairs import clip_vocabulary
 
 RUNS = 9
-ROOT = Path(__file__).parents[2]
-RESULTS = Path(__file__).parents[1] / "results" / "search_process.csv"
+COLUMNS = ("process", "median_seconds", "lowest", "highest", "processor_seconds", "times_rclip")
 TEXT_ALONE = "import twotower; twotower.load().encode_text('a red car')"
 RCLIP = "rclip"
 
@@ -46,7 +45,7 @@ RCLIP = "rclip"
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("pictures", nargs="?", type=int, default=50_000)
-    parser.add_argument("--rclip", metavar="PYTHON", help="an interpreter that has rclip")
+    parser.add_argument("--rclip", metavar="PYTHON", help="an interpreter with rclip 3.3")
     arguments = parser.parse_args()
     count = arguments.pictures
     with tempfile.TemporaryDirectory() as scratch:
@@ -69,46 +68,47 @@ def main() -> None:
             "RCLIP_DATADIR": str(data),
         }
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
-        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
-        for _ in range(1 + RUNS):  # the first one compiles
-            for name, command in commands.items():
-                start = time.perf_counter(), processor_seconds()
-                subprocess.run(
-                    command, check=True, capture_output=True, cwd=folder, env=environment
-                )
-                seconds[name].append(
-                    (time.perf_counter() - start[0], processor_seconds() - start[1])
-                )
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ("process", "median_seconds", "lowest", "highest", "processor_seconds", "times_rclip")
+        seconds = time_commands(commands, folder, environment)
+    write_results("search_process.csv", COLUMNS, summarize(seconds))
+
+
+def time_commands(
+    commands: dict[str, list[str]], folder: Path, environment: dict[str, str]
+) -> dict[str, list[tuple[float, float]]]:
+    """Return the seconds and the processor seconds of each run."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    for _ in range(1 + RUNS):  # an additional run compiles the modules
+        for name, command in commands.items():
+            start = time.perf_counter(), processor_seconds()
+            subprocess.run(command, check=True, capture_output=True, cwd=folder, env=environment)
+            seconds[name].append((time.perf_counter() - start[0], processor_seconds() - start[1]))
+    return {name: runs[1:] for name, runs in seconds.items()}
+
+
+def summarize(seconds: dict[str, list[tuple[float, float]]]) -> list[tuple[str, ...]]:
+    rows = []
+    for name, runs in seconds.items():
+        elapsed, computed = zip(*runs, strict=True)
+        numbers = (
+            *(statistics.median(elapsed), min(elapsed), max(elapsed)),
+            statistics.median(computed),
         )
-        for name, runs in seconds.items():
-            passed, computed = zip(*runs[1:], strict=True)
-            numbers = (
-                statistics.median(passed),
-                min(passed),
-                max(passed),
-                statistics.median(computed),
-            )
-            ratio = ""
-            if RCLIP in seconds:
-                pairs = zip(runs[1:], seconds[RCLIP][1:], strict=True)
-                ratio = f"{statistics.median(ours[0] / theirs[0] for ours, theirs in pairs):.2f}"
-            row = (name, *(f"{one:.3f}" for one in numbers), ratio)
-            writer.writerow(row)
-            print(*row)
+        ratio = ""
+        if RCLIP in seconds:
+            pairs = zip(runs, seconds[RCLIP], strict=True)
+            ratio = f"{statistics.median(run[0] / peer[0] for run, peer in pairs):.2f}"
+        rows.append((name, *(f"{number:.3f}" for number in numbers), ratio))
+    return rows
 
 
 def processor_seconds() -> float:
-    """Of all processes that were run."""
+    """Return the processor seconds of all finished child processes."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def make_library(folder: Path, count: int) -> None:
-    """A library of the examples, and rows up to `count` for pictures that are not there."""
+    """Index the examples, and add rows up to `count` for pictures that do not exist."""
     for path in (ROOT / "examples" / "photos").iterdir():
         if path.suffix not in (".csv", ".md"):
             shutil.copy(path, folder)
@@ -123,7 +123,7 @@ def make_library(folder: Path, count: int) -> None:
     kinds = ("jpeg", "png")
     library.catalog.replace(
         [],
-        [PictureRecord(int(one), f"2021/{one}.jpg", 1, 1, type=kinds[int(one) % 2]) for one in ids],
+        [PictureRecord(int(id_), f"2021/{id_}.jpg", 1, 1, type=kinds[int(id_) % 2]) for id_ in ids],
     )
     library.close()
 
@@ -142,7 +142,7 @@ database.close()
 
 
 def make_rclip(data: Path, folder: Path, python: str) -> None:
-    """rclip's data folder: its files in the same shape, and the library's paths and vectors."""
+    """Write rclip's data folder: a tower of the same shape, and the library's paths and vectors."""
     import torch
 
     from twotower.model.presets import preset
@@ -169,8 +169,8 @@ def make_rclip(data: Path, folder: Path, python: str) -> None:
     with twotower.Library(folder).catalog as catalog:
         records = list(catalog.records())
     vectors = twotower.Library(folder).vectors
-    np.save(data / "rows.npy", vectors.get(np.array([one.id for one in records])))
-    (data / "paths").write_text("".join(f"{folder / one.path}\n" for one in records))
+    np.save(data / "rows.npy", vectors.get(np.array([record.id for record in records])))
+    (data / "paths").write_text("".join(f"{folder / record.path}\n" for record in records))
     subprocess.run([python, "-c", FILL, str(data)], check=True)
 
 

@@ -1,21 +1,24 @@
-"""Seconds from a cold interpreter to the first vector: `import twotower`, `load()`, first text.
+"""Measure the seconds from a cold interpreter to the first embed.
 
-    python benchmarks/speed/startup.py
+    python benchmarks/speed/startup.py [CHECKOUT]
 
-Each run is a new process. numpy + onnxruntime alone is the peer: nobody can embed faster than that.
-Writes results/startup.csv.
+Each run is a new process. The peer imports numpy and onnxruntime alone, which every embed needs.
+CHECKOUT is another version of this repository; both run in turn, and the ratios are taken within a
+round. Without it, writes results/startup.csv.
 """
 
 from __future__ import annotations
 
-import csv
+import os
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.table import ROOT, write_results
+
 RUNS = 9
-RESULTS = Path(__file__).parents[1] / "results" / "startup.csv"
+COLUMNS = ("step", "median_seconds", "lowest", "highest", "heavy_modules")
 STEPS = {
     "import numpy, onnxruntime (peer)": "import numpy, onnxruntime",
     "import twotower": "import twotower",
@@ -31,28 +34,42 @@ TIMED = (
 
 
 def main() -> None:
+    if len(sys.argv) > 1:
+        compare(Path(sys.argv[1]).resolve())
+        return
     seconds: dict[str, list[float]] = {name: [] for name in STEPS}
-    loaded: dict[str, str] = {}
+    heavy_modules: dict[str, str] = {}
     for _ in range(RUNS):
         for name, code in STEPS.items():
-            command = [sys.executable, "-c", TIMED.format(code=code)]
-            answer = subprocess.run(
-                command,
-                check=True,
-                capture_output=True,
-                text=True,
-                cwd=Path(__file__).parents[2],
-            ).stdout.splitlines()
-            seconds[name].append(float(answer[0]))
-            loaded[name] = answer[1]
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("step", "median_seconds", "lowest", "highest", "heavy_modules"))
-        for name, runs in seconds.items():
-            middle, low, high = statistics.median(runs), min(runs), max(runs)
-            row = (name, f"{middle:.3f}", f"{low:.3f}", f"{high:.3f}", loaded[name])
-            writer.writerow(row)
-            print(*row)
+            taken, heavy_modules[name] = run(code, ROOT)
+            seconds[name].append(taken)
+    rows = []
+    for name, runs in seconds.items():
+        numbers = (statistics.median(runs), min(runs), max(runs))
+        rows.append((name, *(f"{number:.3f}" for number in numbers), heavy_modules[name]))
+    write_results("startup.csv", COLUMNS, rows)
+
+
+def compare(checkout: Path) -> None:
+    """Print the median seconds of both checkouts, and the ratio of this one to the other."""
+    for name, code in STEPS.items():
+        pairs = [(run(code, ROOT)[0], run(code, checkout)[0]) for _ in range(RUNS)]
+        here, there = (statistics.median(runs) for runs in zip(*pairs, strict=True))
+        ratio = statistics.median(taken / other for taken, other in pairs)
+        print(f"{name}: {here:.3f} s, {checkout.name} {there:.3f} s, ratio {ratio:.2f}")
+
+
+def run(code: str, checkout: Path) -> tuple[float, str]:
+    """Run code in a new process; return its seconds and the heavy modules that it imported."""
+    output = subprocess.run(
+        [sys.executable, "-c", TIMED.format(code=code)],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": str(checkout)},
+    ).stdout.splitlines()
+    return float(output[0]), output[1]
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""Tokenizing 50 000 distinct captions on one thread: ours, OpenAI's own, and `tokenizers`.
+"""Tokenize 50,000 distinct captions on one thread: twotower, OpenAI's own code and `tokenizers`.
 
     pip download --no-deps --no-binary :all: openai-clip==1.0.1 && tar xzf openai-clip-1.0.1.tar.gz
     python benchmarks/speed/tokenizer.py ../shared/data openai-clip-1.0.1/clip/simple_tokenizer.py
 
-Every run is a process of its own on one core, the three in turn, so that the machine's moods fall
-on all alike; ratios are taken within a round. Each makes rows of 77 ids, and all must be equal.
-Writes results/tokenizer.csv.
+Every run is a process of its own on one core. The three run in turn, so that changes of the
+machine's load affect all of them; ratios are taken within a round. Each makes rows of 77 ids, and
+all must be equal. Writes results/tokenizer.csv.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import importlib.util
 import json
@@ -26,12 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from benchmarks.table import write_results
+from twotower.arrays import Int64Array
 
 CAPTIONS, ROUNDS, CONTEXT = 50_000, 7, 77
-RESULTS = Path(__file__).parents[1] / "results" / "tokenizer.csv"
+COLUMNS = ("tokenizer", "captions_per_second", "times_openai", "lowest", "highest")
 
-Rows = Callable[[list[str]], NDArray[np.int64]]
+Tokenize = Callable[[list[str]], Int64Array]
 
 
 def main() -> None:
@@ -43,74 +44,71 @@ def main() -> None:
         captions.write_text(json.dumps(distinct_captions(data)))
         for _ in range(ROUNDS):
             for name, runs in seconds.items():
-                command = [sys.executable, __file__, "--one", name, str(captions), original]
-                answer = subprocess.run(command, check=True, capture_output=True, text=True)
-                taken, digest = answer.stdout.split()
+                command = [sys.executable, __file__, "--run", name, str(captions), original]
+                process = subprocess.run(command, check=True, capture_output=True, text=True)
+                taken, digest = process.stdout.split()
                 runs.append(float(taken))
                 digests.add(digest)
     if len(digests) != 1:
         sys.exit("the tokenizers disagree")
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("tokenizer", "captions_per_second", "times_openai", "lowest", "highest"))
-        for name, runs in seconds.items():
-            ratios = [theirs / ours for theirs, ours in zip(seconds["openai"], runs, strict=True)]
-            rate = CAPTIONS / statistics.median(runs)
-            middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
-            row = (name, f"{rate:.0f}", f"{middle:.2f}", f"{low:.2f}", f"{high:.2f}")
-            writer.writerow(row)
-            print(*row)
+    rows = []
+    for name, runs in seconds.items():
+        ratios = [openai / run for openai, run in zip(seconds["openai"], runs, strict=True)]
+        rate = CAPTIONS / statistics.median(runs)
+        numbers = (statistics.median(ratios), min(ratios), max(ratios))
+        rows.append((name, f"{rate:.0f}", *(f"{number:.2f}" for number in numbers)))
+    write_results("tokenizer.csv", COLUMNS, rows)
     print(f"{CAPTIONS} distinct captions, ids identical in all")
 
 
 def distinct_captions(data: Path) -> list[str]:
-    """Flickr8k's captions, and each followed by another until there are enough."""
-    found: dict[str, None] = {}
+    """Return captions of Flickr8k, and pairs of them until there are enough."""
+    captions: dict[str, None] = {}
     for shard in sorted((data / "flickr8k-train").glob("*.tar")):
         with tarfile.open(shard) as tar:
             for member in tar:
                 if member.name.endswith(".json") and (file := tar.extractfile(member)):
-                    found.update(dict.fromkeys(json.load(file)["captions"]))
-    single = list(found)
-    pairs = (f"{one} {other}" for one, other in zip(single, single[7:], strict=False))
-    found.update(dict.fromkeys(pairs))
-    return list(found)[:CAPTIONS]
+                    captions.update(dict.fromkeys(json.load(file)["captions"]))
+    single = list(captions)
+    pairs = (f"{text} {addition}" for text, addition in zip(single, single[7:], strict=False))
+    captions.update(dict.fromkeys(pairs))
+    return list(captions)[:CAPTIONS]
 
 
-def run_one(name: str, captions: Path, original: str) -> None:
-    """Seconds and a digest of the ids, for one tokenizer; loading it is not counted."""
+def run_tokenizer(name: str, captions: Path, original: str) -> None:
+    """Print the seconds of a tokenizer, without loading it, and a digest of its ids."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     texts = json.loads(captions.read_text())
-    rows = {"openai": openai, "tokenizers": tokenizers, "twotower": twotower}[name](original)
-    rows(["a photo of a cat."])
+    tokenize = {"openai": openai, "tokenizers": tokenizers, "twotower": twotower}[name](original)
+    tokenize(["a photo of a cat."])
     start = time.perf_counter()
-    ids = rows(texts)
+    ids = tokenize(texts)
     taken = time.perf_counter() - start
     print(taken, hashlib.sha256(ids.astype(np.int64).tobytes()).hexdigest())
 
 
-def openai(original: str) -> Rows:
-    """Their encoder, and rows made as `clip.tokenize` makes them."""
+def openai(original: str) -> Tokenize:
+    """Return OpenAI's encoder, with rows made as `clip.tokenize` makes them."""
     spec = importlib.util.spec_from_file_location("simple_tokenizer", original)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     tokenizer = module.SimpleTokenizer()
 
-    def rows(texts: list[str]) -> NDArray[np.int64]:
-        result = np.zeros((len(texts), CONTEXT), np.int64)
-        for row, text in enumerate(texts):
+    def tokenize(texts: list[str]) -> Int64Array:
+        rows = np.zeros((len(texts), CONTEXT), np.int64)
+        for row, text in zip(rows, texts, strict=True):
             ids = [49406, *tokenizer.encode(text), 49407][:CONTEXT]
             ids[-1] = 49407
-            result[row, : len(ids)] = ids
-        return result
+            row[: len(ids)] = ids
+        return rows
 
-    return rows
+    return tokenize
 
 
-def tokenizers(_: str) -> Rows:
-    """Hugging Face's Rust tokenizer, as transformers' CLIPTokenizer sets it up."""
+def tokenizers(_: str) -> Tokenize:
+    """Return Hugging Face's Rust tokenizer, configured as transformers' CLIPTokenizer does."""
     from transformers import CLIPTokenizer
 
     from twotower.inputs.byte_pairs import clip_vocabulary
@@ -120,10 +118,12 @@ def tokenizers(_: str) -> Rows:
     backend = clip_tokenizer(vocab=vocab, merges=merges)._tokenizer
     backend.enable_truncation(CONTEXT)
     backend.enable_padding(length=CONTEXT, pad_id=0)
-    return lambda texts: np.array([one.ids for one in backend.encode_batch_fast(texts)], np.int64)
+    return lambda texts: np.array(
+        [encoding.ids for encoding in backend.encode_batch_fast(texts)], np.int64
+    )
 
 
-def twotower(_: str) -> Rows:
+def twotower(_: str) -> Tokenize:
     from twotower.inputs.tokenizer import OPENAI_TOKENIZER, load_tokenizer
 
     tokenizer = load_tokenizer(OPENAI_TOKENIZER)
@@ -131,7 +131,7 @@ def twotower(_: str) -> Rows:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        run_one(sys.argv[2], Path(sys.argv[3]), sys.argv[4])
+    if sys.argv[1:2] == ["--run"]:
+        run_tokenizer(sys.argv[2], Path(sys.argv[3]), sys.argv[4])
     else:
         main()

@@ -1,18 +1,17 @@
-"""Seconds of a training step, ours and open_clip's: same model, batch, captions and machine.
+"""Compare the seconds of a training step with open_clip's: same model, batch and captions.
 
     python benchmarks/speed/train_step.py ../shared/data PEER_PYTHON [BATCH [MODEL ...]]
 
 PEER_PYTHON is an interpreter with torch 2.13.0 and open_clip_torch 3.3.0 (tests/golden/
-make_open_clip.py says how to install that beside a CPU torch). Each run is a process of its own,
+make_open_clip.py describes the installation beside a CPU torch). Each run is a process of its own,
 the two in turn; the first step of a process is not counted. A step is forward, loss, backward and
-AdamW with fresh weights, float32, on noise for pictures and Flickr8k's captions for texts; each
-side as its own trainer does it (open_clip pads captions to 77 positions and takes torch's AdamW as
-it comes). Writes results/train_step.csv.
+AdamW with fresh weights, float32, on noise as pictures and Flickr8k's captions as texts. Each side
+does it like its own trainer: open_clip pads captions to 77 positions and uses torch's AdamW with
+its defaults. Writes results/train_step.csv.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import statistics
 import subprocess
@@ -22,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROUNDS, STEPS = 2, 2
-RESULTS = Path(__file__).parents[1] / "results" / "train_step.csv"
-MODELS = {  # width, layers, heads, patch of the picture tower; width, layers, heads of the text
+COLUMNS = ("model", "batch", "open_clip_seconds", "twotower_seconds", "times")
+MODELS = {  # vision width, layers, heads, patch size; text width, layers, heads
     "ViT-B-32": (768, 12, 12, 32, 512, 12, 8),
     "ViT-S-16": (384, 12, 6, 16, 384, 12, 6),
 }
@@ -40,31 +39,27 @@ def main() -> None:
         seconds: dict[str, list[float]] = {name: [] for name in interpreters}
         for _ in range(ROUNDS):
             for name, interpreter in interpreters.items():
-                command = [interpreter, __file__, "--one", name, model]
-                answer = subprocess.run(
+                command = [interpreter, __file__, "--run", name, model]
+                process = subprocess.run(
                     command, input=json.dumps(captions), capture_output=True, text=True, check=True
                 )
-                seconds[name].append(float(answer.stdout.split()[-1]))
-        theirs, ours = (statistics.median(seconds[name]) for name in interpreters)
-        row = (model, str(batch), f"{theirs:.2f}", f"{ours:.2f}", f"{theirs / ours:.2f}")
-        write_row(row)
-        print(*row)
+                seconds[name].append(float(process.stdout.split()[-1]))
+        peer_median, median = (statistics.median(seconds[name]) for name in interpreters)
+        times = f"{peer_median / median:.2f}"
+        replace_row((model, str(batch), f"{peer_median:.2f}", f"{median:.2f}", times))
 
 
-def write_row(row: tuple[str, ...]) -> None:
-    """Put a model's row in the place of its last one."""
-    rows: list[tuple[str, ...]] = [
-        ("model", "batch", "open_clip_seconds", "twotower_seconds", "times")
-    ]
-    if RESULTS.exists():
-        with RESULTS.open(newline="") as file:
-            rows = [tuple(one) for one in csv.reader(file) if one[:2] != list(row[:2])]
-    with RESULTS.open("w", newline="") as file:
-        csv.writer(file).writerows([*rows, row])
+def replace_row(row: tuple[str, ...]) -> None:
+    """Write a model's row in place of its earlier one."""
+    from benchmarks.table import read_results, write_results  # not installed beside the peer
+
+    rows = [tuple(earlier.values()) for earlier in read_results("train_step.csv")]
+    rows = [earlier for earlier in rows if earlier[:2] != row[:2]]
+    write_results("train_step.csv", COLUMNS, [*rows, row])
 
 
-def run_one(name: str, model: str) -> None:
-    """The median seconds of a step."""
+def run_steps(name: str, model: str) -> None:
+    """Print the median seconds of a step."""
     step = {"open_clip": open_clip_step, "twotower": twotower_step}[name](
         model, json.load(sys.stdin)
     )
@@ -131,7 +126,7 @@ def twotower_step(model: str, captions: list[str]) -> Callable[[], None]:
     from twotower.train.optimizer import build_optimizers
     from twotower.train.towers import Towers
 
-    keep_freed_memory()  # as `train` does
+    keep_freed_memory()  # as `twotower train` does
     width, layers, heads, patch, text_width, text_layers, text_heads = MODELS[model]
     config = replace(
         twotower.preset("ViT-B-32"),
@@ -164,7 +159,7 @@ def twotower_step(model: str, captions: list[str]) -> Callable[[], None]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        run_one(sys.argv[2], sys.argv[3])
+    if sys.argv[1:2] == ["--run"]:
+        run_steps(sys.argv[2], sys.argv[3])
     else:
         main()
