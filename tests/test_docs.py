@@ -1,7 +1,6 @@
 """The commands, figures and links of the documentation are true."""
 
 import csv
-import importlib
 import re
 import shlex
 import shutil
@@ -103,15 +102,6 @@ def bundled(title: str, measure: str) -> float:
             and row["model"] == "twotower-small"
         ]
     return float(row["value"])
-
-
-def test_the_tables_of_questions_are_the_measured_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT)
-    asking = importlib.import_module("benchmarks.quality.asking")
-    rows = [row for of, _ in asking.TABLES.values() for row in asking.kept(of)]
-    assert {row[1] for row in rows} == {of for of, _ in asking.TABLES.values()}
-    page = asking.PAGE.read_text(encoding="utf-8")
-    assert asking.with_tables(page, rows) == page
 
 
 def test_figures_are_the_measured_ones() -> None:

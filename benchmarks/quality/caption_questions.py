@@ -1,12 +1,12 @@
-"""Questions of known answer, made from captions by rule: what several captions agree on is true.
+"""Derive questions with answers from captions: a statement of several captions counts as true.
 
     python benchmarks/quality/caption_questions.py ../shared/data/flickr8k-train FOLDER
 
-lays out what the bundled head learned from, for `twotower train vqa`: the pictures and a table of
-questions, where two captions of five must say it and most are asked in other words.
+writes the training set of the bundled head, for `twotower train vqa`: pictures and a table of
+questions, for which two captions of five must agree, most of them rephrased.
 
-The rules are strict, so that few questions are wrong, and they see what people mention without
-being asked: nobody asked these people these questions. Figures say "derived".
+The rules are strict, so that few answers are wrong. Captions are not answers to these questions:
+they contain only what people mention unprompted. Results on these questions are called "derived".
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from twotower.asking.answer_types import answer_types
 from twotower.asking.english import NUMBERS, with_article
 from twotower.pairs.sources import open_source
 
-AGREED = 3  # captions of five that must say it
-LEARN_AGREED, LEARN_MOST = 2, 60  # for what is learned from; see `caption_questions`
-# A noun of a yes/no question, and the words of which no caption may have one for a "no".
+AGREED = 3  # captions of five that must agree
+TRAINING_AGREED, TRAINING_MOST = 2, 60  # arguments of `caption_questions` for the training set
+# A noun of a yes/no question, and the words that no caption may contain for a "no".
 NOUNS = {
     "dog": "dog dogs puppy puppies animal animals canine hound terrier retriever",
     "man": "man men guy person people someone adult player rider gentleman male biker crowd group",
@@ -56,9 +56,9 @@ NOUNS = {
     "guitar": "guitar guitars instrument music musician band",
     "boat": "boat boats kayak canoe raft ship sailing",
 }
-# What is easily taken for a noun: where captions say such a rival and none of the noun's own words,
-# the answer is "no" too, and the harder one to give.
-OWN = {
+# Nouns that are easily confused. If captions contain a rival and none of the noun's synonyms, the
+# answer is "no" too, and harder to find.
+SYNONYMS = {
     "dog": "dog dogs puppy puppies canine hound terrier retriever",
     "man": "man men guy boy boys gentleman male he his",
     "woman": "woman women lady ladies girl girls female she her",
@@ -86,7 +86,7 @@ RIVALS = {
     "football": "tennis basketball baseball rugby",
     "frisbee": "ball football",
 }
-NAMED = {"bicycle": ("bicycle", "bike"), "swimming pool": ("pool",)}
+CAPTION_WORDS = {"bicycle": ("bicycle", "bike"), "swimming pool": ("pool",)}
 COUNTED = ("dog", "man", "woman", "boy", "girl", "child", "horse", "people", "player", "bird")
 COLOURED = (
     "dog shirt hat jacket dress coat car helmet shorts pants ball jersey bike uniform swimsuit "
@@ -94,8 +94,8 @@ COLOURED = (
     "sweatshirt truck motorcycle frisbee kite flower wall fence bag backpack surfboard collar "
     "blanket towel chair bench couch door house building raft kayak canoe slide rope stick snowsuit"
 ).split()
-# Other ways to ask the same, so that a head does not learn one form alone.
-OTHER_FORMS = {
+# Other forms of the same questions, so that a head does not learn one form alone.
+REPHRASINGS = {
     r"how many (\w+) are there\?": (
         r"how many \1 can you see?",
         r"how many \1 are in the picture?",
@@ -120,7 +120,7 @@ OTHER_FORMS = {
     ),
     r"is there (an? [\w ]+) in the picture\?": (r"is there \1?", r"is this \1?", r"do you see \1?"),
 }
-# A place as captions say it, and the answers that are then right.
+# A place in captions, and the answers that are then right.
 PLACES = {
     r"\b(on|at|along) (the|a) (sandy )?beach\b": ("beach", "sea"),
     r"\bin(to)? (the|a|deep)? ?snow\b|\bsnowy\b": ("snow", "mountains"),
@@ -133,10 +133,10 @@ PLACES = {
     r"\b(river|stream|rapids)\b": ("river", "waterfall"),
     r"\bplayground\b": ("playground", "park"),
 }
-# What captions say of who does something; of one word, its forms: swims, but no swimsuit.
+# An activity, and its pattern in captions; for single words their forms: swims, not swimsuit.
 ACTIVITIES = {
-    doing: r"\b({}|{}e?s?)\b".format(doing, re.sub(r"([^aeiou])\1ing$|ing$", r"\1", doing))
-    for doing in (
+    verb: r"\b({}|{}e?s?)\b".format(verb, re.sub(r"([^aeiou])\1ing$|ing$", r"\1", verb))
+    for verb in (
         "running walking jumping standing sitting sleeping eating drinking cooking reading singing "
         "dancing swimming diving surfing skiing snowboarding skateboarding climbing hiking fishing "
         "rowing sailing sliding swinging digging talking smiling hugging fighting barking playing"
@@ -156,8 +156,13 @@ ACTIVITIES = {
 
 
 @dataclass(frozen=True)
-class Item:
-    """A question about picture number `picture`; every answer in `right` is right."""
+class LabelledQuestion:
+    """A question with its answers.
+
+    Attributes:
+        picture: number of the picture.
+        right: all right answers.
+    """
 
     picture: int
     kind: str
@@ -167,77 +172,87 @@ class Item:
 
 def caption_questions(
     captions: Sequence[Sequence[str]], agreed: int = AGREED, most: int = 30
-) -> list[Item]:
-    """All derived questions, in a fixed order.
+) -> list[LabelledQuestion]:
+    """Return all derived questions, in a fixed order.
 
     Args:
-        agreed: captions of five that must say it.
-        most: questions about a noun that are answered "yes", and as many "no".
+        agreed: captions of five that must agree.
+        most: questions about a noun with the answer "yes", and as many with "no".
     """
     random = np.random.default_rng(0)
-    said = [[" ".join(re.findall(r"[a-z]+", one.lower())) for one in some] for some in captions]
-    items = list(_presence(said, agreed, most, random))
-    for picture, some in enumerate(said):
-        for maker in (_counts, _colours, _places, _activities):
-            items += [Item(picture, *made) for made in maker(some, agreed)]
-    return items
+    normalized = [
+        [" ".join(re.findall(r"[a-z]+", text.lower())) for text in texts] for texts in captions
+    ]
+    questions = list(_presence(normalized, agreed, most, random))
+    for picture, texts in enumerate(normalized):
+        for derive in (_counts, _colours, _places, _activities):
+            questions += [LabelledQuestion(picture, *fields) for fields in derive(texts, agreed)]
+    return questions
 
 
-def other_forms(items: Sequence[Item]) -> list[Item]:
-    """The same questions, most of them in another form; of choices the order stays."""
-    random, found = np.random.default_rng(1), []
-    for item in items:
-        forms = [item.question]
-        for form, others in OTHER_FORMS.items():
-            if re.fullmatch(form, item.question):
-                forms += [re.sub(form, one, item.question) for one in others]
-        found.append(replace(item, question=forms[int(random.integers(len(forms)))]))
-    return found
+def rephrase(questions: Sequence[LabelledQuestion]) -> list[LabelledQuestion]:
+    """Return the same questions, most of them in another form; choices keep their order."""
+    random, rephrased = np.random.default_rng(1), []
+    for labelled in questions:
+        forms = [labelled.question]
+        for pattern, replacements in REPHRASINGS.items():
+            if re.fullmatch(pattern, labelled.question):
+                forms += [re.sub(pattern, text, labelled.question) for text in replacements]
+        rephrased.append(replace(labelled, question=forms[int(random.integers(len(forms)))]))
+    return rephrased
 
 
-def _agreed(captions: Sequence[str], pattern: str) -> int:
-    return sum(bool(re.search(pattern, one)) for one in captions)
+def _matches(captions: Sequence[str], pattern: str) -> int:
+    """Return the number of captions that contain the pattern."""
+    return sum(bool(re.search(pattern, text)) for text in captions)
 
 
 def _presence(
-    said: list[list[str]], agreed: int, most: int, random: np.random.Generator
-) -> Iterator[Item]:
-    """Yes/no and choice; nouns are as often absent as present, half of those with a rival."""
+    captions: list[list[str]], agreed: int, most: int, random: np.random.Generator
+) -> Iterator[LabelledQuestion]:
+    """Derive yes/no questions and choices.
+
+    Nouns are absent as often as present; half of the pictures without the noun show a rival, where
+    there are such pictures.
+    """
     present, absent = {}, {}
     for noun, words in NOUNS.items():
-        names = "|".join(NAMED.get(noun, (noun,)))
-        absent[noun] = [i for i, some in enumerate(said) if not _agreed(some, _any(words.split()))]
-        yes = [i for i, some in enumerate(said) if _agreed(some, rf"\b({names})s?\b") >= agreed]
+        names = "|".join(CAPTION_WORDS.get(noun, (noun,)))
+        pattern = _any(words.split())
+        absent[noun] = [i for i, texts in enumerate(captions) if not _matches(texts, pattern)]
+        pattern = rf"\b({names})s?\b"
+        yes = [i for i, texts in enumerate(captions) if _matches(texts, pattern) >= agreed]
         present[noun] = yes
-        many = min(len(yes), len(absent[noun]), most)
-        near = random.permutation(_near(said, noun, agreed))[: many // 2].tolist()
-        far = random.permutation(absent[noun])[: many - len(near)].tolist()
-        a = with_article(noun)
+        count = min(len(yes), len(absent[noun]), most)
+        rivals = random.permutation(_rivals(captions, noun, agreed))[: count // 2].tolist()
+        unrelated = random.permutation(absent[noun])[: count - len(rivals)].tolist()
+        question = f"is there {with_article(noun)} in the picture?"
         for answer, pictures in (
-            ("yes", random.permutation(yes)[:many].tolist()),
-            ("no", near + far),
+            ("yes", random.permutation(yes)[:count].tolist()),
+            ("no", rivals + unrelated),
         ):
             for picture in sorted(pictures):
-                yield Item(picture, "yes/no", f"is there {a} in the picture?", (answer,))
+                yield LabelledQuestion(picture, "yes/no", question, (answer,))
     for noun, pictures in present.items():
         for picture in random.permutation(pictures)[: most * 2 // 3].tolist():
-            others = [one for one in NOUNS if one != noun and picture in absent[one]]
-            if others:
-                pair = [noun, others[int(random.integers(len(others)))]]
+            wrong = [name for name in NOUNS if name != noun and picture in absent[name]]
+            if wrong:
+                pair = [noun, wrong[int(random.integers(len(wrong)))]]
                 pair = [pair[i] for i in random.permutation(2)]
                 question = f"is it {with_article(pair[0])} or {with_article(pair[1])}?"
-                yield Item(picture, "choice", question, (noun,))
+                yield LabelledQuestion(picture, "choice", question, (noun,))
 
 
-def _near(said: list[list[str]], noun: str, agreed: int) -> list[int]:
-    """Pictures of a rival that are not of the noun."""
+def _rivals(captions: list[list[str]], noun: str, agreed: int) -> list[int]:
+    """Return the pictures that show a rival, but not the noun."""
     if noun not in RIVALS:
         return []
-    rival, own = _any([f"{one}s?" for one in RIVALS[noun].split()]), _any(OWN[noun].split())
+    rival = _any([f"{word}s?" for word in RIVALS[noun].split()])
+    synonym = _any(SYNONYMS[noun].split())
     return [
         i
-        for i, some in enumerate(said)
-        if _agreed(some, rival) >= agreed and not _agreed(some, own)
+        for i, texts in enumerate(captions)
+        if _matches(texts, rival) >= agreed and not _matches(texts, synonym)
     ]
 
 
@@ -245,72 +260,78 @@ def _any(words: Sequence[str]) -> str:
     return rf"\b({'|'.join(words)})\b"
 
 
-Made = tuple[str, str, tuple[str, ...]]
+Fields = tuple[str, str, tuple[str, ...]]  # kind, question, right answers
 
 
-def _counts(captions: list[str], agreed: int) -> Iterator[Made]:
+def _counts(captions: list[str], agreed: int) -> Iterator[Fields]:
     for noun in COUNTED:
-        found: Counter[int] = Counter()
+        frequencies: Counter[int] = Counter()
         plural = {"man": "men", "woman": "women", "child": "children"}.get(noun, f"{noun}s")
         plural = "people" if noun == "people" else plural
         for number, word in enumerate(NUMBERS, 1):
             form = noun if number == 1 and noun != "people" else plural
             before = r"(a|one)" if number == 1 else word
-            found[number] = _agreed(captions, rf"\b{before} (\w+ ){{0,2}}{form}\b")
-        number, times = found.most_common(1)[0]
-        # "a dog" in all captions and "dogs" in none is one dog; people are never counted to one
-        alone = times == len(captions) and not _agreed(captions, rf"\b({plural}|another|two)\b")
+            frequencies[number] = _matches(captions, rf"\b{before} (\w+ ){{0,2}}{form}\b")
+        number, times = frequencies.most_common(1)[0]
+        # One dog: "a dog" in all captions, and "dogs" in none. Captions do not count one person.
+        alone = times == len(captions) and not _matches(captions, rf"\b({plural}|another|two)\b")
         if (number > 1 and times >= agreed) or (number == 1 and alone and noun != "people"):
             yield "count", f"how many {plural} are there?", (str(number),)
 
 
-def _colours(captions: list[str], agreed: int) -> Iterator[Made]:
+def _colours(captions: list[str], agreed: int) -> Iterator[Fields]:
     colours = [*answer_types().answers["colour"], "gray", "tan", "blond", "blonde"]
     for noun in COLOURED:
         pattern = rf"\b({'|'.join(colours)}) (?:\w+ )?{noun}s?\b"
         mixed = rf"\b(?:{'|'.join(colours)}) and (?:{'|'.join(colours)})\b"
-        found = Counter(one for some in captions for one in re.findall(pattern, some))
-        if len(found) == 1 and max(found.values()) >= agreed - 1 and not _agreed(captions, mixed):
-            colour = {"gray": "grey", "tan": "brown"}.get(*2 * [next(iter(found))])
+        frequencies = Counter(match for text in captions for match in re.findall(pattern, text))
+        enough = len(frequencies) == 1 and max(frequencies.values()) >= agreed - 1
+        if enough and not _matches(captions, mixed):
+            colour = {"gray": "grey", "tan": "brown"}.get(*2 * [next(iter(frequencies))])
             if colour in answer_types().answers["colour"]:
                 yield "colour", f"what colour is the {noun}?", (colour,)
 
 
-def _places(captions: list[str], agreed: int) -> Iterator[Made]:
+def _places(captions: list[str], agreed: int) -> Iterator[Fields]:
     right = {
         answer
         for pattern, answers in PLACES.items()
-        if _agreed(captions, pattern) >= agreed
+        if _matches(captions, pattern) >= agreed
         for answer in answers
     }
     if right:
         yield "place", "where was this taken?", tuple(sorted(right))
 
 
-def _activities(captions: list[str], agreed: int) -> Iterator[Made]:
-    doing = [one for one, said in ACTIVITIES.items() if _agreed(captions, said) >= agreed]
-    if doing and (who := _who(captions, agreed)):
-        yield "activity", f"what is the {who} doing?", tuple(doing)
+def _activities(captions: list[str], agreed: int) -> Iterator[Fields]:
+    activities = [
+        activity
+        for activity, pattern in ACTIVITIES.items()
+        if _matches(captions, pattern) >= agreed
+    ]
+    if activities and (actor := _actor(captions, agreed)):
+        yield "activity", f"what is the {actor} doing?", tuple(activities)
 
 
-def _who(captions: list[str], agreed: int) -> str | None:
-    return next((one for one in COUNTED if _agreed(captions, rf"\b{one}\b") >= agreed), None)
+def _actor(captions: list[str], agreed: int) -> str | None:
+    return next((noun for noun in COUNTED if _matches(captions, rf"\b{noun}\b") >= agreed), None)
 
 
-def lay_out(location: Path, folder: Path) -> None:
-    """Write the questions about pairs, and their pictures, as `twotower train vqa` takes them."""
+def write_training_set(location: Path, folder: Path) -> None:
+    """Write questions about pairs, and their pictures, in the form that `train vqa` reads."""
     source = open_source(str(location / "*.tar"))
     pairs = [source[number] for number in range(len(source))]
     (folder / "pictures").mkdir(parents=True)
     for number, pair in enumerate(pairs):
         (folder / "pictures" / f"{number}.webp").write_bytes(pair.picture)
-    items = caption_questions([pair.captions for pair in pairs], LEARN_AGREED, LEARN_MOST)
+    captions = [pair.captions for pair in pairs]
+    questions = caption_questions(captions, TRAINING_AGREED, TRAINING_MOST)
     with (folder / "questions.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("image", "question", "answer"))
-        for item in other_forms(items):
-            for answer in item.right:
-                writer.writerow((f"pictures/{item.picture}.webp", item.question, answer))
+        for labelled in rephrase(questions):
+            for answer in labelled.right:
+                writer.writerow((f"pictures/{labelled.picture}.webp", labelled.question, answer))
 
 
 if __name__ == "__main__":
@@ -318,4 +339,4 @@ if __name__ == "__main__":
     parser.add_argument("pairs", type=Path)
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
-    lay_out(arguments.pairs, arguments.folder)
+    write_training_set(arguments.pairs, arguments.folder)
