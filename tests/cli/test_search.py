@@ -255,7 +255,7 @@ def test_explain_writes_a_picture(
     PIL.Image.new("RGB", (30, 20), "red").save(small)
     out = tmp_path / "heat.png"
     assert main(["explain", str(small), "a cat", "--out", str(out)]) == 0
-    assert "hottest at" in capsys.readouterr().out
+    assert f"Wrote {out}: the best match is" in capsys.readouterr().out
     with PIL.Image.open(out) as image:
         assert image.size == (30, 20)
 

@@ -20,6 +20,7 @@ from twotower.calibration.fit import altered_copies
 from twotower.errors import PictureError, QueryError
 from twotower.library import Library
 from twotower.search.duplicates import _connected
+from twotower.search.query import Term
 from twotower.search.ranking import group_copies
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
@@ -79,6 +80,21 @@ def test_words_find_the_picture(photos: Library) -> None:
     best = answer[0]
     assert best.match and best.probability >= answer.cutoff
     assert -1 <= best.score <= 1
+
+
+def test_a_parsed_query_gives_the_same_result(photos: Library) -> None:
+    text = 'small - "a dog" type:jpeg'
+    assert photos.search(photos.parse(text)) == photos.search(text)
+
+
+def test_a_new_library_parses_before_it_is_indexed(tmp_path: Path) -> None:
+    shutil.copy(PHOTOS / "cat.jpg", tmp_path / "inside.jpg")
+    library = Library(tmp_path)
+    assert library.parse("+inside.jpg").terms == (Term(picture=tmp_path / "inside.jpg"),)
+    with pytest.raises(QueryError, match=r"nowhere\.jpg: there is no such picture"):
+        library.parse("a cat + nowhere.jpg")
+    assert [path.name for path in tmp_path.iterdir()] == ["inside.jpg"]
+    assert not library.exists
 
 
 def test_queries_for_absent_things_find_nothing(photos: Library) -> None:
