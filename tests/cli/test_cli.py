@@ -1,4 +1,4 @@
-"""The command as a user runs it, in a process of its own."""
+"""The command as a user runs it, in a separate process."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[st
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """A folder with good pictures and two that cannot be read."""
+    """Make a folder with good pictures and two that cannot be read."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     random = np.random.default_rng(0)
@@ -145,7 +145,7 @@ def test_verify_and_convert(tiny_directory: Path, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_leaves_valid_json(pictures: Path) -> None:
-    """Interrupted after the first block of output: what was answered is all there."""
+    """Ctrl-C after the first block of output leaves every finished answer in valid JSON."""
     many = [str(pictures / "a.png")] * 2000
     command = [sys.executable, "-m", "twotower", "classify", *many, "--labels", "cat", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -1,4 +1,4 @@
-"""Every kind of file, whole or broken: the right picture, or one clear line about that file."""
+"""Every format, intact or damaged, gives the right picture or one clear error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from twotower.inputs.pictures import PICTURE_SUFFIXES, find_pictures, open_pictu
 
 
 def slope(width: int = 64, height: int = 48, bands: int = 3) -> NDArray[np.uint8]:
-    """[height, width, bands]: smooth, so that lossy formats stay close, and nowhere symmetric."""
+    """Return [height, width, bands], smooth for lossy formats, and without symmetry."""
     y, x, band = np.indices((height, width, bands))
     return (20 + x * 150 // width + y * 40 // height + band * 15).astype(np.uint8)
 
@@ -41,7 +41,7 @@ def rgb() -> Image.Image:
 
 
 def far(image: Image.Image, expected: NDArray[np.uint8]) -> int:
-    """The largest difference of any level from the expected RGB."""
+    """Return the largest difference of any level from the expected RGB."""
     return int(np.abs(np.asarray(image.convert("RGB")).astype(int) - expected).max())
 
 
@@ -54,7 +54,7 @@ def refusal(source: Any, **options: Any) -> PictureError:
     return caught.value
 
 
-# What is read --------------------------------------------------------------------------------
+# Formats -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_palette_keeps_its_transparency() -> None:
 
 
 def png(width: int, height: int, bits: int, colour: int, pixels: bytes) -> bytes:
-    """A PNG written by hand, for what Pillow reads but does not write."""
+    """Write a PNG by hand, of a kind that Pillow reads but does not write."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         check = zlib.crc32(name + body)
@@ -170,7 +170,7 @@ def test_heic() -> None:
 def test_heic_without_its_package(tmp_path: Path) -> None:
     path = tmp_path / "a.heic"
     path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40))
-    # In a process of its own: a reader once registered with Pillow stays so.
+    # In a process of its own, since a reader stays registered with Pillow.
     code = (
         "import sys; sys.modules['pillow_heif'] = None\n"
         "from twotower.inputs.pictures import open_picture\n"
@@ -182,10 +182,10 @@ def test_heic_without_its_package(tmp_path: Path) -> None:
     )
 
 
-# Upright -------------------------------------------------------------------------------------
+# Orientation -----------------------------------------------------------------------------------
 
-# Written out from the EXIF standard (row 0 and column 0 of the stored picture are the shown ...),
-# to check the table in `pictures` and not to repeat it: how a viewer shows what is stored.
+# The displayed picture from the stored one, written out from the EXIF standard (row 0 and column 0
+# of the stored picture are the displayed ...) independently of the table in `pictures`.
 SHOWN = {
     1: lambda stored: stored,
     2: lambda stored: stored[:, ::-1],
@@ -269,7 +269,7 @@ def test_arrays_that_are_no_pictures(array: NDArray[Any], says: str) -> None:
     assert says in error.reason
 
 
-# What is refused -----------------------------------------------------------------------------
+# Errors -------------------------------------------------------------------------------------
 
 
 def test_missing_folder_empty_and_text(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_postscript_is_not_run() -> None:
         ("JPEG2000", {}),
     ],
 )
-@pytest.mark.filterwarnings("ignore")  # Pillow also warns about some of these
+@pytest.mark.filterwarnings("ignore")  # of Pillow, about some of the files
 def test_a_file_cut_anywhere_is_refused_or_whole(kind: str, options: dict[str, Any]) -> None:
     data = encode(rgb(), kind, **options)
     whole = open_picture(data).convert("RGB").tobytes()

@@ -1,4 +1,4 @@
-"""`pixel_values` equal OpenAI's bit for bit, and transformers' where the config asks for theirs."""
+"""`pixel_values` equal OpenAI's to the bit, and transformers' if the config says so."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def sha256(array: NDArray[Any]) -> str:
 
 
 def reference(image: Image.Image, size: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """OpenAI's transform as it reads, with no care for time or memory (`clip/clip.py:79`)."""
+    """Apply OpenAI's transform literally (`clip/clip.py:79`), without regard to time or memory."""
     width, height = image.size
     if width <= height:
         image = image.resize((size, int(size * height / width)), Image.Resampling.BICUBIC)
@@ -65,7 +65,7 @@ def reference(image: Image.Image, size: int) -> tuple[NDArray[np.uint8], NDArray
     "golden", RECORD["cases"], ids=lambda golden: "-".join(map(str, golden["case"]))
 )
 def test_openai_bit_for_bit(golden: dict[str, Any]) -> None:
-    """Pillow 11.3, 12.0, 12.2 and 13.0 all give these bits; a later one may round otherwise."""
+    """Pillow 11.3, 12.0, 12.2 and 13.0 give these bits; a later one may round differently."""
     mode, width, height, size = golden["case"]
     preprocess = Preprocess(PreprocessConfig(image_size=size))
     picture = MAKER["picture"](mode, width, height)
@@ -113,7 +113,7 @@ def test_any_array_equals_the_reference(width: int, height: int, size: int, band
 
 
 def processor(name: str, **options: Any) -> Any:
-    """transformers' own, without torchvision."""
+    """Return transformers' processor, without torchvision."""
     if name == "clip":
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -152,7 +152,7 @@ def test_transformers_modes(name: str, mode: str) -> None:
     assert_like_transformers(name, MAKER["picture"](mode, 331, 250))
 
 
-# What the config chooses ---------------------------------------------------------------------
+# Choices of the config ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("margin", range(12))
@@ -194,7 +194,7 @@ def test_squash_keeps_the_edges_and_bilinear_is_bilinear() -> None:
 
 
 def photograph(width: int, height: int) -> bytes:
-    """A JPEG with soft shapes and some grain."""
+    """Return a JPEG with soft shapes and some grain."""
     y, x = np.indices((height, width)) / 40
     shapes = np.stack([np.sin(x + y / 3), np.cos(y - x / 2), np.sin(x * y / 30)], -1) * 90 + 128
     grain = np.random.default_rng(0).normal(0, 8, shapes.shape)
@@ -204,7 +204,7 @@ def photograph(width: int, height: int) -> bytes:
     return file.getvalue()
 
 
-# Of sides that the scale does not divide, the crop may begin half a pixel elsewhere.
+# If the scale does not divide the sides, the crop may begin half a pixel away.
 @pytest.mark.parametrize(("size", "cosine"), [((1200, 900), 0.9999), ((901, 1203), 0.999)])
 def test_fast_decode_is_close(size: tuple[int, int], cosine: float) -> None:
     data = photograph(*size)
@@ -244,7 +244,7 @@ def test_a_wrong_config_names_its_field(field: str, value: Any) -> None:
 @pytest.mark.parametrize("tall", [True, False])
 @pytest.mark.parametrize("long", [400, 401])
 def test_strips_show_their_middle(long: int, tall: bool) -> None:
-    """Just long enough to be trimmed, and short enough to be resized whole for comparison."""
+    """A strip just long enough to be trimmed can still be resized whole for comparison."""
     strip = noise(1, long) if tall else noise(long, 1)
     levels, _ = reference(Image.fromarray(strip), 224)
     trimmed = np.asarray(Preprocess(PreprocessConfig()).square(strip))
@@ -257,7 +257,7 @@ def test_wide_strips_show_their_middle(rgb: Any) -> None:
     waves = (128 + 100 * np.sin(x / 3) * np.cos(y / 4)).astype(np.uint8)
     levels, _ = reference(Image.fromarray(waves), 224)
     trimmed = np.asarray(Preprocess(PreprocessConfig(rgb=rgb)).square(waves)).astype(int)
-    # The middle may lie half a resized pixel elsewhere, and these waves rise 4 levels a pixel.
+    # The middle may be half a resized pixel away, and these waves rise 4 levels per pixel.
     assert np.abs(trimmed - levels).max() <= 4
 
 
@@ -275,7 +275,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit // 2*
 
 
 def test_strips_take_little_memory() -> None:
-    """Resized whole, the first alone would take 13 GB."""
+    """The first strip, resized whole, would take 13 GB."""
     pytest.importorskip("resource", reason="this system does not tell the peak of memory")
     run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     assert int(run.stdout) < 160

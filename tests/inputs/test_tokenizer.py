@@ -124,7 +124,7 @@ def test_any_text_gives_a_row(tokenizer: Tokenizer, texts: list[str]) -> None:
 @settings(deadline=None, max_examples=300)
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60))
 def test_repairing_leaves_plain_ascii_alone(text: str) -> None:
-    """Why the short way for ASCII is allowed: ftfy and unescape change nothing in it."""
+    """ASCII may skip the repair: ftfy and unescape change nothing in it."""
     if "&" not in text:
         assert repair(text) == text
 
@@ -177,7 +177,7 @@ def test_siglip_keeps_its_end_when_cut(sentence_pieces: Path) -> None:
     ours = load_tokenizer(SIGLIP_TOKENIZER, sentence_pieces)
     tokens = ours(["cat " * 200, "a cat"])
     assert tokens.input_ids[0, -1] == 1 and tokens.truncated.tolist() == [True, False]
-    assert tokens.input_ids[1, -1] == 1  # padded in full with the end of text
+    assert tokens.input_ids[1, -1] == 1  # padded with the end of text
 
 
 def test_open_clips_and_transformers_siglip_clean_differently(sentence_pieces: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sidecars as programs write them, and made at random."""
+"""Sidecars as programs write them, and random ones."""
 
 from collections.abc import Callable
 from xml.sax.saxutils import escape
@@ -6,7 +6,7 @@ from xml.sax.saxutils import escape
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-# A busy machine is no failure.
+# A test that is slow on a busy machine has not failed.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
@@ -189,7 +189,7 @@ SAMPLES = {
     "Latin-1": DIGIKAM.replace("UTF-8", "ISO-8859-1").replace("beach", "Straße").encode("latin-1"),
 }
 
-# Letters with and without case, composed and not, and everything that means something to someone.
+# Letters with and without case, composed and not, and characters with a meaning in XML or a list.
 _SIGNS = "aAbßİſé日😀\u0301\u2215\u00a6\u200d\ufffd/|\\&<>'\",;:.-_{}[]()~#%$*?=!0"
 NAMES = st.text(st.sampled_from(_SIGNS), min_size=1, max_size=6)
 TAGS = st.lists(NAMES, min_size=1, max_size=3).map(tuple)
@@ -198,7 +198,7 @@ TAGGINGS = st.dictionaries(TAGS, st.sampled_from([0.25, 0.5, 0.93, 1.0]), max_si
 
 @st.composite
 def sidecars(draw: Callable) -> bytes:
-    """Some sidecar that a program might have written."""
+    """Draw a sidecar that a program might have written."""
     line = draw(st.sampled_from(["\n", "\r\n", "", "\n\t"]))
     rdf = draw(st.sampled_from(["rdf", "r", "RDF-1"]))
     quote = draw(st.sampled_from("'\""))

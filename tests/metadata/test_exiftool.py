@@ -1,4 +1,4 @@
-"""exiftool and exiv2 against what we write, and ours against what they write."""
+"""exiftool and exiv2 read the files that we write, and we read theirs."""
 
 import io
 import json
@@ -34,7 +34,7 @@ HUNDRED = {("all", str(number)): 0.5 for number in range(100)}
 
 
 def program(name: str) -> str:
-    """A client's path. In CI its absence is an error."""
+    """Return the path of a client program, whose absence is an error in CI."""
     path = shutil.which(name)
     if path is None and not os.environ.get("CI"):
         pytest.skip(f"{name} is not installed")
@@ -87,7 +87,7 @@ def test_sidecars_in_exiftool_and_exiv2(
         theirs = read_keywords(path).person
     before = sidecar.read_bytes() if name in SAMPLES else None
     write_tags(tmp_path / "l", [(path, TAGS)], "0123456789ab")
-    if name not in ("odd", "Latin-1"):  # which exiftool does not take for XMP, or not as it is
+    if name not in ("odd", "Latin-1"):  # exiftool does not recognise these as XMP, or changes them
         values = lists(exiftool, sidecar)
         assert values["Subject"][-4:] == FLAT
         assert values["HierarchicalSubject"][-4:] == LR and values["TagsList"][-4:] == DIGIKAM
@@ -95,7 +95,7 @@ def test_sidecars_in_exiftool_and_exiv2(
         exiftool("-overwrite_original", "-XMP-xmp:Rating=3", "-XMP-dc:Subject+=theirs", sidecar)
         assert read_keywords(path) == Keywords((*theirs, ("theirs",)), TAGS)
         sidecar.write_bytes(written)
-    if name not in ("odd", "Latin-1") and "UTF-16" not in name:  # exiv2 is for UTF-8
+    if name not in ("odd", "Latin-1") and "UTF-16" not in name:  # exiv2 reads only UTF-8
         assert exiv2("-PXv", "-g", "Xmp.digiKam.TagsList", sidecar).endswith(
             ", ".join(DIGIKAM) + "\n"
         )
@@ -159,7 +159,7 @@ def test_many_pictures_through_one_process(tmp_path: Path, exiftool: Callable[..
     assert report.files == 9 and len(report.errors) == 2
     assert "bad.jpg: exiftool cannot write into it" in report.errors[0]
     assert "cannot be given this name" in report.errors[1]
-    assert (tmp_path / "raw.nef.xmp").exists()  # raw files are left alone
+    assert (tmp_path / "raw.nef.xmp").exists()  # raw files are not changed
     assert all(path.read_bytes() == before[path] for path in unreadable)
     assert read_keywords(paths[0]) == Keywords((("Grandmother",),), tags)
     assert read_keywords(paths[1]) == Keywords((("poodle",),), tags)

@@ -1,4 +1,4 @@
-"""Our tags in a person's sidecars: nothing else changes, and nothing of theirs goes."""
+"""Our tags are added to and removed from a person's sidecars, and nothing else changes."""
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
@@ -52,13 +52,13 @@ def decoded(content: bytes) -> str:
 
 
 def keys(tags: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
-    """Tags but for capitals, and for what looks like a separator."""
+    """Return tags without regard to capitals and to lookalikes of separators."""
     plain = {ord("∕"): "/", ord("¦"): "|"}
     return {tuple(name.translate(plain).casefold() for name in clean_tag(tag)) for tag in tags}
 
 
 def tree(content: bytes) -> list[tuple[str, dict[str, str], str]]:
-    """Elements outside the lists of keywords, by another parser than ours."""
+    """Return the elements outside the lists of keywords, by another parser than ours."""
     root = ET.fromstring(decoded(content).strip("\ufeff\0\r\n "))
     ours = {name.key.replace(" ", "}") for name in (SUBJECT, HIERARCHY, TAGS_LIST, MARK)}
     elements = []
@@ -133,7 +133,7 @@ def test_any_sidecar_and_any_tags(
     after = set_tags(before, tags, "model", person)
     assert tree(after) == tree(before)
     now = keywords(after)
-    # the name of what a tag is a kind of, in the flat list alone, may be a copy of ours
+    # the name of a tag's parent that is only in the flat list may be a copy of ours
     parents = {
         path[:1] for tag in (*tags, *new_tags) for path in keys((name,) for name in tag[:-1])
     }
@@ -200,14 +200,14 @@ def test_a_persons_keyword_is_never_ours() -> None:
     assert keywords(after).ours == {("sea",): 0.7}
     assert keywords(set_tags(after, {})).person == (("People", "Grandmother"), ("beach",))
 
-    # the same name by another path: the flat list has it once, and it is theirs
+    # the same name in another path: the flat list has it once, and it is theirs
     after = set_tags(LIGHTROOM.encode(), {("family", "Grandmother"): 0.9})
     assert Packet(after).items(SUBJECT).count("Grandmother") == 1
     assert Packet(set_tags(after, {})).items(SUBJECT) == ["Grandmother", "People", "beach"]
 
 
 def test_lists_that_are_begun_do_not_hide_keywords() -> None:
-    """darktable reads dc:subject only where there is no hierarchy, digiKam the first it finds."""
+    """darktable reads dc:subject only without a hierarchy; digiKam reads the first list present."""
     content = SAMPLES["exiftool"]
     assert keywords(content).person == (("beach",), ("Grandmother",))
     packet = Packet(set_tags(content, POODLE, person=[("trips", "Rome")]))
@@ -225,10 +225,10 @@ def test_what_a_person_took_out_stays_out(lost: str) -> None:
     assert keywords(edited).rejected == tuple(POODLE) and keywords(edited).ours == {("sea",): 0.5}
     repeated = set_tags(edited, POODLE)
     assert keywords(repeated) == Keywords(keywords(DIGIKAM.encode()).person, {}, tuple(POODLE))
-    for name in (SUBJECT, HIERARCHY, TAGS_LIST):  # the rest of it goes too
+    for name in (SUBJECT, HIERARCHY, TAGS_LIST):  # its other entries are removed too
         assert not any("poodle" in text for text in Packet(repeated).items(name))
     assert keywords(set_tags(repeated, {**POODLE, ("sky",): 0.6})).ours == {("sky",): 0.6}
-    # given by the person after all
+    # now the person gives it too
     theirs = repeated.replace(
         b"<rdf:li>beach<", b"<rdf:li>animal|dog|poodle</rdf:li><rdf:li>beach<"
     )
@@ -236,7 +236,7 @@ def test_what_a_person_took_out_stays_out(lost: str) -> None:
 
 
 def test_a_list_that_a_program_overwrote_says_nothing_of_a_person() -> None:
-    """darktable writes what its database has, and digiKam too, unless they are told to read."""
+    """darktable and digiKam write what their database has, unless they are set to read first."""
     tags = {**POODLE, ("nature", "sea"): 0.5}
     after = set_tags(DIGIKAM.encode(), tags)
     for lost in (
@@ -256,7 +256,7 @@ def test_a_list_that_a_program_overwrote_says_nothing_of_a_person() -> None:
 def test_a_tag_that_a_person_moved_keeps_its_name() -> None:
     after = set_tags(DIGIKAM.encode(), POODLE)
     moved = after.replace(b"animal|dog|", b"pets|").replace(b"animal/dog/", b"pets/")
-    moved = moved.replace(b"digiKam pets|", b"digiKam animal|dog|")  # the mark is not theirs
+    moved = moved.replace(b"digiKam pets|", b"digiKam animal|dog|")  # they do not change the mark
     assert ("pets", "poodle") in keywords(moved).person
     repeated = set_tags(moved, {("sea",): 0.5})
     assert "poodle" in Packet(repeated).items(SUBJECT)
@@ -267,7 +267,7 @@ def test_a_tag_that_a_person_moved_keeps_its_name() -> None:
 
 def test_copies_that_programs_make_of_ours_are_ours() -> None:
     after = set_tags(DIGIKAM.encode(), POODLE)
-    copied = after.replace(  # as digiKam saves it, and Lightroom with the names above
+    copied = after.replace(  # as digiKam saves it, and Lightroom with the parents' names
         b"<rdf:li>beach</rdf:li>\n    </rdf:Bag>\n   </MicrosoftPhoto",
         b"<rdf:li>beach</rdf:li><rdf:li>animal/dog/poodle</rdf:li></rdf:Bag></MicrosoftPhoto",
     ).replace(b"<rdf:li>poodle</rdf:li>", b"<rdf:li>dog</rdf:li><rdf:li>poodle</rdf:li>")

@@ -1,4 +1,4 @@
-"""Tags on the disk: which files change, how they come back, and what can go wrong meanwhile."""
+"""Tags on the disk: the files that change, undoing them, and faults in between."""
 
 import multiprocessing
 import os
@@ -37,7 +37,7 @@ def photo(path: Path) -> Path:
 
 
 def files(root: Path) -> dict[str, bytes]:
-    """All there is in a folder but the library."""
+    """Return the content of all files in a folder, except those of the library."""
     return {
         path.relative_to(root).as_posix(): path.read_bytes()
         for path in root.rglob("*")
@@ -66,7 +66,7 @@ def test_writing_reading_and_taking_back(tmp_path: Path) -> None:
     assert (repeated.pictures, repeated.unchanged) == (0, 2) and files(tmp_path) == written
 
     assert write_tags(location, [(photo_a, {}), (photo_b, {("sea",): 0.6})], "model").files == 2
-    assert not (tmp_path / "a.jpg.xmp").exists()  # nothing was in it but ours
+    assert not (tmp_path / "a.jpg.xmp").exists()  # it contained only our tags
     assert read_keywords(photo_b).ours == {("sea",): 0.6}
     assert undo(location).restored == 2 and files(tmp_path) == written
     assert undo(location).restored == 2 and files(tmp_path) == before
@@ -126,7 +126,7 @@ def test_two_sidecars_are_both_kept_up(tmp_path: Path) -> None:
     assert (report.pictures, report.files) == (1, 2)
     for name in ("a.jpg.xmp", "a.xmp"):
         assert packet_keywords(Packet((tmp_path / name).read_bytes())).ours == tags
-    # taken out in one program, it leaves the other's file with the next run
+    # removed in one program's file, it is removed from the other's by the next run
     content = (tmp_path / "a.xmp").read_bytes()
     (tmp_path / "a.xmp").write_bytes(content.replace(b"<rdf:li>poodle</rdf:li>", b""))
     assert read_keywords(path).rejected == tuple(POODLE)
@@ -147,7 +147,7 @@ def test_tags_that_are_not_judged_stay(tmp_path: Path) -> None:
     report = write_tags(location, [(path, {("hill",): 0.7})], "n", judged=[("sea",), ("hill",)])
     assert (report.files, report.removed) == (2, 1)
     assert read_keywords(path).ours == {**POODLE, ("sky",): 0.6, ("hill",): 0.7}
-    # what a person takes out of one file goes from the other, judged or not
+    # a tag that a person removes from one file is removed from the other, judged or not
     content = (tmp_path / "a.xmp").read_bytes()
     (tmp_path / "a.xmp").write_bytes(content.replace(b"<rdf:li>poodle</rdf:li>", b""))
     write_tags(location, [(path, {("hill",): 0.7})], "n", judged=[("hill",)])
@@ -225,7 +225,7 @@ def test_undo_keeps_what_a_person_did_since(tmp_path: Path) -> None:
     assert read_keywords(paths[1]) == Keywords((("mine",),), {})
     assert not (tmp_path / "gone.jpg.xmp").exists()
     assert (tmp_path / "mended.jpg.xmp").read_bytes() == SAMPLES["digiKam"]
-    (tmp_path / "broken.jpg.xmp").write_bytes(SAMPLES["digiKam"])  # tried again, and it is well
+    (tmp_path / "broken.jpg.xmp").write_bytes(SAMPLES["digiKam"])  # now it can be read
     assert undo(location).errors == ()
     assert undo(location).untagged == 1 and read_keywords(paths[0]).ours == {}
 
@@ -265,7 +265,7 @@ def test_a_library_that_moves_with_its_pictures(tmp_path: Path) -> None:
 
 
 def as_nobody(root: Path) -> None:
-    """Tag as somebody who may not write; in a process of its own."""
+    """Tag as a user without write access; runs in a process of its own."""
     os.setgid(65534)
     os.setuid(65534)
     tagged = [(root / name, POODLE) for name in ("photos/a.jpg", "photos/b.jpg", "open/c.jpg")]
@@ -280,7 +280,7 @@ def test_a_folder_that_cannot_be_written_is_one_line() -> None:
         for name in ("a.jpg", "b.jpg"):
             photo(root / "photos" / name)
         photo(root / "open" / "c.jpg")
-        (root / "open" / "c.jpg.xmp").write_bytes(SAMPLES["digiKam"])  # in root's hands
+        (root / "open" / "c.jpg.xmp").write_bytes(SAMPLES["digiKam"])  # owned by root
         (root / "library").mkdir()
         for name in ("library", "open"):
             (root / name).chmod(0o777)
@@ -323,7 +323,7 @@ def test_no_place_for_the_journal(tmp_path: Path) -> None:
 
 
 def work(root: Path, task: str) -> None:
-    """Tag everything, or take it back; to be killed."""
+    """Tag all pictures, or undo that; the test kills it."""
     journal.BATCH_SIZE = 5
     location = root / ".twotower"
     if task == "undo":
@@ -334,7 +334,7 @@ def work(root: Path, task: str) -> None:
 
 
 def test_kill_at_any_moment(tmp_path: Path) -> None:
-    """kill -9 at random moments of writing and undoing: every file is old or new, all come back."""
+    """After kill -9 while writing or undoing, each file is old or new, and all can be restored."""
     for number in range(40):
         photo(tmp_path / f"{number}.png")
         if number % 2:
@@ -394,7 +394,7 @@ def test_the_library_finds_what_people_said(tmp_path: Path) -> None:
     assert index(tmp_path).moved == 1
     assert rows_of(tmp_path)["a.png"].keywords == "People|Grandmother\nbeach"
     write_tags(tmp_path / ".twotower", [(path, POODLE)], "m")
-    assert index(tmp_path).moved == 1  # the sidecar has changed, and what people said has not
+    assert index(tmp_path).moved == 1  # the sidecar has changed, and the person's keywords have not
     assert rows_of(tmp_path)["a.png"].keywords == "People|Grandmother\nbeach"
     undo(tmp_path / ".twotower")
     (tmp_path / "a.png.xmp").unlink()
@@ -411,7 +411,7 @@ def test_a_new_sidecar_does_not_have_the_picture_read(
     before = rows_of(tmp_path)
     write_tags(tmp_path / ".twotower", [(path, POODLE) for path in paths], "m")
     (tmp_path / "x.jpg.xmp").write_bytes(SAMPLES["exiftool"])
-    (tmp_path / "1.png").write_bytes(picture(99))  # and this one is another picture now
+    (tmp_path / "1.png").write_bytes(picture(99))  # this one has another picture now
 
     def hashed(self: reader.PictureReader, file: ScannedFile) -> reader.PictureContent | None:
         assert file.path == b"1.png"
@@ -430,7 +430,7 @@ def test_a_new_sidecar_does_not_have_the_picture_read(
 
 
 def test_changes_come_back_whatever_they_are(tmp_path: Path) -> None:
-    """The journal keeps what differs; also where beginning and end overlap."""
+    """The journal stores the differing middle, even if beginning and end overlap."""
     contents = [None, b"", b"a", b"aa", b"abab", b"ab", b"xab", bytes(range(256)) * 50]
     pairs = [(before, after) for before in contents for after in contents if before != after]
     changes = [Change(tmp_path / f"{number}.xmp", *pair) for number, pair in enumerate(pairs)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +9,9 @@ from urllib.parse import quote
 
 from twotower.files import atomic_write
 from twotower.pages.render import Html, render
-from twotower.pages.thumbnails import thumbnail
+from twotower.pages.thumbnails import jpeg_base64, thumbnail
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from twotower.search.hits import Hit, SearchResult
 
 HEIGHT = 360  # pixels of a thumbnail in the file; the page displays at most two thirds of it
@@ -62,7 +58,7 @@ def _figure(hit: Hit, file: Path) -> Html:
     notes += [f"+{len(hit.copies)} alike"] if hit.copies else []
     values = {
         "link": quote(os.fsencode(link)),
-        "jpeg": _jpeg(image),
+        "jpeg": jpeg_base64(image, quality=82),
         "width": str(image.width),
         "height": str(image.height),
         "share": f"{image.width / image.height:.4f}",
@@ -74,12 +70,6 @@ def _figure(hit: Hit, file: Path) -> Html:
         ),
     }
     return render(_FIGURE, values)
-
-
-def _jpeg(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=82, optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
 
 
 _FIGURE = (

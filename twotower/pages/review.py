@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,7 @@ import numpy as np
 from twotower.arrays import Float64Array
 from twotower.files import atomic_write
 from twotower.pages.render import render, script_json
-from twotower.pages.thumbnails import thumbnail
+from twotower.pages.thumbnails import jpeg_base64, thumbnail
 
 if TYPE_CHECKING:
     from twotower.index.schema import PictureRecord
@@ -115,10 +113,8 @@ def _picture_entry(path: Path, record: PictureRecord) -> dict[str, Any] | None:
     image = thumbnail(path, HEIGHT)
     if image is None:
         return None
-    content = io.BytesIO()
-    image.save(content, "JPEG", quality=78, optimize=True)
     return {
         "path": os.fsencode(record.path).decode("utf-8", "replace"),
         "content": (record.content_hash or b"").hex(),
-        "jpeg": base64.b64encode(content.getvalue()).decode(),
+        "jpeg": jpeg_base64(image, quality=78),
     }

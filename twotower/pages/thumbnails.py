@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,3 +29,10 @@ def thumbnail(path: Path, height: int) -> Image.Image | None:
     scale = min(1.0, height / picture.height, 4 * height / picture.width)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def jpeg_base64(image: Image.Image, quality: int) -> str:
+    """Return an RGB picture as a JPEG in base64, for a `data:` URI."""
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=quality, optimize=True)
+    return base64.b64encode(content.getvalue()).decode()
