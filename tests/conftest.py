@@ -14,7 +14,7 @@ from twotower.model.presets import preset
 
 
 def tiny_config(name: str = "tiny") -> CLIPConfig:
-    """A CLIP of a few thousand parameters (and 49408 tokens) with OpenAI's preprocessing."""
+    """Return a CLIP with few parameters besides 49408 token embeds, and OpenAI's preprocessing."""
     base = preset("ViT-B-32")
     return replace(
         base,
@@ -39,7 +39,7 @@ def siglip_config() -> CLIPConfig:
 
 
 def random_tensors(config: CLIPConfig, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Weights large enough that every part of the model matters to its output."""
+    """Return weights so large that every part of the model affects its output."""
     torch.manual_seed(seed)
     tensors = CLIP(config).state_dict()
     for name, tensor in tensors.items():
@@ -50,7 +50,7 @@ def random_tensors(config: CLIPConfig, seed: int = 0) -> dict[str, torch.Tensor]
 
 @pytest.fixture(scope="session")
 def tiny_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Our model directory of `tiny_config`."""
+    """A model directory of `tiny_config`."""
     directory = tmp_path_factory.mktemp("models") / "tiny"
     config = tiny_config()
     write_directory(config, random_tensors(config), (), directory)
@@ -59,7 +59,7 @@ def tiny_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sentence_pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small sentencepiece model, laid out as SigLIP's: pad and end are 1, unknown is 2."""
+    """A small sentencepiece model with SigLIP's special ids: pad and end are 1, unknown is 2."""
     import sentencepiece
 
     directory = tmp_path_factory.mktemp("pieces")
@@ -82,7 +82,7 @@ def sentence_pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def siglip_directory(sentence_pieces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Our model directory of `siglip_config`, vocabulary included."""
+    """A model directory of `siglip_config`, with its vocabulary."""
     directory = tmp_path_factory.mktemp("models") / "tiny-siglip"
     config = siglip_config()
     write_directory(config, random_tensors(config), [sentence_pieces / "spiece.model"], directory)

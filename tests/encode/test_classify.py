@@ -31,14 +31,14 @@ def test_classifier_averages_unit_vectors_and_renormalises(encoder: Encoder) -> 
 
 def test_probabilities_are_a_softmax_of_scaled_cosines(encoder: Encoder) -> None:
     [answer] = classify(pictures(1), ["cat", "dog", "car"], model=encoder)
-    scores = {one.label: one.score for one in answer.labels}
+    scores = {label.label: label.score for label in answer.labels}
     classifier = zero_shot_classifier(encoder, ["cat", "dog", "car"], ("a photo of a {}.",))
     cosines = encoder.encode_image(pictures(1)) @ classifier.T
     np.testing.assert_allclose([scores["cat"], scores["dog"], scores["car"]], cosines[0], atol=1e-6)
     weights = np.exp(cosines[0] / 0.07)  # the scale of an untrained model
-    probabilities = {one.label: one.probability for one in answer.labels}
+    probabilities = {label.label: label.probability for label in answer.labels}
     assert probabilities["car"] == pytest.approx(weights[2] / weights.sum(), rel=1e-4)
-    ordered = [one.probability for one in answer.labels]
+    ordered = [label.probability for label in answer.labels]
     assert ordered == sorted(ordered, reverse=True) and sum(ordered) == pytest.approx(1)
 
 
@@ -53,7 +53,7 @@ def test_sigmoid_models_judge_each_label_alone(encoder: Encoder) -> None:
 
 def test_none_takes_what_everyday_words_take(encoder: Encoder) -> None:
     for answer in classify(pictures(), ["cat", "dog"], model=encoder, none=True):
-        labels = {one.label: one.probability for one in answer.labels}
+        labels = {label.label: label.probability for label in answer.labels}
         assert set(labels) == {"cat", "dog", "none of these"}
         assert sum(labels.values()) == pytest.approx(1, abs=1e-5)
 
@@ -86,4 +86,4 @@ def test_bad_template(encoder: Encoder) -> None:
 def test_labels_are_any_text(encoder: Encoder) -> None:
     labels = ["{}", "100 %", "naïve 🍎", "a {cat}"]
     [answer] = classify(pictures(1), labels, model=encoder)
-    assert {one.label for one in answer.labels} == set(labels)
+    assert {label.label for label in answer.labels} == set(labels)

@@ -32,12 +32,12 @@ def encoder(tiny_directory: Path) -> Encoder:
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_engines_agree_with_torch(tiny_directory: Path, engine: str) -> None:
-    one, other = Encoder(tiny_directory, engine), Encoder(tiny_directory, "torch")
-    np.testing.assert_allclose(one.encode_text(TEXTS), other.encode_text(TEXTS), atol=1e-4)
+    encoder, reference = Encoder(tiny_directory, engine), Encoder(tiny_directory, "torch")
+    np.testing.assert_allclose(encoder.encode_text(TEXTS), reference.encode_text(TEXTS), atol=1e-4)
     np.testing.assert_allclose(
-        one.encode_image(pictures()), other.encode_image(pictures()), atol=1e-4
+        encoder.encode_image(pictures()), reference.encode_image(pictures()), atol=1e-4
     )
-    assert one.verify() > 0.9999
+    assert encoder.verify() > 0.9999
 
 
 @pytest.mark.parametrize("stored", ["float16", "int8"])
@@ -77,7 +77,7 @@ def test_ctrl_c_after_openvino_engines_were_freed(tiny_directory: Path) -> None:
 
 
 def test_text_embeds_equal_the_full_context(encoder: Encoder) -> None:
-    """Short texts do not pay for 77 positions, and lose nothing by it."""
+    """Short texts are not padded to 77 positions, which does not change their embeds."""
     tokens = encoder.tokenizer(TEXTS)
     assert tokens.input_ids.shape == (4, 77)
     with torch.inference_mode():
@@ -86,20 +86,20 @@ def test_text_embeds_equal_the_full_context(encoder: Encoder) -> None:
 
 
 def test_text_positions_after_the_longest_are_not_computed(encoder: Encoder) -> None:
-    seen = []
+    shapes = []
     engine = encoder._text
-    encoder.__dict__["_text"] = lambda ids: seen.append(ids.shape) or engine(ids)
+    encoder.__dict__["_text"] = lambda ids: shapes.append(ids.shape) or engine(ids)
     try:
         encoder.encode_text(TEXTS)
         encoder.encode_text(TEXTS, batch_size=2)
     finally:
         encoder.__dict__["_text"] = engine
-    assert [shape[1] for shape in seen] == [14, 4, 14]
+    assert [shape[1] for shape in shapes] == [14, 4, 14]
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "torch"])
 def test_siglip_sees_its_full_context(siglip_directory: Path, engine: str) -> None:
-    """Bidirectional and pooled at the last position: cutting its padding off would ruin it."""
+    """A bidirectional tower pooled at the last position needs its padding."""
     encoder = Encoder(siglip_directory, engine)
     input_ids = encoder.tokenizer(TEXTS).input_ids
     assert input_ids.shape == (4, 64)
@@ -139,7 +139,7 @@ def test_truncation_is_reported(encoder: Encoder) -> None:
         encoder.encode_text(["a cat", "cat " * 100])
 
 
-def test_encode_speaks_as_sentence_transformers(encoder: Encoder) -> None:
+def test_encode_is_compatible_with_sentence_transformers(encoder: Encoder) -> None:
     image = PIL.Image.fromarray(pictures(1)[0])
     mixed = encoder.encode(["a cat", image, "a dog"], batch_size=1, normalize_embeddings=True)
     assert mixed.shape == (3, 32)
@@ -163,7 +163,7 @@ def test_unknown_engine(tiny_directory: Path) -> None:
 
 
 def changed(tiny_directory: Path, directory: Path, *path: str, to: object) -> Path:
-    """A copy of the tiny model with one value of its config.json changed."""
+    """Copy the tiny model and change a value of its config.json."""
     shutil.copytree(tiny_directory, directory)
     tree = json.loads((directory / "config.json").read_text())
     section = tree

@@ -1,4 +1,4 @@
-"""Where a picture matches words."""
+"""Tests of heat maps: windows, patches and drawing."""
 
 from pathlib import Path
 
@@ -34,14 +34,14 @@ def model() -> Encoder:
 def test_windows_cover_the_picture_and_stay_inside(size: tuple[int, int]) -> None:
     width, height = size
     covered = np.zeros((height, width), int)
-    for left, top, right, bottom in _boxes(width, height, WINDOW_SIDES):
-        assert 0 <= left < right <= width and 0 <= top < bottom <= height
-        covered[top:bottom, left:right] += 1
-    assert covered.min() >= 3, "each size of window sees each place"
+    for x1, y1, x2, y2 in _boxes(width, height, WINDOW_SIDES):
+        assert 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height
+        covered[y1:y2, x1:x2] += 1
+    assert covered.min() >= 3, "windows of each size cover each position"
 
 
 @pytest.mark.parametrize(
-    ("left", "right", "words", "side"),
+    ("left_name", "right_name", "words", "side"),
     [
         ("cat.jpg", "bicycle.jpg", "a cat", 0),
         ("cat.jpg", "bicycle.jpg", "a bicycle", 1),
@@ -49,16 +49,16 @@ def test_windows_cover_the_picture_and_stay_inside(size: tuple[int, int]) -> Non
 )
 def test_the_peak_is_in_the_right_half(
     model: Encoder,
-    left: str,
-    right: str,
+    left_name: str,
+    right_name: str,
     words: str,
     side: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("twotower.encode.explain.WINDOW_SIDES", (1 / 2,))  # a fifth of the time
     pair = PIL.Image.new("RGB", (448, 224))
-    for place, name in enumerate((left, right)):
-        pair.paste(model.preprocess.square(PHOTOS / name), (224 * place, 0))
+    for index, name in enumerate((left_name, right_name)):
+        pair.paste(model.preprocess.square(PHOTOS / name), (224 * index, 0))
     explanation = explain(model, pair, words)
     assert int(explanation.peak[0] > 0.5) == side
     assert explanation.heat.shape == (48, 96)
@@ -93,32 +93,32 @@ def test_a_long_strip_is_looked_at_in_the_middle() -> None:
 
 
 @pytest.fixture(scope="module")
-def in_torch(tiny_directory: Path) -> Encoder:
+def torch_encoder(tiny_directory: Path) -> Encoder:
     return Encoder(tiny_directory, "torch")
 
 
-def test_patches_by_hand(in_torch: Encoder) -> None:
-    """The last block, head by head: what patches with like queries show, and nothing added."""
-    tower = load_model(in_torch.directory).vision
+def test_patches_by_hand(torch_encoder: Encoder) -> None:
+    """Compute the last block head by head: attention of queries to queries, nothing added."""
+    tower = load_model(torch_encoder.directory).vision
     pixel_values = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)
     entered: list[torch.Tensor] = []
-    last = tower.blocks[-1]
-    last.register_forward_pre_hook(lambda module, inputs: entered.append(inputs[0]))
+    block = tower.blocks[-1]
+    block.register_forward_pre_hook(lambda module, inputs: entered.append(inputs[0]))
     with torch.inference_mode():
         tower(torch.from_numpy(pixel_values))
-        rows = last.ln_1(entered[0])
-        q, _, v = last.attn.qkv(rows).chunk(3, dim=-1)
+        rows = block.ln_1(entered[0])
+        q, _, v = block.attn.qkv(rows).chunk(3, dim=-1)
         heads = []
-        for one_q, one_v in zip(
-            q.chunk(last.attn.heads, dim=-1), v.chunk(last.attn.heads, dim=-1), strict=True
+        for head_q, head_v in zip(
+            q.chunk(block.attn.heads, dim=-1), v.chunk(block.attn.heads, dim=-1), strict=True
         ):
-            alike = torch.einsum("bik,bjk->bij", one_q, one_q) / one_q.shape[-1] ** 0.5
+            alike = torch.einsum("bik,bjk->bij", head_q, head_q) / head_q.shape[-1] ** 0.5
             weights = alike.exp() / alike.exp().sum(dim=-1, keepdim=True)
-            heads.append(torch.einsum("bij,bjk->bik", weights, one_v))
-        features = tower.proj(tower.ln_post(last.attn.out(torch.cat(heads, dim=-1))))[:, 1:]
+            heads.append(torch.einsum("bij,bjk->bik", weights, head_v))
+        features = tower.proj(tower.ln_post(block.attn.out(torch.cat(heads, dim=-1))))[:, 1:]
     expected = torch.nn.functional.normalize(features, dim=-1).numpy()
-    found = in_torch.encode_patches(pixel_values)
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    actual = torch_encoder.encode_patches(pixel_values)
+    np.testing.assert_allclose(actual, expected, atol=2e-5)
 
 
 def test_only_torch_and_class_tokens_see_patches(tiny_directory: Path, model: Encoder) -> None:
@@ -130,21 +130,23 @@ def test_only_torch_and_class_tokens_see_patches(tiny_directory: Path, model: En
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_patches_of_a_collage_lie_where_it_has_them(in_torch: Encoder, turned: bool) -> None:
-    """A long picture, one half of it like another picture: its patches are nearest to that one."""
+def test_patches_of_a_collage_lie_where_it_has_them(torch_encoder: Encoder, turned: bool) -> None:
+    """The patches of one half of a long picture are nearest to the picture that it repeats."""
     random = np.random.default_rng(1)
-    one, other = (
+    dark, bright = (
         PIL.Image.fromarray(random.integers(low, low + 60, (64, 64, 3), np.uint8))
         for low in (10, 180)
     )
     collage = PIL.Image.new("RGB", (128, 64))
-    collage.paste(one, (0, 0))
-    collage.paste(other, (64, 0))
+    collage.paste(dark, (0, 0))
+    collage.paste(bright, (64, 0))
     if turned:
         collage = collage.rotate(-90, expand=True)
-    toward = _patches(in_torch, other)[1].mean(axis=0) - _patches(in_torch, one)[1].mean(axis=0)
-    boxes, embeds = _patches(in_torch, collage)
-    assert len(boxes) == len(embeds) == 3 * len(_patches(in_torch, one)[0]), "three squares"
+    toward = _patches(torch_encoder, bright)[1].mean(axis=0) - _patches(torch_encoder, dark)[
+        1
+    ].mean(axis=0)
+    boxes, embeds = _patches(torch_encoder, collage)
+    assert len(boxes) == len(embeds) == 3 * len(_patches(torch_encoder, dark)[0]), "three squares"
     assert min(map(min, boxes)) == 0 and max(map(max, boxes)) == 128
     heat = _heat(collage, boxes, embeds @ toward)
     if turned:
@@ -153,8 +155,10 @@ def test_patches_of_a_collage_lie_where_it_has_them(in_torch: Encoder, turned: b
     assert heat[:, 64:].min() > heat[:, :32].max()
 
 
-def test_explained_by_patches(in_torch: Encoder) -> None:
-    explanation = explain(in_torch, PHOTOS / "cat.jpg", "a cat")
-    whole = in_torch.encode_image(PHOTOS / "cat.jpg")[0] @ in_torch.encode_text("a cat")[0]
+def test_explained_by_patches(torch_encoder: Encoder) -> None:
+    explanation = explain(torch_encoder, PHOTOS / "cat.jpg", "a cat")
+    whole = (
+        torch_encoder.encode_image(PHOTOS / "cat.jpg")[0] @ torch_encoder.encode_text("a cat")[0]
+    )
     assert explanation.score == pytest.approx(float(whole), abs=1e-5)
     assert min(explanation.heat.shape) == 48 and np.ptp(explanation.heat) > 0

@@ -1,4 +1,4 @@
-"""A result never attaches to the wrong picture, whatever fails around it."""
+"""Results belong to their pictures, even if others fail."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from twotower.errors import PictureError
 
 
 def preprocess(source: str) -> np.ndarray:
-    """ "7" -> an array of sevens, after a little while; anything else cannot be read."""
+    """Turn "7" into an array of sevens after a short time; fail for anything else."""
     if not source.isdigit():
         raise PictureError(source, "broken", "mend it")
     time.sleep(int(source) % 3 / 2000)  # finish out of order
@@ -55,11 +55,13 @@ def test_reading_ahead_is_bounded() -> None:
     results.close()
 
 
-def test_nothing_runs_on_when_the_reader_stops() -> None:
+def test_threads_end_when_the_reader_stops() -> None:
     results = read_ahead(lambda item: time.sleep(0.01), iter(range(10_000)), ahead=50)
     next(results)
     results.close()
-    assert not [one for one in threading.enumerate() if one.name.startswith("twotower-decode")]
+    assert not [
+        thread for thread in threading.enumerate() if thread.name.startswith("twotower-decode")
+    ]
 
 
 def test_other_errors_are_not_hidden() -> None:

@@ -1,13 +1,13 @@
-"""Makes `open_clip/*.npz`: weights, inputs and every stage of tiny models, by open_clip itself.
+"""Make `open_clip/*.npz`: weights, inputs and every stage of tiny models, computed by open_clip.
 
-open_clip needs torchvision, whose registry build does not import beside a CPU torch unless two of
-its operators are declared first, as below; so this runs in an environment of its own:
+open_clip needs torchvision, whose PyPI build imports beside a CPU torch only if two of its
+operators are declared first, as below; so this runs in a separate environment:
 
     pip install torch==2.13.0 && pip install --no-deps torchvision==0.28.0 timm==1.0.31 \
         open_clip_torch==3.3.0 ftfy regex wcwidth safetensors huggingface_hub ...
     python tests/golden/make_open_clip.py
 
-With a directory as argument it also loads what `write_open_clip` wrote there, strictly.
+With a directory that `write_open_clip` wrote as argument, it loads that directory strictly.
 """
 
 import json
@@ -64,12 +64,12 @@ CONFIGS = {
 
 
 def stages(model: torch.nn.Module, pixel_values: torch.Tensor, ids: torch.Tensor) -> dict:
-    """Outputs of every block by hooks, then the outputs of the model."""
-    outputs_by_name: dict[str, torch.Tensor] = {}
+    """Return the outputs of every block, from hooks, and those of the model."""
+    outputs: dict[str, torch.Tensor] = {}
 
     def keep(name: str):
         def hook(_module, _inputs, output):
-            outputs_by_name[name] = output.detach()
+            outputs[name] = output.detach()
 
         return hook
 
@@ -85,15 +85,15 @@ def stages(model: torch.nn.Module, pixel_values: torch.Tensor, ids: torch.Tensor
     for i, block in enumerate(model.transformer.resblocks):
         block.register_forward_hook(keep(f"text.block.{i}"))
     model.ln_final.register_forward_hook(keep("text.final"))
-    outputs_by_name["image_features"] = model.encode_image(pixel_values)
-    outputs_by_name["text_features"] = model.encode_text(ids)
+    outputs["image_features"] = model.encode_image(pixel_values)
+    outputs["text_features"] = model.encode_text(ids)
     image_embeds, text_embeds, scale = model(pixel_values, ids)
-    outputs_by_name |= {"image_embeds": image_embeds, "text_embeds": text_embeds}
-    outputs_by_name["logits_per_image"] = scale * image_embeds @ text_embeds.T
-    outputs_by_name["clip_loss"] = ClipLoss()(image_embeds, text_embeds, scale)
+    outputs |= {"image_embeds": image_embeds, "text_embeds": text_embeds}
+    outputs["logits_per_image"] = scale * image_embeds @ text_embeds.T
+    outputs["clip_loss"] = ClipLoss()(image_embeds, text_embeds, scale)
     bias = torch.tensor(-10.0)
-    outputs_by_name["siglip_loss"] = SigLipLoss()(image_embeds, text_embeds, scale, bias)
-    return outputs_by_name
+    outputs["siglip_loss"] = SigLipLoss()(image_embeds, text_embeds, scale, bias)
+    return outputs
 
 
 def inputs(size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -106,7 +106,7 @@ def inputs(size: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def shake(model: torch.nn.Module) -> None:
-    """Random weights that float16 holds exactly, so that the file is small."""
+    """Set random weights that are exact in float16, so that the file is small."""
     for name, tensor in model.state_dict().items():
         if "running" in name:
             tensor.copy_(1 + 0.3 * torch.rand_like(tensor))
@@ -143,7 +143,7 @@ def make_clip(name: str, config: dict) -> None:
 
 @torch.no_grad()
 def make_siglip() -> None:
-    """timm's image tower and open_clip's text tower, as open_clip joins them for SigLIP."""
+    """Combine timm's image tower and open_clip's text tower, as open_clip does for SigLIP."""
     torch.manual_seed(7)
     trunk = timm.models.vision_transformer.VisionTransformer(
         img_size=32, patch_size=8, embed_dim=40, depth=2, num_heads=2, mlp_ratio=2,
@@ -161,23 +161,20 @@ def make_siglip() -> None:
     model.logit_bias = torch.nn.Parameter(torch.tensor(-10.0))
     model.eval()
     shake(model)
-    outputs_by_name: dict[str, torch.Tensor] = {}
+    outputs: dict[str, torch.Tensor] = {}
     for tower, blocks in (("vision", trunk.blocks), ("text", text.transformer.resblocks)):
         for i, block in enumerate(blocks):
             block.register_forward_hook(
-                lambda _m, _i, out, key=f"{tower}.block.{i}": outputs_by_name.__setitem__(key, out)
+                lambda _m, _i, out, key=f"{tower}.block.{i}": outputs.__setitem__(key, out)
             )
     pixel_values, ids = inputs(32)
-    outputs_by_name["image_features"], outputs_by_name["text_features"] = (
-        trunk(pixel_values),
-        text(ids),
-    )
-    arrays = {f"stages/{k}": v for k, v in outputs_by_name.items()}
+    outputs["image_features"], outputs["text_features"] = trunk(pixel_values), text(ids)
+    arrays = {f"stages/{k}": v for k, v in outputs.items()}
     write("siglip", {}, model, arrays | {"pixel_values": pixel_values, "input_ids": ids})
 
 
 def load(directory: str) -> None:
-    """Check that open_clip loads a directory written for it, with every tensor equal."""
+    """Load a directory of `write_open_clip` with open_clip, which checks every tensor."""
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{directory}")
     torch.manual_seed(0)
     size = model.visual.image_size

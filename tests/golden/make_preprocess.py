@@ -1,8 +1,8 @@
-"""Make `preprocess/`: what OpenAI's transform, run by torchvision, does to awkward pictures.
+"""Make `preprocess/`: results of OpenAI's transform, run by torchvision, on difficult pictures.
 
-Needs torch and torchvision 0.28.0. Beside a CPU torch that torchvision imports only once two
-operator schemas are defined by hand, as `main` does; the transforms use neither operator.
-`tests/inputs/test_preprocess.py` takes the pictures and the cases from here.
+Needs torch and torchvision 0.28.0. Beside a CPU torch, that torchvision imports only after two
+operator schemas are defined, as in `main`; the transforms use neither operator.
+`tests/inputs/test_preprocess.py` imports the pictures and the cases.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ CASES = [
     *((mode, 331, 250, 224) for mode in MODES),
     *((mode, 19, 37, 32) for mode in MODES),
 ]
-# Small enough to keep whole.
+# Small enough to be stored in full.
 KEPT = [("RGB", 50, 37, 32), ("RGB", 7, 9, 32), ("RGBA", 50, 37, 32)]
 
 
 def picture(mode: str, width: int, height: int) -> Image.Image:
-    """Noise over a slope, from integer arithmetic alone: the same everywhere and for ever."""
+    """Draw noise over a slope with integer arithmetic, which is equal on every machine."""
     bands = {"LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4, "YCbCr": 3}.get(mode, 1)
     y, x, band = np.indices((height, width, bands), dtype=np.uint64)
     noise = ((x * 73856093) ^ (y * 19349663) ^ (band * 83492791 + 12345)) * 2654435761 >> 13
@@ -58,7 +58,7 @@ def picture(mode: str, width: int, height: int) -> Image.Image:
 
 
 def ramp() -> Image.Image:
-    """All 256 levels in every channel, 32 x 32."""
+    """Draw all 256 levels in every channel, 32 x 32."""
     levels = np.arange(32 * 32, dtype=np.uint32) % 256
     return Image.fromarray(np.stack([levels] * 3, -1).astype(np.uint8).reshape(32, 32, 3))
 

@@ -1,6 +1,6 @@
-"""Makes `tokenizer/openai.json`: ids of OpenAI's own tokenizer on awkward strings.
+"""Make `tokenizer/openai.json`: ids of OpenAI's tokenizer for difficult strings.
 
-Run it with open_clip_torch's tokenizer, which is OpenAI's file with other special literals:
+Run it with open_clip_torch's tokenizer, which is OpenAI's file with different special literals:
 
     pip download --no-deps open_clip_torch==3.3.0 && unzip open_clip_torch*.whl
     python tests/golden/make_tokenizer.py open_clip/tokenizer.py

@@ -1,15 +1,15 @@
 """Make tests/golden/transformers/{clip,siglip}.npz: every stage of two tiny transformers models.
 
 Run from the repository root, `python tests/golden/make_transformers.py`, only to add a stage or a
-model: files made by a newer transformers prove nothing about an older one. Each file holds all that
-its test needs, so that the test does not depend on the transformers that happens to be installed:
+model: files made by a newer transformers prove nothing about an older one. Each file has all that
+its test needs, so that the test does not depend on the installed version of transformers:
 
     config, version     JSON text and the version of transformers that made the file
     weights/NAME        float32, under transformers' own names
     inputs/NAME         pixel_values and input_ids
-    stages/NAME         what `record` keeps
+    stages/NAME         the outputs of `record`
 
-tests/model/test_parity.py uses `build` and `record` for its live comparisons too.
+tests/model/test_parity.py also uses `build` and `record` for its live comparisons.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 FOLDER = Path(__file__).parent / "transformers"
 
-# Small, and unlike the published models wherever those let two numbers coincide: the towers differ
-# in everything, MLPs are not 4 times as wide, heads not 64 wide, an eps is large enough to matter,
-# and SigLIP's pictures leave pixels at the edges that no patch covers.
+# Small, and different from the published models where two numbers of those are equal: the towers
+# differ in all sizes, MLPs are not 4 times as wide, heads not 64 wide, eps is large enough to
+# matter, and SigLIP's pictures have pixels at the edges that no patch covers.
 CLIP: dict[str, Any] = {
     "model_type": "clip",
     "projection_dim": 10,
@@ -89,7 +89,7 @@ INPUT_IDS = (
 
 
 def build(config: dict[str, Any], seed: int = 0, attention: str = "eager") -> Any:
-    """A transformers model of random weights, none of them 0 or 1, in eval mode."""
+    """Build a transformers model with random weights, none of them 0 or 1, in eval mode."""
     config = dict(config)
     parsed = transformers.AutoConfig.for_model(config.pop("model_type"), **config)
     model = transformers.AutoModel.from_config(parsed, attn_implementation=attention)
@@ -113,7 +113,7 @@ def build(config: dict[str, Any], seed: int = 0, attention: str = "eager") -> An
 
 
 def record(model: Any, pixel_values: Tensor, input_ids: Tensor) -> dict[str, Tensor]:
-    """Everything that a CLIPModel or SiglipModel computes on the way to its loss, by stage."""
+    """Return every stage that a CLIPModel or SiglipModel computes for its loss."""
     stages: dict[str, Tensor] = {}
 
     def keep(name: str, module: nn.Module, inputs: Any, output: Any) -> None:

@@ -1,4 +1,4 @@
-"""The head on frozen towers, and that what it sees is what the towers pool."""
+"""The answer head, and its inputs: the outputs of towers before pooling."""
 
 from dataclasses import replace
 
@@ -16,10 +16,10 @@ CONFIG = FusionConfig("abc", ("yes", "no", "red"), vision_width=12, text_width=8
 
 def inputs(questions: int = 4, length: int = 5) -> tuple[torch.Tensor, ...]:
     torch.manual_seed(1)
-    real = torch.ones(questions, length, dtype=torch.bool)
-    real[0, 3:] = False
+    mask = torch.ones(questions, length, dtype=torch.bool)
+    mask[0, 3:] = False
     picture = torch.tensor([0, 1, 0, 1])[:questions]
-    return torch.randn(2, 9, 12), torch.randn(questions, length, 8), real, picture
+    return torch.randn(2, 9, 12), torch.randn(questions, length, 8), mask, picture
 
 
 def head() -> FusionHead:
@@ -28,35 +28,35 @@ def head() -> FusionHead:
 
 
 def test_padding_and_other_questions_do_not_matter() -> None:
-    model, (cells, tokens, real, picture) = head(), inputs()
-    logits = model(cells, tokens, real, picture)
+    model, (patches, tokens, mask, picture) = head(), inputs()
+    logits = model(patches, tokens, mask, picture)
     assert logits.shape == (4, 3)
     tokens[0, 3:] = 100.0
-    torch.testing.assert_close(model(cells, tokens, real, picture), logits)
-    alone = model(cells[:1], tokens[:1, :3], real[:1, :3], picture[:1])
+    torch.testing.assert_close(model(patches, tokens, mask, picture), logits)
+    alone = model(patches[:1], tokens[:1, :3], mask[:1, :3], picture[:1])
     torch.testing.assert_close(alone, logits[:1])
 
 
-def test_every_cell_and_its_place_count() -> None:
-    model, (cells, tokens, real, picture) = head(), inputs()
-    logits = model(cells, tokens, real, picture)
-    for cell in range(9):
-        changed = cells.clone()
-        changed[0, cell] += 1
-        assert (model(changed, tokens, real, picture) != logits)[picture == 0].any()
-        assert torch.equal(model(changed, tokens, real, picture)[1], logits[1])  # of the other
-    moved = cells.flip(1)
-    assert not torch.allclose(model(moved, tokens, real, picture), logits)
+def test_logits_depend_on_every_patch_and_its_position() -> None:
+    model, (patches, tokens, mask, picture) = head(), inputs()
+    logits = model(patches, tokens, mask, picture)
+    for number in range(9):
+        changed = patches.clone()
+        changed[0, number] += 1
+        assert (model(changed, tokens, mask, picture) != logits)[picture == 0].any()
+        assert torch.equal(model(changed, tokens, mask, picture)[1], logits[1])  # of the other
+    moved = patches.flip(1)
+    assert not torch.allclose(model(moved, tokens, mask, picture), logits)
 
 
-def test_what_is_dropped_is_dropped_in_training_only() -> None:
-    model, given = head(), inputs()
-    assert torch.equal(model(*given), model(*given))
+def test_dropout_is_off_outside_training() -> None:
+    model, batch = head(), inputs()
+    assert torch.equal(model(*batch), model(*batch))
     model.train()
-    assert not torch.equal(model(*given), model(*given))
+    assert not torch.equal(model(*batch), model(*batch))
 
 
-def test_the_cells_are_what_the_towers_pool() -> None:
+def test_pooling_the_patches_gives_the_features() -> None:
     torch.manual_seed(0)
     efficient = build_vision(EfficientNetLiteConfig(64), 16).eval()
     pixel_values = torch.randn(2, 3, 64, 64)
@@ -70,14 +70,14 @@ def test_the_cells_are_what_the_towers_pool() -> None:
     small = replace(siglip, image_size=32, width=32, layers=1, heads=2, mlp_width=32)
     vit = build_vision(small, 32).eval()
     assert isinstance(vit, VisionTransformer) and vit.pool is not None
-    cells = vit.patches(pixel_values[:, :, :32, :32])
-    assert cells.shape == (2, 4, 32)
-    torch.testing.assert_close(vit.pool(cells), vit(pixel_values[:, :, :32, :32]))
+    patches = vit.patches(pixel_values[:, :, :32, :32])
+    assert patches.shape == (2, 4, 32)
+    torch.testing.assert_close(vit.pool(patches), vit(pixel_values[:, :, :32, :32]))
     clip = replace(preset("ViT-B-32").vision, image_size=64, width=32, layers=1, heads=2)
     assert build_vision(clip, 16).patches(pixel_values).shape == (2, 4, 32)  # no class token
 
 
-def test_the_tokens_are_what_the_towers_pool() -> None:
+def test_pooling_the_tokens_gives_the_features() -> None:
     torch.manual_seed(0)
     tower = build_text(SentenceEncoderConfig(16, 50, 32, 1, 2, 32), 16).eval()
     assert isinstance(tower, SentenceEncoder)

@@ -1,4 +1,4 @@
-"""A configuration goes to JSON and back, and every mistake in one is named."""
+"""Configurations: round trips through JSON, and errors that name each mistake."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_json_round_trip(name: str) -> None:
     assert json.loads(text)["name"] == name
 
 
-def test_what_presets_do_not_hold_survives_too() -> None:
+def test_values_that_no_preset_has_survive() -> None:
     config = replace(
         preset("ViT-B-32"),
         name="déjà vu",
@@ -44,7 +44,7 @@ def test_what_presets_do_not_hold_survives_too() -> None:
     assert CLIPConfig.from_json(text) == config
 
 
-def test_each_kind_comes_back_as_its_own_class() -> None:
+def test_each_kind_is_parsed_as_its_class() -> None:
     kinds = {
         "ViT-B-32": (ViTConfig, TextTransformerConfig),
         "RN50": (ResNetConfig, TextTransformerConfig),
@@ -55,7 +55,7 @@ def test_each_kind_comes_back_as_its_own_class() -> None:
         assert (type(parsed.vision), type(parsed.text)) == expected
 
 
-def test_whole_numbers_stand_for_floats() -> None:
+def test_integers_are_accepted_as_floats() -> None:
     tree = json.loads(preset("twotower-small").to_json())
     tree["vision"]["width_multiplier"] = 2
     parsed = CLIPConfig.from_json(json.dumps(tree))
@@ -67,21 +67,21 @@ MISSING = object()
 
 
 def broken(path: str, value: Any, name: str = "ViT-B-32") -> str:
-    """The JSON of a preset with the value at `path` set, or taken out if MISSING."""
+    """Return the JSON of a preset with the value at `path` set, or removed if MISSING."""
     tree = json.loads(preset(name).to_json())
-    *parents, last = path.split(".")
+    *parents, key = path.split(".")
     inner = tree
     for parent in parents:
         inner = inner[parent]
     if value is MISSING:
-        del inner[last]
+        del inner[key]
     else:
-        inner[last] = value
+        inner[key] = value
     return json.dumps(tree)
 
 
 def test_directories_from_before_a_field_are_read() -> None:
-    """As version 1 of the bundled model was written."""
+    """Version 1 of the bundled model was written without these fields."""
     tree = json.loads(preset("twotower-small").to_json())
     for name in ("pooled_stages", "hidden_width"):
         del tree["vision"][name]
@@ -140,6 +140,8 @@ def test_directories_from_before_a_field_are_read() -> None:
         # values that a field refuses
         ("preprocess.image_size", 0, "config.preprocess: image_size is 0"),
         ("preprocess.std", [0.5, 0.0, 0.5], "config.preprocess: std is (0.5, 0.0, 0.5)"),
+        ("tokenizer.context_length", 2, "config.tokenizer: context_length is 2; give 3 or more"),
+        ("tokenizer.kind", "word", "config.tokenizer.kind is 'word', expected"),
         # disagreements
         ("vision.image_size", 256, "preprocess.image_size is 224 but vision.image_size is 256"),
         ("text.context_length", 64, "tokenizer.context_length is 77 but text.context_length is 64"),
@@ -161,7 +163,7 @@ def test_resnet_has_four_stages(layers: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", '"config"', "\x00"])
-def test_what_is_not_a_json_object(text: str) -> None:
+def test_invalid_json_is_refused(text: str) -> None:
     with pytest.raises(ModelError, match=r"^config\.json: "):
         CLIPConfig.from_json(text)
 
@@ -185,7 +187,7 @@ def test_preset_with_changes_leaves_the_preset_alone() -> None:
         changed.embed_dim = 3  # type: ignore[misc]
 
 
-def test_presets_are_filed_under_their_names() -> None:
+def test_presets_have_their_names_as_keys() -> None:
     assert all(config.name == name for name, config in PRESETS.items())
     issue = "RN50 RN101 RN50x4 RN50x16 RN50x64 ViT-B-32 ViT-B-16 ViT-L-14 ViT-L-14-336 ViT-H-14"
     for name in (*issue.split(), "ViT-bigG-14", "SigLIP-B-16-224", "SigLIP-SO400M-14-384"):

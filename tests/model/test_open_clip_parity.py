@@ -1,4 +1,4 @@
-"""Every stage of tiny models equals what open_clip 3.3.0 computed (tests/golden/open_clip)."""
+"""Every stage of tiny models equals that of open_clip 3.3.0 (tests/golden/open_clip)."""
 
 import json
 from pathlib import Path
@@ -34,11 +34,11 @@ def weights(golden: np.lib.npyio.NpzFile) -> dict[str, torch.Tensor]:
 def observe(
     model: CLIP, pixel_values: np.ndarray, input_ids: np.ndarray
 ) -> dict[str, torch.Tensor]:
-    """The same stages by the same names, from hooks on our towers."""
-    seen: dict[str, torch.Tensor] = {}
+    """Return the stages of our towers under the names of the golden files."""
+    outputs: dict[str, torch.Tensor] = {}
 
     def keep(name: str, module: torch.nn.Module) -> None:
-        module.register_forward_hook(lambda _m, _i, output: seen.__setitem__(name, output))
+        module.register_forward_hook(lambda _m, _i, output: outputs.__setitem__(name, output))
 
     vision, text = model.vision, model.text
     stages = list(vision.stages if isinstance(model.config.vision, ResNetConfig) else vision.blocks)
@@ -52,19 +52,19 @@ def observe(
     keep("text_features", text)
     with torch.inference_mode():
         output = model(torch.from_numpy(pixel_values), torch.from_numpy(input_ids))
-    seen["image_embeds"], seen["text_embeds"] = output.image_embeds, output.text_embeds
-    seen["logits_per_image"] = output.logits_per_image
-    seen["clip_loss"] = clip_loss(output.logits_per_image)
-    seen["siglip_loss"] = siglip_loss(output.logits_per_image - 10)
-    return seen
+    outputs["image_embeds"], outputs["text_embeds"] = output.image_embeds, output.text_embeds
+    outputs["logits_per_image"] = output.logits_per_image
+    outputs["clip_loss"] = clip_loss(output.logits_per_image)
+    outputs["siglip_loss"] = siglip_loss(output.logits_per_image - 10)
+    return outputs
 
 
 def assert_stages(model: CLIP, golden: np.lib.npyio.NpzFile) -> None:
-    seen = observe(model, golden["pixel_values"], golden["input_ids"])
+    outputs = observe(model, golden["pixel_values"], golden["input_ids"])
     stages = [name for name in golden.files if name.startswith("stages/")]
     assert len(stages) >= 6
     for name in stages:
-        ours = seen[name.removeprefix("stages/")].numpy()
+        ours = outputs[name.removeprefix("stages/")].numpy()
         scale = max(1.0, float(np.abs(golden[name]).max()))  # losses and logits exceed 1
         np.testing.assert_allclose(ours, golden[name], atol=TOLERANCE * scale, rtol=0, err_msg=name)
 
@@ -102,7 +102,7 @@ def test_siglip_stages() -> None:
 
 
 def test_a_wrong_activation_would_show(tmp_path: Path) -> None:
-    """The tolerance is tight enough to tell QuickGELU from GELU."""
+    """The tolerance is tight enough to distinguish QuickGELU from GELU."""
     with np.load(GOLDEN / "vit.npz") as golden:
         vision = ViTConfig(32, 8, 40, 2, 2, 100, "gelu")
         text = TextTransformerConfig(16, 96, 32, 2, 2, 128, "gelu", eos_id=95)

@@ -1,8 +1,8 @@
-"""Ours against transformers, stage by stage: same random weights, same numbers within 1e-5.
+"""Comparison with transformers, stage by stage: equal weights give equal numbers within 1e-5.
 
-Live, with the transformers that is installed, over variants of the architectures; and against the
-arrays in tests/golden/transformers, which an earlier one made. Weights are renamed here once more,
-and not by `twotower.model.foreign`, so that neither can hide a mistake of the other.
+Variants of the architectures are compared with the installed transformers, and two models with the
+arrays in tests/golden/transformers, made by an earlier version. Weights are renamed here
+independently of `twotower.model.foreign`, so that neither hides a mistake of the other.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ make = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(make)
 
 
-# Their configuration and weights, as ours.
+# Conversion of their configuration and weights.
 
 ACTIVATIONS: dict[str, Activation] = {
     "quick_gelu": "quick_gelu",
@@ -85,15 +85,15 @@ BERT_NAMES = (
 
 
 def renamed(theirs: dict[str, Tensor], names: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:
-    """Their tensors under our names, with q, k and v of each block stacked into one."""
+    """Return their tensors under our names, with q, k and v of each block stacked."""
     ours = {}
     for name, tensor in theirs.items():
         for pattern, replacement in names:
             name = re.sub(pattern, replacement, name)
         ours[name] = tensor.reshape(()) if name in ("logit_scale", "logit_bias") else tensor
     for name in [name for name in ours if ".q_proj." in name]:
-        parts = [ours.pop(name.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
-        ours[name.replace(".q_proj.", ".qkv.")] = torch.cat(parts)
+        stacked = [ours.pop(name.replace(".q_proj.", f".{letter}_proj.")) for letter in "qkv"]
+        ours[name.replace(".q_proj.", ".qkv.")] = torch.cat(stacked)
     return ours
 
 
@@ -139,7 +139,7 @@ def our_model(config: CLIPConfig, theirs: dict[str, Tensor]) -> CLIP:
     return model.eval()
 
 
-# What ours computes, under the names that the golden files use.
+# The stages of our models, under the names of the golden files.
 
 
 class Recorder:
@@ -192,46 +192,46 @@ def our_stages(model: CLIP, pixel_values: Tensor, input_ids: Tensor) -> dict[str
 
 def assert_same_stages(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     assert ours.keys() == theirs.keys()
-    shapes = {name: one.shape for name, one in theirs.items()}
-    assert {name: one.shape for name, one in ours.items()} == shapes
-    apart = {name: (ours[name] - one).abs().max().item() for name, one in theirs.items()}
-    assert {name: one for name, one in apart.items() if not one <= TOLERANCE} == {}
+    shapes = {name: tensor.shape for name, tensor in theirs.items()}
+    assert {name: tensor.shape for name, tensor in ours.items()} == shapes
+    apart = {name: (ours[name] - tensor).abs().max().item() for name, tensor in theirs.items()}
+    assert {name: tensor for name, tensor in apart.items() if not tensor <= TOLERANCE} == {}
 
 
-# Live.
+# Comparison with the installed transformers.
 
 ROWS = make.INPUT_IDS
 ERF = {"hidden_act": "gelu"}
 HEADS_OF_64 = {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 512}
-# id 11 ends the text; larger ids stand before and after it, and it comes back.
+# id 11 ends the text; there are larger ids before and after it, and it occurs again.
 EOS_11 = ((38, 5, 39, 2, 11, 0, 39, 11, 0), (38, 11, *[11] * 7), (38, *[39] * 7, 11))
 
 
 def variant(
     base: dict[str, Any],
-    both: dict[str, Any] | None = None,
+    towers: dict[str, Any] | None = None,
     vision: dict[str, Any] | None = None,
     text: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     changes = {
-        "vision_config": (both or {}) | (vision or {}),
-        "text_config": (both or {}) | (text or {}),
+        "vision_config": (towers or {}) | (vision or {}),
+        "text_config": (towers or {}) | (text or {}),
     }
     return base | {tower: base[tower] | change for tower, change in changes.items()}
 
 
 VARIANTS: dict[str, tuple[dict[str, Any], tuple[tuple[int, ...], ...]]] = {
     "clip": (make.CLIP, ROWS),
-    "clip, gelu": (variant(make.CLIP, both=ERF), ROWS),
+    "clip, gelu": (variant(make.CLIP, towers=ERF), ROWS),
     "clip, gelu in the text tower": (variant(make.CLIP, text=ERF), ROWS),
-    "clip, heads of 64": (variant(make.CLIP, both=HEADS_OF_64), ROWS),
+    "clip, heads of 64": (variant(make.CLIP, towers=HEADS_OF_64), ROWS),
     "clip, pixels to spare": (variant(make.CLIP, vision={"image_size": 15}), ROWS),
     "clip, short texts": (make.CLIP, tuple(row[:5] for row in ROWS)),
     "clip, eos is not the largest id": (variant(make.CLIP, text={"eos_token_id": 11}), EOS_11),
     "siglip": (make.SIGLIP, ROWS),
-    "siglip, erf gelu": (variant(make.SIGLIP, both=ERF), ROWS),
+    "siglip, erf gelu": (variant(make.SIGLIP, towers=ERF), ROWS),
     "siglip, heads of 64": (
-        variant(make.SIGLIP, both=HEADS_OF_64, text={"projection_size": 128}),
+        variant(make.SIGLIP, towers=HEADS_OF_64, text={"projection_size": 128}),
         ROWS,
     ),
 }
@@ -253,10 +253,10 @@ def test_every_stage_equals_transformers(name: str, attention: str) -> None:
 
 
 def test_legacy_eos_id_of_transformers_is_the_largest_id() -> None:
-    """Old configs say eos_token_id 2 and mean the largest id of the row, here 39, at its first."""
+    """In old configurations, eos_token_id 2 means the largest id of a row, here 39."""
     legacy = variant(make.CLIP, text={"eos_token_id": 2})
     theirs = make.build(legacy, seed=3)
-    inputs = pixels(legacy), torch.tensor(ROWS)  # two rows contain a 2 that ends nothing
+    inputs = pixels(legacy), torch.tensor(ROWS)  # two rows have a 2 that is not the end
     ours = our_model(our_config(make.CLIP), theirs.state_dict())
     assert_same_stages(our_stages(ours, *inputs), make.record(theirs, *inputs))
 
@@ -284,9 +284,9 @@ MINILM = {
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("shape", [TINY_BERT, MINILM], ids=["tiny", "MiniLM"])
 def test_sentence_encoder_equals_bert(shape: dict[str, Any], attention: str) -> None:
-    """Ours has no token types: the vector of type 0 is added to every position's beforehand."""
+    """Our tower has no token types: the vector of type 0 is part of the positional embeds."""
     theirs = make.build({"model_type": "bert", **shape}, seed=4, attention=attention)
-    weights = {name: one for name, one in theirs.state_dict().items() if "pooler" not in name}
+    weights = {name: tensor for name, tensor in theirs.state_dict().items() if "pooler" not in name}
     positions = weights.pop("embeddings.position_embeddings.weight")
     types = weights.pop("embeddings.token_type_embeddings.weight")
     ours = SentenceEncoder(
@@ -316,13 +316,13 @@ def test_sentence_encoder_equals_bert(shape: dict[str, Any], attention: str) -> 
         features = ours(input_ids)
         hidden = theirs(input_ids, attention_mask=mask, output_hidden_states=True).hidden_states
     pooled = torch.stack([h[m.bool()].mean(dim=0) for h, m in zip(hidden[-1], mask, strict=True)])
-    expected = {f"blocks.{index}": one for index, one in enumerate(hidden[1:])}
+    expected = {f"blocks.{index}": tensor for index, tensor in enumerate(hidden[1:])}
     expected |= {"embeddings": hidden[0], "blocks.in": hidden[0], "pooled": pooled}
     assert_same_stages(recorder.stages, expected)
     torch.testing.assert_close(features, pooled @ ours.proj.weight.T, rtol=0, atol=TOLERANCE)
 
 
-# Golden.
+# Comparison with golden files.
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
@@ -333,7 +333,9 @@ def test_every_stage_equals_golden(name: str) -> None:
 
     def group(prefix: str) -> dict[str, Tensor]:
         return {
-            key.removeprefix(prefix): one for key, one in arrays.items() if key.startswith(prefix)
+            key.removeprefix(prefix): array
+            for key, array in arrays.items()
+            if key.startswith(prefix)
         }
 
     assert config["model_type"] == name

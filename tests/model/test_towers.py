@@ -1,7 +1,7 @@
-"""What the towers must do whatever their weights: sizes, pooling, precision, initial values.
+"""Properties of the towers with any weights: sizes, pooling, precision, initial values.
 
-Figures without another source are those of the published models: OpenAI's checkpoints, open_clip's
-model configs, big_vision's SigLIP, the EfficientNet-Lite release.
+Figures without a source are those of the published models: OpenAI's checkpoints, open_clip's model
+configurations, big_vision's SigLIP, the EfficientNet-Lite release.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ BUILDERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def random_input(shape: tuple[int, ...]) -> Tensor:
-    """Pictures for four axes, ids that are never 0 and end in 49 for two."""
+    """Return pictures for a shape of four axes, and for two axes ids without 0 that end in 49."""
     if len(shape) == 4:
         return torch.randn(shape)
     input_ids = torch.randint(1, 49, shape)
@@ -81,7 +81,7 @@ def seed() -> None:
 
 
 def parameters(module: nn.Module) -> int:
-    return sum(one.numel() for one in module.parameters())
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def std(tensor: Tensor) -> float:
@@ -89,7 +89,7 @@ def std(tensor: Tensor) -> float:
 
 
 class Observed:
-    """The input and output of a module's latest run."""
+    """The input and output of the latest run of a module."""
 
     def __init__(self, module: nn.Module) -> None:
         module.register_forward_hook(self.keep)
@@ -154,7 +154,7 @@ def siglip(name: str, vision: dict[str, Any], text: dict[str, Any], embed_dim: i
 L_16 = {"width": 1024, "layers": 24, "heads": 16, "mlp_width": 4096}
 SO400M = {"width": 1152, "layers": 27, "heads": 16, "mlp_width": 4304}
 GOPT = {"width": 1536, "layers": 40, "heads": 16, "mlp_width": 6144}
-OTHERS = {
+PUBLISHED_VARIANTS = {
     "L-16-SigLIP-256": (
         lambda: siglip("SigLIP-B-16-224", {**L_16, "image_size": 256}, L_16, 1024),
         652_150_786,
@@ -183,9 +183,9 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", OTHERS)
-def test_other_published_architectures_can_be_said(name: str) -> None:
-    make, total = OTHERS[name]
+@pytest.mark.parametrize("name", PUBLISHED_VARIANTS)
+def test_published_variants_can_be_configured(name: str) -> None:
+    make, total = PUBLISHED_VARIANTS[name]
     with torch.device("meta"):
         assert parameters(CLIP(make())) == total
 
@@ -207,7 +207,7 @@ def test_efficientnet_lite_has_the_published_size(width: float, depth: float, to
 
 
 def test_head_widths_of_the_presets() -> None:
-    """64 in OpenAI's models, and not in the larger ones that follow."""
+    """Heads are 64 wide in OpenAI's models, and have other widths in larger ones."""
     for name, config in PRESETS.items():
         if isinstance(config.vision, ViTConfig):
             expected = {"ViT-H-14": 80, "ViT-bigG-14": 104, "SigLIP-SO400M-14-384": 72}.get(
@@ -229,8 +229,8 @@ def test_activations_and_eps_of_the_presets() -> None:
             expected = {("gelu_tanh", 1e-6)}
         else:
             expected = {("gelu" if name in ("ViT-H-14", "ViT-bigG-14") else "quick_gelu", 1e-5)}
-        towers = [one for one in (config.vision, config.text) if hasattr(one, "activation")]
-        assert {(one.activation, one.eps) for one in towers} == expected
+        towers = [tower for tower in (config.vision, config.text) if hasattr(tower, "activation")]
+        assert {(tower.activation, tower.eps) for tower in towers} == expected
 
 
 # Activations and norms.
@@ -262,15 +262,15 @@ def test_how_far_the_gelus_are_apart() -> None:
 
 
 class NormDtypes(TorchDispatchMode):
-    """Notes the precision in which layer norms are computed."""
+    """Records the precision in which layer norms are computed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: set[torch.dtype] = set()
+        self.dtypes: set[torch.dtype] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if "layer_norm" in str(func):
-            self.seen |= {one.dtype for one in args if isinstance(one, Tensor)}
+            self.dtypes |= {argument.dtype for argument in args if isinstance(argument, Tensor)}
         return func(*args, **(kwargs or {}))
 
 
@@ -282,9 +282,9 @@ def test_layer_norm_computes_in_float32(dtype: torch.dtype, weights: torch.dtype
     nn.init.normal_(norm.bias)
     norm.to(weights)
     x = (5 + 3 * torch.randn(7, 64)).to(dtype)
-    with NormDtypes() as dtypes:
+    with NormDtypes() as observed:
         out = norm(x)
-    assert dtypes.seen == {torch.float32}
+    assert observed.dtypes == {torch.float32}
     assert out.dtype == dtype
     x32 = x.float()
     centred = x32 - x32.mean(dim=-1, keepdim=True)
@@ -295,7 +295,7 @@ def test_layer_norm_computes_in_float32(dtype: torch.dtype, weights: torch.dtype
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_towers_run_in_bfloat16(name: str) -> None:
-    """Weights in bfloat16, and float32 weights under autocast: near the float32 result."""
+    """Results with bfloat16 weights, and under autocast, are close to those in float32."""
     build, shape = BUILDERS[name]
     tower, x = build().eval(), random_input(shape)
     with torch.no_grad():
@@ -309,7 +309,7 @@ def test_towers_run_in_bfloat16(name: str) -> None:
         assert cosine.min() > 0.999
 
 
-# Text: what padding may and may not change.
+# Text: padding that may be cut, and padding that may not.
 
 
 def padded(input_ids: Tensor, length: int, pad_id: int) -> Tensor:
@@ -318,7 +318,7 @@ def padded(input_ids: Tensor, length: int, pad_id: int) -> Tensor:
 
 @pytest.mark.parametrize("pad_id", [0, 49])
 @torch.no_grad()
-def test_causal_text_is_free_to_drop_trailing_padding(pad_id: int) -> None:
+def test_causal_text_can_drop_trailing_padding(pad_id: int) -> None:
     tower = TextTransformer(CAUSAL, 10).eval()
     input_ids = torch.tensor([[48, 5, 7, 0, 9, 49], [48, 49, pad_id, pad_id, pad_id, pad_id]])
     short = tower(input_ids)
@@ -336,7 +336,7 @@ def test_causal_text_does_not_depend_on_the_pad_id() -> None:
 
 
 @torch.no_grad()
-def test_sentence_encoder_is_free_to_drop_trailing_padding() -> None:
+def test_sentence_encoder_can_drop_trailing_padding() -> None:
     tower = SentenceEncoder(SENTENCE, 10).eval()
     input_ids = torch.tensor([[11, 5, 7, 30, 9, 12], [11, 12, 0, 0, 0, 0]])
     short = tower(input_ids)
@@ -346,7 +346,7 @@ def test_sentence_encoder_is_free_to_drop_trailing_padding() -> None:
 
 @torch.no_grad()
 def test_bidirectional_text_needs_all_of_its_padding() -> None:
-    """SigLIP attends to padding and pools it: the encoder must pad to context_length."""
+    """SigLIP attends to padding and pools it, so the encoder must pad to context_length."""
     tower = TextTransformer(BIDIRECTIONAL, 10).eval()
     input_ids = torch.tensor([[11, 5, 7, 1]])
     full, short = tower(padded(input_ids, 16, 1)), tower(input_ids)
@@ -354,30 +354,30 @@ def test_bidirectional_text_needs_all_of_its_padding() -> None:
 
 
 @torch.no_grad()
-def test_bidirectional_text_sees_every_token() -> None:
-    """At every position, the first included."""
+def test_bidirectional_text_attends_to_every_token() -> None:
+    """The output at each position depends on each token."""
     tower = TextTransformer(BIDIRECTIONAL, 10).eval()
-    last = Observed(tower.blocks[-1])
+    block = Observed(tower.blocks[-1])
     input_ids = random_input((1, 16))
     tower(input_ids)
-    reference = last.output
+    reference = block.output
     for position in range(16):
         changed = input_ids.clone()
         changed[0, position] = (changed[0, position] + 1) % 50
         tower(changed)
-        assert (last.output - reference).abs().amax(dim=-1).min() > 1e-5
+        assert (block.output - reference).abs().amax(dim=-1).min() > 1e-5
 
 
 @torch.no_grad()
-def test_causal_text_sees_no_token_after_the_first_eos() -> None:
+def test_causal_text_ignores_tokens_after_the_first_eos() -> None:
     tower = TextTransformer(CAUSAL, 10).eval()
     input_ids = torch.tensor([[48, 5, 7, 49, 3, 49, 8]])
     reference = tower(input_ids)
     for position in range(7):
         changed = input_ids.clone()
         changed[0, position] = 20
-        same = torch.allclose(tower(changed), reference, atol=1e-6)
-        assert same == (position > 3)
+        unchanged = torch.allclose(tower(changed), reference, atol=1e-6)
+        assert unchanged == (position > 3)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +387,7 @@ def test_causal_text_sees_no_token_after_the_first_eos() -> None:
         (49, [48, 49, 49, 49, 49], 1),
         (7, [48, 49, 5, 7, 49], 3),  # a larger id before and after
         (7, [7, 49, 5, 7, 49], 0),
-        (2, [48, 5, 9, 2, 0], 3),  # 2 is an ordinary id here, whatever transformers makes of it
+        (2, [48, 5, 9, 2, 0], 3),  # 2 is an ordinary id here, though not in transformers
     ],
 )
 def test_text_is_pooled_at_the_first_eos(eos_id: int, row: list[int], position: int) -> None:
@@ -401,9 +401,9 @@ def test_text_is_pooled_at_the_first_eos(eos_id: int, row: list[int], position: 
 def test_sentence_encoder_averages_its_tokens() -> None:
     tower = SentenceEncoder(replace(SENTENCE, pad_id=3), 24)
     nn.init.eye_(tower.proj.weight)
-    last = Observed(tower.blocks[-1])
+    block = Observed(tower.blocks[-1])
     features = tower(torch.tensor([[11, 0, 7, 3, 3]]))
-    torch.testing.assert_close(features, last.output[:, :3].mean(dim=1))
+    torch.testing.assert_close(features, block.output[:, :3].mean(dim=1))
 
 
 # Image towers.
@@ -412,12 +412,12 @@ def test_sentence_encoder_averages_its_tokens() -> None:
 @torch.no_grad()
 def test_vit_pools_its_class_token() -> None:
     tower = VisionTransformer(VIT, 10).eval()
-    embeddings, last = Observed(tower.ln_pre), Observed(tower.blocks[-1])
+    embeddings, block = Observed(tower.ln_pre), Observed(tower.blocks[-1])
     features = tower(torch.randn(2, 3, 32, 32))
     assert embeddings.input.shape == (2, 1 + 16, 24)
     class_token = tower.class_embed + tower.pos_embed[0]
     torch.testing.assert_close(embeddings.input[:, 0], class_token.expand(2, -1))
-    torch.testing.assert_close(features, tower.proj(tower.ln_post(last.output[:, 0])))
+    torch.testing.assert_close(features, tower.proj(tower.ln_post(block.output[:, 0])))
     assert tower.patch_embed.bias is None
     assert tower.proj.bias is None
 
@@ -465,7 +465,7 @@ def test_attention_pool_equals_torch_multi_head_attention() -> None:
 def test_patch_dropout(config: ViTConfig, share: float, kept: int) -> None:
     tower = VisionTransformer(config, 24)
     fixed = int(config.pool == "class")
-    embeddings, first = Observed(tower.ln_pre), Observed(tower.blocks[0])
+    embeddings, block = Observed(tower.ln_pre), Observed(tower.blocks[0])
     pictures = torch.randn(5, 3, 32, 32)
     tower.eval()
     full = tower(pictures)
@@ -477,11 +477,11 @@ def test_patch_dropout(config: ViTConfig, share: float, kept: int) -> None:
     torch.manual_seed(1)
     dropped = tower(pictures)
     tokens = embeddings.input
-    assert tokens.shape == first.input.shape == (5, fixed + kept, 24)
+    assert tokens.shape == block.input.shape == (5, fixed + kept, 24)
     assert torch.equal(tokens[:, :fixed], everything[:, :fixed])
     choices = []
-    for some, every in zip(tokens[:, fixed:], everything[:, fixed:], strict=True):
-        source = (some[:, None] == every[None]).all(dim=-1)  # [kept, patches]
+    for kept_tokens, all_tokens in zip(tokens[:, fixed:], everything[:, fixed:], strict=True):
+        source = (kept_tokens[:, None] == all_tokens[None]).all(dim=-1)  # [kept, patches]
         assert source.sum(dim=1).tolist() == [1] * kept
         choices.append(frozenset(source.int().argmax(dim=1).tolist()))
     assert {len(choice) for choice in choices} == {kept}  # no patch twice
@@ -493,7 +493,7 @@ def test_patch_dropout(config: ViTConfig, share: float, kept: int) -> None:
     assert not torch.equal(tower(pictures), dropped)
 
 
-def test_patch_dropout_is_off_unless_asked_for() -> None:
+def test_patch_dropout_is_off_by_default() -> None:
     tower = VisionTransformer(VIT, 10).train()
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(tower(x), tower(x))
@@ -508,7 +508,7 @@ def test_checkpointing_changes_nothing_but_memory(name: str) -> None:
         tower.zero_grad()
         out = tower(x)
         out.square().sum().backward()
-        return [out.detach(), *(one.grad.clone() for one in tower.parameters())]
+        return [out.detach(), *(tensor.grad.clone() for tensor in tower.parameters())]
 
     saved: list[Tensor] = []
 
@@ -526,13 +526,13 @@ def test_checkpointing_changes_nothing_but_memory(name: str) -> None:
     tower.checkpointing = True
     checkpointed, checkpointed_saved = run_and_count()
     assert checkpointed_saved < plain_saved / 2
-    for one, other in zip(plain, checkpointed, strict=True):
-        assert torch.equal(one, other)
+    for tensor, expected in zip(plain, checkpointed, strict=True):
+        assert torch.equal(tensor, expected)
 
 
 @pytest.fixture
 def resnet() -> ModifiedResNet:
-    """Every parameter and batch statistic drawn anew, so that each one shows in the result."""
+    """A tower with random parameters and batch statistics, so that each affects the result."""
     tower = ModifiedResNet(RESNET, 10).eval()
     for name, tensor in tower.state_dict().items():
         if tensor.is_floating_point():
@@ -548,16 +548,16 @@ def test_resnet_strides(resnet: ModifiedResNet) -> None:
     convolutions = {
         name: module for name, module in resnet.named_modules() if isinstance(module, nn.Conv2d)
     }
-    assert {n for n, one in convolutions.items() if one.stride != (1, 1)} == {"stem.conv1"}
-    assert all(one.bias is None for one in convolutions.values())
-    assert not [one for one in resnet.modules() if isinstance(one, nn.MaxPool2d)]
+    assert {n for n, module in convolutions.items() if module.stride != (1, 1)} == {"stem.conv1"}
+    assert all(module.bias is None for module in convolutions.values())
+    assert not [module for module in resnet.modules() if isinstance(module, nn.MaxPool2d)]
     stem = {name: Observed(getattr(resnet.stem, name)) for name in ("conv1", "conv3", "pool")}
     stages = [Observed(stage) for stage in resnet.stages]
     features = resnet(torch.randn(2, 3, 64, 64))
     assert stem["conv1"].output.shape == (2, 8, 32, 32)
     assert stem["conv3"].output.shape == (2, 16, 32, 32)
     assert stem["pool"].output.shape == (2, 16, 16, 16)
-    assert [tuple(one.output.shape[1:]) for one in stages] == [
+    assert [tuple(module.output.shape[1:]) for module in stages] == [
         (64, 16, 16),
         (128, 8, 8),
         (256, 4, 4),
@@ -565,8 +565,8 @@ def test_resnet_strides(resnet: ModifiedResNet) -> None:
     ]
     assert features.shape == (2, 10)
     assert resnet.attnpool.heads == 512 // 64
-    norms = [one for one in resnet.modules() if isinstance(one, nn.BatchNorm2d)]
-    assert {(one.eps, one.momentum) for one in norms} == {(1e-5, 0.1)}
+    norms = [module for module in resnet.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {(module.eps, module.momentum) for module in norms} == {(1e-5, 0.1)}
 
 
 def naive_batch_norm(x: Tensor, norm: nn.BatchNorm2d, eps: float = 1e-5) -> Tensor:
@@ -577,7 +577,7 @@ def naive_batch_norm(x: Tensor, norm: nn.BatchNorm2d, eps: float = 1e-5) -> Tens
 @pytest.mark.parametrize("stride", [1, 2])
 @torch.no_grad()
 def test_bottleneck_pools_after_its_second_relu(resnet: ModifiedResNet, stride: int) -> None:
-    """And before the third convolution; the shortcut pools before its convolution."""
+    """The block pools before its third convolution, and the shortcut before its convolution."""
     block = resnet.stages[stride - 1][0]
     assert isinstance(block, Bottleneck)
     x = torch.randn(2, block.conv1.in_channels, 8, 8)
@@ -607,7 +607,7 @@ def test_resnet_stem(resnet: ModifiedResNet) -> None:
 @torch.no_grad()
 def test_resnet_blocks_start_as_their_shortcuts() -> None:
     tower = ModifiedResNet(RESNET, 10).eval()
-    blocks = [one for one in tower.modules() if isinstance(one, Bottleneck)]
+    blocks = [module for module in tower.modules() if isinstance(module, Bottleneck)]
     assert len(blocks) == sum(RESNET.layers)
     for block in blocks:
         assert torch.equal(block.bn3.weight, torch.zeros_like(block.bn3.weight))
@@ -618,10 +618,10 @@ def test_resnet_blocks_start_as_their_shortcuts() -> None:
 
 @torch.no_grad()
 def test_grid_attention_pool_equals_torch_multi_head_attention() -> None:
-    """The original calls `multi_head_attention_forward` with one query, the mean of the cells."""
+    """The original calls `multi_head_attention_forward` with one query, the mean of positions."""
     pool = GridAttentionPool(3, 32, 4, 10)
     x = torch.randn(2, 32, 3, 3)
-    tokens = x.flatten(2).permute(2, 0, 1)  # [cells, B, width]
+    tokens = x.flatten(2).permute(2, 0, 1)  # [positions, B, width]
     tokens = torch.cat([tokens.mean(dim=0, keepdim=True), tokens]) + pool.pos_embed[:, None]
     expected, _ = F.multi_head_attention_forward(
         query=tokens[:1],
@@ -660,15 +660,25 @@ def test_efficientnet_lite_shapes() -> None:
     strides = [block.depthwise.conv.stride[0] for block in tower.blocks]
     assert strides == [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1]
     residuals = [block.residual for block in tower.blocks]
-    assert [index for index, one in enumerate(residuals) if one] == [2, 4, 6, 7, 9, 10, 12, 13, 14]
+    assert [index for index, residual in enumerate(residuals) if residual] == [
+        2,
+        4,
+        6,
+        7,
+        9,
+        10,
+        12,
+        13,
+        14,
+    ]
     expected = tower.proj(head.output.mean(dim=(2, 3)))
-    assert (features - expected).norm() < 1e-5 * expected.norm()  # small, as nothing is trained
+    assert (features - expected).norm() < 1e-5 * expected.norm()  # untrained features are small
 
 
 @pytest.mark.parametrize(("channels", "stride"), [(8, 1), (8, 2), (16, 1)])
 @torch.no_grad()
 def test_inverted_residual(channels: int, stride: int) -> None:
-    """The padding is TensorFlow's: with stride 2, one pixel less before than after."""
+    """Padding is as in TensorFlow: with stride 2, one pixel less before than after."""
     block = InvertedResidual(8, channels, 5, 6, stride).eval()
     x = 20 * torch.randn(2, 8, 10, 10)
     out = F.conv2d(x, block.expand.conv.weight)
@@ -689,9 +699,11 @@ def test_efficientnet_lite_pools_its_last_stages() -> None:
     assert tower.hidden is not None
     nn.init.constant_(tower.norm.running_mean, 0.5)
     nn.init.constant_(tower.norm.running_var, 9.0)
-    seen = [Observed(one) for one in (tower.head, *(tower.blocks[end] for end in (10, 14, 15)))]
+    observed = [
+        Observed(module) for module in (tower.head, *(tower.blocks[end] for end in (10, 14, 15)))
+    ]
     features = tower(torch.randn(2, 3, 64, 64))
-    pooled = torch.cat([one.output.mean(dim=(2, 3)) for one in seen], dim=1)
+    pooled = torch.cat([module.output.mean(dim=(2, 3)) for module in observed], dim=1)
     assert pooled.shape == (2, 1280 + 112 + 192 + 320)
     pooled = (pooled - 0.5) / 3
     hidden = F.gelu(F.linear(pooled, tower.hidden.weight, tower.hidden.bias))
@@ -706,21 +718,21 @@ def test_efficientnet_lite_clips_its_activations_at_6() -> None:
     tower(100 * torch.randn(2, 3, 64, 64))
     assert stem.output.min() == 0
     assert stem.output.max() == 6
-    assert reduced.output.min() < 0  # the narrow side of a block stays linear
+    assert reduced.output.min() < 0  # the narrow end of a block has no activation
 
 
 def test_round_channels() -> None:
-    """Multiples of 8, never more than 10 % below; the widths of EfficientNet-Lite4."""
+    """Channels are multiples of 8, at most 10 % below; the widths are EfficientNet-Lite4's."""
     lite4 = {16: 24, 24: 32, 40: 56, 80: 112, 112: 160, 192: 272, 320: 448}
-    assert {one: round_channels(one * 1.4) for one in lite4} == lite4
-    assert [round_channels(one) for one in (1, 11, 12, 16, 18)] == [8, 16, 16, 16, 24]
+    assert {channels: round_channels(channels * 1.4) for channels in lite4} == lite4
+    assert [round_channels(channels) for channels in (1, 11, 12, 16, 18)] == [8, 16, 16, 16, 24]
 
 
 @pytest.mark.parametrize(
     "config", [VIT, MAP_VIT, RESNET, LITE], ids=["vit", "map vit", "resnet", "efficientnet lite"]
 )
 @torch.no_grad()
-def test_a_picture_does_not_see_the_rest_of_its_batch(config: Any) -> None:
+def test_a_picture_does_not_depend_on_its_batch(config: Any) -> None:
     embed_dim = 24 if config is MAP_VIT else 10
     tower = build_vision(config, embed_dim).eval()
     pictures = torch.randn(3, 3, config.image_size, config.image_size)
@@ -755,7 +767,7 @@ def test_initial_values_of_the_text_tower() -> None:
 
 
 def test_initial_values_of_the_vit() -> None:
-    """The blocks keep what `nn.MultiheadAttention` and `nn.Linear` start from."""
+    """Blocks are initialised as `nn.MultiheadAttention` and `nn.Linear` are."""
     width = 256
     tower = VisionTransformer(ViTConfig(128, 8, width, 2, 4, 1024, "quick_gelu"), 128)
     assert std(tower.class_embed) == pytest.approx(width**-0.5, rel=0.2)
@@ -821,9 +833,13 @@ def test_post_norm_blocks_leave_normed_vectors() -> None:
 
 def test_builders_choose_the_tower_by_its_config() -> None:
     towers = [build_vision(VIT, 10), build_vision(RESNET, 10), build_vision(LITE, 10)]
-    assert [type(one) for one in towers] == [VisionTransformer, ModifiedResNet, EfficientNetLite]
+    assert [type(tower) for tower in towers] == [
+        VisionTransformer,
+        ModifiedResNet,
+        EfficientNetLite,
+    ]
     texts = [build_text(CAUSAL, 10), build_text(SENTENCE, 10)]
-    assert [type(one) for one in texts] == [TextTransformer, SentenceEncoder]
+    assert [type(tower) for tower in texts] == [TextTransformer, SentenceEncoder]
 
 
 @torch.no_grad()

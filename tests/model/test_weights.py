@@ -1,4 +1,4 @@
-"""Our own weights file: exact as floats, near as int8, refused by name where it does not fit."""
+"""The weights of a model directory: exact floats, close int8, and errors that name tensors."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +15,14 @@ from twotower.model.weights import dequantize, load_model, quantize, save_weight
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_floats_come_back_to_the_bit(tmp_path: Path, dtype: torch.dtype) -> None:
-    tensors = {name: one.to(dtype) for name, one in random_tensors(tiny_config()).items()}
+    tensors = {name: tensor.to(dtype) for name, tensor in random_tensors(tiny_config()).items()}
     save_weights(tiny_config(), tensors, tmp_path)
     for name, tensor in load_model(tmp_path).state_dict().items():
         assert tensor.dtype == torch.float32
         assert torch.equal(tensor, tensors[name].float()), name
 
 
-def test_int8_uses_its_whole_range_and_errs_by_half_a_step() -> None:
+def test_int8_uses_its_whole_range_with_errors_up_to_half_a_step() -> None:
     tensors = {
         "w": torch.randn(5, 70) * torch.logspace(-3, 3, 5)[:, None],
         "k": torch.randn(4, 8, 2, 2),
@@ -35,7 +35,7 @@ def test_int8_uses_its_whole_range_and_errs_by_half_a_step() -> None:
         assert ((tensor - tensors[name]).abs() <= step * 0.5001).all()
 
 
-def test_int8_leaves_what_is_small_and_what_counts_alone() -> None:
+def test_int8_leaves_small_and_sensitive_tensors_unchanged() -> None:
     tensors = {
         "b": torch.randn(5),
         "depthwise": torch.randn(40, 1, 5, 5),
@@ -60,7 +60,7 @@ def test_int8_leaves_what_is_small_and_what_counts_alone() -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_named(
+def test_tensors_that_do_not_fit_are_named(
     tmp_path: Path, change: Callable[[dict[str, Tensor]], object], message: str
 ) -> None:
     save_weights(tiny_config(), random_tensors(tiny_config()), tmp_path)

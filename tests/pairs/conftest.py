@@ -36,10 +36,10 @@ def write_tar(tmp_path: Path) -> Write:
 
 
 def sample(key: str, seed: int = 0, captions: int = 1) -> dict[str, bytes]:
-    """The members of one good sample."""
-    said = [f"caption {i} of {key}" for i in range(captions)]
+    """Return the members of a valid sample."""
+    texts = [f"caption {i} of {key}" for i in range(captions)]
     return {
         f"{key}.jpg": picture(seed),
-        f"{key}.txt": said[0].encode(),
-        f"{key}.json": json.dumps({"captions": said}).encode(),
+        f"{key}.txt": texts[0].encode(),
+        f"{key}.json": json.dumps({"captions": texts}).encode(),
     }

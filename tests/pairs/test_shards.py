@@ -1,4 +1,4 @@
-"""Packing keeps every byte, and what it writes another reader reads."""
+"""Packed shards keep every byte and can be read by webdataset."""
 
 from pathlib import Path
 
@@ -18,19 +18,19 @@ def test_pack_and_read_again(write_tar: Write, tmp_path: Path) -> None:
     assert pack(source, tmp_path / "out", pairs_per_shard=3) == []
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["000000.tar", "000001.tar", "000002.tar"]
-    again = open_source(tmp_path / "out")
-    assert len(again) == len(source)
+    packed = open_source(tmp_path / "out")
+    assert len(packed) == len(source)
     for number in range(len(source)):
-        assert again[number].picture == source[number].picture
-        assert again[number].captions == source[number].captions
+        assert packed[number].picture == source[number].picture
+        assert packed[number].captions == source[number].captions
 
 
 def test_webdataset_reads_our_shards(write_tar: Write, tmp_path: Path) -> None:
     source = open_source(write_tar("x.tar", sample("a", 1, captions=2) | sample("b", 2)))
     pack(source, tmp_path / "out")
     theirs = list(webdataset.WebDataset(str(tmp_path / "out" / "000000.tar"), shardshuffle=False))
-    assert [one["jpg"] for one in theirs] == [source[0].picture, source[1].picture]
-    assert [one["txt"] for one in theirs] == [b"caption 0 of a", b"caption 0 of b"]
+    assert [sample_read["jpg"] for sample_read in theirs] == [source[0].picture, source[1].picture]
+    assert [sample_read["txt"] for sample_read in theirs] == [b"caption 0 of a", b"caption 0 of b"]
 
 
 def test_broken_pairs_are_left_out_and_named(write_tar: Write, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every kind of source gives its pairs by number; what is broken is named and harms no other."""
+"""Sources of pairs of every kind; broken pairs are named and do not affect others."""
 
 import csv
 import json
@@ -85,7 +85,7 @@ def test_many_shards_are_one_source(write_tar: Write, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [100, 700, 5000])
-def test_a_shard_cut_short_gives_what_is_before_the_cut(write_tar: Write, cut: int) -> None:
+def test_a_truncated_shard_gives_the_samples_before_its_end(write_tar: Write, cut: int) -> None:
     path = write_tar("x.tar", {k: v for i in range(9) for k, v in sample(f"k{i}", i).items()})
     whole = keys(open_source(path))
     path.write_bytes(path.read_bytes()[: -10240 - cut])
@@ -96,7 +96,7 @@ def test_a_shard_cut_short_gives_what_is_before_the_cut(write_tar: Write, cut: i
     assert "x.tar: cut short after k" in fault
 
 
-def test_what_is_no_tar(tmp_path: Path, write_tar: Write) -> None:
+def test_invalid_tars(tmp_path: Path, write_tar: Write) -> None:
     (tmp_path / "x.tar").write_bytes(b"nothing" * 1000)
     with pytest.raises(PairsError, match=r"x\.tar: not a tar"):
         open_source(tmp_path / "x.tar")
@@ -109,12 +109,12 @@ def read(source: Source) -> list[bytes]:
 
 
 def test_workers_read_the_same(write_tar: Write) -> None:
-    """A forked process must not share the place in a file with its parent."""
+    """A forked process must not share the position in a file with its parent."""
     source = open_source(write_tar("x.tar", sample("a", 1) | sample("b", 2) | sample("c", 3)))
     expected = read(source)
     assert read(pickle.loads(pickle.dumps(source))) == expected
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        assert all(found == expected for found in pool.map(read, [source] * 6))
+        assert all(contents == expected for contents in pool.map(read, [source] * 6))
 
 
 # --- tables and folders --------------------------------------------------------------------------
@@ -167,13 +167,13 @@ def test_folders(pictures: Path) -> None:
         source[1]
 
 
-def test_folders_called_what_they_show(tmp_path: Path) -> None:
+def test_folders_named_after_their_content(tmp_path: Path) -> None:
     for name in ("red_car/1.jpg", "red_car/2.jpg", "dog/old/3.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(picture())
     source = open_source(tmp_path)
-    found = {source[i].key: source[i].captions for i in range(len(source))}
-    assert found == {"dog/old/3.jpg": ("old",), "red_car/1.jpg": ("red car",)} | {
+    captions_by_key = {source[i].key: source[i].captions for i in range(len(source))}
+    assert captions_by_key == {"dog/old/3.jpg": ("old",), "red_car/1.jpg": ("red car",)} | {
         "red_car/2.jpg": ("red car",)
     }
     (tmp_path / "red_car" / "1.txt").write_text("one caption")  # then captions are meant
@@ -181,12 +181,12 @@ def test_folders_called_what_they_show(tmp_path: Path) -> None:
         open_source(tmp_path)[0]
 
 
-def test_a_part_of_a_source(pictures: Path) -> None:
+def test_a_subset_of_a_source(pictures: Path) -> None:
     for name in ("a", "b"):
         (pictures / f"{name}.txt").write_text(f"{name} dog")
-    part = PairSubset(open_source(pictures), [1], ["a photo of {}.", "{}"])
-    assert (len(part), part.key(0), part[0].key) == (1, "b.jpg", "b.jpg")
-    assert part[0].captions == ("a photo of b dog.", "b dog")
+    subset = PairSubset(open_source(pictures), [1], ["a photo of {}.", "{}"])
+    assert (len(subset), subset.key(0), subset[0].key) == (1, "b.jpg", "b.jpg")
+    assert subset[0].captions == ("a photo of b dog.", "b dog")
 
 
 def test_a_folder_without_captions(pictures: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_folder_without_captions(pictures: Path) -> None:
 
 
 @pytest.mark.parametrize("location", ["nowhere", "nowhere.tar", "nowhere.csv", "nowhere/*.tar"])
-def test_nothing_there(location: str, tmp_path: Path) -> None:
+def test_missing_sources(location: str, tmp_path: Path) -> None:
     with pytest.raises(PairsError, match="no such"):
         open_source(str(tmp_path / location))
 
@@ -218,7 +218,7 @@ def test_any_fsspec_url(write_tar: Write, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[Any, list[float]]]:
-    """A file system that fails as often as its `failures` says, and the waits in between."""
+    """A file system that fails `failures` times, and the waits between attempts."""
     from fsspec import register_implementation
     from fsspec.implementations.memory import MemoryFileSystem
 

@@ -291,10 +291,10 @@ def _parse_dataclass(expected: type, tree: Any, name: str) -> Any:
     try:
         return expected(**values)
     except TwotowerError as error:
-        reason = error.reason or error.subject
-        raise _FieldError(f"{name}: {reason}", error.remedy) from None
+        raise _FieldError(f"{name}: {error.reason}", error.remedy) from None
     except ValueError as error:
-        raise _FieldError(f"{name}: {error}") from None
+        reason, _, remedy = str(error).partition("; ")
+        raise _FieldError(f"{name}: {reason}", remedy or "correct it") from None
 
 
 def _member(members: tuple[Any, ...], value: Any, name: str) -> Any:
