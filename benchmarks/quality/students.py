@@ -1,11 +1,11 @@
-"""Image towers that the bundled model could have had, for `bundled_speed.py` to measure.
+"""Make alternative image towers for the bundled model, which `bundled_speed.py` measures.
 
     python benchmarks/quality/students.py DATA DESTINATION
 
-EfficientNet-Lite0, 1 and 2 at several sizes, frozen, each with ridge regression to the teacher's
-features, from the pictures of DATA/pictures and thumbnails of them. And the teacher. Each is a
-model directory with the bundled text tower. Lite1 is there in float32 and in int8, as the bundled
-model is.
+The towers are EfficientNet-Lite0, 1 and 2 at several sizes, frozen, each with ridge regression to
+the teacher's features on the pictures of DATA/pictures and thumbnails of them; and the teacher
+itself. Each becomes a model directory with the bundled text tower, Lite1 in float32 and in int8
+like the bundled model.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ STUDENTS = ((0, 160), (0, 224), (1, 160), (1, 224), (2, 224))
 
 def main() -> None:
     data, destination = Path(sys.argv[1]), Path(sys.argv[2])
-    own = twotower.load().directory
+    bundled = twotower.load().directory
     text = {
         name: tensor
-        for name, tensor in load_model(own).state_dict().items()
+        for name, tensor in load_model(bundled).state_dict().items()
         if not name.startswith("vision.")
     }
     pictures = encode_pictures(data / "pictures")
@@ -57,7 +57,7 @@ def main() -> None:
         for int8 in (False, True) if (lite, size) == (1, 224) else (False,):
             name = f"Lite{lite}, {size} px" + (", int8" if int8 else "")
             folder = destination / name
-            write_directory(config, text | weights, [own / "vocab.txt"], folder, int8)
+            write_directory(config, text | weights, [bundled / "vocab.txt"], folder, int8)
             print(name, flush=True)
     teacher = twotower.preset(TEACHER)
     config = replace(
@@ -65,13 +65,13 @@ def main() -> None:
     )
     tower = load_teacher().float().state_dict()
     weights = {f"vision.{name}": tensor for name, tensor in tower.items()}
-    write_directory(config, text | weights, [own / "vocab.txt"], destination / "teacher")
+    write_directory(config, text | weights, [bundled / "vocab.txt"], destination / "teacher")
 
 
 def student(
     lite: int, size: int, pictures: Pictures, folder: Path
 ) -> tuple[CLIPConfig, dict[str, torch.Tensor]]:
-    """Its config, and its image tower's weights."""
+    """Return the config and the weights of the image tower of a student."""
     config = twotower.preset("twotower-small")
     config = replace(
         config,
@@ -84,38 +84,37 @@ def student(
     model = CLIP(config)
     model.load_state_dict(efficientnet_tensors(config, trained), strict=False)
     vision: Any = model.vision.eval()
-    tower, draw = fold_batch_norms(vision), np.random.default_rng(0)
+    tower, random = fold_batch_norms(vision), np.random.default_rng(0)
     preprocess, large = config.preprocess, replace(config.preprocess, image_size=224)
 
-    def whole(pixels: UInt8Array, draw: np.random.Generator) -> UInt8Array:
+    def view_resized(pixels: UInt8Array, random: np.random.Generator) -> UInt8Array:
         return np.asarray(PIL.Image.fromarray(pixels).resize((size, size), BICUBIC))
 
-    def small(pixels: UInt8Array, draw: np.random.Generator) -> UInt8Array:
-        return whole(bundled_vision.view_thumbnail(pixels, draw), draw)
+    def view_thumbnail(pixels: UInt8Array, random: np.random.Generator) -> UInt8Array:
+        return view_resized(bundled_vision.view_thumbnail(pixels, random), random)
 
     with torch.no_grad():
-        wholes, thumbnails = (
+        pooled, pooled_thumbnails = (
             torch.cat(
                 [
-                    tower.pool(one)
-                    for one in view_batches(
-                        read_square_pictures(folder, large), view, preprocess, draw
+                    tower.pool(batch)
+                    for batch in view_batches(
+                        read_square_pictures(folder, large), view, preprocess, random
                     )
                 ]
             )
-            for view in (whole, small)
+            for view in (view_resized, view_thumbnail)
         )
-        vision.norm.running_mean.copy_(wholes.mean(dim=0))
-        vision.norm.running_var.copy_((wholes.std(dim=0) + DEVIATION_FLOOR).square())
-        regress(
-            vision, vision.norm(torch.cat([wholes, thumbnails])), pictures.features.repeat(2, 1)
-        )
+        vision.norm.running_mean.copy_(pooled.mean(dim=0))
+        vision.norm.running_var.copy_((pooled.std(dim=0) + DEVIATION_FLOOR).square())
+        inputs = vision.norm(torch.cat([pooled, pooled_thumbnails]))
+        regress(vision, inputs, pictures.features.repeat(2, 1))
         model.logit_scale.fill_(math.log(TEACHER_SCALE))
     return config, {f"vision.{name}": tensor for name, tensor in vision.state_dict().items()}
 
 
 def regress(vision: Any, pooled: torch.Tensor, features: torch.Tensor) -> None:
-    """Ridge regression from what is pooled to the teacher's features."""
+    """Set the projection by ridge regression from pooled activations to the teacher's features."""
     gram, mean = pooled.T @ pooled, features.mean(dim=0)
     gram += 0.1 * gram.diagonal().mean() * torch.eye(len(gram))
     vision.proj.weight.zero_()

@@ -1,4 +1,4 @@
-"""The bundled model's teacher, for `twotower evaluate`: its image tower with our text tower.
+"""The bundled model's teacher for `twotower evaluate`: its image tower with our text tower.
 
 twotower evaluate retrieval DATA/flickr8k-val --model benchmarks.quality.teacher:Teacher
 """
@@ -30,10 +30,10 @@ class Teacher:
         self.tower = load_teacher()
 
     def encode_image(self, pictures: Sequence[Image.Image]) -> NDArray[Any]:
-        """image_features [n, 512]"""
-        squares = np.stack([np.asarray(self.preprocess.square(one)) for one in pictures])
+        """Return image_features [n, 512]."""
+        squares = np.stack([np.asarray(self.preprocess.square(image)) for image in pictures])
         return teacher_features(self.tower, squares)
 
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """text_embeds [n, 512]"""
+        """Return text_embeds [n, 512]."""
         return self.bundled.encode_text(texts)
