@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,27 +23,11 @@ Item = TypeVar("Item")
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A function that advances a progress bar on stderr, where a person is looking at it."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(
-        console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()
-    ) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda: progress.advance(task)
-
-
-@contextlib.contextmanager
 def show_progress(stage: str) -> Iterator[ReportProgress]:
     """Yield a function that shows progress on stderr; nothing is shown if that is no terminal.
 
-    The line has the stage, a bar, the count, the rate and the time left. It moves without a count
-    until the first report, and disappears at the end.
+    The line has the stage, a bar, the count, the rate and the time left. Without a total it
+    moves without a count. It disappears at the end.
 
     Args:
         stage: shown until a report names another one.
@@ -70,12 +54,13 @@ def show_progress(stage: str) -> Iterator[ReportProgress]:
 
         def report(progress: Progress) -> None:
             speed = display.tasks[0].speed
+            rate = f" {speed:.0f}/s" if speed else ""
             display.update(
                 task,
                 completed=progress.done,
-                total=progress.total,
+                total=progress.total or None,
                 description=progress.stage or stage,
-                count=f"{progress.done}/{progress.total}" + (f" {speed:.0f}/s" if speed else ""),
+                count=f"{progress.done}/{progress.total}{rate}" if progress.total else "",
             )
 
         yield report
