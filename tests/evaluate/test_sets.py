@@ -182,9 +182,9 @@ def errors(tmp_path: Path) -> Iterator[tuple[str, Any, dict[str, Any], str]]:
         (empty / name).mkdir(parents=True)
     square("red", 0).save(empty / "a" / "x.png")
     yield "class folder without pictures", empty, {}, "holes/b: a class folder without pictures"
-    nothing = tmp_path / "nothing"
-    nothing.mkdir()
-    yield "empty folder", nothing, {}, "holds no class folders"
+    bare = tmp_path / "nothing"
+    bare.mkdir()
+    yield "empty folder", bare, {}, "holds no class folders"
     yield "no such", tmp_path / "none", {}, "no such set"
     yield "known name", "food101", {}, "get it from https://"
     yield "more classes", tmp_path / "squares", {"classes": list("abcd")}, "4 classes are given for"

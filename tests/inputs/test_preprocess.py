@@ -123,7 +123,7 @@ def processor(name: str, **options: Any) -> Any:
     return SiglipImageProcessorPil(**options)
 
 
-LIKE = {
+TRANSFORMERS_CONFIGS = {
     "clip": PreprocessConfig(rgb="before_resize", crop_offset="floor"),
     "siglip": PreprocessConfig(
         resize="squash", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), rgb="before_resize"
@@ -132,7 +132,7 @@ LIKE = {
 
 
 def assert_like_transformers(name: str, image: Image.Image) -> None:
-    preprocess = Preprocess(LIKE[name])
+    preprocess = Preprocess(TRANSFORMERS_CONFIGS[name])
     bare = processor(name, do_rescale=False, do_normalize=False)
     levels = np.asarray(bare(image)["pixel_values"][0]).transpose(1, 2, 0)
     np.testing.assert_array_equal(np.asarray(preprocess.square(image)), levels)
@@ -283,7 +283,11 @@ def test_strips_take_little_memory() -> None:
 
 @pytest.mark.parametrize("mode", [*MAKER["MODES"], "RGB"])
 def test_one_pixel_of_any_kind(mode: str) -> None:
-    for config in (PreprocessConfig(image_size=8), LIKE["clip"], LIKE["siglip"]):
+    for config in (
+        PreprocessConfig(image_size=8),
+        TRANSFORMERS_CONFIGS["clip"],
+        TRANSFORMERS_CONFIGS["siglip"],
+    ):
         pixel_values = Preprocess(config)(MAKER["picture"](mode, 1, 1))
         assert pixel_values.shape == (3, config.image_size, config.image_size)
         assert (pixel_values == pixel_values[:, :1, :1]).all()
@@ -296,7 +300,7 @@ def test_no_warning_for_sound_pictures(mode: str, tmp_path: Path) -> None:
     path = tmp_path / ("picture.jpg" if mode in ("CMYK", "YCbCr") else "picture.png")
     image.save(path)
     Preprocess(PreprocessConfig())(path)
-    Preprocess(LIKE["clip"])(path)
+    Preprocess(TRANSFORMERS_CONFIGS["clip"])(path)
 
 
 def test_errors_name_the_file(tmp_path: Path) -> None:

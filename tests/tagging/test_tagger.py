@@ -341,7 +341,7 @@ def test_nothing_is_learned_from_what_was_known() -> None:
 # --- pixels --------------------------------------------------------------------------------------
 
 
-def looks(detector: str, *pictures: PIL.Image.Image) -> list[bool]:
+def detections(detector: str, *pictures: PIL.Image.Image) -> list[bool]:
     """Whether a detector takes pictures for its own where the model says nothing."""
     measures = np.stack([measure(one) for one in pictures])
     assert measures.shape == (len(pictures), FACT_COUNT)
@@ -353,8 +353,8 @@ def test_blurry_and_black_pictures() -> None:
     sharp = [PIL.Image.open(PHOTOS / name) for name in ("dog.jpg", "tower.jpg", "bicycle.jpg")]
     soft = [one.filter(PIL.ImageFilter.GaussianBlur(max(one.size) / 60)) for one in sharp]
     black = PIL.Image.new("RGB", (640, 480), (3, 3, 4))
-    assert looks("blurry", *sharp, *soft, black) == [False] * 3 + [True] * 3 + [False]
-    assert looks("black", *sharp, *soft, black) == [False] * 6 + [True]
+    assert detections("blurry", *sharp, *soft, black) == [False] * 3 + [True] * 3 + [False]
+    assert detections("black", *sharp, *soft, black) == [False] * 6 + [True]
     assert measure(PIL.Image.new("L", (1, 1), 9))[1] == 9
     unread = np.full((1, FACT_COUNT), np.nan)
     for detector in DETECTORS:
