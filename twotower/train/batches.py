@@ -231,7 +231,7 @@ class _Samples(Dataset[_Sample]):
         raise PairsError(
             self.sources[source].name,
             f"{SUBSTITUTES} pairs in a row are broken, the last is {broken[-1]}",
-            "look at the source with: twotower pairs stats",
+            "check the source with: twotower pairs stats",
         )
 
     def _read(

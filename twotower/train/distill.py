@@ -2,9 +2,9 @@
 
 The teacher embeds every picture and caption once; its embeds are cached by content
 (`embed_cache.py`), so that further epochs, and other students, cost only the student. Two losses
-are added to the contrastive one: the student's embeds shall be close to the teacher's (feature
-matching), and the similarities of each picture with all texts of the batch shall be distributed as
-the teacher's (affinity; Wu et al. 2023, TinyCLIP).
+are added to the contrastive one: the distance between the student's and the teacher's embeds
+(feature matching), and the divergence between their distributions over the texts of a batch for
+each picture, and over the pictures for each text (affinity; Wu et al. 2023, TinyCLIP).
 """
 
 from __future__ import annotations

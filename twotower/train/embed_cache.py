@@ -6,7 +6,7 @@
 
 A vector is found by the model (weights, preprocessing and tokenizer) and by the content of the
 sample, so that a moved or renamed picture keeps its vectors. Each file is written whole or not at
-all, the keys after the vectors, so a run that was killed continues with what is complete.
+all, the keys after the vectors, so a run that was killed continues with the complete files.
 """
 
 from __future__ import annotations

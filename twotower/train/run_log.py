@@ -17,9 +17,9 @@ LOG = "log.jsonl"
 
 
 class LogRow(TypedDict, total=False):
-    """A line of the log: a step, and what was measured since the row before.
+    """A line of the log: a step, and measurements since the previous row.
 
-    The scores are there in steps that were scored on held-out pairs.
+    Recall and accuracy are present in steps after which the model was scored on held-out pairs.
     """
 
     step: int
