@@ -1,4 +1,4 @@
-"""Draws docs/classify.webp: example photographs and what the bundled model says of them.
+"""Draw docs/classify.webp: example photographs with the labels of the bundled model.
 
 python docs/contact_sheet.py
 """
@@ -13,13 +13,14 @@ import twotower
 
 ROOT = Path(__file__).parents[1]
 PHOTOS = ROOT / "examples" / "photos"
-# In the order of the alphabet and every fourth, not the ones that came out best.
+# Every fourth photograph in alphabetical order, not a selection of the best results.
 STEP, COLUMNS, WIDTH, HEIGHT, TEXT = 4, 4, 280, 190, 66
 BAR, INK, PALE = (60, 120, 216), (30, 30, 30), (226, 232, 240)
 
 
 def main() -> None:
-    pictures = sorted(one for one in PHOTOS.iterdir() if one.suffix not in (".csv", ".md"))[::STEP]
+    pictures = sorted(path for path in PHOTOS.iterdir() if path.suffix not in (".csv", ".md"))
+    pictures = pictures[::STEP]
     pictures = pictures[: len(pictures) // COLUMNS * COLUMNS]
     labels = (ROOT / "examples" / "labels.txt").read_text(encoding="utf-8").splitlines()
     rows = len(pictures) // COLUMNS
@@ -35,15 +36,15 @@ def main() -> None:
 
 
 def draw_labels(draw: ImageDraw.ImageDraw, x: int, y: int, labels: list[twotower.Label]) -> None:
-    """A bar for each label, as long as its probability."""
+    """Draw a bar for each label, with a length proportional to its probability."""
     font = ImageFont.load_default(15)
-    for place, label in enumerate(labels):
-        top = y + place * 20
+    for row, label in enumerate(labels):
+        row_y = y + row * 20
         width = round((WIDTH - 12) * label.probability)
-        draw.rectangle((x, top, x + WIDTH - 13, top + 17), fill=PALE)
-        draw.rectangle((x, top, x + max(width, 2), top + 17), fill=BAR)
+        draw.rectangle((x, row_y, x + WIDTH - 13, row_y + 17), fill=PALE)
+        draw.rectangle((x, row_y, x + max(width, 2), row_y + 17), fill=BAR)
         text = f"{label.label} {label.probability:.0%}"
-        draw.text((x + 5, top), text, fill="white" if width > 150 else INK, font=font)
+        draw.text((x + 5, row_y), text, fill="white" if width > 150 else INK, font=font)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Makes the README's pictures of `twotower train emoji` from a run: its curves and its confusions.
+"""Make the pictures of the README from a run of `twotower train emoji`: curves and confusions.
 
     twotower train emoji --run runs/emoji
     python docs/emoji_run.py runs/emoji
@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 HERE = Path(__file__).parent
-WIDTH, MOST_BYTES = 1100, 150_000
+WIDTH, MAX_BYTES = 1100, 150_000
 
 
 def main() -> None:
@@ -28,8 +28,8 @@ def shrink(source: Path, destination: Path) -> None:
         picture = image.convert("RGB")
     picture.thumbnail((WIDTH, WIDTH), Image.Resampling.LANCZOS)
     picture.save(destination, quality=80, method=6)
-    if destination.stat().st_size > MOST_BYTES:
-        raise SystemExit(f"{destination}: larger than {MOST_BYTES} bytes")
+    if destination.stat().st_size > MAX_BYTES:
+        raise SystemExit(f"{destination}: larger than {MAX_BYTES} bytes")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Draw accuracy against training of the bundled model's image tower.
+"""Draw the accuracy of the bundled model during the training of its image tower.
 
     python docs/training_curve.py
 
-benchmarks/results/bundled_training.csv has what was measured while it learned (docs/model-card.md).
+The values are in benchmarks/results/bundled_training.csv (docs/measurements/bundled-model.md).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def main() -> None:
     steps = [int(row["step"]) for row in rows]
     figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
     for name, label in LINES.items():
-        whole = EXAMPLES if name.startswith("examples") else 1
-        values = [100 * float(row[name]) / whole for row in rows]
+        total = EXAMPLES if name.startswith("examples") else 1  # a count, or a share of 1
+        values = [100 * float(row[name]) / total for row in rows]
         axes.plot(steps, values, "o-", label=label)
-    begun = {row["round"]: step for row, step in reversed([*zip(rows, steps, strict=True)])}
-    for number, step in begun.items():
+    starts = {row["round"]: step for row, step in reversed([*zip(rows, steps, strict=True)])}
+    for number, step in starts.items():
         axes.axvline(step, color="0.8", zorder=0)
         axes.text(step + 10, 3, f"round {number}", color="0.4", fontsize="small")
     axes.set(xlabel="steps of the image tower's rounds", ylabel="%", ylim=(0, 100))

@@ -1,13 +1,13 @@
-"""The shipped vocabulary, from a list of concepts and WordNet's synonyms.
+"""Make the shipped vocabulary from a list of concepts and WordNet's synonyms.
 
     apt-get download wordnet-base && dpkg -x wordnet-base_*.deb wordnet
     python examples/make_vocabulary.py wordnet/usr/share/wordnet
 
-Reads vocabulary_seed.txt beside it, which says what there is and where it belongs. For each name
-the first meaning of the kinds that its branch allows is looked up: words that mean this and
-hardly anything else become synonyms if vocabulary_synonyms.txt has them, and a name that more
-often means something else gets a description. vocabulary_descriptions.txt adds more of those, and
-what is not meant. Writes twotower/library/vocabulary.txt. WordNet's licence lies beside that.
+Reads vocabulary_seed.txt, the tree of concepts, beside this script. For each name it looks up the
+most frequent sense of the kinds that its branch allows. Words with this sense and hardly another
+become synonyms if vocabulary_synonyms.txt has them. A name with a more frequent sense of another
+kind gets a description. vocabulary_descriptions.txt adds descriptions and negatives. Writes
+twotower/tagging/vocabulary.txt, which has WordNet's licence beside it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from twotower.tagging.formats import format_vocabulary, parse_vocabulary
 from twotower.tagging.vocabulary import SHIPPED_FILE, Tag, Vocabulary
 
 SEED = Path(__file__).with_name("vocabulary_seed.txt")
-MOST_SYNONYMS = 2
+MAX_SYNONYMS = 2
 KINDS = ("animal", "plant", "food")
-# WordNet also offers what nobody writes ("battercake"), so its synonyms are chosen from.
-CHOSEN = SEED.with_name("vocabulary_synonyms.txt")
+# WordNet contains words that nobody uses ("battercake"), so its synonyms are selected by hand.
+SYNONYMS = SEED.with_name("vocabulary_synonyms.txt")
 HEADER = """\
 # The vocabulary that `twotower tag` uses unless it is given another: made by
 # examples/make_vocabulary.py from examples/vocabulary_seed.txt, with synonyms from WordNet 3.0,
@@ -39,23 +39,23 @@ class Entry(NamedTuple):
     """A line of the seed, or a leaf of one."""
 
     path: tuple[str, ...]
-    text: str  # the last name with its marks
-    above: str  # what it is a kind of; empty below a heading
-    kinds: tuple[str, ...]
+    text: str  # the name of the tag with its marks
+    hypernym: str  # the name of its kind; empty below a heading
+    kinds: tuple[str, ...]  # domains of WordNet
 
 
 def main() -> None:
     wordnet = WordNet(Path(sys.argv[1]))
-    chosen = read_chosen(CHOSEN.read_text(encoding="utf-8"))
+    synonyms = read_words(SYNONYMS.read_text(encoding="utf-8"))
     entries = list(read_seed(SEED.read_text(encoding="utf-8")))
-    described = read_descriptions(SEED.with_name("vocabulary_descriptions.txt"))
-    taken = Counter(name.casefold() for entry in entries for name in all_names(entry.text))
-    repeated = [name for name, count in taken.items() if count > 1]
-    assert not repeated, f"named twice: {repeated}"
+    descriptions_of = read_descriptions(SEED.with_name("vocabulary_descriptions.txt"))
+    names = Counter(name.casefold() for entry in entries for name in all_names(entry.text))
+    repeated = [name for name, count in names.items() if count > 1]
+    assert not repeated, f"names that occur twice: {repeated}"
     tags = []
     for entry in entries:
-        tag = make_tag(entry, wordnet, taken, chosen)
-        extra = described.pop(str(tag), ([], [], None))
+        tag = make_tag(entry, wordnet, names, synonyms)
+        extra = descriptions_of.pop(str(tag), ([], [], None))
         descriptions = (*(tag.descriptions if not extra[0] else ()), *extra[0])
         tags.append(
             Tag(
@@ -68,118 +68,125 @@ def main() -> None:
                 extra[2],
             )
         )
-    assert not described, f"no such tags: {list(described)}"
+    assert not descriptions_of, f"no such tags: {list(descriptions_of)}"
     text = HEADER + format_vocabulary(Vocabulary(tuple(tags)))
     assert parse_vocabulary(text).tags == tuple(tags)
     SHIPPED_FILE.write_text(text, encoding="utf-8")
-    given = [tag for tag in tags if not tag.heading]
-    print(f"{len(given)} tags, {sum(len(tag.synonyms) for tag in given)} synonyms")
+    leaves = [tag for tag in tags if not tag.heading]
+    print(f"{len(leaves)} tags, {sum(len(tag.synonyms) for tag in leaves)} synonyms")
 
 
 def read_seed(text: str) -> Iterator[Entry]:
-    """Each branch, then its leaves."""
-    above: list[tuple[int, Entry]] = []
+    """Yield each branch, followed by its leaves."""
+    parents: list[tuple[int, Entry]] = []
     for line in text.splitlines():
         if not line.strip() or line.startswith("#"):
             continue
         depth = len(line) - len(line.lstrip())
-        while above and above[-1][0] >= depth:
-            above.pop()
+        while parents and parents[-1][0] >= depth:
+            parents.pop()
         branch, _, leaves = line.strip().partition(":")
         branch, _, kinds = branch.partition(" @")
-        parent = above[-1][1] if above else Entry((), "[]", "", ())
+        parent = parents[-1][1] if parents else Entry((), "[]", "", ())
         entry = Entry(
-            (*parent.path, bare(branch)),
+            (*parent.path, strip_marks(branch)),
             branch.strip(),
-            kind_above(parent),
-            tuple(f"noun.{one.strip()}" for one in kinds.split(",")) if kinds else parent.kinds,
+            hypernym_below(parent),
+            tuple(f"noun.{kind.strip()}" for kind in kinds.split(",")) if kinds else parent.kinds,
         )
         yield entry
-        above.append((depth, entry))
+        parents.append((depth, entry))
         for leaf in re.split(r", (?![^{]*\})", leaves) if leaves.strip() else []:
-            yield Entry((*entry.path, bare(leaf)), leaf.strip(), kind_above(entry), entry.kinds)
+            path = (*entry.path, strip_marks(leaf))
+            yield Entry(path, leaf.strip(), hypernym_below(entry), entry.kinds)
 
 
-def kind_above(parent: Entry) -> str:
-    """The name of a branch that is a kind of thing, as those of living things and food are."""
+def hypernym_below(parent: Entry) -> str:
+    """Return the name of a branch if it is a hypernym, as for living things and food."""
     heading = parent.text.startswith("[") or "(one)" in parent.text
     return "" if heading or parent.path[0] not in KINDS else parent.path[-1]
 
 
-def read_chosen(text: str) -> set[str]:
-    """The words of the list of synonyms."""
+def read_words(text: str) -> set[str]:
+    """Return the words of a list with comments."""
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return {word.strip().casefold() for line in lines for word in line.split(",")}
 
 
 def read_descriptions(path: Path) -> dict[str, tuple[list[str], list[str], str | None]]:
-    """By path: descriptions, negatives and the detector, written as in a vocabulary."""
-    found: dict[str, tuple[list[str], list[str], str | None]] = {}
+    """Return descriptions, negatives and the detector by path; the format is a vocabulary's."""
+    entries: dict[str, tuple[list[str], list[str], str | None]] = {}
     name = ""
     for line in path.read_text(encoding="utf-8").splitlines():
-        mark, rest = line.strip()[:1], line.strip()[1:].strip()
+        mark, value = line.strip()[:1], line.strip()[1:].strip()
         if not mark or mark == "#":
             continue
         if not line[0].isspace():
             name = line.strip()
-            found[name] = ([], [], None)
+            entries[name] = ([], [], None)
         elif mark == "@":
-            found[name] = (*found[name][:2], rest)
+            entries[name] = (*entries[name][:2], value)
         else:
-            found[name][0 if mark == "+" else 1].append(rest)
-    return found
+            entries[name][0 if mark == "+" else 1].append(value)
+    return entries
 
 
-def bare(text: str) -> str:
-    """The name alone: without marks, braces and brackets."""
+def strip_marks(text: str) -> str:
+    """Return the name without marks, braces and brackets."""
     return re.sub(r"\{.*\}|\(one\)|[\[\]]", "", text).strip()
 
 
 def all_names(text: str) -> list[str]:
-    """A name and its synonyms by hand; none of a heading."""
+    """Return a name and the synonyms in its braces; none for a heading."""
     if text.startswith("[") or "(one)" in text:
         return []
-    return [bare(text), *by_hand(text)]
+    return [strip_marks(text), *seed_synonyms(text)]
 
 
-def by_hand(text: str) -> list[str]:
-    return [name.strip() for some in re.findall(r"\{(.*?)\}", text) for name in some.split(",")]
+def seed_synonyms(text: str) -> list[str]:
+    braces = re.findall(r"\{(.*?)\}", text)
+    return [name.strip() for names in braces for name in names.split(",")]
 
 
-def make_tag(entry: Entry, wordnet: WordNet, taken: Counter[str], chosen: set[str]) -> Tag:
-    """The tag of a line; `taken` counts the names that are given, and more are added."""
+def make_tag(entry: Entry, wordnet: WordNet, names: Counter[str], selected: set[str]) -> Tag:
+    """Make the tag of a line.
+
+    Args:
+        names: names and synonyms of all tags; new synonyms are added.
+        selected: synonyms that may be used.
+    """
     exclusive = "(one)" in entry.text
     if exclusive or entry.text.startswith("["):
         return Tag(entry.path, heading=True, exclusive=exclusive)
-    synonyms = by_hand(entry.text)
-    name, parent = entry.path[-1], entry.above
-    sense, first = find_sense(name, entry.kinds, wordnet)
+    synonyms = seed_synonyms(entry.text)
+    name = entry.path[-1]
+    sense, most_frequent = find_sense(name, entry.kinds, wordnet)
     descriptions: tuple[str, ...] = ()
     if sense is not None:
-        found = [word for word in sense.words if says_only(word, sense, wordnet)]
-        for word in found[:6]:
-            wanted = word.casefold() not in taken and word.casefold() in chosen
-            if wanted and not alike(word, [name, *synonyms]) and len(synonyms) < MOST_SYNONYMS:
+        words = [word for word in sense.words if is_unambiguous(word, sense, wordnet)]
+        for word in words[:6]:
+            usable = word.casefold() not in names and word.casefold() in selected
+            if usable and not is_spelling(word, [name, *synonyms]) and len(synonyms) < MAX_SYNONYMS:
                 synonyms.append(word)
-                taken[word.casefold()] += 1
-        if not first and parent:
-            descriptions = (f"a photo of a {name}, a kind of {parent}",)
+                names[word.casefold()] += 1
+        if not most_frequent and entry.hypernym:
+            descriptions = (f"a photo of a {name}, a kind of {entry.hypernym}",)
     return Tag(entry.path, tuple(synonyms), descriptions)
 
 
 def find_sense(name: str, kinds: tuple[str, ...], wordnet: WordNet) -> tuple[Sense | None, bool]:
-    """The first meaning of the right kind, and whether it is the first of all."""
+    """Return the most frequent sense of these kinds, and whether it is the most frequent of all."""
     keys = wordnet.index["noun"].get(name)
     keys = keys or wordnet.index["noun"].get(name.removesuffix("s"), [])
-    for place, key in enumerate(keys):
+    for rank, key in enumerate(keys):
         sense = wordnet.synsets[key]
         if sense.domain in kinds:
-            return sense, place == 0
+            return sense, rank == 0
     return None, True
 
 
-def says_only(word: str, sense: Sense, wordnet: WordNet) -> bool:
-    """Whether a word first means this, is no name, no Latin, and short."""
+def is_unambiguous(word: str, sense: Sense, wordnet: WordNet) -> bool:
+    """Return True for a short word in lower case whose most frequent sense this is."""
     keys = wordnet.index["noun"].get(word.lower(), [])
     return (
         bool(re.fullmatch(r"[a-z][a-z' -]{2,22}", word))
@@ -189,8 +196,8 @@ def says_only(word: str, sense: Sense, wordnet: WordNet) -> bool:
     )
 
 
-def alike(word: str, names: list[str]) -> bool:
-    """Whether a word is another spelling of one of the names."""
+def is_spelling(word: str, names: list[str]) -> bool:
+    """Return True if a word is another spelling of one of the names."""
 
     def letters(text: str) -> str:
         return re.sub(r"[^a-z]", "", text.lower()).removesuffix("s")

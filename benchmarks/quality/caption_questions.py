@@ -121,7 +121,7 @@ REPHRASINGS = {
     r"is there (an? [\w ]+) in the picture\?": (r"is there \1?", r"is this \1?", r"do you see \1?"),
 }
 # A place in captions, and the answers that are then right.
-PLACES = {
+LOCATIONS = {
     r"\b(on|at|along) (the|a) (sandy )?beach\b": ("beach", "sea"),
     r"\bin(to)? (the|a|deep)? ?snow\b|\bsnowy\b": ("snow", "mountains"),
     r"\b(swimming|the|a) pool\b": ("swimming pool",),
@@ -185,7 +185,7 @@ def caption_questions(
     ]
     questions = list(_presence(normalized, agreed, most, random))
     for picture, texts in enumerate(normalized):
-        for derive in (_counts, _colours, _places, _activities):
+        for derive in (_counts, _colours, _locations, _activities):
             questions += [LabelledQuestion(picture, *fields) for fields in derive(texts, agreed)]
     return questions
 
@@ -292,10 +292,10 @@ def _colours(captions: list[str], agreed: int) -> Iterator[Fields]:
                 yield "colour", f"what colour is the {noun}?", (colour,)
 
 
-def _places(captions: list[str], agreed: int) -> Iterator[Fields]:
+def _locations(captions: list[str], agreed: int) -> Iterator[Fields]:
     right = {
         answer
-        for pattern, answers in PLACES.items()
+        for pattern, answers in LOCATIONS.items()
         if _matches(captions, pattern) >= agreed
         for answer in answers
     }

@@ -66,10 +66,10 @@ def main() -> int:
     differing = 0
     for name, before in outputs["before"].items():
         after = outputs["after"][name]
-        same = before == after
-        differing += not same
-        print(f"{'same' if same else 'DIFFERENT':10}{len(before):8} characters  {name}")
-        if not same:
+        equal = before == after
+        differing += not equal
+        print(f"{'same' if equal else 'DIFFERENT':10}{len(before):8} characters  {name}")
+        if not equal:
             lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0)
             print("\n".join(list(lines)[:20]))
     print(f"{len(outputs['before']) - differing} of {len(outputs['before'])} outputs are equal")

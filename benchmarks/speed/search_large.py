@@ -139,9 +139,9 @@ def compare(
         by_scan, _ = timed(exact.search, embeds[WARM_UP : WARM_UP + EXACT_QUERIES])
         hits = [len(np.intersect1d(row, correct.pop(0))) / TOP for row in ids[WARM_UP:]]
         recall = float(np.mean(hits))
-        again = repeated[name][WARM_UP:]
+        repeated_times = repeated[name][WARM_UP:]
         rows.append(("lists", name, statistics.median(milliseconds[WARM_UP:]), recall))
-        rows.append(("lists, repeated query", name, statistics.median(again), recall))
+        rows.append(("lists, repeated query", name, statistics.median(repeated_times), recall))
         rows.append(("exact", name, statistics.median(by_scan), 1.0))
     return rows
 

@@ -54,9 +54,9 @@ def compare(checkout: Path) -> None:
     """Print the median seconds of both checkouts, and the ratio of this one to the other."""
     for name, code in STEPS.items():
         pairs = [(run(code, ROOT)[0], run(code, checkout)[0]) for _ in range(RUNS)]
-        here, there = (statistics.median(runs) for runs in zip(*pairs, strict=True))
-        ratio = statistics.median(taken / other for taken, other in pairs)
-        print(f"{name}: {here:.3f} s, {checkout.name} {there:.3f} s, ratio {ratio:.2f}")
+        median, peer = (statistics.median(runs) for runs in zip(*pairs, strict=True))
+        ratio = statistics.median(seconds / peer_seconds for seconds, peer_seconds in pairs)
+        print(f"{name}: {median:.3f} s, {checkout.name} {peer:.3f} s, ratio {ratio:.2f}")
 
 
 def run(code: str, checkout: Path) -> tuple[float, str]:
