@@ -1,4 +1,4 @@
-"""The answers as data: no strays, and English that is right."""
+"""The data of the answers, and the grammar of their phrases."""
 
 import json
 from pathlib import Path
@@ -10,20 +10,20 @@ from twotower.asking.answer_types import answer_types
 from twotower.asking.english import plural, singular, with_article
 
 
-def test_the_file_holds_together() -> None:
+def test_references_in_the_file_are_valid() -> None:
     words = answer_types()
     assert set(words.general) <= set(words.answers)
     assert set(words.verbs.values()) <= set(words.answers)
     assert set(words.names.values()) <= set(words.answers)
     for name, answers in words.answers.items():
         assert len(answers) > 2, name
-        assert all(one == one.strip() and one for one in answers), name
-        assert not any("color" in one or "gray" in one for one in answers), name
-    for one, other in words.opposites.items():
-        assert one != other and other in words.opposites
+        assert all(answer == answer.strip() and answer for answer in answers), name
+        assert not any("color" in answer or "gray" in answer for answer in answers), name
+    for word, opposite in words.opposites.items():
+        assert word != opposite and opposite in words.opposites
 
 
-def test_no_answer_is_given_twice() -> None:
+def test_no_answer_is_repeated() -> None:
     tree = json.loads((Path(module.__file__).parent / "answers.json").read_text(encoding="utf-8"))
     for name, entry in tree["types"].items():
         assert len(set(entry["answers"])) == len(entry["answers"]), name
@@ -49,7 +49,7 @@ def test_articles(noun: str, written: str) -> None:
 
 
 def test_plurals_and_back() -> None:
-    for one, many in (("dog", "dogs"), ("bus", "buses"), ("box", "boxes"), ("bench", "benches")):
-        assert plural(one) == many and plural(many) == many
-        assert singular(many) == one and singular(one) == one
+    for noun, many in (("dog", "dogs"), ("bus", "buses"), ("box", "boxes"), ("bench", "benches")):
+        assert plural(noun) == many and plural(many) == many
+        assert singular(many) == noun and singular(noun) == noun
     assert singular("men") == "man" and singular("red cherries") == "red cherry"

@@ -26,7 +26,7 @@ ANSWERS = ("yes", "no", "red")
 
 @pytest.fixture
 def head(tiny_directory: Path, tmp_path: Path) -> tuple[FusionHead, Path]:
-    """A head of random weights on the tiny model, and where it is written."""
+    """A head with random weights on the tiny model, and its directory."""
     towers = UnpooledEncoder(tiny_directory)
     cells = towers.patches(towers.preprocess(PHOTOS / "cat.jpg")[None])
     tokens, _ = towers.tokens(["what?"])
@@ -54,11 +54,15 @@ def test_the_graph_is_the_module(head: tuple[FusionHead, Path], tiny_directory: 
     np.testing.assert_allclose(read.logits(cells, tokens, real), expected, atol=0.01)  # float16
 
 
-def test_every_engine_sees_the_same(tiny_directory: Path) -> None:
-    one, other = UnpooledEncoder(tiny_directory), UnpooledEncoder(tiny_directory, "torch")
-    pixel_values = one.preprocess(PHOTOS / "cat.jpg")[None]
-    np.testing.assert_allclose(one.patches(pixel_values), other.patches(pixel_values), atol=1e-4)
-    for mine, theirs in zip(one.tokens(["is it?"]), other.tokens(["is it?"]), strict=True):
+def test_engines_compute_the_same_cells_and_tokens(tiny_directory: Path) -> None:
+    onnx, torch_cells = UnpooledEncoder(tiny_directory), UnpooledEncoder(tiny_directory, "torch")
+    pixel_values = onnx.preprocess(PHOTOS / "cat.jpg")[None]
+    np.testing.assert_allclose(
+        onnx.patches(pixel_values), torch_cells.patches(pixel_values), atol=1e-4
+    )
+    for mine, theirs in zip(
+        onnx.tokens(["is it?"]), torch_cells.tokens(["is it?"]), strict=True
+    ):
         np.testing.assert_allclose(mine, theirs, atol=1e-4)
 
 
@@ -93,7 +97,7 @@ def test_a_damaged_head_is_one_line(
     assert str(directory) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_the_bundled_head_answers_what_it_has_learned() -> None:
+def test_the_bundled_head_answers_the_kinds_that_it_learned() -> None:
     kinds = {
         "what colour is the horse?": "head",
         "what is the horse doing?": "head",
@@ -102,24 +106,26 @@ def test_the_bundled_head_answers_what_it_has_learned() -> None:
         "how many horses are there?": "zero-shot",
     }
     answered = list(twotower.ask(PHOTOS / "horse.jpg", list(kinds), top=None))
-    assert {one.question: one.by for one in answered} == kinds
+    assert {answer.question: answer.by for answer in answered} == kinds
     colour, doing = answered[:2]
     assert (colour.kind, colour.answer) == ("colour", "brown")
-    assert doing.kind == "activity" and "running" in {one.answer for one in doing.replies}
-    for one in (colour, doing):
-        assert sum(reply.probability or 0 for reply in one.replies) == pytest.approx(1)
+    assert doing.kind == "activity" and "running" in {reply.answer for reply in doing.replies}
+    for answer in (colour, doing):
+        assert sum(reply.probability or 0 for reply in answer.replies) == pytest.approx(1)
     [chosen] = twotower.ask(PHOTOS / "horse.jpg", "what colour is it?", answers=["red", "brown"])
     assert (chosen.by, chosen.kind) == ("zero-shot", "choice")
 
 
-def test_many_pictures_are_each_seen(tmp_path: Path) -> None:
+def test_each_of_many_pictures_is_answered(tmp_path: Path) -> None:
     pictures = [PHOTOS / "horse.jpg", tmp_path / "missing.jpg", PHOTOS / "elephant.png"]
     question = "what colour is the animal?"
     together = list(twotower.ask(pictures, ["is it an animal?", question]))
-    assert [one.error is None for one in together] == [True, True, False, False, True, True]
+    assert [answer.error is None for answer in together] == [True, True, False, False, True, True]
     for answered in (together[1], together[5]):
         [alone] = twotower.ask(answered.source, question)
-        assert [one.answer for one in alone.replies] == [one.answer for one in answered.replies]
+        assert [reply.answer for reply in alone.replies] == [
+            reply.answer for reply in answered.replies
+        ]
         assert alone.replies[0].probability == pytest.approx(
             answered.replies[0].probability, abs=1e-3
         )
@@ -132,14 +138,14 @@ def test_a_model_without_a_head_answers_zero_shot(
 
     def by(directory: Path) -> list[str]:
         model = twotower.load(directory)
-        return [one.by for one in twotower.ask(PHOTOS / "cat.jpg", questions, model=model)]
+        return [answer.by for answer in twotower.ask(PHOTOS / "cat.jpg", questions, model=model)]
 
     assert by(tiny_directory) == ["zero-shot", "zero-shot"]
-    own = shutil.copytree(tiny_directory, tmp_path / "own")
-    shutil.copytree(head[1], own / "head", ignore=shutil.ignore_patterns("own"))
-    assert by(own) == ["head", "zero-shot"]  # it can say "red", but nothing that is done
-    (own / "head" / "head.json").unlink()
-    model = twotower.load(own)
+    copy = shutil.copytree(tiny_directory, tmp_path / "own")
+    shutil.copytree(head[1], copy / "head", ignore=shutil.ignore_patterns("own"))
+    assert by(copy) == ["head", "zero-shot"]  # it has the answer "red", but no activity
+    (copy / "head" / "head.json").unlink()
+    model = twotower.load(copy)
     [plain] = twotower.ask(PHOTOS / "cat.jpg", "is it red?", model=model)
     assert plain.error is None
     with pytest.raises(ModelError, match="no such file"):

@@ -1,4 +1,4 @@
-"""Questions about a library: what they are taken for, and answers from catalog and vectors."""
+"""Questions about a library: parsing, and answers from catalog and vectors."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def test_forms(text: str, kind: str, thing: str, filters: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["how many dogs are there?", "what is this?", "is there a dog?"])
-def test_questions_about_one_picture_are_not_taken(text: str) -> None:
+def test_questions_about_single_pictures_are_none(text: str) -> None:
     assert parse_library_question(text) is None
 
 
@@ -74,7 +74,7 @@ def test_questions_about_one_picture_are_not_taken(text: str) -> None:
         ("show me photos that do not show snow", "show", "snow"),
     ],
 )
-def test_denials(text: str, kind: str, thing: str) -> None:
+def test_negations(text: str, kind: str, thing: str) -> None:
     question = parse_library_question(text)
     assert question is not None
     assert (question.kind, question.thing, question.negated) == (kind, thing, True)
@@ -92,7 +92,7 @@ def test_denials(text: str, kind: str, thing: str) -> None:
         "show me everything except cats",
     ],
 )
-def test_denials_that_are_not_understood(text: str) -> None:
+def test_unsupported_negations(text: str) -> None:
     with pytest.raises(QuestionError, match="negation is not understood"):
         parse_library_question(text)
 
@@ -101,12 +101,12 @@ def test_denials_that_are_not_understood(text: str) -> None:
     "text",
     ["how many of my pictures show", "how many of my pictures do not show?", "find photos of"],
 )
-def test_something_must_be_named(text: str) -> None:
+def test_questions_that_name_nothing(text: str) -> None:
     with pytest.raises(QuestionError, match="names nothing"):
         parse_library_question(text)
 
 
-def test_what_only_a_library_can_answer() -> None:
+def test_questions_that_only_a_library_can_answer() -> None:
     for text in ("how many of my pictures show snow?", "how many pictures do I have?"):
         assert is_about_library(text)
     for text in ("is there a picture on the wall?", "how many pictures are on the wall?"):
@@ -155,7 +155,7 @@ def test_all_pictures(library: twotower.Library) -> None:
     assert answer.answer == "by folder: its top (3), trip (1)"
 
 
-def test_what_they_show(library: twotower.Library) -> None:
+def test_pictures_that_show_a_thing(library: twotower.Library) -> None:
     answer = ask_library(library.opened, "how many of my pictures show a beach?")
     assert answer.total == 4 and answer.low <= answer.expected <= answer.high <= 4
     assert "expected" in answer.notes[0]
@@ -167,7 +167,7 @@ def test_what_they_show(library: twotower.Library) -> None:
     assert ask_library(library.opened, "do I have pictures of a brain scan?").answer == "none found"
 
 
-def test_what_they_do_not_show(
+def test_pictures_that_do_not_show_a_thing(
     library: twotower.Library, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = ask_library(library.opened, "how many of my pictures show an elephant?")
@@ -189,7 +189,9 @@ def test_what_they_do_not_show(
     assert "negation is not understood" in capsys.readouterr().err
 
 
-def test_a_name_alone_shows_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hits_by_name_alone_are_not_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A cat called "elephant and snow", taken after the one elephant, which has a neutral name."""
     for photo, name, date in (
         ("cat.jpg", "elephant and snow.jpg", "2022:01:02 03:04:05"),
@@ -210,19 +212,17 @@ def test_a_name_alone_shows_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     answer = ask_library(library.opened, "when did I last photograph an elephant?")
     assert (answer.answer, answer.notes) == ("2020-01-02 03:04:05", (alone,))
     assert [hit.path.name for hit in answer.hits] == ["x1.jpg", "elephant and snow.jpg"]
-    answer = ask_library(
-        library.opened, "when did I last photograph snow?"
-    )  # better than no answer
+    answer = ask_library(library.opened, "when did I last photograph snow?")  # the only hit
     assert (answer.answer, answer.matches) == ("2022-01-02 03:04:05", 0)
     capsys.readouterr()
     assert main(["ask", os.fspath(tmp_path), "which of my pictures show an elephant?"]) == 0
-    first, _, shown, named = capsys.readouterr().out.splitlines()
-    assert first.endswith("  1 match")
+    summary, _, shown, named = capsys.readouterr().out.splitlines()
+    assert summary.endswith("  1 match")
     assert shown.endswith("x1.jpg  2020-01-02 03:04:05")
     assert named.endswith("elephant and snow.jpg  2022-01-02 03:04:05  (by its name)")
 
 
-def test_a_folder_of_a_library_is_asked_alone(
+def test_questions_are_limited_to_a_folder(
     library: twotower.Library,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -258,7 +258,7 @@ def test_intervals_hold_the_expected_count(expected: float, total: int) -> None:
 
 
 @given(st.text(max_size=40))
-def test_any_text_is_taken_or_not(text: str) -> None:
+def test_any_text_is_parsed_or_an_error(text: str) -> None:
     try:
         question = parse_library_question(text)
     except QuestionError:
@@ -266,7 +266,7 @@ def test_any_text_is_taken_or_not(text: str) -> None:
     assert question is None or '"' not in question.thing
 
 
-def test_as_it_is_typed(
+def test_the_command(
     library: twotower.Library,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -289,8 +289,8 @@ def test_as_it_is_typed(
         assert f"about a library, and {option[0]} for single" in capsys.readouterr().err
     assert main(["ask", folder, "is it a car or a beach?", "how many pictures do I have?"]) == 0
     assert len([line for line in capsys.readouterr().out.splitlines() if "[choice]" in line]) == 4
-    both = ["ask", folder, "is it a car or a beach?", "how many pictures do I have?", "--json"]
-    assert main(both) == 1
+    mixed = ["ask", folder, "is it a car or a beach?", "how many pictures do I have?", "--json"]
+    assert main(mixed) == 1
     assert "one after the other" in capsys.readouterr().err
     assert main(["ask", "--library", folder + "/.twotower", "is it a car or a beach?"]) == 1
     assert "about single pictures" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What questions are taken for, and the statements that they become."""
+"""The kinds of questions, and the statements that they become."""
 
 import pytest
 from hypothesis import given
@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from twotower.asking.questions import (
     COUNTING,
     DOING,
+    IDENTITY,
     INNER_NEGATION,
     NEGATION,
     ONE_OF,
     READING,
     RELATIONS,
-    WHO,
+    normalize_question,
     parse_question,
-    plain,
 )
 from twotower.errors import QuestionError
 
@@ -96,8 +96,8 @@ def test_forms(text: str, kind: str, statement: str) -> None:
     assert (question.kind, question.statement) == (kind, statement)
     if "{}" in statement:
         assert len(question.answers) > 2
-        for one in question.statements():
-            assert "{}" not in one
+        for claimed in question.statements():
+            assert "{}" not in claimed
 
 
 CHOICES = [
@@ -106,7 +106,7 @@ CHOICES = [
     ("is the car red or blue?", ["the car is red.", "the car is blue."]),
     (
         "does he look happy or sad?",
-        [f"a photo of someone who looks {one}." for one in ("happy", "sad")],
+        [f"a photo of someone who looks {mood}." for mood in ("happy", "sad")],
     ),
     (
         "is it a cat, a dog or people?",
@@ -142,13 +142,13 @@ def test_choices(text: str, statements: list[str]) -> None:
     assert question.statements() == statements
 
 
-def test_yes_or_not_is_no_choice() -> None:
+def test_yes_or_not_is_not_a_choice() -> None:
     assert parse_question("is it a dog or not?").kind == "yes/no"
     neither = parse_question("is there a dog or neither?")
     assert (neither.kind, neither.statement) == ("yes/no", "a photo of a dog.")
 
 
-def test_neither_is_no_statement() -> None:
+def test_neither_is_not_an_option() -> None:
     question = parse_question("is there a cat, a dog or neither?")
     assert question.weak and ONE_OF in question.notes
 
@@ -164,7 +164,7 @@ def test_neither_is_no_statement() -> None:
         ("can't you see a dog?", False, "a photo of a dog."),
     ],
 )
-def test_denials_are_asked_the_other_way_round(text: str, denies: bool, statement: str) -> None:
+def test_negated_questions_become_positive(text: str, denies: bool, statement: str) -> None:
     question = parse_question(text)
     assert (question.negated, question.statement) == (denies, statement)
     assert (NEGATION in question.notes) == denies
@@ -186,7 +186,7 @@ def test_rivals() -> None:
     assert parse_question("is there a woman?").rivals == ()  # may well be with a man
 
 
-def test_counts_are_grammar() -> None:
+def test_numbers_agree_with_nouns() -> None:
     question = parse_question("how many people are there?")
     assert question.answers == {
         "1": "one person",
@@ -215,11 +215,11 @@ def test_own_answers_replace_the_types() -> None:
             parse_question("what colour is the car?", bad)
 
 
-def test_weaknesses_are_said() -> None:
+def test_weaknesses_are_noted() -> None:
     assert COUNTING in parse_question("how many dogs are there?").notes
     assert RELATIONS in parse_question("is the cup left of the plate?").notes
     assert DOING in parse_question("what is the man doing?").notes
-    assert WHO in parse_question("who is this?").notes
+    assert IDENTITY in parse_question("who is this?").notes
     assert parse_question("is there a dog?").notes == ()
 
 
@@ -257,26 +257,29 @@ def test_no_answer_is_sure_where_such_models_are_bad(text: str, note: str) -> No
         "is he reading a book?",
     ],
 )
-def test_what_is_answered_as_well_as_anything(text: str) -> None:
+def test_questions_without_known_weakness(text: str) -> None:
     assert not parse_question(text).weak
 
 
 @pytest.mark.parametrize(
     "text", ["", "   ", "?", "!!!", "12", "a dog on the beach", "is this?", "or?", "a " * 400]
 )
-def test_what_is_no_question_is_refused(text: str) -> None:
+def test_texts_that_are_no_questions(text: str) -> None:
     with pytest.raises(QuestionError):
         parse_question(text)
 
 
 def test_frames_and_spelling_change_nothing() -> None:
-    same = [
+    variants = [
         "what color is the car?",
         "WHAT COLOUR IS THE CAR",
         "what colour is the car in this photo?",
     ]
-    same += ["In this picture, what colour is the car?", "Please tell me what colour is the car."]
-    assert {plain(text) for text in same} == {"what colour is the car"}
+    variants += [
+        "In this picture, what colour is the car?",
+        "Please tell me what colour is the car.",
+    ]
+    assert {normalize_question(text) for text in variants} == {"what colour is the car"}
 
 
 @given(st.text(max_size=60))
@@ -287,7 +290,7 @@ def test_any_text_is_a_question_or_an_error(text: str) -> None:
         assert "\n" not in str(error).replace(text, "")
         return
     assert question.text == text.strip()
-    assert all("{}" not in one or "{}" in text for one in question.statements())
+    assert all("{}" not in claimed or "{}" in text for claimed in question.statements())
 
 
 @given(
@@ -314,6 +317,6 @@ def test_a_negation_inside_a_statement_is_never_sure(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["is there no cat?", "is it not raining?", "are there no dogs?"])
-def test_a_negation_of_the_whole_is_turned_round(text: str) -> None:
+def test_a_negation_of_the_statement_is_inverted(text: str) -> None:
     question = parse_question(text)
     assert question.negated and not question.weak

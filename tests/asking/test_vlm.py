@@ -1,4 +1,4 @@
-"""Questions handed to a server, judged by OpenAI's own client and types."""
+"""Questions sent to a server, checked with OpenAI's own client and types."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ REQUEST = pydantic.TypeAdapter(CompletionCreateParamsNonStreaming)
 
 
 class Server(ThreadingHTTPServer):
-    """Answers as a chat server does, with the size of the picture that it was sent."""
+    """A chat server that answers with the size of the picture it received."""
 
     daemon_threads = True
 
@@ -56,16 +56,16 @@ class Handler(BaseHTTPRequestHandler):
         self.server.bodies.append(body)
         self.server.delay.wait(5)
         if self.server.key and self.headers["Authorization"] != f"Bearer {self.server.key}":
-            said = self.headers["Authorization"]
-            self._send(401, {"error": {"message": f"wrong key {said}", "type": "auth"}})
+            received = self.headers["Authorization"]
+            self._send(401, {"error": {"message": f"wrong key {received}", "type": "auth"}})
             return
         if self.server.reply is not None:
             self._send(self.server.status, self.server.reply)
             return
         assert self.path == "/v1/chat/completions"
         valid = REQUEST.validate_python(body)
-        parts = list(list(valid["messages"])[-1]["content"])  # type: ignore[arg-type, typeddict-item]
-        uri = parts[1]["image_url"]["url"]  # type: ignore[index, typeddict-item]
+        content = list(list(valid["messages"])[-1]["content"])  # type: ignore[arg-type, typeddict-item]
+        uri = content[1]["image_url"]["url"]  # type: ignore[index, typeddict-item]
         image = PIL.Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
         tree = {
             "id": "1",
@@ -92,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         server.shutdown()
 
 
-def test_a_question_goes_there_and_an_answer_comes_back(server: Server) -> None:
+def test_a_question_is_sent_and_answered(server: Server) -> None:
     vlm = Vlm(server.url)
     assert vlm.model == "some-vlm"
     [answered] = twotower.ask(PHOTOS / "cat.jpg", "what is this?", vlm=vlm)
@@ -158,7 +158,7 @@ def test_a_server_that_fails_is_one_line(
     assert words in err and len(err.splitlines()) == 1 and server.url in err
 
 
-def test_no_server_no_url_no_answer_in_time(server: Server) -> None:
+def test_unreachable_servers_and_timeouts(server: Server) -> None:
     with pytest.raises(QuestionError, match="check that the server is running"):
         Vlm("http://127.0.0.1:1", "model").answer(PHOTOS / "cat.jpg", "what is this?")
     with pytest.raises(QuestionError, match="no URL"):
@@ -171,7 +171,7 @@ def test_no_server_no_url_no_answer_in_time(server: Server) -> None:
 def test_bad_pictures_and_questions_do_not_reach_it(server: Server) -> None:
     pictures = [PHOTOS / "missing.jpg", PHOTOS / "cat.jpg"]
     answered = list(twotower.ask(pictures, ["", "what is this?"], vlm=Vlm(server.url)))
-    kinds = [type(one.error) for one in answered]
+    kinds = [type(answer.error) for answer in answered]
     assert kinds == [QuestionError, PictureError, QuestionError, type(None)]
     assert len(server.bodies) == 1
 

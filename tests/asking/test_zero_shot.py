@@ -1,4 +1,4 @@
-"""Answers without training: probabilities that add up, and what any good model must answer."""
+"""Answers without training: consistent probabilities, and answers any good model gives."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def ask(model: Encoder, picture: str, question: str, **options: object) -> Answe
     return answered
 
 
-def test_what_is_plain_to_see(model: Encoder) -> None:
+def test_obvious_answers(model: Encoder) -> None:
     assert ask(model, "elephant.png", "is it an elephant or a dog?").answer == "elephant"
     assert ask(model, "cat.jpg", "is there a cat?").answer == "yes"
     assert ask(model, "cat.jpg", "is there an aeroplane?").answer == "no"
@@ -50,9 +50,7 @@ def test_what_is_plain_to_see(model: Encoder) -> None:
         ("cat.jpg", "what colour is the cat left of the dog?"),  # by the head
     ],
 )
-def test_what_such_models_are_bad_at_is_never_sure(
-    model: Encoder, picture: str, question: str
-) -> None:
+def test_answers_to_weak_kinds_are_never_sure(model: Encoder, picture: str, question: str) -> None:
     answered = ask(model, picture, question)
     assert (answered.sure, answered.answer) == (False, None)
     assert answered.replies and answered.notes
@@ -61,7 +59,7 @@ def test_what_such_models_are_bad_at_is_never_sure(
 def test_own_answers(model: Encoder) -> None:
     answered = ask(model, "elephant.png", "what is this?", answers=["elephant", "teapot"])
     assert answered.answer == "elephant"
-    assert {one.answer for one in answered.replies} == {"elephant", "teapot"}
+    assert {reply.answer for reply in answered.replies} == {"elephant", "teapot"}
 
 
 @pytest.mark.parametrize(
@@ -70,16 +68,19 @@ def test_own_answers(model: Encoder) -> None:
 )
 def test_probabilities_add_up_and_are_sorted(model: Encoder, question: str) -> None:
     answered = ask(model, "dog.jpg", question, top=None)
-    probabilities = [one.probability or 0 for one in answered.replies]
+    probabilities = [reply.probability or 0 for reply in answered.replies]
     assert sum(probabilities) == pytest.approx(1)
     assert probabilities == sorted(probabilities, reverse=True)
     assert (answered.answer is None) == (not answered.sure)
 
 
 def test_the_opposite_question_has_the_opposite_answer(model: Encoder) -> None:
-    for one, other in (("is it night?", "is it day?"), ("is this indoors?", "is this outdoors?")):
-        yes = {a.answer: a.probability for a in ask(model, "skyline.jpg", one).replies}["yes"]
-        no = {a.answer: a.probability for a in ask(model, "skyline.jpg", other).replies}["no"]
+    for question, opposite in (
+        ("is it night?", "is it day?"),
+        ("is this indoors?", "is this outdoors?"),
+    ):
+        yes = {a.answer: a.probability for a in ask(model, "skyline.jpg", question).replies}["yes"]
+        no = {a.answer: a.probability for a in ask(model, "skyline.jpg", opposite).replies}["no"]
         assert yes == pytest.approx(no)
 
 
@@ -87,16 +88,16 @@ def test_every_question_about_every_picture_in_order(model: Encoder) -> None:
     pictures = [PHOTOS / "cat.jpg", PHOTOS / "missing.jpg", PHOTOS / "dog.jpg"]
     questions = ["is there a cat?", "nonsense", "why is it there?", "what is this?"]
     answered = list(twotower.ask(pictures, questions, model=model))
-    assert [(one.source, one.question) for one in answered] == [
+    assert [(answer.source, answer.question) for answer in answered] == [
         (picture, question) for picture in pictures for question in questions
     ]
-    for one in answered:
-        if one.question in ("nonsense", "why is it there?"):
-            assert isinstance(one.error, QuestionError)
-        elif one.source == PHOTOS / "missing.jpg":
-            assert isinstance(one.error, PictureError)
+    for answer in answered:
+        if answer.question in ("nonsense", "why is it there?"):
+            assert isinstance(answer.error, QuestionError)
+        elif answer.source == PHOTOS / "missing.jpg":
+            assert isinstance(answer.error, PictureError)
         else:
-            assert one.error is None and one.replies
+            assert answer.error is None and answer.replies
 
 
 def test_a_model_of_random_weights_answers_too(tiny_directory: Path) -> None:
@@ -104,21 +105,23 @@ def test_a_model_of_random_weights_answers_too(tiny_directory: Path) -> None:
     assert len(answered.replies) > 50
 
 
-def test_one_statement_is_measured_against_the_picture() -> None:
-    around = np.array([0.1, 0.2, 0.3])
-    deviations = (0.4 - 0.2) / around.std()
+def test_a_single_statement_is_compared_with_everyday_words() -> None:
+    everyday = np.array([0.1, 0.2, 0.3])
+    deviations = (0.4 - 0.2) / everyday.std()
     expected = 1 / (1 + np.exp(-(DEVIATION_SLOPE * deviations + INTERCEPT)))
-    assert statement_probability(0.4, around) == pytest.approx(expected)
-    both = statement_probability(0.4, around, opposite=0.1)
-    assert both + statement_probability(0.1, around, opposite=0.4) == pytest.approx(1)
+    assert statement_probability(0.4, everyday) == pytest.approx(expected)
+    with_opposite = statement_probability(0.4, everyday, opposite=0.1)
+    assert with_opposite + statement_probability(0.1, everyday, opposite=0.4) == pytest.approx(1)
 
 
-def test_a_rival_that_stands_out_further_speaks_against_it() -> None:
-    around = np.array([0.1, 0.2, 0.3])
-    alone = statement_probability(0.4, around)
-    assert statement_probability(0.4, around, [0.1, 0.39]) == alone
-    logits = [np.log(p / (1 - p)) for p in (alone, statement_probability(0.4, around, [0.1, 0.6]))]
-    assert logits[0] - logits[1] == pytest.approx(RIVAL_SLOPE * 0.2 / around.std())
+def test_a_rival_with_a_higher_score_lowers_the_probability() -> None:
+    everyday = np.array([0.1, 0.2, 0.3])
+    alone = statement_probability(0.4, everyday)
+    assert statement_probability(0.4, everyday, [0.1, 0.39]) == alone
+    logits = [
+        np.log(p / (1 - p)) for p in (alone, statement_probability(0.4, everyday, [0.1, 0.6]))
+    ]
+    assert logits[0] - logits[1] == pytest.approx(RIVAL_SLOPE * 0.2 / everyday.std())
 
 
 LIKE_A_DOG = pytest.mark.xfail(
@@ -135,7 +138,7 @@ def test_an_animal_is_not_surely_taken_for_a_dog(model: Encoder, picture: str) -
 
 
 @given(st.floats(-1, 1), st.floats(-1, 1))
-def test_a_nearer_statement_is_more_probable(one: float, other: float) -> None:
-    around = np.array([-0.1, 0.0, 0.1])
-    low, high = sorted((one, other))
-    assert statement_probability(low, around) <= statement_probability(high, around)
+def test_a_nearer_statement_is_more_probable(a: float, b: float) -> None:
+    everyday = np.array([-0.1, 0.0, 0.1])
+    low, high = sorted((a, b))
+    assert statement_probability(low, everyday) <= statement_probability(high, everyday)

@@ -1,4 +1,4 @@
-"""`twotower ask` as it is typed."""
+"""`twotower ask` on the command line."""
 
 import io
 import json
@@ -34,14 +34,14 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert "not a question" in bad["error"] and bad["answers"] == [] and bad["answer"] is None
 
 
-def test_who_answered_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_source_of_an_answer_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     horse, question = str(PHOTOS / "horse.jpg"), "what colour is the horse?"
     assert main(["ask", horse, question, "is it a horse?"]) == 0
     trained, plain = capsys.readouterr().out.splitlines()
     assert trained.startswith(f"{horse}  {question}  [colour, trained]  brown ")
     assert plain.startswith(f"{horse}  is it a horse?  [yes/no]  yes ")
     assert main(["ask", horse, question, "is it a horse?", "--json"]) == 0
-    assert [one["by"] for one in json.loads(capsys.readouterr().out)] == ["head", "zero-shot"]
+    assert [answer["by"] for answer in json.loads(capsys.readouterr().out)] == ["head", "zero-shot"]
 
 
 def test_answers_to_choose_from(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +49,7 @@ def test_answers_to_choose_from(capsys: pytest.CaptureFixture[str]) -> None:
     assert "[choice]  elephant " in capsys.readouterr().out
 
 
-def test_bad_input_is_a_line_each_and_the_rest_is_answered(
+def test_each_bad_input_is_one_line_and_the_others_are_answered(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     empty = tmp_path / "empty.jpg"
@@ -66,7 +66,7 @@ def test_bad_input_is_a_line_each_and_the_rest_is_answered(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ([CAT], "not a question"),
         (["what is this?"], "is about single pictures; write them before the question"),
@@ -74,12 +74,12 @@ def test_bad_input_is_a_line_each_and_the_rest_is_answered(
         ([CAT, "what is this?", "--head", "no-such-head"], "no-such-head"),
     ],
 )
-def test_what_cannot_be_asked(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_invalid_command_lines(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["ask", *words]) == 1
     err = capsys.readouterr().err
-    assert said in err and len(err.splitlines()) == 1
+    assert message in err and len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ def test_questions_from_stdin() -> None:
     )
 
 
-def test_no_probability_where_none_was_judged(capsys: pytest.CaptureFixture[str]) -> None:
-    """Such as of all pictures of a year."""
+def test_hits_without_a_probability(capsys: pytest.CaptureFixture[str]) -> None:
+    """All pictures of a year have none."""
     question = LibraryQuestion("when was my last photo in 2021?", "last", "", "after:2021")
     hit = Hit(Path("a.jpg"), None, None, True, taken="2021-05-06T07:08:09")
     print_library_answer(LibraryAnswer(question, "2021-05-06", [hit], 1, 1, 1.0, 1, 1))

@@ -1,4 +1,4 @@
-"""Tags for other programs."""
+"""Exports of tags for other programs."""
 
 import csv
 import io
@@ -32,10 +32,10 @@ def test_tables_read_back(tags: dict) -> None:
     assert rows == [[str(path), "|".join(tag), f"{p:.4f}"] for tag, p in tags.items()]
     file = io.StringIO()
     write_json(file, [(path, tags), (Path("none.jpg"), {})])
-    first, second = json.loads(file.getvalue())
-    assert first["path"] == str(path) and second == {"path": "none.jpg", "tags": []}
-    told = [(one["tag"], one["probability"]) for one in first["tags"]]
-    assert told == [("|".join(tag), p) for tag, p in tags.items()]  # as `tag --json` says it
+    tagged, untagged = json.loads(file.getvalue())
+    assert tagged["path"] == str(path) and untagged == {"path": "none.jpg", "tags": []}
+    rows = [(row["tag"], row["probability"]) for row in tagged["tags"]]
+    assert rows == [("|".join(tag), p) for tag, p in tags.items()]  # as `tag --json` prints it
     file = io.StringIO()
     write_json(file, [])
     assert json.loads(file.getvalue()) == []
@@ -93,12 +93,12 @@ def test_folders_of_links(tmp_path: Path) -> None:
     mine.write_text("a person's own")
     report = link_folders(target, tagged)
     assert (report.linked, report.existing, report.errors) == (6, 0, ())
-    found = {
+    links = {
         path.relative_to(target).as_posix(): path.read_bytes()
         for path in target.rglob("*")
         if path.is_symlink()
     }
-    assert found == {
+    assert links == {
         "animal/dog/a.jpg": pictures[0].read_bytes(),
         "animal/dog/a (3).jpg": pictures[1].read_bytes(),
         "AC_DC/a.jpg": pictures[0].read_bytes(),
@@ -106,8 +106,8 @@ def test_folders_of_links(tmp_path: Path) -> None:
         "a/b.jpg": pictures[2].read_bytes(),
         "_/b.jpg": pictures[2].read_bytes(),
     }
-    again = link_folders(target, tagged)
-    assert (again.linked, again.existing) == (0, 6) and mine.read_text() == "a person's own"
+    repeated = link_folders(target, tagged)
+    assert (repeated.linked, repeated.existing) == (0, 6) and mine.read_text() == "a person's own"
 
     (target / "file").write_text("")
     report = link_folders(target, [(pictures[0], {("file", "b"): 0.5, ("sea",): 0.5})])

@@ -63,7 +63,7 @@ def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(indexed: Path, tmp_path: Path) -> Path:
-    """A library of its own for each test."""
+    """A separate library for each test."""
     return Path(shutil.copytree(indexed, tmp_path / "pictures"))
 
 
@@ -75,14 +75,14 @@ def words(tmp_path: Path) -> Path:
 
 
 def judge(root: Path, vocabulary: Vocabulary) -> tuple[Tagger, dict[str, dict[str, float]]]:
-    """The tagger, and the probabilities by picture and tag."""
+    """Return the tagger, and the probabilities by picture and tag."""
     library = Library(root)
     tagger = Tagger(library.opened, vocabulary)
     records = list(library.catalog.records())
-    judged = tagger.tag_pictures([one.id for one in records])
+    judged = tagger.tag_pictures([record.id for record in records])
     table = {
-        record.path: dict(zip(map(str, tagger.tags), one.probabilities.tolist(), strict=True))
-        for record, one in zip(records, judged, strict=True)
+        record.path: dict(zip(map(str, tagger.tags), picture.probabilities.tolist(), strict=True))
+        for record, picture in zip(records, judged, strict=True)
     }
     library.close()
     return tagger, table
@@ -90,7 +90,7 @@ def judge(root: Path, vocabulary: Vocabulary) -> tuple[Tagger, dict[str, dict[st
 
 def correct(root: Path, tag: str, name: str, accepted: bool) -> None:
     library = Library(root)
-    [content] = [one.content_hash for one in library.catalog.records() if one.path == name]
+    [content] = [record.content_hash for record in library.catalog.records() if record.path == name]
     assert content
     library.catalog.correct([(tag, content, accepted)])
     library.close()
@@ -109,22 +109,23 @@ def test_probabilities_obey_the_tree_and_the_groups(root: Path) -> None:
     assert table["beach.jpg"]["place|coast"] > table["oranges.jpg"]["place|coast"]
 
 
-def test_a_kind_that_is_not_sure_enough_gives_no_more_than_itself(root: Path) -> None:
-    """What is above it gets its probability, but is given by its own."""
+def test_ancestors_are_assigned_by_their_own_probability(root: Path) -> None:
+    """An ancestor is at least as probable as each kind of it, but needs words of its own."""
     tagger, _ = judge(root, parse_vocabulary(WORDS))
-    places = {str(tag): place for place, tag in enumerate(tagger.tags)}
-    animal, dog = places["animal"], places["animal|dog"]
+    columns = {str(tag): column for column, tag in enumerate(tagger.tags)}
+    animal, dog = columns["animal"], columns["animal|dog"]
     library = Library(root)
-    ids = [one.id for one in library.catalog.records()]
-    [before] = [one for one in tagger.tag_pictures(ids) if one.id == ids[NAMES.index("dog.jpg")]]
-    tagger.cutoffs[[dog, places["animal|dog|german shepherd"]]] = 2.0
+    ids = [record.id for record in library.catalog.records()]
+    dog_id = ids[NAMES.index("dog.jpg")]
+    [before] = [picture for picture in tagger.tag_pictures(ids) if picture.id == dog_id]
+    tagger.cutoffs[[dog, columns["animal|dog|german shepherd"]]] = 2.0
     tagger.cutoffs[animal] = before.probabilities[dog] - 1e-6
-    [after] = [one for one in tagger.tag_pictures(ids) if one.id == before.id]
+    [after] = [picture for picture in tagger.tag_pictures(ids) if picture.id == dog_id]
     assert after.probabilities[animal] >= after.probabilities[dog]
     assert not after.assigned[animal]
 
 
-def test_what_a_person_said_is_said(root: Path) -> None:
+def test_verdicts_are_final(root: Path) -> None:
     correct(root, "animal|dog|german shepherd", "cat.jpg", True)
     correct(root, "animal", "dog.jpg", False)
     correct(root, "place|city", "tower.jpg", True)
@@ -135,21 +136,21 @@ def test_what_a_person_said_is_said(root: Path) -> None:
         assert table["dog.jpg"][tag] < 0.001
     assert table["tower.jpg"]["place|city"] > 0.999
     library = Library(root)
-    ids = {one.path: one.id for one in library.catalog.records()}
+    ids = {record.path: record.id for record in library.catalog.records()}
     [cat, dog] = tagger.tag_pictures([ids["cat.jpg"], ids["dog.jpg"]])
-    places = {str(tag): place for place, tag in enumerate(tagger.tags)}
-    assert cat.assigned[places["animal"]]
-    assert not dog.assigned[places["animal|dog"]]
+    columns = {str(tag): column for column, tag in enumerate(tagger.tags)}
+    assert cat.assigned[columns["animal"]]
+    assert not dog.assigned[columns["animal|dog"]]
 
 
-def test_a_negative_takes_away_and_never_adds(root: Path) -> None:
+def test_negatives_only_lower_probabilities(root: Path) -> None:
     _, plain = judge(root, parse_vocabulary("dog\n"))
     _, warned = judge(root, parse_vocabulary("dog\n\t- a photo of a dog.\n"))
     for name in NAMES:
         assert warned[name]["dog"] < plain[name]["dog"]
 
 
-def test_a_negative_counts_in_a_group_too(root: Path) -> None:
+def test_negatives_apply_in_groups(root: Path) -> None:
     group = "place (one)\n\tcity\n\tcoast\n{}\tforest\n"
     _, plain = judge(root, parse_vocabulary(group.format("")))
     _, warned = judge(root, parse_vocabulary(group.format("\t\t- a photo of a coast.\n")))
@@ -158,29 +159,31 @@ def test_a_negative_counts_in_a_group_too(root: Path) -> None:
         assert sum(warned[name].values()) == pytest.approx(1)
 
 
-def test_a_lesson_in_a_group_is_about_its_shares(root: Path) -> None:
-    """At the solution a weight is what was said less what is then believed."""
+def test_feedback_in_a_group_changes_its_shares(root: Path) -> None:
+    """At the solution a weight is the verdict minus the probability."""
     for accepted in (True, False):
         correct(root, "place|city", "oranges.jpg", accepted)
         library = Library(root)
         tagger = Tagger(library.opened, parse_vocabulary(WORDS))
         tagger._verdicts = {}
-        [number] = [one.id for one in library.catalog.records() if one.path == "oranges.jpg"]
+        [number] = [
+            record.id for record in library.catalog.records() if record.path == "oranges.jpg"
+        ]
         [judged] = tagger.tag_pictures([number])
-        [city] = [place for place, one in enumerate(tagger.tags) if one.name == "city"]
+        [city] = [column for column, tag in enumerate(tagger.tags) if tag.name == "city"]
         believed = judged.probabilities[city]
         assert tagger._feedback[city].weights == pytest.approx([accepted - believed], abs=1e-4)
         library.close()
 
 
-def test_corrections_live_through_moves_and_another_vocabulary(root: Path) -> None:
+def test_corrections_survive_moves_and_other_vocabularies(root: Path) -> None:
     correct(root, "fruit", "oranges.jpg", True)
     (root / "moved").mkdir()
     (root / "oranges.jpg").rename(root / "moved" / "oranges.jpg")
     Library(root).index()
     _, table = judge(root, parse_vocabulary(WORDS))
     assert table["moved/oranges.jpg"]["fruit"] > 0.999
-    judge(root, parse_vocabulary("dog\n"))  # knows nothing of fruit
+    judge(root, parse_vocabulary("dog\n"))  # has no tag "fruit"
     (root / "moved" / "oranges.jpg").unlink()
     Library(root).index()
     shutil.copy(PHOTOS / "oranges.jpg", root / "back.jpg")
@@ -189,19 +192,19 @@ def test_corrections_live_through_moves_and_another_vocabulary(root: Path) -> No
     assert table["back.jpg"]["fruit"] > 0.999
 
 
-def test_corrections_are_known_by_their_name_where_the_path_is_another(root: Path) -> None:
+def test_corrections_match_by_name_if_the_path_differs(root: Path) -> None:
     correct(root, "mood|calm", "beach.jpg", True)
     correct(root, "animal|dog", "cat.jpg", True)
     _, table = judge(root, parse_vocabulary("calm\npet\n\tdog\nmood|stormy\n"))
     assert table["beach.jpg"]["calm"] > 0.999 and table["cat.jpg"]["pet|dog"] > 0.999
     _, table = judge(root, parse_vocabulary("sea|calm\nmood|still {calm}\n"))
-    assert max(table["beach.jpg"].values()) < 0.999  # which of the two is not known
+    assert max(table["beach.jpg"].values()) < 0.999  # the name is ambiguous
     correct(root, "calm", "beach.jpg", False)
     _, table = judge(root, parse_vocabulary("calm\n"))
     assert table["beach.jpg"]["calm"] < 0.001  # the whole path counts for more
 
 
-def test_a_correction_can_be_taken_back(root: Path, tmp_path: Path) -> None:
+def test_a_correction_can_be_undone(root: Path, tmp_path: Path) -> None:
     correct(root, "mood|calm", "beach.jpg", True)
     words, corrections = tmp_path / "words.txt", tmp_path / "corrections.csv"
     words.write_text("calm\ndog\n")
@@ -211,7 +214,8 @@ def test_a_correction_can_be_taken_back(root: Path, tmp_path: Path) -> None:
     )
     assert tag(root, "--vocabulary", words, "--dry-run", "--learn", corrections) == 0
     library = Library(root)
-    assert [(one.tag, one.accepted) for one in library.catalog.corrections()] == [("dog", False)]
+    corrected = [(row.tag, row.accepted) for row in library.catalog.corrections()]
+    assert corrected == [("dog", False)]
 
 
 def test_keywords_of_a_person_are_verdicts(root: Path) -> None:
@@ -225,18 +229,20 @@ def test_keywords_of_a_person_are_verdicts(root: Path) -> None:
     _, table = judge(root, vocabulary)
     assert table["tower.jpg"]["animal|dog"] > 0.999 and table["cat.jpg"]["place|city"] > 0.999
     assert "place" not in table["dog.jpg"]
-    assert table["beach.jpg"] == pytest.approx(before["beach.jpg"])  # they alone teach nothing
+    assert table["beach.jpg"] == pytest.approx(
+        before["beach.jpg"]
+    )  # keywords alone change no other picture
     correct(root, "animal|dog", "beach.jpg", False)
     tagger, _ = judge(root, vocabulary)
-    [dog] = [place for place, one in enumerate(tagger.tags) if one.name == "dog"]
-    assert len(tagger._feedback[dog].weights) == 2  # as many as were rejected
+    [dog] = [column for column, tag in enumerate(tagger.tags) if tag.name == "dog"]
+    assert len(tagger._feedback[dog].weights) == 2  # as many keywords as rejections
     correct(root, "animal|dog", "tower.jpg", False)
     _, table = judge(root, vocabulary)
     assert table["tower.jpg"]["animal|dog"] < 0.001
 
 
 @pytest.mark.parametrize("codec", ["utf-8", "utf-16"])
-def test_what_a_person_took_out_of_a_sidecar_is_rejected(
+def test_tags_removed_from_a_sidecar_are_rejected(
     root: Path, words: Path, codec: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dog, sidecar = ("animal", "dog"), root / "dog.jpg.xmp"
@@ -257,7 +263,7 @@ def test_what_a_person_took_out_of_a_sidecar_is_rejected(
     assert read_keywords(root / "cat.jpg").rejected == (("animal", "cat"),)
     tagger, table = judge(root, parse_vocabulary(WORDS))
     assert table["dog.jpg"]["animal|dog|german shepherd"] < 0.001
-    assert [tagger.tags[place].path for place in tagger._feedback] == [dog]
+    assert [tagger.tags[column].path for column in tagger._feedback] == [dog]
     correct(root, "animal|dog", "dog.jpg", True)
     _, table = judge(root, parse_vocabulary(WORDS))
     assert table["dog.jpg"]["animal|dog"] > 0.999
@@ -270,19 +276,19 @@ def test_what_a_person_took_out_of_a_sidecar_is_rejected(
     )
 )
 @settings(max_examples=25, deadline=None)
-def test_corrections_are_never_lost_nor_mixed(said: list[tuple[str, bytes, bool]]) -> None:
+def test_corrections_are_never_lost_nor_mixed(verdicts: list[tuple[str, bytes, bool]]) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        for one in said:
+        for verdict in verdicts:
             with Catalog(Path(folder) / "library", Path(folder)) as catalog:
-                catalog.correct([one])
+                catalog.correct([verdict])
         with Catalog(Path(folder) / "library", Path(folder)) as catalog:
-            kept = {(one.tag, one.content_hash): one.accepted for one in catalog.corrections()}
-        assert kept == {(tag, content): accepted for tag, content, accepted in said}
+            kept = {(row.tag, row.content_hash): row.accepted for row in catalog.corrections()}
+        assert kept == {(tag, content): accepted for tag, content, accepted in verdicts}
 
 
-def test_a_catalog_of_the_version_before_is_brought_up_to_date(tmp_path: Path) -> None:
+def test_a_catalog_of_the_previous_version_is_migrated(tmp_path: Path) -> None:
     import sqlite3
 
     location = tmp_path / "library"
@@ -297,7 +303,7 @@ def test_a_catalog_of_the_version_before_is_brought_up_to_date(tmp_path: Path) -
         assert catalog.name == "old"
         catalog.correct([("dog", b"x", True)])
         catalog.add_measures({})
-        assert [one.id for one in catalog.corrections()] == [None]
+        assert [correction.id for correction in catalog.corrections()] == [None]
 
 
 # --- learning ------------------------------------------------------------------------------------
@@ -314,23 +320,25 @@ def space(seed: int, n: int = 40, dim: int = 16) -> tuple[Background, np.ndarray
 
 @given(st.integers(0, 1000), st.lists(st.booleans(), min_size=1, max_size=20))
 @settings(max_examples=40, deadline=None)
-def test_a_correction_moves_towards_the_verdict_and_never_far(seed: int, said: list[bool]) -> None:
+def test_a_correction_moves_towards_the_verdict_and_never_far(
+    seed: int, verdicts: list[bool]
+) -> None:
     background, embeds = space(seed)
-    logits = np.random.default_rng(seed).normal(-1, 2, len(said))
-    accepted = np.array(said)
-    feedback = fit_feedback(background, embeds[: len(said)], logits, accepted)
+    logits = np.random.default_rng(seed).normal(-1, 2, len(verdicts))
+    accepted = np.array(verdicts)
+    feedback = fit_feedback(background, embeds[: len(verdicts)], logits, accepted)
     after = feedback.shift(background, embeds)
     assert np.isfinite(after).all()
     assert np.abs(after).max() < 12
     loss = np.logaddexp(0, np.where(accepted, -1, 1) * logits).sum()
-    taught = logits + after[: len(said)]
+    taught = logits + after[: len(verdicts)]
     assert np.logaddexp(0, np.where(accepted, -1, 1) * taught).sum() <= loss + 1e-9
-    if len(said) == 1:
-        assert (after[0] > 0) == said[0]
+    if len(verdicts) == 1:
+        assert (after[0] > 0) == verdicts[0]
         assert np.abs(after[0]) < 6
 
 
-def test_nothing_is_learned_from_what_was_known() -> None:
+def test_verdicts_that_agree_with_the_words_change_nothing() -> None:
     background, embeds = space(0)
     feedback = fit_feedback(
         background, embeds[:2], np.array([20.0, -20.0]), np.array([True, False])
@@ -342,16 +350,18 @@ def test_nothing_is_learned_from_what_was_known() -> None:
 
 
 def detections(detector: str, *pictures: PIL.Image.Image) -> list[bool]:
-    """Whether a detector takes pictures for its own where the model says nothing."""
-    measures = np.stack([measure(one) for one in pictures])
+    """Return which pictures a detector accepts by their pixels alone."""
+    measures = np.stack([measure(picture) for picture in pictures])
     assert measures.shape == (len(pictures), FACT_COUNT)
-    unasked = np.zeros((len(pictures), len(SENTENCES)), np.float32)
-    return [bool(one) for one in detector_logits(detector, measures, unasked) > 0]
+    deviations = np.zeros((len(pictures), len(SENTENCES)), np.float32)
+    return [bool(logit > 0) for logit in detector_logits(detector, measures, deviations)]
 
 
 def test_blurry_and_black_pictures() -> None:
     sharp = [PIL.Image.open(PHOTOS / name) for name in ("dog.jpg", "tower.jpg", "bicycle.jpg")]
-    soft = [one.filter(PIL.ImageFilter.GaussianBlur(max(one.size) / 60)) for one in sharp]
+    soft = [
+        picture.filter(PIL.ImageFilter.GaussianBlur(max(picture.size) / 60)) for picture in sharp
+    ]
     black = PIL.Image.new("RGB", (640, 480), (3, 3, 4))
     assert detections("blurry", *sharp, *soft, black) == [False] * 3 + [True] * 3 + [False]
     assert detections("black", *sharp, *soft, black) == [False] * 6 + [True]
@@ -363,7 +373,7 @@ def test_blurry_and_black_pictures() -> None:
         ).all()
 
 
-def test_a_page_of_text_is_a_document_and_a_photograph_is_nothing_drawn(root: Path) -> None:
+def test_only_a_page_of_text_is_detected_as_a_document(root: Path) -> None:
     page = PIL.Image.new("RGB", (850, 1200), "white")
     draw = PIL.ImageDraw.Draw(page)
     for y in range(90, 1100, 26):
@@ -390,24 +400,39 @@ def tag(*arguments: str | Path) -> int:
     return main(["tag", *map(str, arguments)])
 
 
-def test_a_dry_run_says_tags_and_writes_nothing(
+def test_tags_are_decided_written_and_undone_by_a_library(root: Path) -> None:
+    library = Library(root)
+    (root / "cat.jpg").unlink()
+    result = library.tag(parse_vocabulary(WORDS), precision=0.5)
+    assert [picture.path.name for picture in result.stale] == ["cat.jpg"]
+    tagged = {path.name: tags for path, tags in result.assigned()}
+    assert list(tagged) == [name for name in NAMES if name != "cat.jpg"]
+    assert ("animal", "dog") in tagged["dog.jpg"]
+    report = library.write_tags(result)
+    assert report.pictures == sum(bool(tags) for tags in tagged.values()) and not report.errors
+    assert library.undo_tags().restored == report.files
+    assert not list(root.glob("*.xmp"))
+    library.close()
+
+
+def test_a_dry_run_prints_tags_and_writes_nothing(
     root: Path, words: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(root.iterdir())
     assert tag(root, "--vocabulary", words, "--dry-run", "--precision", "0.5", "--json") == 0
     printed = json.loads(capsys.readouterr().out)
-    assert [Path(one["path"]).name for one in printed] == list(NAMES)
-    known = {str(one) for one in parse_vocabulary(WORDS).tags if not one.heading}
-    for one in printed:
-        assert {given["tag"] for given in one["tags"]} <= known
-        assert all(0 <= given["probability"] <= 1 for given in one["tags"])
+    assert [Path(picture["path"]).name for picture in printed] == list(NAMES)
+    names = {str(tag) for tag in parse_vocabulary(WORDS).tags if not tag.heading}
+    for picture in printed:
+        assert {tag["tag"] for tag in picture["tags"]} <= names
+        assert all(0 <= tag["probability"] <= 1 for tag in picture["tags"])
     assert sorted(root.iterdir()) == before
     assert tag(root, "--vocabulary", words, "--dry-run") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(NAMES)
 
 
-def test_corrections_are_written_and_taken_back(
+def test_corrections_are_written_and_undone(
     root: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corrections = tmp_path / "corrections.csv"
@@ -433,12 +458,12 @@ def test_tags_of_another_vocabulary_stay(
     assert tag(root, "--vocabulary", words, "--precision", "0.5") == 0
     before = read_keywords(root / "dog.jpg").ours
     assert ("animal", "dog") in before
-    other = tmp_path / "other.txt"
-    other.write_text("fruit\nanimal\n")
+    foreign = tmp_path / "other.txt"
+    foreign.write_text("fruit\nanimal\n")
     corrections = tmp_path / "corrections.csv"
     corrections.write_text("tag,picture,verdict\nanimal,dog.jpg,no\n")
     capsys.readouterr()
-    assert tag(root, "--vocabulary", other, "--learn", corrections) == 0
+    assert tag(root, "--vocabulary", foreign, "--learn", corrections) == 0
     assert re.search(r"[1-9]\d* old tags removed", capsys.readouterr().err)
     after = read_keywords(root / "dog.jpg").ours
     assert after == {tag: p for tag, p in before.items() if tag != ("animal",)}
@@ -447,17 +472,17 @@ def test_tags_of_another_vocabulary_stay(
 def test_corrections_that_cannot_be_used_write_nothing(
     root: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As with a page that was made with another vocabulary."""
+    """Such as those from a review page for another vocabulary."""
     corrections = tmp_path / "corrections.csv"
     corrections.write_text("tag,picture,verdict\nunicorn,dog.jpg,yes\nfruit,oranges.jpg,yes\n")
     assert tag(root, "--vocabulary", words, "--learn", corrections) == 1
     assert "corrections can be used, so no sidecars were written; fix" in capsys.readouterr().err
     assert not list(root.glob("*.xmp"))
     library = Library(root)
-    assert [one.tag for one in library.catalog.corrections()] == ["fruit"]
+    assert [correction.tag for correction in library.catalog.corrections()] == ["fruit"]
 
 
-def test_a_wrong_line_is_named_and_the_others_are_learned(
+def test_an_unusable_line_is_named_and_the_others_are_imported(
     root: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corrections = tmp_path / "corrections.csv"
@@ -502,11 +527,11 @@ def test_bad_input_is_one_line(
 ) -> None:
     empty = tmp_path / "empty.txt"
     empty.touch()
-    given = [one.format(empty=empty, words=words, root=root) for one in arguments]
-    if "--vocabulary" not in given:
-        given += ["--vocabulary", str(words)]
+    options = [text.format(empty=empty, words=words, root=root) for text in arguments]
+    if "--vocabulary" not in options:
+        options += ["--vocabulary", str(words)]
     before = {path: path.read_bytes() for path in (words, root / "dog.jpg")}
-    assert tag(root, *given, "--precision", "0.5") == 1
+    assert tag(root, *options, "--precision", "0.5") == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert message in lines[0]
@@ -515,7 +540,7 @@ def test_bad_input_is_one_line(
 
 
 @pytest.mark.parametrize("options", [("--to-folders", "by-tag"), ("--review", "cat.jpg")])
-def test_targets_are_looked_at_before_anything_is_indexed(
+def test_targets_are_checked_before_indexing(
     tmp_path: Path,
     options: tuple[str, str],
     monkeypatch: pytest.MonkeyPatch,
@@ -528,7 +553,7 @@ def test_targets_are_looked_at_before_anything_is_indexed(
     assert [path.name for path in tmp_path.iterdir()] == ["cat.jpg"]
 
 
-def test_links_beside_pictures_whose_library_lies_elsewhere(
+def test_links_among_pictures_whose_library_is_elsewhere(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     library = Library(root)
@@ -540,7 +565,7 @@ def test_links_beside_pictures_whose_library_lies_elsewhere(
     assert "is inside the library of" in capsys.readouterr().err
 
 
-def test_a_file_that_cannot_be_finished_is_as_before(
+def test_a_file_that_cannot_be_finished_is_unchanged(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "tags.csv"
@@ -554,7 +579,9 @@ def test_a_file_that_cannot_be_finished_is_as_before(
     assert file.read_text() == "after" and list(tmp_path.iterdir()) == [file]
 
 
-def test_a_precision_that_is_none(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_precision_is_wrong_usage(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for text in ("0", "1", "90", "nan", "x"):
         with pytest.raises(SystemExit) as ended:
             tag(root, "--precision", text)
@@ -573,14 +600,14 @@ def test_a_precision_that_is_none(root: Path, capsys: pytest.CaptureFixture[str]
         ("--review", "page.html", "--export", "tags.csv"),
     ],
 )
-def test_options_that_would_be_passed_over_are_wrong_usage(
+def test_options_without_effect_are_wrong_usage(
     root: Path, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         tag(root, *options)
     assert ended.value.code == 2
-    other = [one for one in options if one.startswith("--")][1]
-    assert f"{other} has no effect with {options[0]}; leave it out" in capsys.readouterr().err
+    ignored = [word for word in options if word.startswith("--")][1]
+    assert f"{ignored} has no effect with {options[0]}; leave it out" in capsys.readouterr().err
 
 
 def test_headings_stay_headings_in_a_keyword_list(
@@ -593,7 +620,7 @@ def test_headings_stay_headings_in_a_keyword_list(
     capsys.readouterr()
 
 
-def test_a_precision_that_the_model_never_has_is_said(
+def test_unassignable_tags_are_counted(
     root: Path, words: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tag(root, "--vocabulary", words, "--dry-run", "--precision", "0.99999") == 0
@@ -603,7 +630,7 @@ def test_a_precision_that_the_model_never_has_is_said(
     )
 
 
-def test_no_tag_at_all_comes_with_a_hint(
+def test_a_run_without_tags_prints_a_hint(
     root: Path, words: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words.write_text("zebra crossing\nx-ray\n")
@@ -626,7 +653,7 @@ def test_the_tags_of_one_folder(
     assert "nowhere: no folder in" in capsys.readouterr().err
 
 
-def test_pictures_that_are_not_as_they_were_indexed_are_left(
+def test_stale_pictures_are_named_and_skipped(
     root: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (root / "beach.jpg").unlink()
@@ -641,7 +668,7 @@ def test_pictures_that_are_not_as_they_were_indexed_are_left(
     assert (root / "dog.jpg.xmp").exists()
 
 
-def test_a_folder_that_is_not_indexed_yet_is_named(
+def test_a_folder_without_indexed_pictures_is_named(
     root: Path, words: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (root / "new").mkdir()
@@ -650,8 +677,8 @@ def test_a_folder_that_is_not_indexed_yet_is_named(
     assert "new: contains no indexed pictures; if there are new" in capsys.readouterr().err
 
 
-def test_the_review_asks_first_what_may_be_given() -> None:
-    """Not the tags of which most is unsure: these may be far from their cut-offs."""
+def test_the_review_begins_with_tags_near_their_cutoffs() -> None:
+    """Tags with the most uncertain pictures may be far from their cut-offs, and come later."""
     probabilities = np.array([[0.5, 0.92, 0.001, 0.5], [0.5, 0.85, 0.002, 0.4]])
     tagger = SimpleNamespace(cutoffs=np.array([2.0, 0.9, 0.9, 0.9999]))
     tagged = [TaggedPicture(n, row, row > 0.9) for n, row in enumerate(probabilities)]
@@ -660,7 +687,7 @@ def test_the_review_asks_first_what_may_be_given() -> None:
     assert dict(questions)[1] == [1, 0]
 
 
-def test_the_review_page_holds_what_is_unsure(
+def test_the_review_page_contains_uncertain_pictures(
     root: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "review.html"
@@ -671,9 +698,9 @@ def test_the_review_page_holds_what_is_unsure(
     assert f"<code>{shlex.join(command)} corrections.csv</code>" in text
     start = text.index('type="application/json">') + len('type="application/json">')
     tree = json.loads(text[start : text.index("</script>", start)])
-    assert "animal|dog" in {one["tag"] for one in tree["tags"]}
-    for one in tree["tags"]:
-        doubts = [round(min(p, 1 - p), 6) for _, p, _ in one["questions"]]
+    assert "animal|dog" in {tag["tag"] for tag in tree["tags"]}
+    for entry in tree["tags"]:
+        doubts = [round(min(p, 1 - p), 6) for _, p, _ in entry["questions"]]
         assert doubts == sorted(doubts, reverse=True)
     for picture in tree["pictures"].values():
         content = io.BytesIO(base64.b64decode(picture["jpeg"]))

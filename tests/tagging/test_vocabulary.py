@@ -19,10 +19,10 @@ def paths(text: str, kind: str = "txt") -> list[str]:
 
 def test_the_shipped_vocabulary_is_a_sane_tree() -> None:
     vocabulary = read_vocabulary()
-    given = [tag for tag in vocabulary.tags if not tag.heading]
-    assert len(given) > 1000
-    assert max(len(tag.path) for tag in given) <= 4
-    names = [name.casefold() for tag in given for name in (tag.name, *tag.synonyms)]
+    assignable = [tag for tag in vocabulary.tags if not tag.heading]
+    assert len(assignable) > 1000
+    assert max(len(tag.path) for tag in assignable) <= 4
+    names = [name.casefold() for tag in assignable for name in (tag.name, *tag.synonyms)]
     repeated = {name for name in names if names.count(name) > 1}
     assert not repeated
     plural = {name for name in names if f"{name}s" in names}
@@ -30,7 +30,7 @@ def test_the_shipped_vocabulary_is_a_sane_tree() -> None:
     assert all(re.fullmatch(r"[\w .'/-]+", name) for name in names)
     groups = {tag.name for tag in vocabulary.tags if tag.exclusive}
     assert {"season", "indoors or outdoors", "time of day"} <= groups
-    assert {tag.detector for tag in given} == {None, *DETECTORS}
+    assert {tag.detector for tag in assignable} == {None, *DETECTORS}
 
 
 def test_every_tag_that_captions_decide_is_shipped() -> None:
@@ -40,14 +40,14 @@ def test_every_tag_that_captions_decide_is_shipped() -> None:
 
 
 def test_captions_decide_tags_or_leave_them_open() -> None:
-    said = captioned_tags(
+    captioned = captioned_tags(
         [
             ("A dog runs", "Two hounds on grass", "An animal", "A hot dog", "The puppy"),
             ("A boat", "A boat", "A boat", "A ship", "A dog?"),
             ("A boat", "A lake", "Water", "Boats", "The sea"),
         ]
     )
-    by_name = {one.name: one.answers.tolist() for one in said}
+    by_name = {tag.name: tag.answers.tolist() for tag in captioned}
     assert by_name["boat"] == [0, 1, 1]
     assert by_name["giraffe"] == [0, 0, 0]
     assert by_name["dog"] == [1, -1, 0]
@@ -129,21 +129,21 @@ def vocabularies(draw: st.DrawFn) -> Vocabulary:
     """Trees of any shape; parents before children, siblings together, as a file has them."""
     tags: list[Tag] = []
 
-    def grow(above: tuple[str, ...]) -> None:
-        count = draw(st.integers(1 if not above else 0, 3 if len(above) < 3 else 0))
+    def grow(parents: tuple[str, ...]) -> None:
+        count = draw(st.integers(1 if not parents else 0, 3 if len(parents) < 3 else 0))
         names = draw(
             st.lists(NAMES.filter(bool), min_size=count, max_size=count, unique_by=str.casefold)
         )
-        beside = [one.casefold() for one in names]
+        siblings = [name.casefold() for name in names]
         for name in names:
-            if name.casefold() in (one.casefold() for one in above):
+            if name.casefold() in (parent.casefold() for parent in parents):
                 continue
             heading = draw(st.booleans())
             synonyms = draw(SENTENCES)
             tags.append(
                 Tag(
-                    (*above, name),
-                    tuple(one for one in synonyms if one.casefold() not in beside),
+                    (*parents, name),
+                    tuple(word for word in synonyms if word.casefold() not in siblings),
                     draw(SENTENCES),
                     draw(SENTENCES),
                     heading,
@@ -151,7 +151,7 @@ def vocabularies(draw: st.DrawFn) -> Vocabulary:
                     draw(st.sampled_from([None, "black"])),
                 )
             )
-            grow((*above, name))
+            grow((*parents, name))
 
     grow(())
     tags.append(Tag(("one that is given",)))

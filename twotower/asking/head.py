@@ -9,7 +9,7 @@ import numpy as np
 
 from twotower.arrays import BoolArray, Float32Array, Float64Array
 from twotower.asking.answer import Answered, Reply
-from twotower.asking.questions import plain
+from twotower.asking.questions import normalize_question
 from twotower.encode.engine import start_session
 from twotower.encode.golden import golden_hash
 from twotower.encode.onnx import HEAD_CONFIG, HEAD_GRAPH, HEAD_WEIGHTS
@@ -138,7 +138,7 @@ def answer_all(
 
 def _problem(question: str) -> QuestionError | None:
     try:
-        plain(question)
+        normalize_question(question)
     except QuestionError as error:
         return error
     return None

@@ -6,7 +6,7 @@ import datetime
 import re
 from dataclasses import dataclass
 
-from twotower.asking.questions import plain
+from twotower.asking.questions import normalize_question
 from twotower.asking.statements import PICTURE
 from twotower.errors import QuestionError
 
@@ -74,7 +74,7 @@ def parse_library_question(text: str) -> LibraryQuestion | None:
         QuestionError: the text has no words, names nothing that is shown, or has a negation that
             is not understood.
     """
-    words, filters = _without_dates(plain(text))
+    words, filters = _without_dates(normalize_question(text))
     for kind, form in _FORMS:
         if match := re.match(form, words):
             tail, negated = _without_negation(words[match.end() :])
@@ -102,7 +102,7 @@ def is_about_library(text: str) -> bool:
     Raises:
         QuestionError: the text has no words.
     """
-    words = plain(text)
+    words = normalize_question(text)
     matches = filter(None, (re.match(form, words) for _, form in _FORMS))
     return any(
         re.search(r"\b(my|our)\b", match[0]) or re.search(r"\bi\b", words) for match in matches
@@ -120,7 +120,7 @@ def library_question(text: str, has_library: bool) -> LibraryQuestion | None:
             parsed.
     """
     try:
-        plain(text)
+        normalize_question(text)
     except QuestionError:  # reported with the answers to the other questions
         return None
     if has_library:

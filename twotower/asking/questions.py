@@ -39,7 +39,7 @@ READING = "such models read no text and know no names, dates or clock times"
 RELATIONS = "relations between things are weak: such models see the things, not who is where"
 NEGATION = "asked as its contrary: such models do not understand negation"
 INNER_NEGATION = "such models do not understand a negation inside a statement"
-WHO = "it never says who somebody is, only what kind of person"
+IDENTITY = "it never says who somebody is, only what kind of person"
 ONE_OF = "it is always one of those named; ask of each whether it is there"
 OPEN = "taken for a question of no known type; answered from all everyday words"
 _RELATION = re.compile(
@@ -103,7 +103,7 @@ def parse_question(text: str, answers: Sequence[str] = ()) -> Question:
     Raises:
         QuestionError: the text is not a question, or `answers` cannot be used.
     """
-    words = plain(text)
+    words = normalize_question(text)
     question = next(filter(None, (rule(words) for rule in _RULES)), None)
     is_noun = not re.match(rf"({AUXILIARY}|{INTERROGATIVE}|or|and)\b", words)
     if question is None and text.strip().endswith("?") and not answers and is_noun:
@@ -124,7 +124,7 @@ def parse_question(text: str, answers: Sequence[str] = ()) -> Question:
     return replace(question, text=text.strip())
 
 
-def plain(text: str) -> str:
+def normalize_question(text: str) -> str:
     """Normalise a question: lower case, contractions written out, "colour" and "grey", no frame.
 
     The frame are words without content of their own: "in this picture", "can you tell me".
@@ -191,7 +191,7 @@ def _with_answers(question: Question, answers: Sequence[str]) -> Question:
     return replace(question, kind="choice", statement=statement, answers=phrases)
 
 
-# --- the rules: each takes a plain question and returns None for one of another form ------------
+# --- rules: each takes a normalised question, and returns None for one of another form -----------
 
 
 def _choice(text: str) -> Question | None:
@@ -396,7 +396,7 @@ def _person(text: str) -> Question | None:
     if not match:
         return None
     tail = re.sub(rf"^(this|it|that|there|they|in (the|this) ({PICTURE}))\b ?", "", match[1])
-    return _typed("person", f"a photo of {{}} {tail}".strip() + ".", WHO)
+    return _typed("person", f"a photo of {{}} {tail}".strip() + ".", IDENTITY)
 
 
 def _doing(text: str) -> Question | None:

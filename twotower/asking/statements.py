@@ -23,7 +23,7 @@ _TO_HAVE = ("has", "have", "had")
 
 
 def claim(question: str) -> str:
-    """Turn a yes/no question, as `questions.plain` returns it, into a statement.
+    """Turn a yes/no question, as `normalize_question` returns it, into a statement.
 
     "is there X" becomes "a photo of X". Otherwise the subject stays before the predicate: "is the
     car red" becomes "the car is red".

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from twotower.asking.answer import Answered, Reply
-from twotower.asking.questions import plain
+from twotower.asking.questions import normalize_question
 from twotower.errors import PictureError, QuestionError
 from twotower.inputs.pictures import Picture, on_white, open_picture
 
@@ -155,7 +155,7 @@ def answer_all(
 
 def _answer(picture: Picture, question: str, vlm: Vlm, answers: Sequence[str]) -> Answered:
     try:
-        plain(question)  # a text without words is not sent
+        normalize_question(question)  # a text without words is not sent
         choices = f" Choose among: {', '.join(answers)}." if answers else ""
         answer = vlm.answer(picture, question.strip() + choices)
     except (PictureError, QuestionError) as error:

@@ -20,7 +20,7 @@ from twotower.arrays import Float32Array, Float64Array
 from twotower.asking.answer import Answered, Reply
 from twotower.asking.english import with_article
 from twotower.asking.head import Head, head_of
-from twotower.asking.questions import Question, parse_question, plain
+from twotower.asking.questions import Question, normalize_question, parse_question
 from twotower.encode.encoder import Encoder
 from twotower.encode.prompts import EVERYDAY_WORDS
 from twotower.encode.stream import EncodedPicture, encode_stream
@@ -124,7 +124,7 @@ class Answerer:
         self._names = common or list(question.answers)
         if self.head:
             self._columns = [head_answers.index(name) for name in self._names]
-            self._tokens = self.head.towers.tokens([f"{plain(question.text)}?"])
+            self._tokens = self.head.towers.tokens([f"{normalize_question(question.text)}?"])
         else:
             self._text_embeds = model.encode_text(_statements(question))
 
