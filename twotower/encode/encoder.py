@@ -134,7 +134,8 @@ class Encoder:
                 if isinstance(batch[0], str):
                     features[rows] = self._text_features(self._tokenize(batch), batch_size)
                 else:
-                    features[rows] = self._vision(np.stack([self.preprocess(x) for x in batch]))
+                    pixel_values = np.stack([self.preprocess(picture) for picture in batch])
+                    features[rows] = self._vision(pixel_values)
                 done += len(rows)
                 report(Progress(done, len(inputs), stage="Encoding"))
         if normalize_embeddings:
@@ -160,12 +161,12 @@ class Encoder:
 
     @cached_property
     def preprocess(self) -> Preprocess:
-        """Picture -> pixel_values [3, image_size, image_size]."""
+        """The function from a picture to pixel_values [3, image_size, image_size]."""
         return Preprocess(self.config.preprocess)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Texts -> `Tokens` with input_ids [n, context_length]."""
+        """The function from texts to `Tokens` with input_ids [n, context_length]."""
         return load_tokenizer(self.config.tokenizer, self.directory)
 
     @cached_property

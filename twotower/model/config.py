@@ -12,17 +12,16 @@ import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from twotower.errors import ModelError, TwotowerError
 from twotower.inputs.preprocess import PreprocessConfig
 from twotower.inputs.tokenizer import TokenizerConfig
 
 CONFIG_FILE = "config.json"
-
 OPTIONAL = {"optional": True}  # a field that older directories lack; they mean its default
 
-Activation = Literal["quick_gelu", "gelu", "gelu_tanh", "relu"]
+Activation: TypeAlias = Literal["quick_gelu", "gelu", "gelu_tanh", "relu"]
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,8 @@ class SentenceEncoderConfig:
     kind: Literal["sentence_encoder"] = "sentence_encoder"
 
 
-VisionConfig = ViTConfig | ResNetConfig | EfficientNetLiteConfig
-TextConfig = TextTransformerConfig | SentenceEncoderConfig
+VisionConfig: TypeAlias = ViTConfig | ResNetConfig | EfficientNetLiteConfig
+TextConfig: TypeAlias = TextTransformerConfig | SentenceEncoderConfig
 
 
 @dataclass(frozen=True)
@@ -188,7 +187,7 @@ class FusionConfig:
         model: `golden_hash` of the model whose towers it reads.
         answers: the classes.
         vision_width, text_width: of the patches and tokens that it reads.
-        cells: the number of patches. (The name is that of files written so far.)
+        cells: the number of patches; `head.json` has it under this name.
         width, layers, heads: of its own blocks.
     """
 
@@ -286,7 +285,7 @@ def _parse_dataclass(expected: type, tree: Any, name: str) -> Any:
     required = [item.name for item in fields(expected) if "optional" not in item.metadata]
     missing = [key for key in required if key not in tree]
     if missing:
-        raise _FieldError(f"{name} lacks {', '.join(missing)}", "add it")
+        raise _FieldError(f"{name} lacks {', '.join(missing)}", "add what is missing")
     values = {key: _parse(hints[key], tree[key], f"{name}.{key}") for key in tree}
     try:
         return expected(**values)

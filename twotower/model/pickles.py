@@ -202,13 +202,17 @@ class _Unpickler(pickle.Unpickler):
 
 def _open_nested(tree: Any) -> Any:
     """Return the dictionary of weights of a checkpoint such as {"epoch": 3, "model": {...}}."""
-    while isinstance(tree, dict) and not any(isinstance(v, np.ndarray) for v in tree.values()):
+    while isinstance(tree, dict) and not _has_arrays(tree):
         inner = {key: value for key, value in tree.items() if isinstance(value, dict) and value}
         usual = [key for key in ("state_dict", "model", "module", "weights") if key in inner]
         if not usual and len(inner) != 1:
             return tree
         tree = inner[usual[0] if usual else next(iter(inner))]
     return tree
+
+
+def _has_arrays(tree: dict[Any, Any]) -> bool:
+    return any(isinstance(value, np.ndarray) for value in tree.values())
 
 
 def _walk(tree: Any, prefix: str) -> Iterator[tuple[str, NDArray[Any]]]:

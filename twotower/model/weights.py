@@ -78,7 +78,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     except FileNotFoundError:
         raise ModelError(
-            path, "no such file", "the weights are missing; copy or download them again"
+            path, "no such file, so the weights are missing", "copy or download the model again"
         ) from None
     except (SafetensorError, OSError) as error:
         raise ModelError(
@@ -91,17 +91,18 @@ def check_tensors(config: CLIPConfig, tensors: Mapping[str, Tensor], source: Pat
     expected = expected_shapes(config)
     missing, extra = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
     if missing:
-        raise _mismatch(source, f"lacks {_quote(missing, extra)} of {config.name}")
+        raise mismatch(source, f"lacks {_quote(missing, extra)} of {config.name}")
     if extra:
-        raise _mismatch(source, f"holds {_quote(extra, ())}, which {config.name} does not have")
+        raise mismatch(source, f"holds {_quote(extra, ())}, which {config.name} does not have")
     for name, shape in expected.items():
         actual = tuple(tensors[name].shape)
         if actual != shape:
             reason = f"{name} has shape {actual}, but {config.name} needs {tuple(shape)}"
-            raise _mismatch(source, reason)
+            raise mismatch(source, reason)
 
 
-def _mismatch(source: Path, reason: str) -> ModelError:
+def mismatch(source: Path, reason: str) -> ModelError:
+    """Return the error for weights that do not fit their configuration."""
     return ModelError(source, reason, "use weights and configuration of the same model")
 
 

@@ -105,7 +105,8 @@ class TarPairs:
                 raise PairsError(
                     path, f"not a tar ({error})", "pack or download it again"
                 ) from None
-            self.faults.append(f"{path}: cut short after {keys[-1].decode(errors='replace')}")
+            key = keys[-1].decode(errors="replace")
+            self.faults.append(f"{path}: cut short after {key}; pack or download it again")
             del keys[-1], members[-1]
         return np.array(keys, np.bytes_), np.array(members, np.int64).reshape(-1, 3, 2)
 

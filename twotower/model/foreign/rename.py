@@ -22,7 +22,7 @@ from torch import Tensor
 from twotower.errors import ModelError
 from twotower.model.config import CLIPConfig
 from twotower.model.pickles import read_pickle_weights
-from twotower.model.weights import expected_shapes, read_safetensors
+from twotower.model.weights import expected_shapes, mismatch, read_safetensors
 
 Table: TypeAlias = Sequence[tuple[str, str]]
 CONVERTIBLE = "choose a model of a supported architecture (twotower.model.presets)"
@@ -77,12 +77,12 @@ def import_tensors(
         if absent:
             close = difflib.get_close_matches(absent[0], unused, 1)
             hint = f" (there is {close[0]!r})" if close else ""
-            raise _mismatch(source, f"lacks {absent[0]!r}{hint}, which the model needs")
+            raise mismatch(source, f"lacks {absent[0]!r}{hint}, which the model needs")
         unused.difference_update(foreign.names)
         ours[name] = _import_tensor([theirs[key] for key in foreign.names], foreign, shape, source)
     if unused:
         more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
-        raise _mismatch(source, f"holds {min(unused)!r}{more}, which the model does not have")
+        raise mismatch(source, f"holds {min(unused)!r}{more}, which the model does not have")
     return ours
 
 
@@ -92,16 +92,12 @@ def _import_tensor(
     tensor = theirs[0] if len(theirs) == 1 else torch.cat(theirs)
     tensor = tensor.T if foreign.transposed else tensor
     if [size for size in tensor.shape if size != 1] != [size for size in shape if size != 1]:
-        raise _mismatch(
+        raise mismatch(
             source,
             f"{foreign.names[0]!r} has shape {tuple(tensor.shape)}, but the model needs "
             f"{tuple(shape)}",
         )
     return tensor.reshape(shape)
-
-
-def _mismatch(source: Path, reason: str) -> ModelError:
-    return ModelError(source, reason, "use weights and configuration of the same model")
 
 
 def export_tensors(table: Table, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
