@@ -1,56 +1,21 @@
-"""Small models with random weights, made once for all tests."""
+"""Directories of small models, made once for all tests.
+
+Tests of rooms that need no torch run without it; those that need such a directory are then skipped.
+"""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-
-from twotower.encode.convert import write_directory
-from twotower.model.clip import CLIP
-from twotower.model.config import CLIPConfig, TextTransformerConfig, ViTConfig
-from twotower.model.presets import preset
-
-
-def tiny_config(name: str = "tiny") -> CLIPConfig:
-    """Return a CLIP with few parameters besides 49408 token embeds, and OpenAI's preprocessing."""
-    base = preset("ViT-B-32")
-    return replace(
-        base,
-        name=name,
-        embed_dim=32,
-        vision=ViTConfig(64, 16, 48, 2, 4, 96, "quick_gelu"),
-        text=TextTransformerConfig(77, 49408, 32, 2, 2, 64, "quick_gelu"),
-        preprocess=replace(base.preprocess, image_size=64),
-    )
-
-
-def siglip_config() -> CLIPConfig:
-    base = preset("SigLIP-B-16-224")
-    return replace(
-        base,
-        name="tiny-siglip",
-        embed_dim=32,
-        vision=ViTConfig(64, 16, 32, 2, 2, 64, "gelu_tanh", pool="map", eps=1e-6),
-        text=TextTransformerConfig(64, 400, 32, 2, 2, 64, "gelu_tanh", eos_id=None, eps=1e-6),
-        preprocess=replace(base.preprocess, image_size=64),
-    )
-
-
-def random_tensors(config: CLIPConfig, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Return weights so large that every part of the model affects its output."""
-    torch.manual_seed(seed)
-    tensors = CLIP(config).state_dict()
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not name.startswith("logit"):
-            tensor += 0.2 * torch.randn_like(tensor)
-    return tensors
 
 
 @pytest.fixture(scope="session")
 def tiny_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory of `tiny_config`."""
+    pytest.importorskip("torch")
+    from tests.tiny_models import random_tensors, tiny_config
+    from twotower.encode.convert import write_directory
+
     directory = tmp_path_factory.mktemp("models") / "tiny"
     config = tiny_config()
     write_directory(config, random_tensors(config), (), directory)
@@ -83,6 +48,10 @@ def sentence_pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def siglip_directory(sentence_pieces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory of `siglip_config`, with its vocabulary."""
+    pytest.importorskip("torch")
+    from tests.tiny_models import random_tensors, siglip_config
+    from twotower.encode.convert import write_directory
+
     directory = tmp_path_factory.mktemp("models") / "tiny-siglip"
     config = siglip_config()
     write_directory(config, random_tensors(config), [sentence_pieces / "spiece.model"], directory)

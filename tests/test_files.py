@@ -192,3 +192,14 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
         (tmp_path / name / "a").write_text("half")
     remove_leftovers(tmp_path / "lists")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".writing-others-1234", "lists"]
+
+
+def test_a_device_is_written_directly() -> None:
+    script = (
+        "from pathlib import Path\n"
+        "from twotower.files import atomic_write\n"
+        "with atomic_write(Path('/dev/stdout')) as file:\n"
+        "    file.write('page')\n"
+    )
+    completed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (completed.returncode, completed.stdout) == (0, "page"), completed.stderr

@@ -18,13 +18,11 @@ class TwotowerError(ValueError):
         remedy: what the user can do.
     """
 
-    def __init__(self, subject: object, reason: str = "", remedy: str = "") -> None:
+    def __init__(self, subject: object, reason: str, remedy: str) -> None:
         self.subject, self.reason, self.remedy = str(subject), reason, remedy
         super().__init__(self.subject, reason, remedy)  # all three, so that it survives pickling
 
     def __str__(self) -> str:
-        if not self.reason:  # TRANSITION: one message for all three
-            return self.subject
         return " ".join(f"{self.subject}: {self.reason}; {self.remedy}".splitlines())
 
 

@@ -32,7 +32,7 @@ def atomic_write(
     """Open a temporary file beside `path` that replaces it when the block ends without an error.
 
     After an error, or on a full disk, `path` is unchanged. Text is UTF-8, and line ends are not
-    translated; a link is followed.
+    translated; a link is followed. A device or a pipe, such as /dev/stdout, is written directly.
 
     Args:
         sync: flush the file and its folder to the disk before returning.
@@ -40,10 +40,14 @@ def atomic_write(
     Raises:
         OSError: the file cannot be written; `filename` is `path`.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with _open(path, mode, "w") as file:
+            yield file
+        return
     target = path.resolve()
     temporary = target.with_name(f".twotower-{secrets.token_hex(4)}")
     try:
-        with _create(temporary, mode) as file:
+        with _open(temporary, mode, "x") as file:
             yield file
             if sync:
                 file.flush()
@@ -58,10 +62,10 @@ def atomic_write(
             temporary.unlink()
 
 
-def _create(path: Path, mode: Literal["w", "wb"]) -> IO[Any]:
+def _open(path: Path, mode: Literal["w", "wb"], creation: Literal["w", "x"]) -> IO[Any]:
     if mode == "wb":
-        return path.open("xb")
-    return path.open("x", encoding="utf-8", errors="surrogateescape", newline="")
+        return path.open(f"{creation}b")
+    return path.open(creation, encoding="utf-8", errors="surrogateescape", newline="")
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ LIBRARY_QUESTIONS = (
 EMBEDS = """
 import hashlib, pathlib, twotower
 model = twotower.load()
-pictures = sorted(p for p in pathlib.Path("photos").iterdir() if p.suffix != ".md")
+pictures = sorted(p for p in pathlib.Path("photos").iterdir() if p.suffix not in (".csv", ".md"))
 texts = pathlib.Path("labels.txt").read_text().splitlines()
 for name, embeds in (("image_embeds", model.encode_image(pictures)),
                      ("text_embeds", model.encode_text(texts))):

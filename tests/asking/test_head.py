@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import twotower
+
+torch = pytest.importorskip("torch")
+
 from twotower.asking.head import Head
 from twotower.encode.golden import golden_hash
 from twotower.encode.onnx import write_head

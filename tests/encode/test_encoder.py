@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
+
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import random_tensors, tiny_config
+from tests.tiny_models import random_tensors, tiny_config
 from twotower.arrays import normalize
 from twotower.encode.convert import write_directory
 from twotower.encode.encoder import Encoder

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-import torch
 
 import twotower
+
+torch = pytest.importorskip("torch")
+
 from twotower.encode.encoder import Encoder
 from twotower.encode.explain import (
     WINDOW_SIDES,

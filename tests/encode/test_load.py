@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+
+import twotower
+
+torch = pytest.importorskip("torch")
+
 from transformers import CLIPConfig as HubConfig
 from transformers import CLIPModel, SiglipModel
 
-import twotower
 from twotower.encode.load import find_model, load
 from twotower.errors import EngineError, ModelError
 

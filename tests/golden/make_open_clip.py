@@ -21,10 +21,10 @@ library = torch.library.Library("torchvision", "DEF")
 library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
-import open_clip  # noqa: E402
-import timm  # noqa: E402
-from open_clip.loss import ClipLoss, SigLipLoss  # noqa: E402
-from open_clip.transformer import TextTransformer  # noqa: E402
+import open_clip
+import timm
+from open_clip.loss import ClipLoss, SigLipLoss
+from open_clip.transformer import TextTransformer
 
 HERE = Path(__file__).with_name("open_clip")
 TEXT = {"context_length": 16, "vocab_size": 96, "width": 32, "heads": 2, "layers": 2}

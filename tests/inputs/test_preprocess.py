@@ -114,6 +114,7 @@ def test_any_array_equals_the_reference(width: int, height: int, size: int, band
 
 def processor(name: str, **options: Any) -> Any:
     """Return transformers' processor, without torchvision."""
+    pytest.importorskip("transformers")
     if name == "clip":
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 

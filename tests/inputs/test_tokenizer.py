@@ -66,6 +66,7 @@ def test_known_ids(text: str, theirs: list[int], transformers_ids: list[int] | N
 
 
 def test_ids_equal_transformers(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
     from transformers import CLIPTokenizer
 
     vocabulary, merges = clip_vocabulary()
@@ -145,6 +146,7 @@ def test_the_cache_of_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_word_pieces_equal_berts(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
     from transformers import BertTokenizer
 
     pieces = "[PAD] [UNK] [CLS] [SEP] a photo of the cat ##s dog run ##ning , . ! ' cafe 猫 [ ] sep"
@@ -163,6 +165,7 @@ def test_word_pieces_equal_berts(tmp_path: Path) -> None:
 
 
 def test_sentence_pieces_equal_siglips(sentence_pieces: Path) -> None:
+    pytest.importorskip("transformers")
     from transformers.models.siglip.tokenization_siglip import SiglipTokenizer
 
     config = replace(SIGLIP_TOKENIZER, cleaning="lower_no_punctuation")

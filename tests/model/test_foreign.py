@@ -20,7 +20,7 @@ from transformers import (
     SiglipModel,
 )
 
-from tests.conftest import random_tensors, siglip_config, tiny_config
+from tests.tiny_models import random_tensors, siglip_config, tiny_config
 from twotower.errors import ModelError, UnsafePickleError
 from twotower.model.config import CLIPConfig, ResNetConfig, TextTransformerConfig, ViTConfig
 from twotower.model.foreign import read_foreign, write_open_clip, write_transformers

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.conftest import random_tensors, tiny_config
+from tests.tiny_models import random_tensors, tiny_config
 from twotower.errors import ModelError
 from twotower.model.weights import dequantize, load_model, quantize, save_weights
 

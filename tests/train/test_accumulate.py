@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.conftest import random_tensors, siglip_config, tiny_config
+from tests.tiny_models import random_tensors, siglip_config, tiny_config
 from twotower.model.clip import CLIP
 from twotower.model.config import CLIPConfig, SentenceEncoderConfig
 from twotower.train.accumulate import backward_batch

@@ -13,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import siglip_config, tiny_config
 from tests.pairs.conftest import picture
+from tests.tiny_models import siglip_config, tiny_config
 from twotower.errors import BrokenPairError, PairsError
 from twotower.inputs.preprocess import Preprocess
 from twotower.inputs.tokenizer import Tokens, load_tokenizer

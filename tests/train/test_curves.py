@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 import torch
 
-from tests.conftest import tiny_config
+from tests.tiny_models import tiny_config
 from twotower.cli.train_progress import format_row, show_training
 from twotower.errors import TrainError
 from twotower.model.clip import CLIP

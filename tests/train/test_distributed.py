@@ -17,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.conftest import siglip_config, tiny_config
+from tests.tiny_models import siglip_config, tiny_config
 from tests.train.test_accumulate import batch, gradients, loss_of, model_of
 from tests.train.test_batches import Numbers
 from twotower.model.config import CLIPConfig

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import random_tensors, siglip_config, tiny_config
+from tests.tiny_models import random_tensors, siglip_config, tiny_config
 from twotower.cli.main import main
 from twotower.encode.convert import write_directory
 from twotower.encode.load import load

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.conftest import tiny_config
+from tests.tiny_models import tiny_config
 from tests.train.test_batches import Numbers
 from twotower.encode.load import load
 from twotower.errors import ModelError, TrainError

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tests.conftest import tiny_config
+from tests.tiny_models import tiny_config
 from twotower.model.clip import CLIP
 from twotower.train.config import DataConfig, OptimizerConfig, TrainConfig, with_values
 from twotower.train.optimizer import build_optimizers, layer_factor, schedule, set_learning_rate
