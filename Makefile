@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-light check format clean
 
 demo: .venv/.light
 	$(BIN)/twotower classify examples/photos --labels examples/labels.txt --top 3
@@ -24,12 +24,19 @@ demo: .venv/.light
 
 # In CI the same command also checks, and runs the groups that the default run leaves out.
 ifdef CI
-test: check
+test: check test-light
 	$(BIN)/pytest -q -m ""
 else
 test: .venv/.dev
 	$(BIN)/pytest -q
 endif
+
+# The rooms that need no torch, in an environment without it.
+LIGHT_ROOMS := inputs metadata pairs index search tagging asking pages calibration
+test-light:
+	$(PYTHON) -m venv build/light
+	build/light/bin/pip install --quiet --editable ".[test]"
+	build/light/bin/pytest -q $(addprefix tests/,$(LIGHT_ROOMS))
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

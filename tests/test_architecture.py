@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "twotower"
 # From the ground up: a file imports from its own room and from the rows below it.
 ORDER = (
-    ("arrays", "errors", "progress"),
+    ("arrays", "errors", "progress", "version"),
     ("files",),
     ("inputs",),
     ("metadata", "model", "pairs"),

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from twotower.version import __version__
+
 if TYPE_CHECKING:
     from twotower.asking.answer import Answered
     from twotower.asking.ask import ask
@@ -16,14 +18,13 @@ if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
     from twotower.encode.load import load
     from twotower.encode.stream import EncodedPicture
-    from twotower.errors import PictureError
+    from twotower.errors import PictureError, TwotowerError
     from twotower.library import Library
     from twotower.model.config import CLIPConfig
     from twotower.model.presets import preset
     from twotower.search.hits import Hit
     from twotower.train.finetune.fit import fit
 
-__version__ = "0.1.0"
 
 _MODULES = {
     "Answered": "asking.answer",
@@ -35,6 +36,7 @@ _MODULES = {
     "Label": "encode.classify",
     "Library": "library",
     "PictureError": "errors",
+    "TwotowerError": "errors",
     "ask": "asking.ask",
     "classify": "encode.classify",
     "convert": "encode.convert",
@@ -54,6 +56,8 @@ __all__ = [
     "Label",
     "Library",
     "PictureError",
+    "TwotowerError",
+    "__version__",
     "ask",
     "classify",
     "convert",

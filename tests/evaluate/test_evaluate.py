@@ -234,6 +234,7 @@ class Torch(ColourEncoder):
 
 
 def test_objects_that_return_arrays_or_tensors(folders: Path) -> None:
+    pytest.importorskip("torch")
     labelled = open_set(folders)
     for encoder in (ColourEncoder(), Torch()):
         assert evaluate_zero_shot(ObjectModel(encoder, "x"), labelled)["top1"] == 1.0

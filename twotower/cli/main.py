@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from twotower import __version__
 from twotower.cli import (
     ask,
     calibrate,
@@ -25,6 +24,7 @@ from twotower.cli import (
 )
 from twotower.cli.output import FAILED, INTERRUPTED, OK, printable
 from twotower.errors import TwotowerError
+from twotower.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:

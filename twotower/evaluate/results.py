@@ -17,6 +17,7 @@ import PIL
 
 from twotower.arrays import Int64Array
 from twotower.evaluate.models import Model
+from twotower.version import __version__
 
 Result: TypeAlias = dict[str, Any]
 """A result, or a part of one, as it is printed as JSON (docs/evaluation.md)."""
@@ -48,7 +49,7 @@ def configuration(model: Model, **options: Any) -> Result:
     """Return everything that a result depends on: model, options, versions and time."""
     description = model.describe()
     versions = {
-        "twotower": version("twotower"),
+        "twotower": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "pillow": PIL.__version__,
