@@ -237,7 +237,7 @@ def test_questions_are_limited_to_a_folder(
     assert (answer.answer, answer.total) == ("0 of 1", 1)
     assert main(["ask", os.fspath(trip), "how many pictures do I have?"]) == 0
     assert "[count]  1\n" in capsys.readouterr().out
-    monkeypatch.chdir(trip)  # no folder: the library one is in, as for `search` and `tag`
+    monkeypatch.chdir(trip)  # without a folder: the current library, as for `search` and `tag`
     assert main(["ask", "how many pictures do I have?"]) == 0
     assert "[count]  4\n" in capsys.readouterr().out
     monkeypatch.chdir(PHOTOS)

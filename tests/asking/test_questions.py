@@ -49,7 +49,7 @@ FORMS = [
     ("how old is the man?", "age", "a photo of a person who is a {}."),
     ("what is the man's job?", "job", "a photo of {}."),
     ("who is riding the horse?", "person", "a photo of {} riding the horse."),
-    # what is done, and to what
+    # activities and their objects
     ("what is the man doing?", "activity", "the man {}."),
     ("what is happening?", "activity", "a photo of someone {}."),
     ("what is the woman wearing?", "clothing", "the woman is wearing {}."),
@@ -84,7 +84,7 @@ FORMS = [
     ("is this indoors?", "yes/no", "a photo taken indoors."),
     ("is anyone smiling?", "yes/no", "a photo of someone smiling."),
     ("dogs?", "yes/no", "a photo of dogs."),
-    # what cannot be judged by statements
+    # no statement answers these
     ("why is the man running?", "reason", ""),
     ("how does it work?", "reason", ""),
 ]
@@ -160,7 +160,7 @@ def test_neither_is_not_an_option() -> None:
         ("is there not a dog in the image?", True, "a photo of a dog."),
         ("does the image not contain a dog?", True, "a photo of a dog."),
         ("is nobody smiling?", True, "a photo of someone smiling."),
-        ("isn't there a dog?", False, "a photo of a dog."),  # expects a yes where there is one
+        ("isn't there a dog?", False, "a photo of a dog."),  # expects "yes" if there is one
         ("can't you see a dog?", False, "a photo of a dog."),
     ],
 )
@@ -174,16 +174,16 @@ def test_opposites() -> None:
     assert parse_question("is this indoors?").opposite == "a photo taken outdoors."
     assert parse_question("is it night?").opposite == "a photo taken in the daytime."
     assert parse_question("is the man sitting?").opposite == "the man is standing."
-    assert parse_question("is there a small dog?").opposite == ""  # a big one is no contrary
+    assert parse_question("is there a small dog?").opposite == ""  # a big dog is no opposite
 
 
 def test_rivals() -> None:
     rivals = parse_question("are there any dogs?").rivals
     assert "a photo of a cat." in rivals and "a photo of a dog." not in rivals
     birds = parse_question("is it a bird?").rivals
-    assert "a photo of a cat." in birds and "a photo of an owl." not in birds  # an owl is one
+    assert "a photo of a cat." in birds and "a photo of an owl." not in birds  # an owl is a bird
     assert parse_question("is there a frisbee?").rivals == ()
-    assert parse_question("is there a woman?").rivals == ()  # may well be with a man
+    assert parse_question("is there a woman?").rivals == ()  # a man may be there too
 
 
 def test_numbers_agree_with_nouns() -> None:

@@ -96,7 +96,7 @@ def correct(root: Path, tag: str, name: str, accepted: bool) -> None:
     library.close()
 
 
-# --- the decision --------------------------------------------------------------------------------
+# --- decisions -----------------------------------------------------------------------------------
 
 
 def test_probabilities_obey_the_tree_and_the_groups(root: Path) -> None:
@@ -255,7 +255,7 @@ def test_tags_removed_from_a_sidecar_are_rejected(
     [line] = [line for line in capsys.readouterr().out.splitlines() if "dog.jpg" in line]
     assert "dog " not in line and "shepherd" not in line
     assert "dog" not in {name for path in read_keywords(root / "dog.jpg").ours for name in path}
-    (root / "cat.jpg.xmp").write_text(  # moved, which says nothing against it
+    (root / "cat.jpg.xmp").write_text(  # moved to another parent, which is no rejection
         set_tags(NEW_PACKET, {("animal", "cat"): 0.9, ("fruit",): 0.8})
         .decode()
         .replace("<rdf:li>animal|cat</rdf:li>", "<rdf:li>pets|cat</rdf:li>")

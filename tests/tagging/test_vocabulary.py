@@ -14,7 +14,7 @@ def paths(text: str, kind: str = "txt") -> list[str]:
     return [str(tag) for tag in parse_vocabulary(text, kind).tags]
 
 
-# --- the shipped one -----------------------------------------------------------------------------
+# --- shipped -----------------------------------------------------------------------------------
 
 
 def test_the_shipped_vocabulary_is_a_sane_tree() -> None:
@@ -54,7 +54,7 @@ def test_captions_decide_tags_or_leave_them_open() -> None:
     assert captioned_tags([("a dog",)]) == []  # one caption does not name all that is there
 
 
-# --- one's own -----------------------------------------------------------------------------------
+# --- formats -------------------------------------------------------------------------------------
 
 
 def test_indented_text() -> None:
@@ -116,7 +116,7 @@ def test_find_by_path_name_and_synonym() -> None:
     assert str(vocabulary.find("Fruit | Orange")) == "fruit|orange"
     assert str(vocabulary.find("clementine")) == "fruit|orange"
     assert str(vocabulary.find("red")) == "colour|red"
-    assert vocabulary.find("orange") is None  # which of the two?
+    assert vocabulary.find("orange") is None  # ambiguous
     assert vocabulary.find("blue") is None
 
 
