@@ -39,7 +39,7 @@ def add_commands(commands: Commands) -> None:
     command = commands.add_parser("tag", help="write tags into XMP sidecars")
     command.set_defaults(run=run_tag, usage_error=command.error)
     command.add_argument(
-        "folder", nargs="?", type=Path, help="the pictures (those of the library you are in)"
+        "folder", nargs="?", type=Path, help="folder of pictures (that of the current library)"
     )
     add_library_option(command)
     command.add_argument(
@@ -68,7 +68,7 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--embed", action="store_true", help="write into the pictures themselves, by exiftool"
     )
-    command.add_argument("--undo", action="store_true", help="undo the last writing")
+    command.add_argument("--undo", action="store_true", help="undo the last run")
     command.add_argument(
         "--export", type=Path, metavar="FILE", help="also write the tags as .csv, .json or .txt"
     )

@@ -137,9 +137,10 @@ def write_sidecars(
     embed: bool = False,
     report: ReportProgress = ignore_progress,
 ) -> WriteReport:
-    """Make the tags of ours in the sidecars of pictures be those assigned; can be undone.
+    """Write the assigned tags into the sidecars of pictures, and remove tags from earlier runs.
 
     Tags of other vocabularies, keywords of people, and tags that a person removed stay as they are.
+    `metadata.sidecars.undo` reverts the last call.
 
     Args:
         embed: write into the picture files themselves, through exiftool.
