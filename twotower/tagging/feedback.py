@@ -58,8 +58,7 @@ def fit_feedback(
 ) -> Feedback:
     """Fit the most probable shift of the log-odds given the verdicts.
 
-    Newton's method (Rasmussen and Williams 2006, algorithm 3.1), with a step halved as long as it
-    makes the fit worse.
+    Newton's method (Rasmussen and Williams 2006, algorithm 3.1).
 
     Args:
         image_embeds: the corrected pictures [m, embed_dim], the latest last.
@@ -78,24 +77,11 @@ def fit_feedback(
         inner = np.eye(len(p)) + root[:, None] * covariance * root
         target = curvature * shift + accepted - p
         updated = target - root * np.linalg.solve(inner, root * (covariance @ target))
-        loss = _loss(covariance, weights, logits, accepted)
-        while _loss(covariance, updated, logits, accepted) > loss + 1e-9:
-            updated = (weights + updated) / 2
         converged = np.abs(covariance @ (updated - weights)).max() < 1e-6
         weights = updated
         if converged:
             break
     return Feedback(image_embeds, weights)
-
-
-def _loss(
-    covariance: Float64Array, weights: Float64Array, logits: Float64Array, accepted: BoolArray
-) -> float:
-    """Return the negative log-posterior of the weights, up to a constant."""
-    shift = covariance @ weights
-    shifted = logits + shift
-    misfit = np.logaddexp(0, np.where(accepted, -shifted, shifted)).sum()
-    return float(misfit + weights @ shift / 2)
 
 
 def kernel(background: Background, a: Float32Array, b: Float32Array) -> Float64Array:
