@@ -62,9 +62,7 @@ def test_engines_compute_the_same_cells_and_tokens(tiny_directory: Path) -> None
     np.testing.assert_allclose(
         onnx.patches(pixel_values), torch_cells.patches(pixel_values), atol=1e-4
     )
-    for mine, theirs in zip(
-        onnx.tokens(["is it?"]), torch_cells.tokens(["is it?"]), strict=True
-    ):
+    for mine, theirs in zip(onnx.tokens(["is it?"]), torch_cells.tokens(["is it?"]), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-4)
 
 
