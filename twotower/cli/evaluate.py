@@ -49,6 +49,20 @@ def add_commands(commands: Commands) -> None:
     )
     _add_shared_options(command)
 
+    _add_probe(tasks)
+    _add_robustness(tasks)
+
+    command = tasks.add_parser("compare", help="compare two --json results on the same pictures")
+    command.set_defaults(run=run_compare)
+    command.add_argument("first_file", metavar="FIRST", type=Path)
+    command.add_argument("second_file", metavar="SECOND", type=Path)
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    command = tasks.add_parser("sets", help="list public sets and the addresses to obtain them")
+    command.set_defaults(run=run_sets)
+
+
+def _add_probe(tasks: Commands) -> None:
     command = tasks.add_parser("probe", help="linear probe, few shots and Tip-Adapter")
     command.set_defaults(run=run_probe)
     command.add_argument("data", help=f"{LABELLED}; or a folder with train, test and perhaps val")
@@ -65,6 +79,8 @@ def add_commands(commands: Commands) -> None:
     _add_labelled_options(command)
     _add_shared_options(command)
 
+
+def _add_robustness(tasks: Commands) -> None:
     command = tasks.add_parser("robustness", help="accuracy on other sets and corrupted pictures")
     command.set_defaults(run=run_robustness)
     command.add_argument("data", help=LABELLED)
@@ -84,15 +100,6 @@ def add_commands(commands: Commands) -> None:
     )
     _add_labelled_options(command)
     _add_shared_options(command)
-
-    command = tasks.add_parser("compare", help="compare two --json results on the same pictures")
-    command.set_defaults(run=run_compare)
-    command.add_argument("first_file", metavar="FIRST", type=Path)
-    command.add_argument("second_file", metavar="SECOND", type=Path)
-    command.add_argument("--json", action="store_true", help="print the result as JSON")
-
-    command = tasks.add_parser("sets", help="list public sets and the addresses to obtain them")
-    command.set_defaults(run=run_sets)
 
 
 def _add_labelled_options(command: argparse.ArgumentParser) -> None:

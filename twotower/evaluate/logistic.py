@@ -56,7 +56,7 @@ def fit_logistic(
 
     Args:
         vectors: [n, embed_dim]; products and coefficients have their dtype. float32 is faster than
-            float64, and finds the same C and accuracy (benchmarks/speed/probe.py).
+            float64 on many vectors, at equal accuracy (benchmarks/speed/probe.py).
         labels: [n], numbers below `classes`.
         c: inverse strength of the penalty.
         start: a fit to start from, such as that for a similar C; by default, zero.
@@ -65,7 +65,6 @@ def fit_logistic(
         EvaluationError: fewer than two classes have vectors, or scikit-learn is not installed.
     """
     try:
-        from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
         from threadpoolctl import threadpool_limits
     except ImportError:
@@ -86,7 +85,7 @@ def fit_logistic(
     # Several threads slow a small product down: on busy cores to a hundredth of its speed.
     threads = 1 if vectors.size * classes < SMALL_PRODUCT else None
     with warnings.catch_warnings(), threadpool_limits(threads, "blas"):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the paper stops there too
+        warnings.simplefilter("ignore")  # of few shots, and of the limit on iterations
         return Logistic(estimator.fit(vectors, labels), classes, c)
 
 

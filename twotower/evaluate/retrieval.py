@@ -152,19 +152,20 @@ def evaluate_retrieval(
     }
     worst = np.argsort(-text_ranks, kind="stable")[:MISTAKES]
     retrieved = (text_embeds[worst] @ embedded.image_embeds.T).argmax(axis=1)
+    mistakes = [
+        {
+            "caption": texts[text],
+            "picture": keys[owners[text]],
+            "given": keys[image],
+            "rank": int(text_ranks[text]) + 1,
+        }
+        for text, image in zip(worst, retrieved, strict=True)
+        if text_ranks[text]
+    ]
     return result | {
         "published": published_figures(model.describe(), public_set, result),
         "unreadable": reader.broken + embedded.unreadable(reader.keys),
-        "mistakes": [
-            {
-                "caption": texts[text],
-                "picture": keys[owners[text]],
-                "given": keys[image],
-                "rank": int(text_ranks[text]) + 1,
-            }
-            for text, image in zip(worst, retrieved, strict=True)
-            if text_ranks[text]
-        ],
+        "mistakes": mistakes,
         "outcomes": {
             "text_to_image": encode_ranks(text_ranks),
             "image_to_text": encode_ranks(image_ranks),

@@ -20,7 +20,7 @@ from twotower.evaluate.set_readers import unique_keys
 from twotower.evaluate.sets import LabelledSet
 from twotower.evaluate.zero_shot import (
     choose_templates,
-    classify,
+    classify_by_text,
     confident_mistakes,
     describe_set,
     measure_answers,
@@ -55,41 +55,22 @@ def evaluate_robustness(
             share no class.
     """
     for checked in (labelled, *shifted_sets):
-        if checked.multi_label:
-            raise EvaluationError(
-                checked.name,
-                "has pictures with several labels",
-                "robustness needs one for each picture",
-            )
+        _check_single_label(checked)
     templates = choose_templates(model, labelled, templates)
     classifier = make_classifier(model, labelled.classes, templates, report)
     embedded = embed_pictures(model, labelled, labelled.name, len(labelled.keys), report)
     readable = labelled.take(embedded.numbers)
     unreadable = embedded.unreadable(labelled.keys)
-    answers = classify(
-        lambda image_embeds: image_embeds @ classifier.T,
-        embedded.image_embeds,
-        readable.labels,
-        model.logit_scale,
-        model.logit_bias,
-        readable.namesakes,
-    )
+    answers = classify_by_text(model, classifier, embedded.image_embeds, readable)
     result: Result = {
         "task": "robustness",
         "set": describe_set(readable),
         **measure_answers(answers, readable),
     }
     if shifted_sets:
-        result["shift"] = {}
-    names = unique_keys([shifted.name for shifted in shifted_sets])
-    for name, shifted in zip(names, shifted_sets, strict=True):
-        embeds = embed_pictures(model, shifted, shifted.name, len(shifted.keys), report, name)
-        unreadable += embeds.unreadable(shifted.keys)
-        result["shift"][name] = _compare_sets(
-            (embedded.image_embeds, readable),
-            (embeds.image_embeds, shifted.take(embeds.numbers)),
-            classifier,
-        )
+        reference = (embedded.image_embeds, readable)
+        result["shift"], errors = _measure_shift(model, reference, shifted_sets, classifier, report)
+        unreadable += errors
     if kinds:
         result |= _measure_corruptions(model, readable, classifier, kinds, severities, report)
     return result | {
@@ -101,7 +82,34 @@ def evaluate_robustness(
     }
 
 
+def _check_single_label(labelled: LabelledSet) -> None:
+    if labelled.multi_label:
+        raise EvaluationError(
+            labelled.name,
+            "has pictures with several labels",
+            "robustness needs one for each picture",
+        )
+
+
 # --- shifted sets --------------------------------------------------------------------------------
+
+
+def _measure_shift(
+    model: Model,
+    reference: tuple[Float32Array, LabelledSet],
+    shifted_sets: Sequence[LabelledSet],
+    classifier: Float32Array,
+    report: ReportProgress,
+) -> tuple[dict[str, Result], list[str]]:
+    """Return the comparison with each shifted set, and a line for each unreadable picture."""
+    shift, unreadable = {}, []
+    names = unique_keys([shifted.name for shifted in shifted_sets])
+    for name, shifted in zip(names, shifted_sets, strict=True):
+        embedded = embed_pictures(model, shifted, shifted.name, len(shifted.keys), report, name)
+        unreadable += embedded.unreadable(shifted.keys)
+        readable = shifted.take(embedded.numbers)
+        shift[name] = _compare_sets(reference, (embedded.image_embeds, readable), classifier)
+    return shift, unreadable
 
 
 def _compare_sets(

@@ -52,14 +52,7 @@ def evaluate_zero_shot(
     classifier = make_classifier(model, labelled.classes, templates, report)
     embedded = embed_pictures(model, labelled, labelled.name, len(labelled.keys), report)
     readable = labelled.take(embedded.numbers)
-    answers = classify(
-        lambda image_embeds: image_embeds @ classifier.T,
-        embedded.image_embeds,
-        readable.labels,
-        model.logit_scale,
-        model.logit_bias,
-        readable.namesakes,
-    )
+    answers = classify_by_text(model, classifier, embedded.image_embeds, readable)
     result = {
         "task": "zero-shot",
         "set": describe_set(readable),
@@ -115,6 +108,20 @@ class Answers:
     predicted: Int64Array
     confidence: Float64Array
     scores: Float32Array | None
+
+
+def classify_by_text(
+    model: Model, classifier: Float32Array, image_embeds: Float32Array, labelled: LabelledSet
+) -> Answers:
+    """Classify the pictures of a set by similarity to a classifier [classes, embed_dim]."""
+    return classify(
+        lambda embeds: embeds @ classifier.T,
+        image_embeds,
+        labelled.labels,
+        model.logit_scale,
+        model.logit_bias,
+        labelled.namesakes,
+    )
 
 
 def classify(
