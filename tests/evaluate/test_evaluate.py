@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from tests.evaluate.conftest import ColourEncoder
+from tests.evaluate.conftest import ColourEncoder, square
 from twotower.errors import EvaluationError, ModelError
 from twotower.evaluate.compare import compare
 from twotower.evaluate.models import ObjectModel, open_model
@@ -126,6 +126,15 @@ def test_probe(run: Run, folders: Path) -> None:
     assert list(result["few_shot"]) == ["1"]  # no class has pictures for more shots
     few = result["few_shot"]["1"]
     assert few["tip_adapter"]["top1"] == 1.0 and len(few["linear_probe"]["draws"]) == 3
+
+
+def test_probe_with_unequal_classes(run: Run, folders: Path) -> None:
+    """Fit precisely at small C, where the bias outweighs the colours."""
+    for colour, count in (("red", 14), ("green", 13), ("blue", 15)):
+        for number in range(count):
+            square(colour, number).save(folders / colour / f"{number}.png")
+    _, out, _ = run("probe", folders, "--shots", "1", "--json")
+    assert json.loads(out)["top1"] == 1.0
 
 
 def test_probe_needs_the_same_classes(run: Run, folders: Path, tmp_path: Path) -> None:
