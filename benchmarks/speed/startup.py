@@ -2,9 +2,10 @@
 
     python benchmarks/speed/startup.py [CHECKOUT]
 
-Each run is a new process. The peer imports numpy and onnxruntime alone, which every embed needs.
-CHECKOUT is another version of this repository; both run in turn, and the ratios are taken within a
-round. Without it, writes results/startup.csv.
+Each run is a new process, with Python's modules compiled, as in an installation. The peer imports
+numpy and onnxruntime alone, which every embed needs. CHECKOUT is another version of this
+repository; both run in turn, and the ratios are taken within a round. Without it, writes
+results/startup.csv.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from benchmarks.table import ROOT, write_results
@@ -34,17 +36,24 @@ TIMED = (
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
-        compare(Path(sys.argv[1]).resolve())
-        return
+    with tempfile.TemporaryDirectory() as compiled:
+        os.environ["PYTHONPYCACHEPREFIX"] = compiled
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        if len(sys.argv) > 1:
+            compare(Path(sys.argv[1]).resolve())
+        else:
+            measure()
+
+
+def measure() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in STEPS}
     heavy_modules: dict[str, str] = {}
-    for _ in range(RUNS):
+    for _ in range(1 + RUNS):  # an additional run compiles the modules
         for name, code in STEPS.items():
             taken, heavy_modules[name] = run(code, ROOT)
             seconds[name].append(taken)
     rows = []
-    for name, runs in seconds.items():
+    for name, (_, *runs) in seconds.items():
         numbers = (statistics.median(runs), min(runs), max(runs))
         rows.append((name, *(f"{number:.3f}" for number in numbers), heavy_modules[name]))
     write_results("startup.csv", COLUMNS, rows)
@@ -53,7 +62,7 @@ def main() -> None:
 def compare(checkout: Path) -> None:
     """Print the median seconds of both checkouts, and the ratio of this one to the other."""
     for name, code in STEPS.items():
-        pairs = [(run(code, ROOT)[0], run(code, checkout)[0]) for _ in range(RUNS)]
+        pairs = [(run(code, ROOT)[0], run(code, checkout)[0]) for _ in range(1 + RUNS)][1:]
         median, peer = (statistics.median(runs) for runs in zip(*pairs, strict=True))
         ratio = statistics.median(seconds / peer_seconds for seconds, peer_seconds in pairs)
         print(f"{name}: {median:.3f} s, {checkout.name} {peer:.3f} s, ratio {ratio:.2f}")
