@@ -17,6 +17,11 @@ from twotower.errors import LibraryError
 LOCK_FILE, HOLDER_FILE = "lock", "lock.holder"
 
 
+def cache_folder() -> Path:
+    """Return the folder of cached files: `TWOTOWER_CACHE`, by default `~/.cache/twotower`."""
+    return Path(os.environ.get("TWOTOWER_CACHE", "~/.cache/twotower")).expanduser()
+
+
 @overload
 def atomic_write(
     path: Path, mode: Literal["w"] = "w", *, sync: bool = False

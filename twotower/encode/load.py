@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
 from pathlib import Path
 
 from twotower.encode.encoder import Encoder
 from twotower.errors import ModelError
+from twotower.files import cache_folder
 from twotower.model.config import is_model_directory
 
 BUNDLED_NAME = "twotower-small"
@@ -86,7 +86,7 @@ def _converted(source: Path) -> Path:
     """Return the conversion of a model in the cache; convert it if it is not there."""
     from twotower.encode.convert import convert
 
-    destination = _cache() / _key(source)
+    destination = cache_folder() / _key(source)
     if destination.exists():
         return destination
     try:
@@ -102,10 +102,6 @@ def _converted(source: Path) -> Path:
         if error.subject != str(destination) or not destination.exists():
             raise
     return destination
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("TWOTOWER_CACHE", "~/.cache/twotower")).expanduser()
 
 
 def _key(source: Path) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from twotower.errors import PairsError
+from twotower.files import cache_folder
 
 Result = TypeVar("Result")
 ATTEMPTS = 4  # with waits of 1, 2 and 4 seconds between them
@@ -42,7 +42,7 @@ def _list_files(pattern: str) -> list[str]:
 def _copy_file(location: str) -> Path:
     import fsspec
 
-    cache = str(Path(os.environ.get("TWOTOWER_CACHE", "~/.cache/twotower")).expanduser() / "pairs")
+    cache = str(cache_folder() / "pairs")
     return Path(fsspec.open_local(f"filecache::{location}", filecache={"cache_storage": cache}))
 
 

@@ -12,7 +12,6 @@ all, the keys after the vectors, so a run that was killed continues with the com
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from twotower.arrays import Float32Array
 from twotower.errors import TrainError
-from twotower.files import atomic_write
+from twotower.files import atomic_write, cache_folder
 from twotower.progress import Progress, ReportProgress, ignore_progress
 
 KEY_BYTES = 16
@@ -120,5 +119,4 @@ def sample_key(content: bytes | str) -> bytes:
 
 def open_cache(model: str, kind: str, dtype: type[np.floating[Any]] = np.float32) -> EmbedCache:
     """Open the vectors of a kind of a model, named by its `fingerprint`, in twotower's cache."""
-    cache = Path(os.environ.get("TWOTOWER_CACHE", "~/.cache/twotower")).expanduser()
-    return EmbedCache(cache / "embeds" / f"{model}-{kind}", dtype)
+    return EmbedCache(cache_folder() / "embeds" / f"{model}-{kind}", dtype)
