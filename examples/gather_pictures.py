@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from twotower.arrays import Int64Array, UInt8Array
 from twotower.inputs.pictures import open_picture
 
 MAX_COPY_DISTANCE = 8  # of 256 bits; copies in another size or compression differ in fewer
@@ -172,7 +172,7 @@ def picture_sets(clones: Path, packages: Path, data: Path) -> dict[str, PictureS
     }
 
 
-def write_shard(path: Path, pictures: Pictures, dev: NDArray[np.uint8]) -> tuple[int, int]:
+def write_shard(path: Path, pictures: Pictures, dev: UInt8Array) -> tuple[int, int]:
     """Write a tar of pictures and their names, which gets its own name when it is complete.
 
     Args:
@@ -196,7 +196,7 @@ def write_shard(path: Path, pictures: Pictures, dev: NDArray[np.uint8]) -> tuple
     return count, copies
 
 
-def dev_hashes(data: Path) -> NDArray[np.uint8]:
+def dev_hashes(data: Path) -> UInt8Array:
     """Return the hash of every picture of the dev sets [n, 32]."""
     paths = (data / "flickr8k-val").glob("*.jpg")
     photographs = [difference_hash(path.read_bytes()) for path in paths]
@@ -205,14 +205,14 @@ def dev_hashes(data: Path) -> NDArray[np.uint8]:
     return np.stack([*photographs, *small])
 
 
-def difference_hash(picture: bytes | Image.Image) -> NDArray[np.uint8]:
+def difference_hash(picture: bytes | Image.Image) -> UInt8Array:
     """Return 256 bits [32]: the places where the picture, at 17 x 16 pixels, darkens rightwards."""
     image = open_picture(picture)
     grey = np.asarray(image.convert("L").resize((17, 16), Image.Resampling.BOX), np.int16)
     return np.packbits(grey[:, 1:] < grey[:, :-1])
 
 
-def hamming_distances(bits: NDArray[np.uint8], rows: NDArray[np.uint8]) -> NDArray[np.int64]:
+def hamming_distances(bits: UInt8Array, rows: UInt8Array) -> Int64Array:
     return np.bitwise_count(bits ^ rows).sum(axis=1, dtype=np.int64)
 
 

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 import twotower
+from twotower.arrays import BoolArray, Float64Array
 from twotower.calibration.background import background_texts
 from twotower.calibration.calibration import read_calibration
 from twotower.inputs.pictures import open_picture
@@ -94,7 +94,7 @@ def main() -> None:
     RULES_FILE.write_text(json.dumps(rules, indent=1) + "\n", encoding="utf-8")
 
 
-def measure_facts(pictures: list[bytes]) -> NDArray[np.float64]:
+def measure_facts(pictures: list[bytes]) -> Float64Array:
     """Return pixel facts, and deviations of the similarity to the sentences [n, facts]."""
     model = twotower.load()
     calibration = read_calibration(model.directory)
@@ -105,7 +105,7 @@ def measure_facts(pictures: list[bytes]) -> NDArray[np.float64]:
     return np.column_stack([np.stack([measure(load(picture)) for picture in pictures]), deviations])
 
 
-def fit(x: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDArray[np.float64]:
+def fit(x: Float64Array, positive: BoolArray) -> Float64Array:
     """Return weights and a constant, by Newton's method.
 
     The steps are limited, because the kinds are nearly separable.
@@ -124,7 +124,7 @@ def fit(x: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDArray[np.float
     return weights
 
 
-def rounded(numbers: NDArray[np.float64]) -> list[float]:
+def rounded(numbers: Float64Array) -> list[float]:
     return [float(f"{number:.5g}") for number in numbers]
 
 

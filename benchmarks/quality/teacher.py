@@ -15,6 +15,7 @@ from PIL import Image
 import twotower
 from recipes.twotower_small.pretrained import TEACHER, load_teacher
 from recipes.twotower_small.teacher import teacher_features
+from twotower.arrays import Float32Array
 from twotower.inputs.preprocess import Preprocess
 
 
@@ -34,6 +35,6 @@ class Teacher:
         squares = np.stack([np.asarray(self.preprocess.square(image)) for image in pictures])
         return teacher_features(self.tower, squares)
 
-    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode_text(self, texts: Sequence[str]) -> Float32Array:
         """Return text_embeds [n, 512]."""
         return self.bundled.encode_text(texts)

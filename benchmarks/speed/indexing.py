@@ -25,11 +25,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 import twotower
 from benchmarks.table import ROOT, read_results, write_results
+from twotower.arrays import Float32Array
 from twotower.index.catalog import Catalog
 from twotower.index.reader import PictureReader
 from twotower.index.scan import scan
@@ -124,7 +124,7 @@ def index_as_rclip(photos: Path, location: Path, model: twotower.Encoder) -> Non
     connection.execute("CREATE TABLE images (path TEXT, hash TEXT, vector BLOB)")
     preprocess = full_preprocess(model)
 
-    def read(path: Path) -> tuple[str, NDArray[np.float32]]:
+    def read(path: Path) -> tuple[str, Float32Array]:
         content = path.read_bytes()
         return hashlib.sha256(content).hexdigest(), preprocess(content)
 
