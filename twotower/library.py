@@ -83,13 +83,13 @@ class Library:
         return self.opened.encoder
 
     def index(
-        self, report: ReportProgress = ignore_progress, *, approximate: bool = False
+        self, progress: ReportProgress = ignore_progress, *, approximate: bool = False
     ) -> IndexReport:
         """Bring the library up to date with the disk.
 
         Arguments and errors are those of `twotower.index.index.Index.update`.
         """
-        return self.opened.update(report, approximate=approximate)
+        return self.opened.update(progress, approximate=approximate)
 
     def parse(self, query: str) -> Query:
         """Parse a query without running it, also before the first call of `index`.

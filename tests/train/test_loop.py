@@ -384,6 +384,9 @@ def test_settings(shards: Path) -> None:
         ("memory.compile=maybe", "'maybe' is not bool; use true or false"),
         ("model=x", r"no such setting; use one of data\.sources, data\.batch_size"),
         # the spelling before fields were grouped
+        ("nope.lr=1", "no such setting; did you mean 'optimizer.lr'"),
+        ("memory.lr=1", "no such setting; did you mean 'optimizer.lr'"),
+        ("lr", "lr is now optimizer.lr; use --set optimizer.lr=VALUE"),
         ("lr=1e-3", "--set lr=1e-3: lr is now optimizer.lr; use --set optimizer.lr=1e-3"),
         ("learning_rate=1e-3", "use --set optimizer.lr=1e-3"),
         ("batch=64", "use --set data.batch_size=64"),

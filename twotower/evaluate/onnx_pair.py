@@ -103,7 +103,7 @@ class OnnxPair:
         }
 
     @cached_property
-    def _fingerprint(self) -> str:
+    def _graphs_hash(self) -> str:
         digest = hashlib.sha256()
         for path in self.paths:
             digest.update(path.read_bytes())

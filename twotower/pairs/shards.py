@@ -13,10 +13,9 @@ from pathlib import Path
 from statistics import quantiles
 from typing import NamedTuple
 
-from PIL import Image
-
-from twotower.errors import BrokenPairError, PairsError
+from twotower.errors import BrokenPairError, PairsError, PictureError
 from twotower.files import atomic_write
+from twotower.inputs.pictures import open_header
 from twotower.pairs.pair import Pair, Source
 from twotower.progress import Progress, ReportProgress, ignore_progress
 
@@ -142,12 +141,13 @@ def _readable_pairs(
 
 
 def _read_header(source: Source, pair: Pair) -> Header:
+    name = f"{source.name}: {pair.key}"
     try:
-        with Image.open(io.BytesIO(pair.picture)) as image:
+        with open_header(io.BytesIO(pair.picture), name) as image:
             return Header(str(image.format), image.width, image.height)
-    except Exception as error:  # Pillow raises many kinds of errors on damaged headers
+    except PictureError as error:
         raise BrokenPairError(
-            f"{source.name}: {pair.key}", f"no picture ({error})", "replace or remove it"
+            name, f"no picture ({error.reason})", "replace or remove it"
         ) from None
 
 

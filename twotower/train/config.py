@@ -198,12 +198,14 @@ def grouped_names() -> dict[str, str]:
 def _unknown_setting(name: str, equals: str, text: str) -> TrainError:
     """Return the error about a setting whose name is wrong or that has no value."""
     option, grouped = f"--set {name}{equals}{text}", grouped_names()
-    present = grouped.get(name.rpartition(".")[2], name)
-    if present != name:
-        return TrainError(option, f"{name} is now {present}", f"use --set {present}={text}")
     if name in setting_types():
         return TrainError(option, "has no value", f"use --set {name}=VALUE")
+    if grouped.get(name, name) != name:  # a name without its group
+        example = f"--set {grouped[name]}={text or 'VALUE'}"
+        return TrainError(option, f"{name} is now {grouped[name]}", f"use {example}")
     close = difflib.get_close_matches(name, [*setting_types(), *grouped], 1)
+    field = name.rpartition(".")[2]
+    close = [grouped[field]] if field in grouped else close
     if close:
         remedy = f"did you mean {grouped.get(close[0], close[0])!r}?"
     else:

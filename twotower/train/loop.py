@@ -240,7 +240,8 @@ class Trainer:
         if math.isfinite(loss):
             return
         path = self.run / f"non-finite-{batch.step}-rank-{rank()}.json"
-        path.write_text(json.dumps({"step": batch.step, "loss": str(loss), "keys": batch.keys}))
+        with atomic_write(path) as file:
+            json.dump({"step": batch.step, "loss": str(loss), "keys": batch.keys}, file)
         raise TrainError(
             f"step {batch.step}",
             f"the loss is {loss}; the pairs of this step are named in {path}",
