@@ -62,7 +62,7 @@ def test_each_bad_input_is_one_line_and_the_others_are_answered(
     assert len(lines) == 3
     assert any("empty.jpg" in line for line in lines)
     assert any("missing.jpg" in line for line in lines)
-    assert any("asks for reasons" in line for line in lines)
+    assert any("a question about reasons or methods" in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_index_again_from_inside_and_list_errors(photos: Path) -> None:
     done = run(cwd=photos / "trip")  # finds its library as git does
     assert done.stdout.startswith("4 unchanged in ")
     [line] = run("--errors", cwd=photos).stdout.splitlines()
-    assert line.startswith("bad\\nname.jpg: this is not a picture")
+    assert line.startswith("bad\\nname.jpg: not a picture")
 
 
 def test_errors_in_arguments(photos: Path) -> None:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from twotower.cli.output import show_progress, track
+from twotower.cli.output import count_of, show_progress, track
 from twotower.progress import Progress, ignore_progress
 
 
@@ -23,6 +23,14 @@ def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(sys, "stderr", stream)
     return stream
+
+
+def test_counts_have_a_noun_in_singular_or_plural() -> None:
+    assert [count_of(number, "picture") for number in (0, 1, 2)] == [
+        "0 pictures",
+        "1 picture",
+        "2 pictures",
+    ]
 
 
 def test_progress_has_stage_count_and_rate(monkeypatch: pytest.MonkeyPatch) -> None:

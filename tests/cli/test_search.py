@@ -87,7 +87,7 @@ def test_a_folder_limits_the_search(
     assert len(capsys.readouterr().out.splitlines()) == 5
     library = ["--library", str(folder / ".twotower")]
     assert main(["search", "a cat", str(tmp_path), *library]) == 1
-    assert "no folder in" in capsys.readouterr().err
+    assert "not a folder of the library" in capsys.readouterr().err
 
 
 def test_json_has_the_documented_fields(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,11 +115,14 @@ def test_a_search_without_matches(inside: Path, capsys: pytest.CaptureFixture[st
     [
         (["search", "camra:fuji"], "did you mean camera:fuji?"),
         (["search", ""], "nothing to look for"),
-        (["search", "x + gone.jpg"], "gone.jpg: there is no such picture"),
-        (["similar", "gone.jpg"], "gone.jpg: there is no such picture"),
-        (["explain", "gone.jpg", "a cat"], "gone.jpg: there is no such file"),
+        (["search", "x + gone.jpg"], "gone.jpg: no such file"),
+        (["similar", "gone.jpg"], "gone.jpg: no such file"),
+        (["explain", "gone.jpg", "a cat"], "gone.jpg: no such file"),
         (["explain", "../a0.jpg", " "], "text: empty"),
-        (["explain", "../a0.jpg", "a cat", "--out", "h.xyz"], "h.xyz: no kind of picture"),
+        (
+            ["explain", "../a0.jpg", "a cat", "--out", "h.xyz"],
+            "h.xyz: unsupported suffix; use .png or .jpg",
+        ),
     ],
 )
 def test_errors_are_one_line(
@@ -207,9 +210,12 @@ def test_a_query_need_not_be_text(inside: Path, tmp_path: Path) -> None:
     assert "<h1>a \ufffd cat</h1>" in file.read_text(encoding="utf-8")
 
 
-def test_copies_overwrite_nothing(inside: Path, tmp_path: Path) -> None:
+def test_copies_overwrite_nothing(
+    inside: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for _ in range(2):
         assert main(["search", "type:png", "--copy-to", str(tmp_path / "found")]) == 0
+        assert f"Copied 1 picture to {tmp_path / 'found'}\n" in capsys.readouterr().err
     names = sorted(path.name for path in (tmp_path / "found").iterdir())
     assert names == ["a3-2.png", "a3.png"]
     assert (tmp_path / "found" / "a3.png").read_bytes() == (inside / "a3.png").read_bytes()
@@ -237,7 +243,8 @@ def test_filters_alone_give_no_probability(
 ) -> None:
     sheet = tmp_path / "sheet.html"
     assert main(["search", "type:png", "--html", str(sheet)]) == 0
-    assert capsys.readouterr().out == f"{inside / 'a3.png'}\n"
+    out, err = capsys.readouterr()
+    assert out == f"{inside / 'a3.png'}\n" and err == f"Wrote {sheet}\n"
     assert (
         "%</b>" not in sheet.read_text() and "cut-off" not in sheet.read_text().split("</style>")[1]
     )

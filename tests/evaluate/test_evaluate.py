@@ -357,7 +357,7 @@ def test_the_page_is_self_contained_and_escaped(
         model = "tests.evaluate.test_evaluate:Red"
         code, _, err = run(*arguments, "--report", directory, model=model)
         page = (directory / "index.html").read_text()
-        assert code == 0 and "index.html: written" in err
+        assert code == 0 and f"Wrote {directory / 'index.html'}" in err
         assert "<script>" not in page and not re.search(r'(src|href)="(?!data:)', page)
         assert "$" not in page.split("</style>")[1]
         assert page.count("<figure>") >= 1 and "data:image/webp" in page

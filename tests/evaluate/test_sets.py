@@ -197,7 +197,7 @@ def errors(tmp_path: Path) -> Iterator[tuple[str, Any, dict[str, Any], str]]:
     yield "no names", tmp_path / "bare.npz", {}, "its labels are numbers; name them with --classes"
     yield "npz classes", tmp_path / "bare.npz", {"classes": ["a", "b"]}, "2 classes are given but"
     np.savez(tmp_path / "field.npz", pictures=arrays)
-    yield "npz field", tmp_path / "field.npz", {}, "needed are images and labels"
+    yield "npz field", tmp_path / "field.npz", {}, "store the arrays images and labels"
     (tmp_path / "bad.npz").write_bytes(b"PK nothing")
     yield "no npz", tmp_path / "bad.npz", {}, "cannot be read"
     unlabelled = write_tar(tmp_path / "unlabelled.tar", [("a.png", png("red", 0))])

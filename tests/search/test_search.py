@@ -91,7 +91,7 @@ def test_a_new_library_parses_before_it_is_indexed(tmp_path: Path) -> None:
     shutil.copy(PHOTOS / "cat.jpg", tmp_path / "inside.jpg")
     library = Library(tmp_path)
     assert library.parse("+inside.jpg").terms == (Term(picture=tmp_path / "inside.jpg"),)
-    with pytest.raises(QueryError, match=r"nowhere\.jpg: there is no such picture"):
+    with pytest.raises(QueryError, match=r"nowhere\.jpg: no such file"):
         library.parse("a cat + nowhere.jpg")
     assert [path.name for path in tmp_path.iterdir()] == ["inside.jpg"]
     assert not library.exists
@@ -256,7 +256,7 @@ def test_similar_to_a_picture_outside_the_library(photos: Library, tmp_path: Pat
     shutil.copy(PHOTOS / "dog.jpg", tmp_path / "mine.jpg")
     answer = photos.similar(tmp_path / "mine.jpg", all=True)
     assert answer[0].path == NAMES["dog"]
-    with pytest.raises(QueryError, match=r"nowhere\.jpg: there is no such picture"):
+    with pytest.raises(QueryError, match=r"nowhere\.jpg: no such file"):
         photos.similar("nowhere.jpg")
 
 

@@ -496,7 +496,7 @@ def test_an_unusable_line_is_named_and_the_others_are_imported(
     assert "line 2: tag 'unicorn': not in the vocabulary" in captured.err
     assert "line 3: nowhere.jpg: not among the pictures" in captured.err
     assert "line 4: verdict 'perhaps': unknown; write yes, no or forget" in captured.err
-    assert "Imported 1 corrections. Undo one with the verdict: forget" in captured.err
+    assert "Imported 1 correction. Undo one with the verdict: forget" in captured.err
     assert "fruit 100%" in captured.out
     corrections.write_text("a,b\n1,2\n")
     assert tag(root, *options) == 1
@@ -506,9 +506,9 @@ def test_an_unusable_line_is_named_and_the_others_are_imported(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--vocabulary", "missing.txt"), "missing.txt: No such file"),
+        (("--vocabulary", "missing.txt"), "missing.txt: no such file; check the path"),
         (("--vocabulary", "{empty}"), "contains no tags; write one on each line"),
-        (("--learn", "missing.csv"), "missing.csv: No such file"),
+        (("--learn", "missing.csv"), "missing.csv: no such file; check the path"),
         (("--export", "tags.docx"), "tags.docx: cannot be written; end it in .csv or .json or"),
         (("--export", "nowhere/tags.csv"), "choose a file in an existing folder"),
         (("--export", "{words}"), "words.txt: is also read, and would be overwritten"),
@@ -650,7 +650,7 @@ def test_the_tags_of_one_folder(
     [only] = json.loads(capsys.readouterr().out)
     assert only["path"].endswith("some/cat.jpg")
     assert tag(root / "nowhere", "--vocabulary", words) == 1
-    assert "nowhere: no folder in" in capsys.readouterr().err
+    assert "nowhere: not a folder of the library" in capsys.readouterr().err
 
 
 def test_stale_pictures_are_named_and_skipped(

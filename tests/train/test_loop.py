@@ -378,10 +378,10 @@ def test_settings(shards: Path) -> None:
     [
         ("learning_rat=1", "no such setting; did you mean 'optimizer.lr'"),
         ("optimizer.weight_decai=1", "no such setting; did you mean 'optimizer.weight_decay'"),
-        ("optimizer.lr=fast", "'fast' is not float; use a number"),
-        ("optimizer.schedule=linear", "'linear' is not cosine or wsd; use cosine or wsd"),
+        ("optimizer.lr=fast", "'fast' is not a number; change the value"),
+        ("optimizer.schedule=linear", "'linear' is not cosine or wsd; change the value"),
         ("steps", "has no value; use --set steps=VALUE"),
-        ("memory.compile=maybe", "'maybe' is not bool; use true or false"),
+        ("memory.compile=maybe", "'maybe' is not true or false; change the value"),
         ("model=x", r"no such setting; use one of data\.sources, data\.batch_size"),
         # the spelling before fields were grouped
         ("nope.lr=1", "no such setting; did you mean 'optimizer.lr'"),

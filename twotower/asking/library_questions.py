@@ -71,8 +71,8 @@ def parse_library_question(text: str) -> LibraryQuestion | None:
     """Parse a question about a library; returns None for one about single pictures.
 
     Raises:
-        QuestionError: the text has no words, names nothing that is shown, or has a negation that
-            is not understood.
+        QuestionError: the text has no words, does not name a thing to look for, or has a
+            negation that is not understood.
     """
     words, filters = _without_dates(normalize_question(text))
     for kind, form in _FORMS:
@@ -81,7 +81,9 @@ def parse_library_question(text: str) -> LibraryQuestion | None:
             thing = _thing(tail)
             if not thing and re.search(rf"(?<! i) (?:{_SHOW})$", tail):
                 raise QuestionError(
-                    repr(text.strip()), "names nothing", 'ask, for example, "... show snow?"'
+                    repr(text.strip()),
+                    "does not name a thing to look for",
+                    'ask, for example, "... show snow?"',
                 )
             single = thing and not re.search(r",|\b(?:and|or|but)\b", thing)
             if _NEGATION.search(thing) or (negated and not (single and kind in NEGATABLE)):

@@ -195,7 +195,7 @@ def _with_answers(question: Question, answers: Sequence[str]) -> Question:
 
 
 def _choice(text: str) -> Question | None:
-    """`is it a cat or a dog`, `is the car red, blue or green`, `cat or dog`.
+    """Parse a choice: `is it a cat or a dog`, `is the car red, blue or green`, `cat or dog`.
 
     The words that the options share stand before the first option. That starts with the same small
     word as the last option, or else has as many words, without the verb and pronouns.
@@ -253,7 +253,7 @@ def _without_article(option: str) -> str:
 
 
 def _count(text: str) -> Question | None:
-    """`how many dogs are there`, `how many wheels does the car have`, `count the dogs`."""
+    """Parse `how many dogs are there`, `how many wheels does the car have`, `count the dogs`."""
     match = re.fullmatch(
         r"(?:how many|(?:what is )?the number of|what number of|count(?: the| all)*) (.+)", text
     )
@@ -283,7 +283,10 @@ def _count(text: str) -> Question | None:
 
 
 def _colour(text: str) -> Question | None:
-    """`what colour is the car`, `what is the colour of it`, `what colour shirt is he wearing`."""
+    """Parse a question about a colour.
+
+    Such as `what colour is the car`, `what is the colour of it`, `what colour shirt is he wearing`.
+    """
     if match := re.fullmatch(
         r"(?:what|which)(?: is| are)? (?:the )?(?:main )?colours? (?:is|are|was|were|of|has) (.+)",
         text,
@@ -309,7 +312,10 @@ def _colour(text: str) -> Question | None:
 
 
 def _coloured(thing: str) -> str:
-    """`the car` -> `a photo of a {} car.`; a longer phrase becomes a sentence."""
+    """Return the statement about a thing's colour.
+
+    `the car` becomes `a photo of a {} car.`; a longer phrase becomes a sentence.
+    """
     if re.fullmatch(r"it|this|that|they|these|those|the (picture|photo|image)", thing):
         return "a photo of something {}."
     match = re.fullmatch(r"(?:the|this|that|a|an|these|those|his|her) (\w+(?: \w+)?)", thing)
@@ -320,7 +326,10 @@ def _coloured(thing: str) -> str:
 
 
 def _time_taken(text: str) -> Question | None:
-    """`what time of day is it`, `when was this taken`, `what season is it`, `how is the weather`"""
+    """Parse a question about the time of day, the season or the weather.
+
+    Such as `when was this taken`, `what season is it`, `how is the weather`.
+    """
     if re.search(r"\bweather\b", text) and re.match(rf"(?:{INTERROGATIVE})", text):
         return _typed("weather", "a photo taken in {} weather.")
     if re.search(r"\bseason\b", text) and re.match(r"what|which", text):
@@ -333,7 +342,7 @@ def _time_taken(text: str) -> Question | None:
 
 
 def _location(text: str) -> Question | None:
-    """`where is this`, `where was the photo taken`, `where is the dog`, `where are they`."""
+    """Parse `where is this`, `where was the photo taken`, `where is the dog`, `where are they`."""
     match = re.fullmatch(r"where(?: (?:is|are|was|were|did|does|do|has) ?(.*))?", text)
     if not match:
         return None
@@ -344,7 +353,7 @@ def _location(text: str) -> Question | None:
 
 
 def _kind_of(text: str) -> Question | None:
-    """`what animal is this`, `what kind of fruit is on the table`, `what is the man's job`.
+    """Parse `what animal is this`, `what kind of fruit is on the table`, `what is the man's job`.
 
     The word for the type decides which answers are possible.
     """
@@ -391,7 +400,7 @@ def _of_kind(kind: str, tail: str) -> str:
 
 
 def _person(text: str) -> Question | None:
-    """`who is this`, `who is riding the horse`, `who wears a hat`."""
+    """Parse `who is this`, `who is riding the horse`, `who wears a hat`."""
     match = re.fullmatch(r"who (?:(?:is|are|was|were) )?(.+)", text)
     if not match:
         return None
@@ -400,7 +409,7 @@ def _person(text: str) -> Question | None:
 
 
 def _doing(text: str) -> Question | None:
-    """`what is the man doing`, `what are they doing`, `what is happening`."""
+    """Parse `what is the man doing`, `what are they doing`, `what is happening`."""
     if match := re.fullmatch(r"what (?:is|are|was|were) (.+?) doing\b.*", text):
         subject = "someone" if re.fullmatch(r"he|she|it|they|this|that", match[1]) else match[1]
         return _typed("activity", f"{subject} {{}}.", DOING)
@@ -410,7 +419,7 @@ def _doing(text: str) -> Question | None:
 
 
 def _object_of(text: str) -> Question | None:
-    """`what is the man holding`, `what does she wear`, `what is the dog playing with`."""
+    """Parse `what is the man holding`, `what does she wear`, `what is the dog playing with`."""
     match = re.fullmatch(r"what (?:is|are|was|were) (.+?) (\w+ing)( \w+)?", text)
     if match and match[1] != "there":
         subject, verb, particle = match.groups()
@@ -429,7 +438,10 @@ def _object_of(text: str) -> Question | None:
 
 
 def _object(text: str) -> Question | None:
-    """`what is this`, `what do you see`, `what is on the table`, `what does the picture show`."""
+    """Parse a question about the thing shown.
+
+    Such as `what is this`, `what do you see`, `what is on the table`, `what does the picture show`.
+    """
     if re.fullmatch(
         r"what (is|are|was) (this|that|it|these|those|there|shown|visible|they)"
         r"( a (picture|photo|image) of)?"
@@ -451,7 +463,7 @@ def _object(text: str) -> Question | None:
 
 
 def _yes_no(text: str) -> Question | None:
-    """`is there a dog`, `is the car red`, `does the man wear a hat`, `is it not raining`.
+    """Parse `is there a dog`, `is the car red`, `does the man wear a hat`, `is it not raining`.
 
     "Isn't it red?" expects "yes" if it is red, so "n't" at the beginning is no negation.
     """
@@ -489,7 +501,10 @@ def _without_not(match: re.Match[str]) -> str:
 
 
 def _interrogative(text: str) -> Question | None:
-    """`why is it red` and `how does it work`, which have no answer; `which ...`, which is open."""
+    """Parse the remaining questions with a question word.
+
+    `why is it red` and `how does it work` have no answer; `which ...` is open.
+    """
     if re.match(r"how old\b", text):
         return _typed("age", "a photo of a person who is a {}.")
     if re.match(r"(why|how|whose|when|whom)\b", text):

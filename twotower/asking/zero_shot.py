@@ -183,7 +183,7 @@ class Answerer:
 
 
 def _statements(question: Question) -> list[str]:
-    """Return the statements to score: of a yes/no question, its own and those to compare with."""
+    """Return the statements to score; of a yes/no question, its statement and the compared ones."""
     if question.kind == "yes/no":
         compared = (question.opposite,) if question.opposite else question.rivals
         return [question.statement, *compared]
@@ -230,7 +230,7 @@ def _parse(text: str, answers: Sequence[str]) -> Question | QuestionError:
     if question.kind == "reason":
         return QuestionError(
             repr(question.text),
-            "asks for reasons or manners, which no statement about a picture answers",
+            "a question about reasons or methods cannot be answered zero-shot",
             "ask what, where, how many or whether, or ask a large model: --vlm URL",
         )
     return question

@@ -73,8 +73,8 @@ class Curve:
 
     Attributes:
         weights: of the three features, and a constant.
-        cutoff: the probability from which a picture is a match. At that, nine of ten queries for
-            what no picture shows had no match when the curve was fitted.
+        cutoff: the probability from which a picture is a match. At the cut-off, 90 % of the queries
+            without a matching picture return nothing, in the data that the curve was fitted on.
     """
 
     background: Background

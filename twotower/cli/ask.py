@@ -69,7 +69,7 @@ def run_ask(arguments: argparse.Namespace) -> int:
         raise QuestionError(
             repr(about_library[0].text),
             f"is about a library, and {about_pictures[0]!r} about single pictures",
-            "ask for their JSON one after the other",
+            "run twotower ask --json once for each kind",
         )
     if about_library:
         ask_library(sources, about_library, arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from twotower.cli.output import OK, print_failures, show_progress
+from twotower.cli.output import OK, count_of, print_failures, show_progress
 from twotower.cli.pairs import SOURCE
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
             [sample for result in results for sample in result.samples[:share]],
         )
     write_calibration(calibration, model.directory)
+    pictures = sum(len(result.pictures.captions) for result in results)
     print(
-        f"{model.directory / CALIBRATION_FILE}: fitted on "
-        f"{sum(len(result.pictures.captions) for result in results)} pictures; cut-off "
+        f"{model.directory / CALIBRATION_FILE}: fitted on {count_of(pictures, 'picture')}; cut-off "
         f"{calibration.text.cutoff:.2f} for words, {calibration.image.cutoff:.2f} for pictures"
     )
     return OK

@@ -284,7 +284,7 @@ def _write_outputs(
         from twotower.evaluate.report import write_report
 
         page = write_report(result, arguments.report, find_picture)
-        print(f"{page}: written", file=sys.stderr)
+        print(f"Wrote {page}", file=sys.stderr)
     print(result_to_json(result) if arguments.json else "\n".join(format_result(result)))
     return FAILED if result["unreadable"] else OK
 

@@ -29,7 +29,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
     from twotower.errors import LabelError
 
     if not _is_writable_format(arguments.out):
-        raise LabelError(arguments.out, "no kind of picture to write", "end it in .png or .jpg")
+        raise LabelError(arguments.out, "unsupported suffix", "use .png or .jpg")
     model = load(arguments.model, engine=arguments.engine)
     with show_progress("Explaining"):
         explanation = explain(model, arguments.picture, arguments.words)

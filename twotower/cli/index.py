@@ -14,6 +14,7 @@ from twotower.cli.output import (
     FAILED,
     OK,
     add_model_options,
+    count_of,
     printable,
     show_progress,
     shown_path,
@@ -131,9 +132,8 @@ def index_once(library: Library, out: TextIO | None = None, *, approximate: bool
         folder = printable(shown_path(library.root / path))
         print(f"twotower: {folder}: {reason}; its pictures stay indexed", file=sys.stderr)
     if report.failed:
-        pictures = "picture" if report.failed == 1 else "pictures"
         print(
-            f"twotower: {report.failed} {pictures} could not be read; "
+            f"twotower: {count_of(report.failed, 'picture')} could not be read; "
             "list them with: twotower index --errors",
             file=sys.stderr,
         )

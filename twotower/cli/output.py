@@ -88,6 +88,11 @@ def printable(text: str) -> str:
 _CONTROLS = "[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 
 
+def count_of(number: int, noun: str) -> str:
+    """Return a count with its noun, such as "1 picture" or "2 pictures"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def to_json(tree: Any, indent: int | None = None) -> str:
     """Return JSON as text.
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twotower.cli.output import FAILED, OK, positive, print_failures, show_progress
+from twotower.cli.output import FAILED, OK, count_of, positive, print_failures, show_progress
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -39,8 +39,8 @@ def run_pairs_pack(arguments: argparse.Namespace) -> int:
     print_failures(broken)
     shards = len(list(arguments.destination.glob("*.tar")))
     print(
-        f"Packed {len(source)} pairs into {shards} shards in {arguments.destination}; "
-        f"{len(broken)} broken ones left out"
+        f"Packed {count_of(len(source), 'pair')} into {count_of(shards, 'shard')} in "
+        f"{arguments.destination}; {len(broken)} broken ones left out"
     )
     return FAILED if broken else OK
 

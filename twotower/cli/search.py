@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twotower.cli.index import add_library_option, index_once
-from twotower.cli.output import FAILED, OK, positive, print_failures, printable, shown_path, to_json
+from twotower.cli.output import (
+    FAILED,
+    OK,
+    count_of,
+    positive,
+    print_failures,
+    printable,
+    shown_path,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -129,7 +138,7 @@ def run_duplicates(arguments: argparse.Namespace) -> int:
         for hit in group:
             print(f"{hit.score:.3f}  {printable(shown_path(hit.path))}")
         print()
-    print(f"{len(groups)} groups of copies" if groups else "no copies here")
+    print(f"{count_of(len(groups), 'group')} of copies" if groups else "no copies here")
     return OK
 
 
@@ -180,7 +189,7 @@ def output_result(result: SearchResult, library: Library, arguments: argparse.Na
         errors += _write_sheet(result, library, arguments)
     if arguments.copy_to:
         copies, failures = copy_hits(result.hits, arguments.copy_to)
-        print(f"{arguments.copy_to}: {copies} pictures copied", file=sys.stderr)
+        print(f"Copied {count_of(copies, 'picture')} to {arguments.copy_to}", file=sys.stderr)
         errors += failures
     if arguments.json:
         print(to_json(result_tree(result), indent=1))
@@ -295,7 +304,7 @@ def _write_sheet(
 
     file: Path = arguments.html or Path(tempfile.mkdtemp(prefix="twotower-")) / "hits.html"
     missing = write_contact_sheet(result, len(library.catalog), file)
-    print(f"{file}: written", file=sys.stderr)
+    print(f"Wrote {file}", file=sys.stderr)
     if arguments.open:
         import webbrowser
 

@@ -13,6 +13,7 @@ from twotower.cli.index import add_library_option
 from twotower.cli.output import (
     FAILED,
     OK,
+    count_of,
     print_failures,
     printable,
     show_progress,
@@ -154,7 +155,7 @@ def import_corrections(library: Library, vocabulary: Vocabulary, file: Path) -> 
     report = library.import_corrections(vocabulary, file)
     print_failures(report.errors)
     print(
-        f"Imported {report.imported} corrections. Undo one with the verdict: forget",
+        f"Imported {count_of(report.imported, 'correction')}. Undo one with the verdict: forget",
         file=sys.stderr,
     )
     return len(report.errors)
@@ -194,7 +195,10 @@ def write_review(library: Library, result: TagResult, arguments: argparse.Namesp
 
     command = this_command(arguments, "--learn", "corrections.csv")
     count = write_page(library, result.tagger, result.pictures, arguments.review, command)
-    print(f"Wrote {arguments.review} with {count} tags to review; no sidecars", file=sys.stderr)
+    print(
+        f"Wrote {arguments.review} with {count_of(count, 'tag')} to review; no sidecars",
+        file=sys.stderr,
+    )
 
 
 def this_command(arguments: argparse.Namespace, *options: str) -> str:
@@ -245,7 +249,8 @@ def export(
     with show_progress("Linking") as report:
         links = link_folders(arguments.to_folders, tagged, report)
     print(
-        f"Made {links.linked} links in {arguments.to_folders} ({links.existing} existed before)",
+        f"Made {count_of(links.linked, 'link')} in {arguments.to_folders} "
+        f"({links.existing} existed before)",
         file=sys.stderr,
     )
     return list(links.errors)
@@ -258,8 +263,9 @@ def write_sidecars(
     with show_progress("Writing") as progress:
         report = library.write_tags(result, embed=arguments.embed, report=progress)
     print(
-        f"Tagged {report.pictures} pictures ({report.removed} old tags removed, "
-        f"{report.unchanged} already up to date). Undo with: {undo_command(arguments)}",
+        f"Tagged {count_of(report.pictures, 'picture')} "
+        f"({count_of(report.removed, 'old tag')} removed, {report.unchanged} already up to date). "
+        f"Undo with: {undo_command(arguments)}",
         file=sys.stderr,
     )
     return report.errors
@@ -280,7 +286,7 @@ def undo(library: Library) -> int:
         print("Nothing to undo")
         return OK
     print(
-        f"Restored {report.restored} files. Removed only our tags from {report.untagged} files "
-        "that were edited since"
+        f"Restored {count_of(report.restored, 'file')}. "
+        f"Removed only our tags from {count_of(report.untagged, 'file')} edited since"
     )
     return FAILED if report.errors else OK

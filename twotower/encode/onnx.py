@@ -32,7 +32,7 @@ HEAD_CONFIG, HEAD_WEIGHTS, HEAD_GRAPH = "head.json", "head.safetensors", "head.o
 def export_onnx(model: CLIP, directory: Path) -> None:
     """Write the graphs of a model, which refer to `model.safetensors` in the same directory.
 
-    They are those of both towers, and of both without their pooling (`engine.Tower`).
+    There are four graphs: each tower with its pooling, and each without (`engine.Tower`).
     """
     import torch
 

@@ -142,7 +142,11 @@ def _input_shape(session: Any, path: Path, rank: int, expected: str) -> list[int
     """Return the shape of a graph's first input, with None for variable sizes."""
     shape = session.get_inputs()[0].shape
     if len(shape) != rank:
-        raise ModelError(path, f"its first input has the shape {shape}", f"needed is {expected}")
+        raise ModelError(
+            path,
+            f"its first input has the shape {shape}",
+            f"give a graph with the input {expected}",
+        )
     return [size if isinstance(size, int) else None for size in shape]
 
 

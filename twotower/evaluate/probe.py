@@ -133,7 +133,7 @@ class LabelledEmbeds:
         return LabelledEmbeds(self.image_embeds[numbers], self.labels[numbers])
 
     def join(self, embeds: LabelledEmbeds) -> LabelledEmbeds:
-        """Return these rows and those of `embeds`."""
+        """Append `embeds`."""
         return LabelledEmbeds(
             np.concatenate([self.image_embeds, embeds.image_embeds]),
             np.concatenate([self.labels, embeds.labels]),

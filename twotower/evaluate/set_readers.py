@@ -135,7 +135,7 @@ def _load_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] |
     except EvaluationError:
         raise
     except KeyError as error:
-        raise EvaluationError(path, error.args[0], "needed are images and labels") from None
+        raise EvaluationError(path, error.args[0], "store the arrays images and labels") from None
     except (OSError, zipfile.BadZipFile, ValueError) as error:
         raise EvaluationError(
             path, f"cannot be read ({error})", "write it again with numpy.savez"

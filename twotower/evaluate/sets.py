@@ -149,8 +149,8 @@ def _read_set(location: str | Path, root: Path | None) -> StoredSet:
     raise EvaluationError(
         location,
         "no such set",
-        "give a folder of class folders, tars, a .csv, .tsv, .parquet or .npz file, or a name of: "
-        "twotower evaluate sets",
+        "give a folder of class folders, tars, a .csv, .tsv, .parquet or .npz file, or the name of "
+        "a public set (list them: twotower evaluate sets)",
     )
 
 

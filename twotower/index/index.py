@@ -56,9 +56,7 @@ class Index:
             LibraryError: `root` is no folder, or neither `root` nor `location` is given.
         """
         if root is None and location is None:
-            raise LibraryError(
-                "library", "no folder is named", "give the folder of pictures, or its library"
-            )
+            raise LibraryError("library", "neither root nor location is given", "pass one")
         _require_folder(root)
         # absolute: the program may change its working directory
         self._root = Path(root).absolute() if root is not None else None

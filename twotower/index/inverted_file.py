@@ -203,7 +203,7 @@ def _fill_lists(
 
 
 def _set_probes(index: Any, queries: Float32Array, nearest: IndexArray) -> None:
-    """Set the number of lists to read so that `RECALL` of the `nearest` [q, TOP] are found."""
+    """Set the number of lists to read so that a share `RECALL` of `nearest` [q, TOP] is found."""
     index.nprobe = 1
     while index.nprobe < index.nlist:
         results = index.search(queries, TOP + _MARGIN)[1]

@@ -133,8 +133,8 @@ class Update:
             if requested:
                 raise LibraryError(
                     "--approximate",
-                    "is for vectors on this machine",
-                    "leave it out: Milvus has an index of its own",
+                    "applies only to local vectors (Milvus has its own index)",
+                    "leave it out",
                 )
             return
         due = vectors.has_stale_lists() or (had_lists and not vectors.has_lists())

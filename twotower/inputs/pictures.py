@@ -77,7 +77,7 @@ def open_picture(
     if not isinstance(source, (str, os.PathLike)):
         raise PictureError(
             f"<{type(source).__name__}>",
-            "this is not a picture",
+            "not a picture",
             "give a path, the bytes of a file, a PIL picture or a uint8 array",
         )
     name = os.fspath(source)
@@ -87,7 +87,7 @@ def open_picture(
     except PictureError:
         raise
     except FileNotFoundError:
-        raise PictureError(name, "there is no such file", "check the path") from None
+        raise PictureError(name, "no such file", "check the path") from None
     except IsADirectoryError:
         raise PictureError(
             name, "a folder, not a picture", "give pictures, or a folder that holds some"
@@ -154,7 +154,7 @@ def open_header(file: IO[bytes], name: str) -> Image.Image:
         if file.seek(0, os.SEEK_END) == 0:
             raise PictureError(name, "the file is empty", "copy or download it again") from None
         raise PictureError(
-            name, "this is not a picture of a known kind", "convert it to JPEG or PNG"
+            name, "not a picture of a known kind", "convert it to JPEG or PNG"
         ) from error
     except Exception as error:  # Pillow's readers raise nearly anything on a damaged header
         raise _damaged(name, error) from error
@@ -191,7 +191,7 @@ def _identify(file: IO[bytes], name: str) -> Image.Image:
 def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     pixels = image.width * image.height
     if not pixels:
-        raise PictureError(name, "the picture has no pixels", "give one that has some")
+        raise PictureError(name, "the picture has no pixels", "replace the file")
     if pixels > max_pixels:
         raise PictureError(
             name,
@@ -244,7 +244,7 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     elif array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         reason, remedy = f"its shape is {array.shape}", "give [H, W], [H, W, 3] or [H, W, 4]"
     elif array.size == 0:
-        reason, remedy = f"its shape is {array.shape}", "give one that has pixels"
+        reason, remedy = f"its shape is {array.shape}", "give an array with pixels"
     else:
         return Image.fromarray(array)
     raise PictureError("<array>", reason, remedy)

@@ -33,7 +33,7 @@ def sample_frames(path: Path, count: int = 8) -> list[Image.Image]:
             str(path), f"not a video that can be decoded ({error})", "convert it to MP4"
         ) from None
     if not frames:
-        raise PictureError(str(path), "a video without pictures", "give one that has some")
+        raise PictureError(str(path), "a video without pictures", "replace the file")
     return frames
 
 

@@ -247,7 +247,7 @@ def _parse_picture(token: str, find_picture: FindPicture, sign: str) -> Term | N
     if path is not None:
         return Term(picture=path, weight=weight)
     if os.sep in name or token[0] in "+-" or sign:
-        raise QueryError(name, "there is no such picture", "check the path")
+        raise QueryError(name, "no such file", "check the path")
     return None  # the name of a file, to be compared with the names in the library
 
 

@@ -106,7 +106,7 @@ def similar(
     """
     path = _find_picture(index, os.fspath(picture))
     if path is None:
-        raise QueryError(picture, "there is no such picture", "check the path")
+        raise QueryError(picture, "no such file", "check the path")
     query = Query(os.fspath(picture), (Term(picture=path),))
     return search(index, query, top=top, offset=offset, all=all, group=group, folder=folder)
 
@@ -161,7 +161,7 @@ def warn_of_missing(index: Index, vectors: int, rows: int) -> None:
 
 @dataclass(frozen=True)
 class _Task:
-    """A query with what its candidates are retrieved by.
+    """A query with the inputs of its retrieval.
 
     Attributes:
         embeds: of the terms [t, embed_dim].
@@ -188,7 +188,11 @@ def _relative_folder(index: Index, folder: Path) -> str:
     """Return a folder of the library relative to its root, with / as separator."""
     root = index.root.resolve()
     if not folder.is_dir() or not folder.resolve().is_relative_to(root):
-        raise LibraryError(folder, f"no folder in {root}", "give one that is, or another library")
+        raise LibraryError(
+            folder,
+            f"not a folder of the library {root}",
+            "give a folder inside it, or another --library",
+        )
     return folder.resolve().relative_to(root).as_posix()
 
 
@@ -250,7 +254,7 @@ def _embed_file(index: Index, picture: Path) -> Float32Array:
     content = read(ScannedFile(os.fsencode(picture), stat.st_size, stat.st_mtime_ns, 0))
     if content is None or content.pixel_values is None:
         error = content.record.error if content else None
-        reason, _, remedy = (error or "there is no such file; check the path").partition("; ")
+        reason, _, remedy = (error or "no such file; check the path").partition("; ")
         raise PictureError(picture, reason, remedy)
     frames = index.encoder.encode_pixels(content.pixel_values)
     return normalize(frames.mean(axis=0, keepdims=True))[0]

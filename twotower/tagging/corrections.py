@@ -43,7 +43,7 @@ def import_corrections(index: Index, vocabulary: Vocabulary, path: Path) -> Impo
     the hash of its content (column `content`), which finds it after it was moved.
 
     Raises:
-        TaggingError: the file is not such a table.
+        TaggingError: the file does not exist or is not such a table.
         OSError: it cannot be read.
     """
     importer = _Importer(index, vocabulary)
@@ -144,5 +144,7 @@ def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
                 (reader.line_num, {name: (row.get(name) or "").strip() for name in row if name})
                 for row in reader
             ]
+    except FileNotFoundError:
+        raise TaggingError(path, "no such file", "check the path") from None
     except csv.Error as error:
         raise TaggingError(path, str(error), "give a CSV file") from None

@@ -62,12 +62,15 @@ def read_vocabulary(path: str | Path | None = None) -> Vocabulary:
     """Read a `.txt`, `.csv`, `.yaml` or `.json` vocabulary; by default the shipped one.
 
     Raises:
-        TaggingError: the file is not a vocabulary; the subject names the file and the line.
+        TaggingError: the file does not exist or is not a vocabulary; the subject names the file
+            and the line.
         OSError: the file cannot be read.
     """
     path = Path(path) if path is not None else SHIPPED_FILE
     try:
         text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise TaggingError(path, "no such file", "check the path") from None
     except UnicodeDecodeError:
         raise TaggingError(path, "not UTF-8 text", "save it as UTF-8") from None
     return parse_vocabulary(text, path.suffix.lower().lstrip(".") or "txt", str(path))

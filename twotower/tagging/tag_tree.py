@@ -15,7 +15,7 @@ class TagTree:
     Attributes:
         tags: the tags that can be assigned, in the order of the vocabulary.
         columns: the position of each tag in `tags`.
-        parents: the column of what each tag is a kind of, headings skipped; None at the top.
+        parents: the column of the parent of each tag, headings skipped; None at the top.
         groups: the columns of each group of which exactly one member applies.
         grouped: the columns of all groups.
     """
@@ -36,7 +36,7 @@ class TagTree:
         return cls(tags, columns, [_parent(tag, columns) for tag in tags], groups, grouped)
 
     def ancestors(self, column: int) -> list[int]:
-        """Return the columns of all that a tag is a kind of, the nearest at the front."""
+        """Return the columns of the ancestors of a tag, the parent at the front."""
         ancestors = []
         parent = self.parents[column]
         while parent is not None:

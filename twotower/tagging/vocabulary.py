@@ -1,7 +1,7 @@
 """Vocabularies: the tags that pictures can get, as a tree of names.
 
-A text file has one tag on a line, indented under what it is a kind of. docs/tagging.md describes
-this format and its equivalents in CSV, YAML and JSON.
+A text file has one tag on a line, indented under its parent, the more general tag. docs/tagging.md
+describes this format and its equivalents in CSV, YAML and JSON.
 """
 
 from __future__ import annotations

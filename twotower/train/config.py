@@ -52,7 +52,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The contrastive loss, and the two that follow a teacher."""
+    """The contrastive loss, and two distillation losses."""
 
     multi_positive: bool = False  # equal pictures or captions of a batch belong together
     teacher: str | None = None  # a model directory
@@ -191,7 +191,7 @@ def setting_types() -> dict[str, Any]:
 
 @functools.cache
 def grouped_names() -> dict[str, str]:
-    """Return the names with groups by the bare names, those of earlier versions among them."""
+    """Return the names with groups by the bare names, including the names of earlier versions."""
     return {name.rpartition(".")[2]: name for name in setting_types()} | RENAMED
 
 
@@ -259,6 +259,7 @@ def _parse_value(kind: Any, text: str, setting: str) -> Any:
             return {"true": True, "false": False}[text.lower()]
         return kind(text)
     except (ValueError, KeyError):
-        expected = " or ".join(map(str, options)) or kind.__name__
-        remedy = f"use {WORDS.get(kind, expected)}"
-        raise TrainError(f"--set {setting}", f"{text!r} is not {expected}", remedy) from None
+        expected = WORDS.get(kind) or " or ".join(map(str, options))
+        raise TrainError(
+            f"--set {setting}", f"{text!r} is not {expected}", "change the value"
+        ) from None

@@ -89,7 +89,7 @@ class Heartbeat(threading.Thread):
         self.join()
 
     def leave(self) -> None:
-        """End the thread of a rank that has finished, so that nobody reports it missing."""
+        """End the thread of a rank that has finished, so that it is not reported as dead."""
         self.stop()
         self._store.set(f"beat-{self.rank}", FINISHED)
 

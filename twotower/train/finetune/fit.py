@@ -112,7 +112,9 @@ def fit(
     """
     started, run = time.monotonic(), Path(run)
     if method not in get_args(Method):
-        raise TrainError("method", f"is {method!r}", f"use one of {', '.join(get_args(Method))}")
+        raise TrainError(
+            "--method", f"unknown method {method!r}", f"use one of {', '.join(get_args(Method))}"
+        )
     directory = find_model(model)
     with_settings(TrainConfig(read_config(directory), DataConfig(()), 1), settings)  # check them
     source = open_source(pairs)
