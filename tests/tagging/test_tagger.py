@@ -449,6 +449,9 @@ def test_corrections_are_written_and_undone(
     assert not any("dog" in row["tag"] for row in rows if row["path"].endswith("dog.jpg"))
     capsys.readouterr()
     assert tag(root, "--undo") == 0
+    assert capsys.readouterr().out.startswith(
+        "Restored 4 files. Removed only our tags from 0 files"
+    )
     assert not list(root.glob("*.xmp"))
 
 

@@ -100,7 +100,7 @@ def similar(
     The other arguments are those of `search`.
 
     Raises:
-        QueryError: there is no such file.
+        QueryError: the file does not exist.
         PictureError: the file cannot be read.
         LibraryError: nothing is indexed, or `folder` is not in the library.
     """

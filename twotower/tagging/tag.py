@@ -37,7 +37,7 @@ class TagResult:
     """Outcome of `tag`.
 
     Attributes:
-        tagger: has the tags, in the order of `TaggedPicture.probabilities`, and their cut-offs.
+        tagger: holds the tags, in the order of `TaggedPicture.probabilities`, and their cut-offs.
         pictures: the tagged ones, sorted by path.
         paths: of the pictures, by id.
         stale: pictures that must be indexed again before they can be tagged.
