@@ -97,7 +97,7 @@ class OnnxPair:
     def describe(self) -> dict[str, Any]:
         """Return the fingerprint of both graphs, the engine and the preprocessing."""
         return {
-            "fingerprint": self._fingerprint,
+            "fingerprint": self._graphs_hash,
             "engine": "onnxruntime",
             "preprocess": asdict(self.preprocess_config),
         }
