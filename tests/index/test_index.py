@@ -161,7 +161,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every connection to Milvus fail."""
 
     def fail(address: str, *_: object) -> None:
-        raise LibraryError(f"{address}: Milvus says: nobody there")
+        raise LibraryError(address, "Milvus says: nobody there", "start it")
 
     monkeypatch.setattr("twotower.index.milvus.MilvusVectors.__init__", fail)
 

@@ -39,7 +39,7 @@ class Numbers:
 
     def __getitem__(self, number: int) -> Pair:
         if number in self.broken:
-            raise BrokenPairError("made so")
+            raise BrokenPairError(self.name, "made so", "replace it")
         captions = tuple(f"{self.name} {number} {letter}" for letter in "abc")
         return Pair(self.key(number), picture(number, "png", (70, 90)), captions)
 
@@ -130,7 +130,7 @@ def test_a_broken_pair_is_named_and_replaced() -> None:
     clean = list(batches()(0, 7))
     replaced = list(batches(Numbers(30, broken=frozenset({5})))(0, 7))
     named = [line for batch in replaced for line in batch.broken]
-    assert named == ["numbers-5: made so"]
+    assert named == ["numbers-5: numbers: made so; replace it"]
     for batch, expected in zip(replaced, clean, strict=True):
         assert len(batch.keys) == 4 and "numbers-5" not in batch.keys
         kept = [i for i, key in enumerate(expected.keys) if key != "numbers-5"]
