@@ -14,6 +14,7 @@ import pytest
 from tests.index.test_index import write_dng
 from tests.index.tiny import picture
 from twotower.cli.main import main
+from twotower.cli.search import BELOW
 from twotower.cli.terminal_images import iterm, kitty, sixel
 from twotower.library import Library
 from twotower.pages.thumbnails import thumbnail
@@ -38,6 +39,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder / "within")
     return folder
+
+
+def pictures_in(out: str) -> list[str]:
+    return [line for line in out.splitlines() if line != BELOW]
 
 
 def test_the_first_search_indexes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,7 +89,7 @@ def test_a_folder_limits_the_search(
     assert main(["search", "a cat", str(folder / "within"), "--all"]) == 0
     assert capsys.readouterr().out == ""
     assert main(["search", "a cat", str(folder), "--all"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert len(pictures_in(capsys.readouterr().out)) == 5
     library = ["--library", str(folder / ".twotower")]
     assert main(["search", "a cat", str(tmp_path), *library]) == 1
     assert "not a folder of the library" in capsys.readouterr().err
@@ -93,21 +98,64 @@ def test_a_folder_limits_the_search(
 def test_json_has_the_documented_fields(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", "a big city at night", "--json", "--all"]) == 0
     tree = json.loads(capsys.readouterr().out)
-    assert list(tree) == ["query", "cutoff", "matches", "hits"]
-    assert len(tree["hits"]) == 5
+    assert list(tree) == ["query", "cutoff", "matches", "hits", "near"]
+    assert len(tree["hits"]) == 5 and tree["near"] == []
     assert tree["matches"] == sum(hit["match"] for hit in tree["hits"])
     assert {"path", "score", "probability", "match"} <= set(tree["hits"][0])
     assert Path(tree["hits"][0]["path"]).name == "a2.jpg"
     assert Path(tree["hits"][0]["path"]).is_file(), "as seen from here"
 
 
-def test_a_search_without_matches(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_nothing_comes_near_it_is_said(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["search", "a periodic table"]) == 0
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == "nothing here matches 'a periodic table'; --all lists what comes nearest\n"
+    assert err == "nothing here looks like 'a periodic table'; --all lists what comes nearest\n"
     assert main(["search", "a periodic table", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["hits"] == []
+    tree = json.loads(capsys.readouterr().out)
+    assert tree["hits"] == tree["near"] == []
+    assert main(["search", "a periodic table", "--all"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == BELOW and len(pictures_in(out)) == 5
+    assert err == "nothing here matches 'a periodic table'\n"
+
+
+def test_pictures_that_come_near_follow_the_matches(
+    inside: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("twotower.search.search.NEAR_SHARE", 1e-9)
+    monkeypatch.setattr("twotower.search.search.NEAR_HITS", 2)
+    sheet = tmp_path / "sheet.html"
+    assert main(["search", "a cat", "--html", str(sheet)]) == 0
+    out, err = capsys.readouterr()
+    match, line, *near = out.splitlines()
+    assert match.endswith("a0.jpg") and line == BELOW and len(near) == 2
+    assert err == f"Wrote {sheet}\n"
+    matching, below = sheet.read_text().split("<h2>below the cut-off</h2>")
+    assert (matching.count("<a class=hit"), below.count("<a class=hit")) == (1, 2)
+    assert main(["search", "a cat", "--json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert [hit["match"] for hit in tree["hits"]] == [True]
+    assert [hit["match"] for hit in tree["near"]] == [False, False] and tree["matches"] == 1
+    assert main(["search", "a periodic table"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == BELOW and len(pictures_in(out)) == 2
+    assert err == "nothing here surely matches 'a periodic table'; --all lists more\n"
+    assert main(["similar", str(inside / "a0.jpg")]) == 0
+    assert len(pictures_in(capsys.readouterr().out)) == 2
+
+
+def test_a_match_by_name_alone_shows_no_probability(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(PHOTOS / "cat.jpg", tmp_path / "periodic table.jpg")
+    assert main(["search", "periodic table", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"      {tmp_path / 'periodic table.jpg'}  (by its name)\n"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +206,7 @@ def test_a_wrong_query_is_refused_before_indexing(
 
 def test_similar_and_duplicates(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["similar", "../a0.jpg", "--all", "--top", "2"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert len(pictures_in(capsys.readouterr().out)) == 2
     assert main(["duplicates"]) == 0
     assert capsys.readouterr().out == "no copies here\n"
     assert main(["duplicates", "--json"]) == 0
@@ -180,7 +228,7 @@ def test_pages_count_groups(
         options = ["--top", "1", "--page", str(number), *more]
         assert main(["search", query, str(tmp_path), *options]) == 0
         out, err = capsys.readouterr()
-        return len(out.splitlines()), err
+        return len(pictures_in(out)), err
 
     for number in (1, 2, 3, 4):
         assert page(number, "zoo") == (1, "13 match; --page or --top for more\n")
@@ -232,7 +280,7 @@ def test_a_missing_hit_is_reported_beside_the_others(
     finally:
         (tmp_path / "gone.jpg").rename(inside / "a1.jpg")
     out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 5, "the result is printed all the same"
+    assert len(pictures_in(out)) == 5, "the result is printed all the same"
     message = f"twotower: {inside / 'a1.jpg'}: no longer there; index again\n"
     assert err.count(message) == 2 and err.count("twotower:") == 2
     assert len(list(copies.iterdir())) == sheet.read_text().count("<a class=hit") == 4

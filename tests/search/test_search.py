@@ -22,6 +22,7 @@ from twotower.library import Library
 from twotower.search.duplicates import _connected
 from twotower.search.query import Term
 from twotower.search.ranking import group_copies
+from twotower.search.search import NEAR_HITS, NEAR_SHARE
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
@@ -113,6 +114,35 @@ def test_only_all_lists_hits_below_the_cutoff(photos: Library) -> None:
         assert hit.match == (hit.probability >= everything.cutoff)
     probabilities = [hit.probability for hit in everything]
     assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_the_nearest_below_the_cutoff_follow_the_last_match(
+    photos: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = "a big city at night"
+    everything = list(photos.search(query, top=100, all=True))
+    below = [hit.path for hit in everything if not hit.match]
+    monkeypatch.setattr("twotower.search.search.NEAR_SHARE", 1e-9)
+    result = photos.search(query)
+    assert len(result.hits) == result.groups and all(hit.match for hit in result)
+    assert [hit.path for hit in result.near] == below[:NEAR_HITS]
+    assert not any(hit.match for hit in result.near)
+    assert photos.search(query, all=True).near == []
+    assert [hit.path for hit in photos.search(query, sort="date").near] == below[:NEAR_HITS]
+
+    count = result.groups
+    assert photos.search(query, top=count).near == [], "the page is full"
+    assert len(photos.search(query, top=count + 2).near) == 2
+    assert photos.search(query, top=count, offset=count).near == [], "the matches ended before"
+    assert len(photos.search("a periodic table").near) == NEAR_HITS
+
+
+def test_only_pictures_that_come_near_are_named(photos: Library) -> None:
+    for words in ("a big city at night", "a dog", "water", "a periodic table"):
+        result = photos.search(words)
+        assert result.cutoff is not None
+        lowest = NEAR_SHARE * result.cutoff
+        assert all(lowest <= hit.probability < result.cutoff for hit in result.near)
 
 
 def test_pages_add_up_to_all_hits(photos: Library) -> None:

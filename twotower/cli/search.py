@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from twotower.library import Library
     from twotower.search.hits import Hit, SearchResult
 
+BELOW = "below the cut-off:"  # precedes pictures that are no matches
 _MISSING = "no longer there; index again"
 
 
@@ -200,36 +201,51 @@ def output_result(result: SearchResult, library: Library, arguments: argparse.Na
 
 
 def print_result(result: SearchResult, page: int, top: int, all: bool) -> None:
-    """Print a line for each hit, with a thumbnail in terminals that can show one."""
+    """Print a line for each hit, with a thumbnail in terminals that can show one.
+
+    Pictures below the cut-off follow under a line of their own.
+    """
     print_thumbnail = None
     if sys.stdout.isatty():
         from twotower.cli.terminal_images import thumbnail_printer
 
         print_thumbnail = thumbnail_printer(sys.stdout)
-    for hit in result.hits:
+    is_match = True
+    for hit in [*result.hits, *result.near]:
+        if is_match and not hit.match:
+            print(BELOW)
+        is_match = hit.match
         if print_thumbnail:
             print_thumbnail(hit.path)
-        notes = [f"{len(hit.copies)} copies"] if hit.copies else []
-        notes += ["by its name"] if hit.named else []
-        notes += [] if hit.match else ["below the cut-off"]
-        note = f"  ({', '.join(notes)})" if notes else ""
-        print(f"{percent(hit)}{printable(shown_path(hit.path))}{note}")
+        print(_line(result, hit))
     if hint := _hint(result, page, top, all):
         print(hint, file=sys.stderr)
 
 
+def _line(result: SearchResult, hit: Hit) -> str:
+    """Return the line of a hit; the probability is left blank if it matches only by its name."""
+    share = percent(hit)
+    if result.by_name_only(hit):
+        share = " " * len(share)
+    notes = ["by its name"] if hit.named else []
+    notes += [f"{len(hit.copies)} copies"] if hit.copies else []
+    note = f"  ({', '.join(notes)})" if notes else ""
+    return f"{share}{printable(shown_path(hit.path))}{note}"
+
+
 def _hint(result: SearchResult, page: int, top: int, all: bool) -> str:
-    """Return what to do to see more; "" if there is nothing more to see."""
+    """Return what was not found, or what to do to see more; "" if there is nothing to say."""
     pages = math.ceil(result.groups / top)
     if page > pages > 0:
         return f"page {page} is beyond the end; the last is --page {pages}"
-    if not result.matches:
-        judged = result.cutoff is not None
-        hint = "; --all lists what comes nearest" if judged and not all else ""
-        return f"nothing here matches {result.query!r}{hint}"
-    if page < pages and not all:
-        return f"{result.matches} match; --page or --top for more"
-    return ""
+    if result.matches:
+        more = page < pages and not all
+        return f"{result.matches} match; --page or --top for more" if more else ""
+    if all or result.cutoff is None:
+        return f"nothing here matches {result.query!r}"
+    if result.near:
+        return f"nothing here surely matches {result.query!r}; --all lists more"
+    return f"nothing here looks like {result.query!r}; --all lists what comes nearest"
 
 
 def percent(hit: Hit) -> str:
@@ -244,6 +260,7 @@ def result_tree(result: SearchResult) -> dict[str, Any]:
         "cutoff": result.cutoff,
         "matches": result.matches,
         "hits": [hit_tree(hit) for hit in result.hits],
+        "near": [hit_tree(hit) for hit in result.near],
     }
 
 

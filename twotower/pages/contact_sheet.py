@@ -18,7 +18,7 @@ HEIGHT = 360  # pixels of a thumbnail in the file; the page displays at most two
 
 
 def write_contact_sheet(result: SearchResult, pictures: int, file: Path) -> list[Path]:
-    """Write the hits of a search among `pictures` pictures.
+    """Write what a search among `pictures` pictures found: matches, then those below the cut-off.
 
     Returns:
         The pictures that are missing in the file because they can no longer be read.
@@ -26,7 +26,7 @@ def write_contact_sheet(result: SearchResult, pictures: int, file: Path) -> list
     Raises:
         OSError: the file cannot be written.
     """
-    figures = [(hit, _figure(hit, file)) for hit in result]
+    figures = [(hit, _figure(result, hit, file)) for hit in [*result.hits, *result.near]]
     matches = "".join(figure for hit, figure in figures if hit.match)
     below = "".join(figure for hit, figure in figures if not hit.match)
     count = f"{result.matches:,} of {pictures:,} pictures match"
@@ -34,7 +34,7 @@ def write_contact_sheet(result: SearchResult, pictures: int, file: Path) -> list
         _PAGE,
         {
             "query": result.query,
-            "count": count.replace(",", "\u202f") if result.matches else "Nothing matches",
+            "count": count.replace(",", "\u202f") if result.matches else _empty_count(result),
             "matches": Html(f"<main>{matches}</main>" if matches else ""),
             "below": Html(
                 f"<h2>below the cut-off</h2><main class=below>{below}</main>" if below else ""
@@ -47,14 +47,22 @@ def write_contact_sheet(result: SearchResult, pictures: int, file: Path) -> list
     return [hit.path for hit, figure in figures if not figure]
 
 
-def _figure(hit: Hit, file: Path) -> Html:
+def _empty_count(result: SearchResult) -> str:
+    """Return what stands for the count where nothing matches."""
+    if result.near:
+        return "Nothing surely matches"
+    return "Nothing matches" if result.hits or result.cutoff is None else "Nothing looks like it"
+
+
+def _figure(result: SearchResult, hit: Hit, file: Path) -> Html:
     """A hit's figure; empty if its picture can no longer be read."""
     image = thumbnail(hit.path, HEIGHT)
     if image is None:
         return Html()
     link = os.path.relpath(hit.path.resolve(), file.resolve().parent)
-    probability = hit.probability
+    probability = None if result.by_name_only(hit) else hit.probability
     notes = [hit.taken[:10]] if hit.taken else []
+    notes += ["by its name"] if hit.named else []
     notes += [f"+{len(hit.copies)} alike"] if hit.copies else []
     values = {
         "link": quote(os.fsencode(link)),

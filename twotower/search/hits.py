@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
@@ -21,7 +21,8 @@ class Hit:
         match: True if the picture is above the cut-off, or matches by name.
         named: True if all words of the query are in its path or keywords.
         taken: the camera's local time, ISO 8601.
-        copies: near-duplicates of the picture that match the query too.
+        copies: near-duplicates of the picture; those of a match are matches too, unless pictures
+            below the cut-off were asked for.
     """
 
     path: Path
@@ -43,6 +44,8 @@ class SearchResult(Sequence[Hit]):
         matches: the number of matching pictures on all pages.
         groups: the number of hits on all pages, where near-duplicates count once.
         hits: the hits on this page.
+        near: the nearest few pictures below the cut-off that come near, best first: on the page
+            where the matches end, as far as it has room.
     """
 
     query: str
@@ -50,6 +53,7 @@ class SearchResult(Sequence[Hit]):
     matches: int
     groups: int
     hits: list[Hit]
+    near: list[Hit] = field(default_factory=list)
 
     @overload
     def __getitem__(self, index: int) -> Hit: ...
@@ -61,3 +65,9 @@ class SearchResult(Sequence[Hit]):
 
     def __len__(self) -> int:
         return len(self.hits)
+
+    def by_name_only(self, hit: Hit) -> bool:
+        """Return True if a hit matches by its name, and by its content is below the cut-off."""
+        if not hit.named or hit.probability is None or self.cutoff is None:
+            return False
+        return hit.probability < self.cutoff

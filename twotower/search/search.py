@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Sort: TypeAlias = Literal["relevance", "date"]
 
+NEAR_SHARE = 0.4  # of the cut-off: the probability from which a picture below it comes near
+NEAR_HITS = 5  # pictures below the cut-off to name, at most; near-duplicates count once
+_NEAR_POOL = 50  # pictures below the cut-off that are grouped to find them
 CANDIDATES = 1000  # vectors retrieved for each term at first; more if half of them match
 
 
@@ -41,14 +44,14 @@ def search(
     group: bool = True,
     folder: Path | None = None,
 ) -> SearchResult:
-    """Find the pictures that match a query.
+    """Find the pictures that match a query, and the nearest few below the cut-off.
 
     Args:
         query: words, pictures and filters, in the language of docs/search.md, or such a query
             parsed by `parse`.
         top: the number of hits at most.
         offset: the number of hits before the first one to return.
-        all: list pictures below the cut-off too, after the matches.
+        all: list all pictures below the cut-off as hits too, after the matches.
         sort: "relevance", or "date" for the newest matches first.
         group: list near-duplicates of a hit in `Hit.copies`, not as hits.
         folder: search only in this folder of the library and below.
@@ -71,17 +74,22 @@ def search(
     task = _Task(
         query,
         _embed(index, query.terms),
+        joint_cutoff(query.terms, index.calibration),
         allowed,
         len(index.vectors) if allowed is None else len(allowed),
         _named(index, query, allowed),
     )
     candidates, groups = _ranked_groups(index, task, offset + top, all=all, sort=sort, group=group)
+    listed, below = (groups, []) if all else _split(groups, candidates)
+    ends_here = not offset or offset < len(listed)
+    room = min(NEAR_HITS, max(0, offset + top - len(listed))) if ends_here else 0
     return SearchResult(
         query.text,
-        joint_cutoff(query.terms, index.calibration),
+        task.cutoff,
         int(candidates.matches.sum()),
-        len(groups),
-        _hits(index, groups[offset : offset + top], candidates),
+        len(listed),
+        _hits(index, listed[offset : offset + top], candidates),
+        _hits(index, below[:room], candidates),
     )
 
 
@@ -165,6 +173,7 @@ class _Task:
 
     Attributes:
         embeds: of the terms [t, embed_dim].
+        cutoff: the probability of a picture at the cut-off of every term.
         allowed: ids to search in, None for all.
         size: the number of pictures to search in.
         named_ids: ids of pictures that match by name, best first.
@@ -172,6 +181,7 @@ class _Task:
 
     query: Query
     embeds: Float32Array
+    cutoff: float
     allowed: Int64Array | None
     size: int
     named_ids: Int64Array
@@ -345,10 +355,16 @@ def _retrieve(index: Index, task: _Task, count: int) -> Candidates:
 def _listed(
     index: Index, task: _Task, candidates: Candidates, *, all: bool, sort: Sort
 ) -> IndexArray:
-    """Return the rows of the candidates to list, in order: matches, then with `all` the others."""
+    """Return the rows of the candidates to list, in order: matches, then those below the cut-off.
+
+    Without `all`, the latter are the nearest few that come near.
+    """
     order = rank(candidates, task.named_ids)
     matching = order[candidates.matches[order]]
-    below = order[~candidates.matches[order]] if all else order[:0]
+    below = order[~candidates.matches[order]]
+    if not all:
+        lowest = np.log(NEAR_SHARE * task.cutoff)
+        below = below[candidates.log_probabilities[below] >= lowest][:_NEAR_POOL]
     if sort == "date":
         records = index.catalog.pictures(candidates.ids[matching])
         dates = {record.id: record.taken or "" for record in records}
@@ -356,6 +372,15 @@ def _listed(
         dated.sort(key=lambda row: dates.get(int(candidates.ids[row]), ""), reverse=True)
         matching = np.array(dated, np.intp)
     return np.concatenate([matching, below])
+
+
+def _split(
+    groups: list[list[int]], candidates: Candidates
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Split groups into those of matches, without other pictures, and those below the cut-off."""
+    matches = candidates.matches
+    matching = [[row for row in group if matches[row]] for group in groups if matches[group[0]]]
+    return matching, [group for group in groups if not matches[group[0]]]
 
 
 def _hits(index: Index, groups: list[list[int]], candidates: Candidates) -> list[Hit]:
