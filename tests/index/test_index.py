@@ -11,7 +11,9 @@ import pytest
 
 import twotower
 from tests.index.tiny import TinyEncoder, hash_of, index, opened, picture, rows_of, vector_of
-from twotower.encode.load import BUNDLED
+from twotower.encode.golden import EARLIER_MODELS, fingerprint, image_fingerprint
+from twotower.encode.load import BUNDLED, find_model
+from twotower.encode.onnx import stored_tensors
 from twotower.errors import LibraryError
 from twotower.index import catalog as catalog_module
 from twotower.index import indexing
@@ -138,6 +140,43 @@ def test_a_model_that_was_changed_is_refused(
     shutil.copytree(BUNDLED, model)
     with pytest.raises(LibraryError, match="no longer the model"):
         _ = Library(photos).model
+
+
+def test_vectors_stay_valid_with_another_text_tower(
+    photos: Path, tiny_directory: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_directory, tmp_path / "model")
+    Library(photos, model=model).index()
+    weights, tensors = model / "model.safetensors", stored_tensors(model / "model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[tensors["text.blocks.0.attn.qkv.weight"].offset] ^= 1
+    weights.write_bytes(content)
+    assert Library(photos).model.directory == model
+    assert Library(photos).index().unchanged == 5
+    content[tensors["vision.blocks.0.attn.qkv.weight"].offset] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(LibraryError, match="no longer the model"):
+        _ = Library(photos).model
+    assert Library(photos).index().added == 5
+
+
+@pytest.mark.parametrize("form", ["files", "fingerprint", "bundled"])
+def test_a_library_with_an_earlier_fingerprint_stays_valid(
+    photos: Path, tiny_directory: Path, form: str
+) -> None:
+    model = find_model("twotower-small") if form == "bundled" else tiny_directory
+    library = Library(photos, model=model)
+    library.index()
+    record = library.catalog.model
+    assert record is not None
+    earlier = {"files": "0", "fingerprint": fingerprint(model), "bundled": min(EARLIER_MODELS)}
+    library.catalog.set_fingerprint(record, earlier[form])
+    if form != "files":  # otherwise they are unchanged since it was indexed
+        library.catalog.add_model(replace(record, fingerprint=earlier[form], files=""))
+    library.close()
+    assert Library(photos).model.directory == model
+    assert Library(photos).index().unchanged == 5
+    assert Library(photos).catalog.model.fingerprint == image_fingerprint(model)
 
 
 def test_vectors_move_to_milvus_and_back(

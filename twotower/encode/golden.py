@@ -1,19 +1,21 @@
-"""Golden vectors of a model directory, and the two identities of a model.
+"""Golden vectors of a model directory, and the three identities of a model.
 
 Golden vectors are the embeds of a few pictures and texts, stored with the model. Silent errors
 (another activation, padding, resize or text cleaning) look like a slightly worse model; compared
 with golden vectors they show at once.
 
-Two functions identify a model: `golden_hash` is short and quick, for files that belong to a model;
-`fingerprint` reads all that decides its vectors, for stores of vectors.
+Three functions identify a model: `golden_hash` is short and quick, for files that belong to a
+model; `fingerprint` reads all that decides its vectors; `image_fingerprint` reads what decides
+those of pictures, for libraries, whose vectors stay valid with another text tower.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -23,8 +25,18 @@ from twotower.arrays import Float32Array, UInt8Array
 from twotower.errors import VerificationError
 from twotower.model.config import CONFIG_FILE, read_config
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 GOLDEN_FILE = "golden.safetensors"
 GOLDEN_COSINE = 0.9999  # a model with a lower one is considered changed
+
+# `fingerprint` of earlier bundled models -> `image_fingerprint` of their image tower
+EARLIER_MODELS = {
+    "9b4e5fbf95d39765b80d2bcf1482cbf68306bde266217eabc02c15f57f6c8500": (
+        "3b1b0a5fd249080657dcf1c096a1ebb8b81b816113d0bf5c705737aa1baceafe"
+    ),
+}
 
 # Each covers something that fails in practice: cleaning, case, entities, mojibake, punctuation,
 # underscores, length (padding), characters beyond ASCII.
@@ -108,8 +120,8 @@ def fingerprint(directory: Path) -> str:
     """Return the full identity of a model: 64 hex digits of a SHA-256.
 
     It covers weights, architecture, preprocessing and tokenizer; the name, the templates and the
-    calibration decide no vector and are left out. Stored in catalogs of libraries, results of
-    evaluations, runs of fine-tuning and caches of embeds.
+    calibration decide no vector and are left out. Stored in results of evaluations, runs of
+    fine-tuning and caches of embeds.
     """
     config = asdict(read_config(directory))
     del config["name"], config["templates"]
@@ -122,13 +134,52 @@ def fingerprint(directory: Path) -> str:
     return digest.hexdigest()
 
 
+def image_fingerprint(directory: Path) -> str:
+    """Return the identity of a model's image tower: 64 hex digits of a SHA-256.
+
+    It covers what decides image_embeds: weights and architecture of the tower, and preprocessing.
+    Stored in catalogs of libraries.
+    """
+    from twotower.encode.onnx import stored_tensors
+
+    config, weights = read_config(directory), directory / "model.safetensors"
+    settings = [config.embed_dim, _settings(config.vision), _settings(config.preprocess)]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    with weights.open("rb") as file:
+        for name, tensor in sorted(stored_tensors(weights).items()):
+            if name.startswith("vision."):
+                digest.update(json.dumps([name, tensor.dtype, tensor.shape]).encode())
+                file.seek(tensor.offset)
+                digest.update(file.read(tensor.length))
+    return digest.hexdigest()
+
+
+def has_image_tower(directory: Path, identity: str) -> bool:
+    """Return True if a model has the image tower that a library was indexed with.
+
+    Args:
+        identity: an `image_fingerprint`, or the `fingerprint` that catalogs stored earlier.
+    """
+    current = image_fingerprint(directory)
+    return current in (identity, EARLIER_MODELS.get(identity)) or fingerprint(directory) == identity
+
+
 def file_facts(directory: Path) -> str:
     """Return names, sizes and modification times of the files behind `fingerprint`, as JSON.
 
-    If they are unchanged, the fingerprint is too, and need not be computed.
+    If they are unchanged, the fingerprints are too, and need not be computed.
     """
     stats = [(path.name, path.stat()) for path in _identifying_files(directory)]
     return json.dumps([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+
+
+def _settings(config: DataclassInstance) -> dict[str, Any]:
+    """Return the settings of a part of a model, without optional ones that have their default."""
+    return {
+        item.name: getattr(config, item.name)
+        for item in fields(config)
+        if "optional" not in item.metadata or getattr(config, item.name) != item.default
+    }
 
 
 def _identifying_files(directory: Path) -> list[Path]:

@@ -166,7 +166,7 @@ class _WeightReferences:
 
     def __init__(self, graph: onnx.GraphProto, weights: Path) -> None:
         self.graph, self.file = graph, weights.name
-        self.stored = _stored_tensors(weights)
+        self.stored = stored_tensors(weights)
 
     def replace(self, parameters: Sequence[str], prefix: str) -> None:
         """Replace `parameters`, which are stored under `prefix`."""
@@ -225,7 +225,7 @@ def _gather_int8(gather: onnx.NodeProto, table: str, scales: str) -> Iterator[on
 ONNX_TYPES = {"F32": 1, "I8": 3, "I64": 7, "F16": 10}  # of safetensors -> onnx.TensorProto
 
 
-def _stored_tensors(path: Path) -> dict[str, StoredTensor]:
+def stored_tensors(path: Path) -> dict[str, StoredTensor]:
     """Read the header of a safetensors file."""
     with path.open("rb") as file:
         header_size = int.from_bytes(file.read(8), "little")

@@ -286,6 +286,13 @@ class Catalog:
         """Make this the model whose vectors are searched."""
         self.set_setting("model", str(record.id))
 
+    def set_fingerprint(self, record: ModelRecord, fingerprint: str) -> None:
+        """Store another form of a model's fingerprint."""
+        with self._transaction() as execute_many:
+            execute_many(
+                "UPDATE models SET fingerprint = ? WHERE id = ?", [(fingerprint, record.id)]
+            )
+
     def remove_model(self, record: ModelRecord) -> None:
         """Delete the row of a model; its vectors are left to the caller."""
         with self._transaction() as execute_many:

@@ -104,15 +104,16 @@ class Index:
         """The encoder of the model in use.
 
         Raises:
-            LibraryError: the model has changed since the last `update`.
+            LibraryError: the image tower of the model has changed since the last `update`.
         """
-        from twotower.encode.golden import file_facts, fingerprint
+        from twotower.encode.golden import file_facts, has_image_tower
         from twotower.encode.load import load
 
         record = self._model_in_use()
         encoder = load(record.source, engine=self._engine)
         directory = encoder.directory
-        if file_facts(directory) != record.files and fingerprint(directory) != record.fingerprint:
+        same_files = file_facts(directory) == record.files
+        if not same_files and not has_image_tower(directory, record.fingerprint):
             raise LibraryError(
                 record.source,
                 f"no longer the model that {self.location} was indexed with",

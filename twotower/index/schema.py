@@ -71,7 +71,8 @@ class ModelRecord:
 
     Attributes:
         source: the model, as `load` takes it.
-        fingerprint: `twotower.encode.golden.fingerprint`.
+        fingerprint: `twotower.encode.golden.image_fingerprint`, or in a library that was not
+            updated since, `fingerprint`.
         files: `twotower.encode.golden.file_facts` at the time of the fingerprint.
         vectors: the store of its vectors, as `open_vectors` takes it; None for the library folder.
     """

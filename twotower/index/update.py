@@ -13,7 +13,7 @@ import numpy as np
 
 from twotower.calibration.background import background_texts
 from twotower.encode.encoder import Encoder
-from twotower.encode.golden import file_facts, fingerprint
+from twotower.encode.golden import file_facts, has_image_tower, image_fingerprint
 from twotower.encode.load import BUNDLED_NAME
 from twotower.errors import LibraryError
 from twotower.index import inverted_file
@@ -38,7 +38,7 @@ def describe_model(encoder: Encoder, source: str, vectors: str | None) -> ModelR
         id=0,
         name=encoder.config.name,
         source=source,
-        fingerprint=fingerprint(encoder.directory),
+        fingerprint=image_fingerprint(encoder.directory),
         files=file_facts(encoder.directory),
         embed_dim=encoder.config.embed_dim,
         vectors=vectors,
@@ -79,6 +79,7 @@ class Update:
             LibraryError: vectors cannot be opened, the pictures cannot be read, or lists cannot be
                 built.
         """
+        self._adopt(model)
         previous = self._catalog.model
         target, vectors = self._add(model)
         if previous is None:
@@ -94,6 +95,18 @@ class Update:
             if record.id < target.id:  # one with a higher id is unfinished, and stays
                 self._drop(record)
         return vectors, indexed
+
+    def _adopt(self, model: ModelRecord) -> None:
+        """Store the fingerprint of `model` for the model in use if both have one image tower.
+
+        Catalogs of earlier versions hold another fingerprint.
+        """
+        record = self._catalog.model
+        if record is None or record.fingerprint == model.fingerprint:
+            return
+        same_files = (record.source, record.files) == (model.source, model.files)
+        if same_files or has_image_tower(self._encoder.directory, record.fingerprint):
+            self._catalog.set_fingerprint(record, model.fingerprint)
 
     def _add(self, model: ModelRecord) -> tuple[ModelRecord, Vectors]:
         """Add a model to the catalog and open its vectors; after an error it is not added."""
