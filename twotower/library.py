@@ -82,14 +82,35 @@ class Library:
         """The encoder of the model in use."""
         return self.opened.encoder
 
+    @property
+    def better_model(self) -> str | None:
+        """The model that `refine` changes to; None if that in use is to stay."""
+        return self.opened.better_model
+
     def index(
-        self, progress: ReportProgress = ignore_progress, *, approximate: bool = False
+        self,
+        progress: ReportProgress = ignore_progress,
+        *,
+        approximate: bool = False,
+        refine: bool = True,
     ) -> IndexReport:
-        """Bring the library up to date with the disk.
+        """Bring the library up to date with the disk, then refine it.
 
         Arguments and errors are those of `twotower.index.index.Index.update`.
+
+        Args:
+            refine: go on with `refine`; a large new library can be searched before.
         """
-        return self.opened.update(progress, approximate=approximate)
+        report = self.opened.update(progress, approximate=approximate)
+        if refine:
+            self.opened.refine(progress, approximate=approximate)
+        return report
+
+    def refine(
+        self, progress: ReportProgress = ignore_progress, *, approximate: bool = False
+    ) -> IndexReport | None:
+        """Change to a better model; see `twotower.index.index.Index.refine`."""
+        return self.opened.refine(progress, approximate=approximate)
 
     def parse(self, query: str) -> Query:
         """Parse a query without running it, also before the first call of `index`.

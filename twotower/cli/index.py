@@ -122,12 +122,22 @@ def warn_if_nested(folder: Path) -> None:
         )
 
 
-def index_once(library: Library, out: TextIO | None = None, *, approximate: bool = False) -> int:
-    """Index with a progress bar, and print the result to `out`, by default stdout."""
+def index_once(
+    library: Library,
+    out: TextIO | None = None,
+    *,
+    approximate: bool = False,
+    refine: bool = True,
+) -> int:
+    """Index with a progress bar, and print the result to `out`, by default stdout.
+
+    Args:
+        refine: go on with the better model, where the library is indexed with a quick one.
+    """
     warnings.filterwarnings("ignore", module="PIL")  # about single files, without their names
     with show_progress("Indexing") as report_progress:
-        report = library.index(report_progress, approximate=approximate)
-    print(summary(report), file=out)
+        report = library.index(report_progress, approximate=approximate, refine=False)
+    print(summary(report), file=out, flush=True)
     for path, reason in report.unreadable.items():
         folder = printable(shown_path(library.root / path))
         print(f"twotower: {folder}: {reason}; its pictures stay indexed", file=sys.stderr)
@@ -137,13 +147,30 @@ def index_once(library: Library, out: TextIO | None = None, *, approximate: bool
             "list them with: twotower index --errors",
             file=sys.stderr,
         )
+    if refine:
+        refine_once(library, out, approximate=approximate)
     return FAILED if report.failed or report.unreadable else OK
 
 
-def summary(report: IndexReport) -> str:
+def refine_once(library: Library, out: TextIO | None = None, *, approximate: bool = False) -> None:
+    """Change to the better model if there is one, with a progress bar, and print the result."""
+    if not library.better_model:
+        return
+    print(
+        f"twotower: can be searched now; refining with {library.better_model} "
+        "(Ctrl-C loses nothing)",
+        file=sys.stderr,
+    )
+    with show_progress("Refining") as report_progress:
+        report = library.refine(report_progress, approximate=approximate)
+    if report:
+        print(summary(report, "refined"), file=out)
+
+
+def summary(report: IndexReport, verb: str = "added") -> str:
     """Return a line such as "50 added, 3 unchanged in 2.1 s (24 a second)"."""
-    names = ("added", "moved", "removed", "unchanged")
-    counts = [f"{count} {name}" for name in names if (count := getattr(report, name))]
+    names = {"added": verb, "moved": "moved", "removed": "removed", "unchanged": "unchanged"}
+    counts = [f"{count} {word}" for name, word in names.items() if (count := getattr(report, name))]
     rate = f" ({report.added / report.seconds:.0f} a second)" if report.added else ""
     return f"{', '.join(counts) or 'no pictures'} in {report.seconds:.1f} s{rate}"
 

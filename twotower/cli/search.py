@@ -168,7 +168,7 @@ def locate_library(folder: Path | None, location: Path | None) -> Library:
 
 
 def index_if_new(library: Library) -> None:
-    """Index a library that has not been indexed yet."""
+    """Index a library that has not been indexed yet, and say so if it is not refined yet."""
     if not library.exists:
         root, location = (printable(shown_path(path)) for path in (library.root, library.location))
         print(
@@ -176,7 +176,25 @@ def index_if_new(library: Library) -> None:
             "(Ctrl-C loses nothing)",
             file=sys.stderr,
         )
-        index_once(library, sys.stderr)
+        index_once(library, sys.stderr, refine=False)
+    if library.better_model:
+        print(f"twotower: {_refinement(library)}", file=sys.stderr)
+
+
+def _refinement(library: Library) -> str:
+    """Return which model answers, and how to refine the library."""
+    from twotower.index.catalog import LIBRARY_FOLDER, REPLACED_TO
+
+    record, progress = library.catalog.model, library.catalog.get_setting(REPLACED_TO)
+    assert record is not None  # if there is a better one
+    inside = library.location == library.root / LIBRARY_FOLDER
+    place = library.root if inside else library.location
+    option = "" if inside else "--library "
+    return (
+        f"answered by the quick model {record.name}"
+        + (f", while {library.better_model} has indexed {progress}" if progress else "")
+        + f"; for better answers: twotower index {option}{printable(shown_path(place))}"
+    )
 
 
 def output_result(result: SearchResult, library: Library, arguments: argparse.Namespace) -> int:

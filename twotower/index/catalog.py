@@ -33,7 +33,9 @@ from twotower.index.schema import (
 
 LIBRARY_FOLDER = ".twotower"  # in the folder of pictures
 CATALOG_FILE = "catalog.sqlite"
-STOPPED_AT = "stopped_at"  # setting: progress of an unfinished `Index.update`, such as "2 of 9"
+# Settings: progress of unfinished indexing with the model in use, such as "2 of 9"; the same with
+# another model, which is to replace it; and the model that `Index.refine` changes to, "" for none.
+STOPPED_AT, REPLACED_TO, BETTER_MODEL = "stopped_at", "replaced_to", "better_model"
 
 _BATCH = 500  # parameters of one SQL statement
 

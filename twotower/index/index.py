@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from twotower.errors import LibraryError
 from twotower.files import create_folder, exclusive_lock
-from twotower.index.catalog import CATALOG_FILE, LIBRARY_FOLDER, Catalog
+from twotower.index.catalog import BETTER_MODEL, CATALOG_FILE, LIBRARY_FOLDER, Catalog
 from twotower.index.local_vectors import LocalVectors
 from twotower.index.schema import ModelRecord
 from twotower.index.vectors import Vectors
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
     from twotower.index.indexing import IndexReport
 
+# A large library is indexed with the quick model first, then refined with the default one.
+QUICK_MODEL, DEFAULT_MODEL = "twotower-small", "twotower-small"
 LOCAL = "local"  # the store of vectors beside the catalog
 _ESTIMATE_FROM = 5000  # vectors from which a missing calibration is estimated
 
@@ -45,7 +47,7 @@ class Index:
         Args:
             root: the folder of pictures; None if `location` is given, whose catalog names it.
             model: the model to index with, as `load` takes it; by default that of the last
-                `update`, or the bundled one.
+                `update`, at first one of the bundled ones (see `update`).
             location: the folder of catalog and vectors; by default ".twotower" in `root`.
             vectors: the store of vectors from the next `update` on:
                 `milvus://host:port/collection`, a `.db` file of Milvus Lite, or "local" for
@@ -132,10 +134,18 @@ class Index:
 
         return require_calibration(self.encoder, self.location, sample_vectors)
 
+    @property
+    def better_model(self) -> str | None:
+        """The model that `refine` changes to; None if that in use is to stay."""
+        return _better_model(self.catalog)
+
     def update(
         self, report: ReportProgress = ignore_progress, *, approximate: bool = False
     ) -> IndexReport:
         """Bring catalog and vectors up to date with the disk.
+
+        A new library, unless a model was asked for, is indexed with the default model if that takes
+        seconds; else with a quick one, and `refine` changes to the default model.
 
         With another model than before, all pictures are embedded again; meanwhile the vectors in
         use are searched. After an interruption, the next call continues where this one stopped.
@@ -149,24 +159,63 @@ class Index:
             LibraryError: another process is updating, the disk is full or cannot be read, or lists
                 cannot be built.
         """
-        from twotower.encode.load import BUNDLED_NAME, load
+        _require_folder(self._root)
+        self.close()
+        source, better = self._choose_models()
+        return self._index_with(source, better, report, approximate=approximate)
+
+    def refine(
+        self, report: ReportProgress = ignore_progress, *, approximate: bool = False
+    ) -> IndexReport | None:
+        """Change to `better_model`, if there is one, as `update` does with another model.
+
+        Returns:
+            The counts, or None if there is nothing to refine.
+
+        Raises:
+            LibraryError: as `update`.
+        """
+        model = self.better_model
+        if model is None:
+            return None
+        return self._index_with(model, None, report, approximate=approximate)
+
+    def _choose_models(self) -> tuple[str, str | None]:
+        """Return the model to index with, and the one to refine with afterwards."""
+        from twotower.index.update import is_quickly_indexed
+
+        if self._requested_model:
+            return str(self._requested_model), None
+        if self._root is None or self.exists:
+            with Catalog(self.location) as catalog:
+                if catalog.model:
+                    return catalog.model.source, _better_model(catalog)
+        if QUICK_MODEL == DEFAULT_MODEL or is_quickly_indexed(self.root):
+            return DEFAULT_MODEL, None
+        return QUICK_MODEL, DEFAULT_MODEL
+
+    def _index_with(
+        self, source: str, better: str | None, report: ReportProgress, *, approximate: bool
+    ) -> IndexReport:
+        """Index with a model and use it; `better` is stored for `refine`."""
+        from twotower.encode.load import load
         from twotower.index.inverted_file import require_faiss
         from twotower.index.update import Update, describe_model, disk_errors
 
-        _require_folder(self._root)
         if approximate:
             require_faiss()
-        self.close()
-        source = str(self._requested_model or self._previous_source() or BUNDLED_NAME)
         encoder = load(source, engine=self._engine)
         create_folder(self.location)
         with exclusive_lock(self.location), disk_errors(self.location):
             root = self.root
             self.close()
             self.catalog = Catalog(self.location, root)
+            if self.catalog.model is None:
+                self.catalog.set_setting(BETTER_MODEL, better or "")
             model = describe_model(encoder, source, self._store_of_vectors())
             update = Update(self.catalog, encoder, self._open_vectors, report)
             vectors, indexed = update.run(model, approximate=approximate)
+            self.catalog.set_setting(BETTER_MODEL, better or "")
         self.vectors, self.encoder = vectors, encoder
         return indexed
 
@@ -177,14 +226,6 @@ class Index:
                 self.__dict__.pop(name).close()
         for name in ("root", "encoder", "calibration"):
             self.__dict__.pop(name, None)
-
-    def _previous_source(self) -> str | None:
-        """Return the model that the last `update` used, if there was one."""
-        if self._root is not None and not self.exists:
-            return None
-        with Catalog(self.location) as catalog:
-            record = catalog.model
-        return record.source if record else None
 
     def _store_of_vectors(self) -> str | None:
         """Return the requested store of vectors or else the current one; None for `location`."""
@@ -202,6 +243,15 @@ class Index:
         name = f"{self.catalog.name}_{record.id}"
         store = record.vectors or self.location / f"vectors-{record.id}"
         return open_vectors(store, record.embed_dim, name)
+
+
+def _better_model(catalog: Catalog) -> str | None:
+    if catalog.model is None:
+        return None
+    model = catalog.get_setting(BETTER_MODEL)
+    if model is None and catalog.model.source == QUICK_MODEL:
+        model = DEFAULT_MODEL  # the library is older than this setting
+    return None if model in ("", catalog.model.source) else model
 
 
 def open_vectors(location: str | Path, embed_dim: int, name: str = "") -> Vectors:

@@ -19,7 +19,7 @@ from twotower.arrays import Float32Array, Int64Array, normalize
 from twotower.encode.encoder import Encoder
 from twotower.encode.stream import read_ahead
 from twotower.errors import LibraryError, PictureError
-from twotower.index.catalog import STOPPED_AT, Catalog
+from twotower.index.catalog import REPLACED_TO, STOPPED_AT, Catalog
 from twotower.index.reader import PictureContent, PictureReader
 from twotower.index.scan import Scan, ScannedFile, compare, scan
 from twotower.index.schema import PictureRecord
@@ -64,9 +64,19 @@ class Indexing:
         vectors: Vectors,
         encoder: Encoder,
         report: ReportProgress = ignore_progress,
+        *,
+        replaces: bool = False,
     ) -> None:
+        """Prepare the run.
+
+        Args:
+            replaces: the vectors are to replace those of another model, which are searched
+                meanwhile.
+        """
         self._catalog, self._vectors, self._encoder = catalog, vectors, encoder
         self._report = report
+        self._stage = f"Indexing with {encoder.config.name}" if replaces else "Indexing"
+        self._progress_setting = REPLACED_TO if replaces else STOPPED_AT
         self._reader = PictureReader(catalog.root, encoder.preprocess)
         self._old: dict[str, PictureRecord] = {}  # stale rows by path, whose id may be used again
         # Read but not embedded: pixel_values [frames, 3, S, S].
@@ -87,7 +97,7 @@ class Indexing:
         """
         started = time.monotonic()
         if not len(self._catalog):
-            self._catalog.set_setting(STOPPED_AT, "the start")
+            self._catalog.set_setting(self._progress_setting, "the start")
         incomplete = self._repair()
         result = scan(self._catalog.root)
         self._require_pictures(result)
@@ -101,8 +111,9 @@ class Indexing:
             raise
         self._finish()
         removed = self._remove(stale)
-        if self._catalog.get_setting(STOPPED_AT):
-            self._catalog.set_setting(STOPPED_AT, "")
+        for setting in (STOPPED_AT, self._progress_setting):
+            if self._catalog.get_setting(setting):
+                self._catalog.set_setting(setting, "")
         return IndexReport(
             added=self._added,
             moved=self._moved,
@@ -231,7 +242,7 @@ class Indexing:
             self._embed()
         if due:
             self._commit()
-        self._report(Progress(self._done, self._total, self._failed, stage="Indexing"))
+        self._report(Progress(self._done, self._total, self._failed, stage=self._stage))
 
     def _embed(self) -> None:
         """Embed the waiting pictures; the embed of a video is the mean over its frames."""
@@ -268,7 +279,7 @@ class Indexing:
         self._vectors.remove(_as_ids(self._replaced))
         if self._total:
             done, total = self._unchanged + self._done, self._unchanged + self._total
-            self._catalog.set_setting(STOPPED_AT, f"{done} of {total}")
+            self._catalog.set_setting(self._progress_setting, f"{done} of {total}")
         self._ready, self._replaced = [], []
         self._committed_at = time.monotonic()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,13 +21,23 @@ from twotower.index import inverted_file
 from twotower.index.catalog import Catalog
 from twotower.index.indexing import Indexing, IndexReport
 from twotower.index.local_vectors import LocalVectors
+from twotower.index.scan import scan
 from twotower.index.schema import ModelRecord
 from twotower.index.vectors import Vectors
 from twotower.progress import ReportProgress
 
+DIRECT_SECONDS = 30.0  # in which a new library is indexed with the default model right away
+CORE_SECONDS = 0.2  # of the default model for a picture, on a slow core
+_MOST_CORES = 8  # more cores help little
 _RECALL_QUERIES = 256  # texts on which the recall of inverted lists is measured
 _COPY_BATCH = 10_000  # vectors
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+
+def is_quickly_indexed(root: Path) -> bool:
+    """Return True if the default model indexes the pictures of a new library in seconds."""
+    cores = min(os.cpu_count() or 1, _MOST_CORES)
+    return len(scan(root).files) * CORE_SECONDS <= DIRECT_SECONDS * cores
 
 
 def describe_model(encoder: Encoder, source: str, vectors: str | None) -> ModelRecord:
@@ -84,11 +95,13 @@ class Update:
         target, vectors = self._add(model)
         if previous is None:
             self._catalog.use_model(target)  # its pictures can be searched while others are read
-        had_lists = False
+        had_lists = replaces = False
         if previous and previous.id != target.id:
+            replaces = True
             same_model = previous.fingerprint == target.fingerprint
             had_lists = self._copy_vectors(previous, vectors, same_model)
-        indexed = Indexing(self._catalog, vectors, self._encoder, self._report).run()
+        indexing = Indexing(self._catalog, vectors, self._encoder, self._report, replaces=replaces)
+        indexed = indexing.run()
         self._build_lists(vectors, requested=approximate, had_lists=had_lists)
         self._catalog.use_model(target)
         for record in self._catalog.models():
