@@ -205,9 +205,9 @@ def test_commands_say_how_to_refine(
 def test_the_advice_names_a_library_elsewhere(
     photos: Path, quick: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = tmp_path / "mine"
-    assert main(["search", "type:png", str(photos), "--library", str(place)]) == 0
-    assert f"twotower index --library {place}\n" in capsys.readouterr().err
+    location = tmp_path / "mine"
+    assert main(["search", "type:png", str(photos), "--library", str(location)]) == 0
+    assert f"twotower index --library {location}\n" in capsys.readouterr().err
 
 
 def test_milvus_keeps_both_until_the_better_is_complete(

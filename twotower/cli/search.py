@@ -188,12 +188,12 @@ def _refinement(library: Library) -> str:
     record, progress = library.catalog.model, library.catalog.get_setting(REPLACED_TO)
     assert record is not None  # if there is a better one
     inside = library.location == library.root / LIBRARY_FOLDER
-    place = library.root if inside else library.location
+    argument = library.root if inside else library.location
     option = "" if inside else "--library "
     return (
         f"answered by the quick model {record.name}"
         + (f", while {library.better_model} has indexed {progress}" if progress else "")
-        + f"; for better answers: twotower index {option}{printable(shown_path(place))}"
+        + f"; for better answers: twotower index {option}{printable(shown_path(argument))}"
     )
 
 
