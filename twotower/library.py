@@ -170,14 +170,16 @@ class Library:
             self.opened, picture, top=top, offset=offset, all=all, group=group, folder=folder
         )
 
-    def duplicates(self, folder: Path | None = None) -> list[list[Hit]]:
+    def duplicates(
+        self, folder: Path | None = None, report: ReportProgress = ignore_progress
+    ) -> list[list[Hit]]:
         """Return groups of near-duplicates, each with the largest file first.
 
         Arguments and errors are those of `twotower.search.duplicates.duplicates`.
         """
         from twotower.search.duplicates import duplicates
 
-        return duplicates(self.opened, folder)
+        return duplicates(self.opened, folder, report)
 
     def tag(
         self,

@@ -19,6 +19,8 @@ from twotower.calibration.calibration import read_calibration
 from twotower.calibration.fit import altered_copies
 from twotower.errors import PictureError, QueryError
 from twotower.library import Library
+from twotower.pages.contact_sheet import write_contact_sheet
+from twotower.progress import Progress
 from twotower.search.duplicates import _connected
 from twotower.search.query import Term
 from twotower.search.ranking import group_copies
@@ -336,6 +338,16 @@ def test_videos_and_raw_files_are_queries_too(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match=r"c\.mp4: not a video that can be decoded.*convert it"):
         library.similar(elsewhere / "c.mp4")
     library.close()
+
+
+def test_long_tasks_report_progress(photos: Library, tmp_path: Path) -> None:
+    steps: list[Progress] = []
+    photos.duplicates(report=steps.append)
+    assert [(step.done, step.total) for step in steps] == [(1, 1)]
+    steps.clear()
+    result = photos.search("a cat", all=True, top=3)
+    write_contact_sheet(result, 3, tmp_path / "sheet.html", steps.append)
+    assert [(step.done, step.total) for step in steps] == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_duplicates_are_grouped(photos: Library) -> None:

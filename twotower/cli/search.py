@@ -19,8 +19,10 @@ from twotower.cli.output import (
     positive,
     print_failures,
     printable,
+    show_progress,
     shown_path,
     to_json,
+    track,
 )
 
 if TYPE_CHECKING:
@@ -131,7 +133,8 @@ def run_similar(arguments: argparse.Namespace) -> int:
 def run_duplicates(arguments: argparse.Namespace) -> int:
     """List groups of near-duplicates."""
     library = open_library(arguments.folder, arguments.library)
-    groups = library.duplicates(arguments.folder)
+    with show_progress("Comparing") as report:
+        groups = library.duplicates(arguments.folder, report)
     if arguments.json:
         print(to_json([[hit_tree(hit) for hit in group] for group in groups], indent=1))
         return OK
@@ -207,7 +210,8 @@ def output_result(result: SearchResult, library: Library, arguments: argparse.Na
     if arguments.html or arguments.open:
         errors += _write_sheet(result, library, arguments)
     if arguments.copy_to:
-        copies, failures = copy_hits(result.hits, arguments.copy_to)
+        hits = track(result.hits, "Copying", len(result.hits))
+        copies, failures = copy_hits(hits, arguments.copy_to)
         print(f"Copied {count_of(copies, 'picture')} to {arguments.copy_to}", file=sys.stderr)
         errors += failures
     if arguments.json:
@@ -338,7 +342,8 @@ def _write_sheet(
     from twotower.pages.contact_sheet import write_contact_sheet
 
     file: Path = arguments.html or Path(tempfile.mkdtemp(prefix="twotower-")) / "hits.html"
-    missing = write_contact_sheet(result, len(library.catalog), file)
+    with show_progress("Writing the page") as report:
+        missing = write_contact_sheet(result, len(library.catalog), file, report)
     print(f"Wrote {file}", file=sys.stderr)
     if arguments.open:
         import webbrowser

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from twotower.files import atomic_write
 from twotower.pages.render import Html, render
 from twotower.pages.thumbnails import jpeg_base64, thumbnail
+from twotower.progress import Progress, ReportProgress, ignore_progress
 
 if TYPE_CHECKING:
     from twotower.search.hits import Hit, SearchResult
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 HEIGHT = 360  # pixels of a thumbnail in the file; the page displays at most two thirds of it
 
 
-def write_contact_sheet(result: SearchResult, pictures: int, file: Path) -> list[Path]:
+def write_contact_sheet(
+    result: SearchResult, pictures: int, file: Path, report: ReportProgress = ignore_progress
+) -> list[Path]:
     """Write what a search among `pictures` pictures found: matches, then those below the cut-off.
 
     Returns:
@@ -26,7 +29,10 @@ def write_contact_sheet(result: SearchResult, pictures: int, file: Path) -> list
     Raises:
         OSError: the file cannot be written.
     """
-    figures = [(hit, _figure(result, hit, file)) for hit in [*result.hits, *result.near]]
+    hits, figures = [*result.hits, *result.near], []
+    for done, hit in enumerate(hits, 1):
+        figures.append((hit, _figure(result, hit, file)))
+        report(Progress(done, len(hits), stage="Writing the page"))
     matches = "".join(figure for hit, figure in figures if hit.match)
     below = "".join(figure for hit, figure in figures if not hit.match)
     count = f"{result.matches:,} of {pictures:,} pictures match"

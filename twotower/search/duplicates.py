@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from twotower.arrays import BoolArray, Float32Array, IndexArray
+from twotower.progress import Progress, ReportProgress, ignore_progress
 from twotower.search.hits import Hit
 from twotower.search.query import Query
 from twotower.search.search import select, warn_of_missing
@@ -20,7 +21,9 @@ BLOCK = 4096  # vectors that are in memory at once, twice
 STRIP = 256  # of them that are compared with a block at once
 
 
-def duplicates(index: Index, folder: Path | None = None) -> list[list[Hit]]:
+def duplicates(
+    index: Index, folder: Path | None = None, report: ReportProgress = ignore_progress
+) -> list[list[Hit]]:
     """Return groups of near-duplicates, each with the largest file first.
 
     A picture is in a group if its cosine with another one of the group reaches
@@ -28,6 +31,7 @@ def duplicates(index: Index, folder: Path | None = None) -> list[list[Hit]]:
 
     Args:
         folder: compare only pictures in this folder of the library and below.
+        report: receives the number of pairs of blocks that were compared.
 
     Raises:
         LibraryError: nothing is indexed, or `folder` is not in the library.
@@ -35,8 +39,9 @@ def duplicates(index: Index, folder: Path | None = None) -> list[list[Hit]]:
     threshold = index.calibration.duplicate
     warn_of_missing(index, len(index.vectors), len(index.catalog))
     ids = select(index, Query("", ()), folder)
+    linked = _connected(lambda rows: index.vectors.get(ids[rows]), len(ids), threshold, report)
     groups = []
-    for rows in _connected(lambda rows: index.vectors.get(ids[rows]), len(ids), threshold):
+    for rows in linked:
         records = index.catalog.pictures(ids[rows])
         records.sort(key=lambda record: (-record.size, record.path))
         embeds = index.vectors.get(np.array([record.id for record in records]))
@@ -50,7 +55,10 @@ def duplicates(index: Index, folder: Path | None = None) -> list[list[Hit]]:
 
 
 def _connected(
-    get: Callable[[slice], Float32Array], count: int, threshold: float
+    get: Callable[[slice], Float32Array],
+    count: int,
+    threshold: float,
+    report: ReportProgress = ignore_progress,
 ) -> list[IndexArray]:
     """Group vectors that are linked, directly or through others, by a cosine of `threshold`.
 
@@ -61,6 +69,7 @@ def _connected(
         The rows of each group of two or more.
     """
     lowest = np.arange(count)  # row -> the lowest row that it is linked with, as far as is known
+    blocks, done = -(-count // BLOCK), 0
     for start in range(0, count, BLOCK):
         rows = get(slice(start, start + BLOCK))
         for column in range(start, count, BLOCK):
@@ -69,6 +78,8 @@ def _connected(
                 close = rows[strip : strip + STRIP] @ columns.T >= threshold
                 if close.any():
                     _link_close(lowest, close, start + strip, column)
+            done += 1
+            report(Progress(done, blocks * (blocks + 1) // 2, stage="Comparing"))
     sizes = np.bincount(lowest, minlength=count)
     members = np.flatnonzero(sizes[lowest] > 1)
     members = members[np.argsort(lowest[members], kind="stable")]
