@@ -158,7 +158,7 @@ def encode_batches(
 ) -> Tensor:
     """Apply `tower` to texts, [n, width]; texts of similar length share a batch to save padding."""
     tokens = tokenizer(texts)
-    lengths = tokens.attention_mask.sum(axis=1)
+    lengths = tokens.lengths
     order = np.argsort(lengths, kind="stable")
     rows = []
     for start in range(0, len(order), 64):

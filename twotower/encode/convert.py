@@ -162,7 +162,7 @@ def make_golden(model: CLIP, directory: Path) -> Golden:
 
 
 def _golden_inputs(config: CLIPConfig, directory: Path) -> tuple[Float32Array, Int64Array]:
-    """Return pixel_values [n, 3, S, S] and input_ids [t, context_length]."""
+    """Return pixel_values [n, 3, S, S] and input_ids [t, max_length]."""
     preprocess = Preprocess(config.preprocess)
     pixel_values = np.stack([preprocess(picture) for picture in golden_pictures()])
     return pixel_values, load_tokenizer(config.tokenizer, directory)(GOLDEN_TEXTS).input_ids

@@ -166,7 +166,7 @@ class Encoder:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The function from texts to `Tokens` with input_ids [n, context_length]."""
+        """The function from texts to `Tokens` with input_ids [n, max_length]."""
         return load_tokenizer(self.config.tokenizer, self.directory)
 
     @cached_property
@@ -201,9 +201,9 @@ class Encoder:
 
     def _text_features(self, tokens: Tokens, batch_size: int = 256) -> Float32Array:
         """Return [n, embed_dim]; texts of similar length share a batch, cut to its longest text."""
-        lengths = tokens.attention_mask.sum(axis=1)
+        lengths = tokens.lengths.copy()
         if self.config.text.kind == "transformer" and not self.config.text.causal:
-            lengths[:] = self.config.tokenizer.context_length  # SigLIP pools at the last position
+            lengths[:] = tokens.input_ids.shape[1]  # SigLIP pools at the last position
         order = np.argsort(lengths, kind="stable")
         features = np.empty((len(order), self.config.embed_dim), np.float32)
         for rows in _chunks(order, batch_size):

@@ -40,14 +40,14 @@ def export_onnx(model: CLIP, directory: Path) -> None:
     from twotower.model.vision import PatchEncoder
 
     config = model.config
-    size, context_length = config.vision.image_size, config.tokenizer.context_length
+    size, length = config.vision.image_size, config.tokenizer.max_length
     n = torch.export.Dim("n")
     pixel_axes: Axes = {0: n}
     id_axes: Axes = {0: n}
     if config.text.kind != "transformer" or config.text.causal:
-        id_axes[1] = torch.export.Dim("length", min=2, max=context_length)
+        id_axes[1] = torch.export.Dim("length", min=2, max=length)
     pixels = {"pixel_values": torch.zeros(2, 3, size, size)}
-    ids = {"input_ids": torch.ones(2, context_length, dtype=torch.long)}
+    ids = {"input_ids": torch.ones(2, length, dtype=torch.long)}
     towers: dict[Tower, tuple[torch.nn.Module, Inputs, Axes, str]] = {
         "vision": (model.vision, pixels, pixel_axes, "vision."),
         "text": (model.text, ids, id_axes, "text."),

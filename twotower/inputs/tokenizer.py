@@ -16,9 +16,25 @@ import numpy as np
 from twotower.arrays import BoolArray, Int64Array
 from twotower.errors import ModelError
 from twotower.inputs.byte_pairs import CLIP_SPECIAL_TOKENS, byte_pair_encoder
+from twotower.inputs.lexicon import Lexicon, read_lexicon
 
 Kind = Literal["bpe", "wordpiece", "sentencepiece", "tokenizers"]
 Cleaning = Literal["openai", "huggingface", "canonicalize", "lower_no_punctuation", "lower", "none"]
+
+
+@dataclass(frozen=True)
+class LexiconConfig:
+    """Names that get ids of their own, after the tokens of a text.
+
+    Attributes:
+        file: the names in the model's directory, one on each line.
+        first_id: the id of the first name; the others follow.
+        limit: the number of names of a text; further ones are left out.
+    """
+
+    file: str
+    first_id: int
+    limit: int = 16
 
 
 @dataclass(frozen=True)
@@ -31,6 +47,7 @@ class TokenizerConfig:
         cleaning: applied to a text first, see `CLEANERS`.
         special_tokens: literals that are read as ids with `parse_special`, and only then.
         file: the vocabulary in the model's directory; None for CLIP's merges.
+        lexicon: names that a text is searched for, or None.
 
     Raises:
         ModelError: a field has an invalid value.
@@ -44,6 +61,7 @@ class TokenizerConfig:
     eos_id: int | None
     special_tokens: dict[str, int] = field(default_factory=dict)
     file: str | None = None
+    lexicon: LexiconConfig | None = field(default=None, metadata={"optional": True})
 
     def __post_init__(self) -> None:
         for name, choices in (("kind", Kind), ("cleaning", Cleaning)):
@@ -54,6 +72,11 @@ class TokenizerConfig:
         if self.context_length < 3:
             reason = f"context_length is {self.context_length}"
             raise ModelError("tokenizer", reason, "give 3 or more")
+
+    @property
+    def max_length(self) -> int:
+        """The number of ids of a text: its tokens, and the names of the lexicon."""
+        return self.context_length + (self.lexicon.limit if self.lexicon else 0)
 
 
 # OpenAI and open_clip pad with 0 (a real token, "!"), transformers with the end of text. The causal
@@ -92,29 +115,38 @@ class Tokens:
     """A batch of n tokenized texts.
 
     Attributes:
-        input_ids: [n, context_length].
-        attention_mask: [n, context_length], 1 on the tokens of a text, begin and end included.
+        input_ids: [n, max_length], the tokens, the names of the lexicon, and padding.
+        attention_mask: [n, max_length], 1 on the tokens of a text, begin and end included.
+        lengths: [n], the number of ids other than padding.
         truncated: [n], True for texts that were cut; they keep their begin and end.
     """
 
     input_ids: Int64Array
     attention_mask: Int64Array
+    lengths: Int64Array
     truncated: BoolArray
 
 
 class Tokenizer:
     """Turns texts into `Tokens`; made by `load_tokenizer`."""
 
-    def __init__(self, config: TokenizerConfig, encode: Callable[[str], list[int]]) -> None:
+    def __init__(
+        self,
+        config: TokenizerConfig,
+        encode: Callable[[str], list[int]],
+        lexicon: Lexicon | None = None,
+    ) -> None:
         self.config = config
         self.context_length = config.context_length
         self._clean = CLEANERS[config.cleaning]
         self._encode = encode
+        self._lexicon = lexicon
         literals = sorted(config.special_tokens, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, literals))) if literals else None
 
     def __call__(self, texts: str | Sequence[str], *, parse_special: bool = False) -> Tokens:
-        """Tokenize texts, add begin and end, cut and pad to `context_length`.
+        """Tokenize texts, add begin and end, cut to `context_length`, add the names of the lexicon
+        and pad to `max_length`.
 
         Args:
             parse_special: read literals such as "<|endoftext|>" in a text as their ids, as
@@ -125,19 +157,29 @@ class Tokenizer:
         begin = [] if config.bos_id is None else [config.bos_id]
         end = [] if config.eos_id is None else [config.eos_id]
         room = size - len(begin) - len(end)
-        input_ids = np.full((len(texts), size), config.pad_id, np.int64)
+        input_ids = np.full((len(texts), config.max_length), config.pad_id, np.int64)
+        token_counts = np.empty(len(texts), np.int64)  # before cutting
         lengths = np.empty(len(texts), np.int64)
         for row, text in enumerate(texts):
             body = self.encode_special(text) if parse_special else self.encode(text)
-            ids = begin + body[:room] + end
+            ids = begin + body[:room] + end + self.lexicon_ids(text)
             input_ids[row, : len(ids)] = ids
-            lengths[row] = len(begin) + len(body) + len(end)
-        attention_mask = (np.arange(size) < lengths[:, None]).astype(np.int64)
-        return Tokens(input_ids, attention_mask, lengths > size)
+            token_counts[row] = len(begin) + len(body) + len(end)
+            lengths[row] = len(ids)
+        positions = np.arange(config.max_length)
+        attention_mask = positions < np.minimum(token_counts, size)[:, None]
+        return Tokens(input_ids, attention_mask.astype(np.int64), lengths, token_counts > size)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without begin and end, not cut."""
         return self._encode(self._clean(text))
+
+    def lexicon_ids(self, text: str) -> list[int]:
+        """Return the ids of the names of the lexicon in a text, at most its limit."""
+        if self._lexicon is None or self.config.lexicon is None:
+            return []
+        rows = self._lexicon.find(text)[: self.config.lexicon.limit]
+        return [self.config.lexicon.first_id + row for row in rows]
 
     def encode_special(self, text: str) -> list[int]:
         """Return the ids of a text like `encode`, with `special_tokens` in it read as their ids."""
@@ -157,7 +199,7 @@ def load_tokenizer(config: TokenizerConfig, directory: Path | None = None) -> To
     """Load the tokenizer of a model.
 
     Args:
-        directory: contains `config.file`.
+        directory: contains `config.file` and the names of the lexicon.
 
     Raises:
         ModelError: the vocabulary is missing or cannot be read.
@@ -176,10 +218,24 @@ def load_tokenizer(config: TokenizerConfig, directory: Path | None = None) -> To
         raise ModelError(path, reason, "leave `file` out of the tokenizer's configuration")
     load = {"wordpiece": _word_pieces, "sentencepiece": _sentence_pieces, "tokenizers": _from_json}
     try:
-        return Tokenizer(config, load[config.kind](path))
+        encode = load[config.kind](path)
     except Exception as error:  # the libraries raise bare Exception, RuntimeError and more
         reason = f"not a {config.kind} vocabulary ({error})"
         raise ModelError(path, reason, "copy it again from the model's source") from None
+    return Tokenizer(config, encode, _load_lexicon(config, path.parent))
+
+
+def _load_lexicon(config: TokenizerConfig, directory: Path) -> Lexicon | None:
+    """Read the names of a configuration. Raises `ModelError` if they cannot be read."""
+    if config.lexicon is None:
+        return None
+    path = directory / config.lexicon.file
+    try:
+        return read_lexicon(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(
+            path, f"cannot be read ({error})", "copy it again from the model's source"
+        ) from None
 
 
 # --- vocabularies --------------------------------------------------------------------------------

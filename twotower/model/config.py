@@ -107,8 +107,12 @@ class TextTransformerConfig:
 class SentenceEncoderConfig:
     """A BERT-family encoder, such as MiniLM, mean-pooled over the tokens other than `pad_id`.
 
+    Ids from `vocab_size` on are names of a lexicon: what they mean is added to the features.
+
     Attributes:
         hidden_width: of a layer between pooling and projection, as in `EfficientNetLiteConfig`.
+        lexicon_size: the number of names; 0 for no lexicon.
+        lexicon_rank: the width of their vectors before they are projected.
     """
 
     context_length: int
@@ -121,6 +125,8 @@ class SentenceEncoderConfig:
     activation: Activation = "gelu"
     eps: float = 1e-12
     hidden_width: int = field(default=0, metadata=OPTIONAL)
+    lexicon_size: int = field(default=0, metadata=OPTIONAL)
+    lexicon_rank: int = field(default=0, metadata=OPTIONAL)
     kind: Literal["sentence_encoder"] = "sentence_encoder"
 
 
@@ -157,10 +163,10 @@ class CLIPConfig:
                 f"{pixels}",
                 "make them equal",
             )
-        if self.tokenizer.context_length > positions:
+        if self.tokenizer.max_length > positions:
             raise ModelError(
                 self.name,
-                f"tokenizer.context_length is {self.tokenizer.context_length} but "
+                f"tokenizer.context_length is {self.tokenizer.max_length} but "
                 f"text.context_length is {positions}",
                 f"make the first {positions} or less",
             )
@@ -301,8 +307,9 @@ def _member(members: tuple[Any, ...], value: Any, name: str) -> Any:
     if value is None and type(None) in members:
         return type(None)
     classes = [member for member in members if is_dataclass(member)]
-    if not classes:
-        return next(member for member in members if member is not type(None))
+    others = [member for member in members if member is not type(None)]
+    if not classes or len(others) == 1:
+        return others[0]
     kind = value.get("kind") if isinstance(value, dict) else None
     by_kind = {typing.get_args(typing.get_type_hints(cls)["kind"])[0]: cls for cls in classes}
     if kind not in by_kind:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from twotower.model.config import SentenceEncoderConfig, TextConfig, TextTransformerConfig
 from twotower.model.layers import Block, LayerNorm, PostNormBlock, run_blocks
 
+LEXICON_GATES = 8
+
 
 def build_text(config: TextConfig, embed_dim: int) -> TextTower:
     """Build the tower of a configuration, with initial weights."""
@@ -83,13 +85,14 @@ class TextTransformer(nn.Module):
 class SentenceEncoder(nn.Module):
     """A BERT-family encoder with mean pooling and a projection into the shared space.
 
-    The embedding of token type 0, which BERT adds at every position, is part of `pos_embed`.
+    The embedding of token type 0, which BERT adds at every position, is part of `pos_embed`. Names
+    of a lexicon follow the tokens of a text; the encoder treats them as padding.
     """
 
     def __init__(self, config: SentenceEncoderConfig, embed_dim: int) -> None:
         super().__init__()
         width = config.width
-        self.pad_id = config.pad_id
+        self.pad_id, self.vocab_size = config.pad_id, config.vocab_size
         self.checkpointing = False
         self.token_embed = nn.Embedding(config.vocab_size, width)
         self.pos_embed = nn.Parameter(torch.randn(config.context_length, width) * 0.02)
@@ -101,17 +104,24 @@ class SentenceEncoder(nn.Module):
         hidden = config.hidden_width
         self.hidden = nn.Linear(width, hidden) if hidden else None
         self.proj = nn.Linear(width + hidden, embed_dim, bias=False)
+        self.lexicon = None
+        if config.lexicon_size:
+            self.lexicon = LexiconEmbedding(config.lexicon_size, config.lexicon_rank, embed_dim)
         nn.init.normal_(self.token_embed.weight, std=0.02)
         nn.init.normal_(self.proj.weight, std=(width + hidden) ** -0.5)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Encode [B, L] -> text_features [B, embed_dim]."""
-        return self.proj(self.widen(self.pool(input_ids)))
+        features: Tensor = self.proj(self.widen(self.pool(input_ids)))
+        if self.lexicon is None:
+            return features
+        names = (input_ids - (self.vocab_size - 1)).clamp(min=0)  # 0 for a token
+        return features + features.norm(dim=-1, keepdim=True) * self.lexicon(names)
 
     def pool(self, input_ids: Tensor) -> Tensor:
         """Average the tokens other than padding: [B, L] -> [B, width]."""
         x = self.tokens(input_ids)
-        weight = (input_ids != self.pad_id).to(x.dtype).unsqueeze(-1)
+        weight = (self.without_names(input_ids) != self.pad_id).to(x.dtype).unsqueeze(-1)
         return (x * weight).sum(dim=1) / weight.sum(dim=1)
 
     def widen(self, pooled: Tensor) -> Tensor:
@@ -122,12 +132,44 @@ class SentenceEncoder(nn.Module):
 
     def tokens(self, input_ids: Tensor) -> Tensor:
         """Encode without pooling: [B, L] -> [B, L, width]."""
+        input_ids = self.without_names(input_ids)
         not_padding = input_ids != self.pad_id  # [B, L]
         x = self.token_embed(input_ids) + self.pos_embed[: input_ids.shape[1]]
         x = self.ln_embed(x)
         mask = torch.zeros_like(not_padding, dtype=x.dtype)
         mask = mask.masked_fill(~not_padding, torch.finfo(x.dtype).min)  # [B, L]
         return run_blocks(self.blocks, x, mask[:, None, None, :], self.checkpointing)
+
+    def without_names(self, input_ids: Tensor) -> Tensor:
+        """Replace names of the lexicon by padding."""
+        if self.lexicon is None:
+            return input_ids
+        return input_ids.masked_fill(input_ids >= self.vocab_size, self.pad_id)
+
+
+class LexiconEmbedding(nn.Module):
+    """The sum of a text's features and the mean vector of its names comes nearer to pictures.
+
+    `gate` holds the share of the mean that is added for texts of 0, 1, 2, ... names; the last one
+    is that of all longer texts.
+    """
+
+    def __init__(self, size: int, rank: int, embed_dim: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(1 + size, rank)  # row 0 belongs to no name
+        self.gate = nn.Parameter(torch.ones(LEXICON_GATES))
+        self.proj = nn.Linear(rank, embed_dim, bias=False)
+        with torch.no_grad():
+            self.embed.weight.normal_(std=0.02)[0] = 0
+
+    def forward(self, names: Tensor) -> Tensor:
+        """Average names [B, L], 0 at positions without one -> [B, embed_dim]."""
+        mask = (names > 0).to(self.gate.dtype).unsqueeze(-1)  # [B, L, 1]
+        count = mask.sum(dim=1)  # [B, 1]
+        mean = (self.embed(names) * mask).sum(dim=1) / count.clamp(min=1)
+        share = self.gate[count.long().clamp(max=LEXICON_GATES - 1)]
+        projected: Tensor = self.proj(share * mean)
+        return projected
 
 
 class TokenEncoder(nn.Module):

@@ -248,7 +248,7 @@ class _Samples(Dataset[_Sample]):
     def collate(self, samples: list[_Sample]) -> Batch:
         """Stack samples into a batch, whose step `Batches` sets."""
         tokens = self.tokenizer([sample.caption for sample in samples])
-        length = int(tokens.attention_mask.sum(axis=1).max())
+        length = int(tokens.lengths.max())
         input_ids = tokens.input_ids[:, :length] if self.trim else tokens.input_ids
         pixels = np.stack([sample.pixels for sample in samples]).transpose(0, 3, 1, 2)
         return Batch(

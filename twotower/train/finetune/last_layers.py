@@ -83,7 +83,7 @@ def image_features(model: CLIP, pictures: Iterable[bytes]) -> Float32Array:
 def text_features(model: CLIP, texts: Sequence[str], tokenizer: Tokenizer) -> Float32Array:
     """Return the outputs of the text tower [n, width]; texts of similar length share a batch."""
     tokens = tokenizer(texts)
-    lengths = tokens.attention_mask.sum(axis=1)
+    lengths = tokens.lengths.copy()
     config = model.config.text
     if config.kind == "transformer" and not config.causal:
         lengths[:] = tokens.input_ids.shape[1]  # it needs every position, padding too
