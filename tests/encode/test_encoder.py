@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from twotower.arrays import normalize
 from twotower.encode.convert import write_directory
 from twotower.encode.encoder import Encoder
 from twotower.errors import EngineError, PictureError, VerificationError
+from twotower.inputs.tokenizer import LexiconConfig, TokenizerConfig
+from twotower.model.config import SentenceEncoderConfig
 from twotower.model.weights import load_model
 
 TEXTS = ["a cat", "two dogs that run along a long beach in the evening sun", "x", "a red car"]
@@ -55,6 +58,25 @@ def test_reduced_weights_agree_across_engines(tmp_path: Path, stored: str) -> No
     ]
     np.testing.assert_allclose(embeds[0], embeds[2], atol=1e-4)
     np.testing.assert_allclose(embeds[1], embeds[2], atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_engines_agree_on_a_lexicon(tmp_path: Path, engine: str) -> None:
+    words, names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "car", "x"], ["car", "red car"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    (tmp_path / "lexicon.txt").write_text("\n".join(names))
+    text = SentenceEncoderConfig(32, 8, 64, 1, 2, 64, lexicon_size=2, lexicon_rank=32)
+    lexicon = LexiconConfig("lexicon.txt", first_id=8)
+    tokenizer = TokenizerConfig("wordpiece", 16, "none", 0, 2, 3, {}, "vocab.txt", lexicon)
+    config = replace(tiny_config(), text=text, tokenizer=tokenizer)
+    files = [tmp_path / name for name in tokenizer.files]
+    directory = tmp_path / "model"
+    write_directory(config, random_tensors(config), files, directory, int8=True)
+    encoder, reference = Encoder(directory, engine), Encoder(directory, "torch")
+    texts = ["a red car", "a car", "x"]
+    embeds = encoder.encode_text(texts)
+    np.testing.assert_allclose(embeds, reference.encode_text(texts), atol=1e-4)
+    np.testing.assert_allclose(embeds[1:2], encoder.encode_text("a car"), atol=1e-5)
 
 
 FREE_ENGINES_THEN_INTERRUPT = """

@@ -406,6 +406,43 @@ def test_sentence_encoder_averages_its_tokens() -> None:
     torch.testing.assert_close(features, block.output[:, :3].mean(dim=1))
 
 
+LEXICON = replace(SENTENCE, lexicon_size=6, lexicon_rank=8)
+NAME = LEXICON.vocab_size  # the id of the first name
+
+
+def lexicon_tower() -> SentenceEncoder:
+    torch.manual_seed(0)
+    return SentenceEncoder(LEXICON, 10).eval()
+
+
+@torch.no_grad()
+def test_a_text_without_names_has_the_features_of_the_plain_tower() -> None:
+    tower, plain = lexicon_tower(), SentenceEncoder(SENTENCE, 10).eval()
+    weights = {k: v for k, v in tower.state_dict().items() if not k.startswith("lexicon.")}
+    plain.load_state_dict(weights)
+    input_ids = random_input((3, 12))
+    assert torch.equal(tower(input_ids), plain(input_ids))
+    with_names = torch.cat([input_ids, torch.full((3, 2), NAME + 5)], dim=1)
+    padded_ids = torch.cat([input_ids, torch.zeros(3, 2, dtype=torch.long)], dim=1)
+    assert torch.equal(tower.pool(with_names), plain.pool(padded_ids))
+    assert torch.equal(tower.tokens(with_names), plain.tokens(padded_ids))
+
+
+@torch.no_grad()
+def test_the_mean_of_the_names_is_added_in_proportion_to_the_features() -> None:
+    tower = lexicon_tower()
+    assert tower.lexicon is not None
+    tower.lexicon.gate[2] = 0.5
+    words = torch.tensor([[11, 5, 7, 12, 0, 0]])
+    text = torch.tensor([[11, 5, 7, 12, NAME + 1, NAME + 4]])
+    features = tower(words)
+    mean = tower.lexicon.embed.weight[[2, 5]].mean(dim=0)
+    expected = features + features.norm() * tower.lexicon.proj(0.5 * mean)
+    torch.testing.assert_close(tower(text), expected)
+    swapped = torch.tensor([[11, 5, 7, 12, NAME + 4, NAME + 1, 0]])
+    torch.testing.assert_close(tower(swapped), expected)
+
+
 # Image towers.
 
 

@@ -85,7 +85,8 @@ def characters(texts: Sequence[str]) -> Tokens:
     for row, text in enumerate(texts):
         letters = [101, *(200 + ord(item) % 500 for item in text[:62]), 102]
         ids[row, : len(letters)] = letters
-    return Tokens(ids, (ids > 0).astype(np.int64), np.zeros(len(texts), bool))
+    mask = (ids > 0).astype(np.int64)
+    return Tokens(ids, mask, mask.sum(axis=1), np.zeros(len(texts), bool))
 
 
 def test_the_text_tower_learns_names_and_captions(

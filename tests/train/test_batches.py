@@ -202,7 +202,8 @@ def test_texts_are_cut_to_the_longest_unless_the_tower_needs_all_positions() -> 
         shape = (len(texts), 64)
         mask = np.zeros(shape, np.int64)
         mask[:, :5] = 1
-        return Tokens(np.ones(shape, np.int64), mask, np.zeros(len(texts), bool))
+        ids, truncated = np.ones(shape, np.int64), np.zeros(len(texts), bool)
+        return Tokens(ids, mask, mask.sum(axis=1), truncated)
 
     siglip = Batches((Numbers(9),), config, stub, batch_size=3)
     assert next(siglip(0, 1)).input_ids.shape == (3, 64)

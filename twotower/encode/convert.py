@@ -69,7 +69,7 @@ def read_any(source: Path) -> tuple[CLIPConfig, dict[str, torch.Tensor], tuple[P
         foreign = read_foreign(source)
         return foreign.config, foreign.tensors, foreign.files
     config = read_config(source)
-    files = (source / config.tokenizer.file,) if config.tokenizer.file else ()
+    files = tuple(source / name for name in config.tokenizer.files)
     return config, dequantize(read_safetensors(source / WEIGHTS_FILE)), files
 
 

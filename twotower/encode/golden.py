@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 GOLDEN_FILE = "golden.safetensors"
+# Settings that are part of a fingerprint only where they are in use, so that those of older models
+# stay the same.
+LATER_FIELDS = (("text", "lexicon_size"), ("text", "lexicon_rank"), ("tokenizer", "lexicon"))
 GOLDEN_COSINE = 0.9999  # a model with a lower one is considered changed
 
 # `fingerprint` of earlier bundled models -> `image_fingerprint` of their image tower
@@ -125,6 +128,9 @@ def fingerprint(directory: Path) -> str:
     """
     config = asdict(read_config(directory))
     del config["name"], config["templates"]
+    for section, field in LATER_FIELDS:
+        if not config[section].get(field):
+            config[section].pop(field, None)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for path in _identifying_files(directory):
         if path.name != CONFIG_FILE:  # its relevant fields are in `config`

@@ -74,6 +74,12 @@ class TokenizerConfig:
             raise ModelError("tokenizer", reason, "give 3 or more")
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """The names of the files in the model's directory."""
+        lexicon = self.lexicon.file if self.lexicon else None
+        return tuple(name for name in (self.file, lexicon) if name)
+
+    @property
     def max_length(self) -> int:
         """The number of ids of a text: its tokens, and the names of the lexicon."""
         return self.context_length + (self.lexicon.limit if self.lexicon else 0)

@@ -307,9 +307,9 @@ def _member(members: tuple[Any, ...], value: Any, name: str) -> Any:
     if value is None and type(None) in members:
         return type(None)
     classes = [member for member in members if is_dataclass(member)]
-    others = [member for member in members if member is not type(None)]
-    if not classes or len(others) == 1:
-        return others[0]
+    choices = [member for member in members if member is not type(None)]
+    if not classes or len(choices) == 1:
+        return choices[0]
     kind = value.get("kind") if isinstance(value, dict) else None
     by_kind = {typing.get_args(typing.get_type_hints(cls)["kind"])[0]: cls for cls in classes}
     if kind not in by_kind:

@@ -177,9 +177,8 @@ class Trainer:
             return destination
         weights = self.weights()
         if rank() == 0:
-            tokenizer = self.config.model.tokenizer
             folder = Path(self.config.tokenizer_files or ".")
-            files = [folder / tokenizer.file] if tokenizer.file else []
+            files = [folder / name for name in self.config.model.tokenizer.files]
             write_directory(self.config.model, weights, files, destination)
         return destination
 

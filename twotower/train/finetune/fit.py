@@ -312,8 +312,7 @@ def tune(
 def write_candidate(frozen: FrozenModel, chosen: Candidate, destination: Path) -> Path:
     """Write the model directory of a candidate, in the precision of the model before."""
     tensors = frozen.model.state_dict() | dict(chosen.tensors())
-    file = frozen.config.tokenizer.file
-    files = [frozen.directory / file] if file else []
+    files = [frozen.directory / name for name in frozen.config.tokenizer.files]
     shutil.rmtree(destination, ignore_errors=True)  # of a run that was stopped after it
     write_directory(frozen.config, tensors, files, destination, frozen.int8)
     return destination
