@@ -14,7 +14,8 @@ torch = pytest.importorskip("torch")
 from transformers import CLIPConfig as HubConfig
 from transformers import CLIPModel, SiglipModel
 
-from twotower.encode.load import find_model, load
+from twotower.encode.load import bundled_name, find_model, load
+from twotower.encode.registry import DEFAULT_MODEL
 from twotower.errors import EngineError, ModelError
 
 
@@ -31,11 +32,18 @@ def foreign(tiny_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return directory
 
 
-def test_the_bundled_model_is_the_default() -> None:
+def test_a_bundled_model_is_the_default() -> None:
     model = load()
-    assert model.config.name == "twotower-small"
-    assert find_model("twotower-small") == find_model(None) == model.directory
+    assert model.config.name == DEFAULT_MODEL
+    assert find_model(DEFAULT_MODEL) == find_model(None) == model.directory
     assert model.verify() > 0.9999
+
+
+@pytest.mark.parametrize("model", ["small", "twotower-small", Path("small")])
+def test_bundled_models_have_short_names(model: str | Path) -> None:
+    assert load(model).config.name == "twotower-small"
+    assert bundled_name(model) == "twotower-small"
+    assert bundled_name("./small") is None  # a folder here
 
 
 def test_a_directory_loads_by_path(tiny_directory: Path) -> None:
@@ -121,7 +129,10 @@ def test_siglip_goes_to_transformers_and_back_with_its_vocabulary(
     ("name", "message"),
     [
         ("twotower-smal", "twotower-smal: no such model; did you mean 'twotower-small'?"),
-        ("ViT-L-14-does-not-exist", "give 'twotower-small', a directory, an OpenAI .pt file"),
+        (
+            "ViT-L-14-does-not-exist",
+            "give 'twotower-base' or 'twotower-small', a directory, an OpenAI",
+        ),
     ],
 )
 def test_unknown_names(name: str, message: str) -> None:

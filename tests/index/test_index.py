@@ -12,7 +12,7 @@ import pytest
 import twotower
 from tests.index.tiny import TinyEncoder, hash_of, index, opened, picture, rows_of, vector_of
 from twotower.encode.golden import EARLIER_MODELS, fingerprint, image_fingerprint
-from twotower.encode.load import BUNDLED, find_model
+from twotower.encode.load import find_model
 from twotower.encode.onnx import stored_tensors
 from twotower.errors import LibraryError
 from twotower.index import catalog as catalog_module
@@ -22,6 +22,8 @@ from twotower.index.reader import PictureReader
 from twotower.index.scan import scan
 from twotower.inputs.preprocess import Preprocess, PreprocessConfig
 from twotower.library import Library
+
+SMALL = find_model("small")
 
 
 @pytest.fixture
@@ -94,17 +96,17 @@ def test_another_model_is_used_when_it_is_complete(photos: Path, tiny_directory:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Library(photos, model=BUNDLED).index(stop)
+        Library(photos, model=SMALL).index(stop)
     still = Library(photos)
     assert still.model.directory == tiny_directory
     np.testing.assert_array_equal(still.vectors.get(np.array(ids)), embeds_before)
     still.close()
 
-    changed = Library(photos, model=BUNDLED)
+    changed = Library(photos, model=SMALL)
     report = changed.index()
     assert 0 < report.added < 5  # it continued
     assert sorted(changed.vectors.ids().tolist()) == ids
-    assert Library(photos).model.directory == BUNDLED
+    assert Library(photos).model.directory == SMALL
     assert len(changed.catalog.models()) == 1
     assert len(list((photos / ".twotower").glob("vectors-*"))) == 1
     [embeds] = changed.vectors.get(np.array([ids[0]]))
@@ -128,7 +130,7 @@ def test_a_partial_first_index_can_be_searched(photos: Path, tiny_directory: Pat
 
 
 def test_a_model_that_was_changed_is_refused(
-    photos: Path, tiny_directory: Path, tmp_path: Path
+    photos: Path, tiny_directory: Path, siglip_directory: Path, tmp_path: Path
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny_directory, model)
@@ -137,7 +139,7 @@ def test_a_model_that_was_changed_is_refused(
     shutil.copytree(tiny_directory, model)  # the same files with other times
     assert Library(photos).model.directory == model
     shutil.rmtree(model)
-    shutil.copytree(BUNDLED, model)
+    shutil.copytree(siglip_directory, model)
     with pytest.raises(LibraryError, match="no longer the model"):
         _ = Library(photos).model
 
@@ -216,7 +218,7 @@ def test_a_store_that_cannot_be_opened_is_not_recorded(
         Library(photos, vectors="milvus://me:secret@localhost:1/x").index()
     modes = {path.stat().st_mode & 0o777 for path in photos.glob(".twotower/catalog*")}
     assert modes == {0o600}, "a password may be in it"
-    library = Library(photos, model=BUNDLED)
+    library = Library(photos, model=SMALL)
     assert [record.vectors for record in library.catalog.models()] == [None]
     assert library.index().added == 5
     assert len(library.catalog.models()) == 1
@@ -248,7 +250,7 @@ def test_models_and_libraries_have_separate_collections(
         )
         assert library.index().added == 5
         library.close()
-        changed = Library(photos, location=location, model=BUNDLED)
+        changed = Library(photos, location=location, model=SMALL)
         assert changed.index().added == 5
         assert changed.vectors.get(changed.vectors.ids()).shape == (5, 512)
         changed.close()

@@ -6,7 +6,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -22,7 +22,7 @@ from twotower.encode.golden import (
     golden_pictures,
     write_golden,
 )
-from twotower.encode.onnx import export_onnx
+from twotower.encode.onnx import TEXT_TOWERS, VISION_TOWERS, export_onnx
 from twotower.errors import ModelError, VerificationError
 from twotower.files import atomic_folder
 from twotower.inputs.preprocess import Preprocess
@@ -63,14 +63,19 @@ def read_any(source: Path) -> tuple[CLIPConfig, dict[str, torch.Tensor], tuple[P
         Its configuration, its tensors under our names, and its vocabulary files.
     """
     from twotower.model.foreign import read_foreign
-    from twotower.model.weights import WEIGHTS_FILE, dequantize, read_safetensors
+    from twotower.model.weights import dequantize, read_stored
 
     if not is_model_directory(source):
         foreign = read_foreign(source)
         return foreign.config, foreign.tensors, foreign.files
     config = read_config(source)
-    files = tuple(source / name for name in config.tokenizer.files)
-    return config, dequantize(read_safetensors(source / WEIGHTS_FILE)), files
+    files = vocabulary_files(config, source)
+    return replace(config, text_folder=None), dequantize(read_stored(config, source)), files
+
+
+def vocabulary_files(config: CLIPConfig, directory: Path) -> tuple[Path, ...]:
+    """Return the files of the tokenizer of a model directory."""
+    return tuple(config.text_directory(directory) / name for name in config.tokenizer.files)
 
 
 def write_directory(
@@ -82,10 +87,12 @@ def write_directory(
 ) -> None:
     """Write a model directory: configuration, weights, vocabulary, golden vectors, ONNX graphs.
 
+    The text tower is left out if `config.text_folder` names its folder (`write_text_folder`).
+
     Args:
-        tensors: under the names of `CLIP.state_dict()`.
+        tensors: under the names of `CLIP.state_dict()`, or quantised.
         files: the vocabulary.
-        int8: quantise the weights.
+        int8: quantise the weights that are not.
 
     Raises:
         ModelError: `destination` exists or cannot be written.
@@ -99,8 +106,43 @@ def write_directory(
             shutil.copyfile(file, directory / file.name)
         model = load_model(directory)
         write_golden(make_golden(model, directory), directory)
-        export_onnx(model, directory)
+        shared = config.text_folder is not None
+        export_onnx(model, directory, VISION_TOWERS if shared else VISION_TOWERS + TEXT_TOWERS)
         Encoder(directory).verify()
+
+
+def write_text_folder(
+    config: CLIPConfig,
+    tensors: Mapping[str, torch.Tensor],
+    files: Sequence[Path],
+    destination: Path,
+) -> None:
+    """Write a text tower that several models share: weights, vocabulary and ONNX graphs.
+
+    It is checked by the golden vectors of the models that name it as their `text_folder`.
+
+    Args:
+        tensors: under the names of `CLIP.state_dict()`, or quantised.
+        files: the vocabulary.
+
+    Raises:
+        ModelError: `destination` exists or cannot be written.
+    """
+    from twotower.model.weights import (
+        TEXT_PREFIX,
+        WEIGHTS_FILE,
+        build_model,
+        dequantize,
+        save_tensors,
+    )
+
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith(TEXT_PREFIX)}
+    with new_directory(destination) as directory:
+        save_tensors(own, directory / WEIGHTS_FILE)
+        for file in files:
+            shutil.copyfile(file, directory / file.name)
+        model = build_model(config, dequantize(tensors), destination)
+        export_onnx(model, directory, TEXT_TOWERS)
 
 
 def write_foreign(
@@ -157,7 +199,8 @@ def _warn_of_input_changes(config: CLIPConfig, written: CLIPConfig, to: Format) 
 
 def make_golden(model: CLIP, directory: Path) -> Golden:
     """Embed the golden pictures and texts with a torch model, and the vocabulary of `directory`."""
-    image_embeds, text_embeds = _embed(model, *_golden_inputs(model.config, directory))
+    inputs = _golden_inputs(read_config(directory), directory)
+    image_embeds, text_embeds = _embed(model, *inputs)
     return Golden(golden_pictures(), list(GOLDEN_TEXTS), image_embeds, text_embeds)
 
 
@@ -165,7 +208,8 @@ def _golden_inputs(config: CLIPConfig, directory: Path) -> tuple[Float32Array, I
     """Return pixel_values [n, 3, S, S] and input_ids [t, max_length]."""
     preprocess = Preprocess(config.preprocess)
     pixel_values = np.stack([preprocess(picture) for picture in golden_pictures()])
-    return pixel_values, load_tokenizer(config.tokenizer, directory)(GOLDEN_TEXTS).input_ids
+    tokenizer = load_tokenizer(config.tokenizer, config.text_directory(directory))
+    return pixel_values, tokenizer(GOLDEN_TEXTS).input_ids
 
 
 def _embed(

@@ -167,7 +167,7 @@ class Encoder:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The function from texts to `Tokens` with input_ids [n, max_length]."""
-        return load_tokenizer(self.config.tokenizer, self.directory)
+        return load_tokenizer(self.config.tokenizer, self.config.text_directory(self.directory))
 
     @cached_property
     def logit_scale(self) -> float:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from twotower.arrays import Float32Array
 from twotower.errors import EngineError
+from twotower.model.config import read_config
 
 # vision, text: the towers. patches, tokens: the towers without pooling. patch_features: the image
 # tower with each patch in the shared space; in torch, for vision transformers with a class token.
@@ -62,6 +63,8 @@ def start_engine(name: str, directory: Path, tower: Tower, threads: int | None =
 
 def graph_path(directory: Path, tower: Tower) -> Path:
     """Return the ONNX graph of a tower. Raises `EngineError` if it does not exist."""
+    if tower in ("text", "tokens"):
+        directory = read_config(directory).text_directory(directory)
     path = directory / GRAPH_FILES.get(tower, f"{tower}.onnx")
     if not path.is_file():
         raise EngineError(path, "no such file", f"make it with: twotower convert {directory} NEW")

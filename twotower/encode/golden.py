@@ -122,12 +122,12 @@ def golden_hash(directory: Path) -> str:
 def fingerprint(directory: Path) -> str:
     """Return the full identity of a model: 64 hex digits of a SHA-256.
 
-    It covers weights, architecture, preprocessing and tokenizer; the name, the templates and the
-    calibration decide no vector and are left out. Stored in results of evaluations, runs of
-    fine-tuning and caches of embeds.
+    It covers weights, architecture, preprocessing and tokenizer, also those of a text tower in
+    another folder; names, the templates and the calibration decide no vector and are left out.
+    Stored in results of evaluations, runs of fine-tuning and caches of embeds.
     """
     config = asdict(read_config(directory))
-    del config["name"], config["templates"]
+    del config["name"], config["templates"], config["text_folder"]
     for section, field in LATER_FIELDS:
         if not config[section].get(field):
             config[section].pop(field, None)
@@ -189,11 +189,16 @@ def _settings(config: DataclassInstance) -> dict[str, Any]:
 
 
 def _identifying_files(directory: Path) -> list[Path]:
-    """Return the weights, the vocabulary and the configuration."""
+    """Return the weights, the vocabulary and the configuration; of a shared text tower, too."""
+    folders = dict.fromkeys([directory, read_config(directory).text_directory(directory)])
+    return [path for folder in folders for path in _weights_and_settings(folder)]
+
+
+def _weights_and_settings(folder: Path) -> list[Path]:
     suffixes = (".json", ".txt", ".model")
-    described = [
+    settings = [
         path
-        for path in directory.iterdir()
+        for path in folder.iterdir()
         if path.suffix in suffixes and path.name != "calibration.json"
     ]
-    return sorted([*described, directory / "model.safetensors"])
+    return sorted([*settings, folder / "model.safetensors"])

@@ -7,11 +7,11 @@ import hashlib
 from pathlib import Path
 
 from twotower.encode.encoder import Encoder
+from twotower.encode.registry import BUNDLED_MODELS, DEFAULT_MODEL
 from twotower.errors import ModelError
 from twotower.files import cache_folder
 from twotower.model.config import is_model_directory
 
-BUNDLED_NAME = "twotower-small"
 BUNDLED = Path(__file__).parent.parent / "bundled"
 HUB_PREFIX = "hf-hub:"
 HUB_FILES = ["*.json", "*.safetensors", "*.onnx", "*.txt", "*.model", "*.bin"]
@@ -20,14 +20,15 @@ HUB_FILES = ["*.json", "*.safetensors", "*.onnx", "*.txt", "*.model", "*.bin"]
 def load(
     model: str | Path | None = None, *, engine: str = "onnxruntime", threads: int | None = None
 ) -> Encoder:
-    """Load the bundled model, a model directory, or CLIP or SigLIP weights in another format.
+    """Load a bundled model, a model directory, or CLIP or SigLIP weights in another format.
 
     Other formats are converted once, checked against golden vectors and kept in the cache
     (`TWOTOWER_CACHE`, by default `~/.cache/twotower`); the conversion needs torch.
 
     Args:
-        model: None or "twotower-small" for the bundled model; a model directory; a transformers or
-            open_clip directory; an OpenAI `.pt` archive; or `hf-hub:org/name`.
+        model: "twotower-base" (short "base"), "twotower-small" ("small") or None for the default of
+            these two; a model directory; a transformers or open_clip directory; an OpenAI `.pt`
+            archive; or `hf-hub:org/name`.
         engine: "onnxruntime", "openvino" or "torch".
         threads: CPU threads of the engine; by default all cores.
 
@@ -46,8 +47,9 @@ def find_model(model: str | Path | None = None) -> Path:
 
 def find_source(model: str | Path | None) -> Path:
     """Return the file or directory of a model in any format; download it if necessary."""
-    if model is None or str(model) == BUNDLED_NAME:
-        return BUNDLED
+    model = DEFAULT_MODEL if model is None else model
+    if name := bundled_name(model):
+        return _bundled_folder(name)
     if str(model).startswith(HUB_PREFIX):
         return _download(str(model).removeprefix(HUB_PREFIX))
     path = Path(model).expanduser()
@@ -56,13 +58,30 @@ def find_source(model: str | Path | None) -> Path:
     return path
 
 
+def bundled_name(model: str | Path) -> str | None:
+    """Return the full name of a bundled model from its full or short name; None for others."""
+    return next(
+        (name for name, short in BUNDLED_MODELS.items() if str(model) in (name, short)), None
+    )
+
+
+def _bundled_folder(name: str) -> Path:
+    folder = BUNDLED / BUNDLED_MODELS[name]
+    if folder.is_dir():
+        return folder
+    if name == "twotower-small":  # until its weights are moved
+        return BUNDLED
+    raise ModelError(name, "not in this package yet", "use twotower-small")
+
+
 def _suggestion(path: Path) -> str:
     """Suggest the bundled model or a file beside `path` if its name is similar."""
     siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, [BUNDLED_NAME, *siblings], 1)
+    close = difflib.get_close_matches(path.name, [*BUNDLED_MODELS, *siblings], 1)
     if close:
         return f"did you mean {close[0]!r}?"
-    return f"give {BUNDLED_NAME!r}, a directory, an OpenAI .pt file or {HUB_PREFIX}org/name"
+    names = " or ".join(map(repr, BUNDLED_MODELS))
+    return f"give {names}, a directory, an OpenAI .pt file or {HUB_PREFIX}org/name"
 
 
 def _download(repository: str) -> Path:

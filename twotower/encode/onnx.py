@@ -29,10 +29,16 @@ Axes: TypeAlias = dict[int, Any]  # of an input, those of variable length
 HEAD_CONFIG, HEAD_WEIGHTS, HEAD_GRAPH = "head.json", "head.safetensors", "head.onnx"
 
 
-def export_onnx(model: CLIP, directory: Path) -> None:
-    """Write the graphs of a model, which refer to `model.safetensors` in the same directory.
+VISION_TOWERS: tuple[Tower, ...] = ("vision", "patches")
+TEXT_TOWERS: tuple[Tower, ...] = ("text", "tokens")
 
-    There are four graphs: each tower with its pooling, and each without (`engine.Tower`).
+
+def export_onnx(
+    model: CLIP, directory: Path, towers: Sequence[Tower] = VISION_TOWERS + TEXT_TOWERS
+) -> None:
+    """Write graphs of a model, which refer to `model.safetensors` in the same directory.
+
+    By default there are four: each tower with its pooling, and each without (`engine.Tower`).
     """
     import torch
 
@@ -48,13 +54,14 @@ def export_onnx(model: CLIP, directory: Path) -> None:
         id_axes[1] = torch.export.Dim("length", min=2, max=length)
     pixels = {"pixel_values": torch.zeros(2, 3, size, size)}
     ids = {"input_ids": torch.ones(2, length, dtype=torch.long)}
-    towers: dict[Tower, tuple[torch.nn.Module, Inputs, Axes, str]] = {
+    modules: dict[Tower, tuple[torch.nn.Module, Inputs, Axes, str]] = {
         "vision": (model.vision, pixels, pixel_axes, "vision."),
         "text": (model.text, ids, id_axes, "text."),
         "patches": (PatchEncoder(model.vision), pixels, pixel_axes, ""),
         "tokens": (TokenEncoder(model.text), ids, id_axes, ""),
     }
-    for tower, (module, inputs, axes, prefix) in towers.items():
+    for tower in towers:
+        module, inputs, axes, prefix = modules[tower]
         _export(module, directory / GRAPH_FILES[tower], inputs, (axes,), prefix)
 
 

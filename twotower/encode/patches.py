@@ -29,7 +29,7 @@ class UnpooledEncoder:
         self.directory, self.engine = directory, engine
         config = read_config(directory)
         self.preprocess = Preprocess(config.preprocess)
-        self.tokenizer = load_tokenizer(config.tokenizer, directory)
+        self.tokenizer = load_tokenizer(config.tokenizer, config.text_directory(directory))
         self.bidirectional = config.text.kind == "transformer" and not config.text.causal
 
     def patches(self, pixel_values: Float32Array) -> Float32Array:

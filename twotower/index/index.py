@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from twotower.encode.registry import DEFAULT_MODEL, QUICK_MODEL
 from twotower.errors import LibraryError
 from twotower.files import create_folder, exclusive_lock
 from twotower.index.catalog import BETTER_MODEL, CATALOG_FILE, LIBRARY_FOLDER, Catalog
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
     from twotower.index.indexing import IndexReport
 
-# A large library is indexed with the quick model first, then refined with the default one.
-QUICK_MODEL, DEFAULT_MODEL = "twotower-small", "twotower-small"
 LOCAL = "local"  # the store of vectors beside the catalog
 _ESTIMATE_FROM = 5000  # vectors from which a missing calibration is estimated
 

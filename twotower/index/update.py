@@ -15,7 +15,7 @@ import numpy as np
 from twotower.calibration.background import background_texts
 from twotower.encode.encoder import Encoder
 from twotower.encode.golden import file_facts, has_image_tower, image_fingerprint
-from twotower.encode.load import BUNDLED_NAME
+from twotower.encode.load import bundled_name
 from twotower.errors import LibraryError
 from twotower.index import inverted_file
 from twotower.index.catalog import Catalog
@@ -42,8 +42,9 @@ def is_quickly_indexed(root: Path) -> bool:
 
 def describe_model(encoder: Encoder, source: str, vectors: str | None) -> ModelRecord:
     """Return the record of a model that is not in the catalog yet (`id` 0)."""
-    path = Path(source).expanduser()
-    if source != BUNDLED_NAME and path.exists():
+    if name := bundled_name(source):
+        source = name
+    elif (path := Path(source).expanduser()).exists():
         source = str(path.absolute())
     return ModelRecord(
         id=0,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -143,6 +144,8 @@ class CLIPConfig:
             are sigmoid(exp(logit_scale) * cosine + logit_bias) instead of a softmax over
             candidates.
         templates: the sentences of zero-shot classification, with `{}` for the label.
+        text_folder: the folder of the text tower and its vocabulary, relative to the model
+            directory, if several models share it.
     """
 
     name: str
@@ -153,6 +156,7 @@ class CLIPConfig:
     tokenizer: TokenizerConfig
     logit_bias: bool = False
     templates: tuple[str, ...] = field(default=("a photo of a {}.",))
+    text_folder: str | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         pixels, positions = self.vision.image_size, self.text.context_length
@@ -170,6 +174,12 @@ class CLIPConfig:
                 f"text.context_length is {positions}",
                 f"make the first {positions} or less",
             )
+
+    def text_directory(self, directory: Path) -> Path:
+        """Return the folder of the text tower of the model in `directory`."""
+        if self.text_folder is None:
+            return directory
+        return Path(os.path.normpath(directory / self.text_folder))
 
     def to_json(self) -> str:
         """Return the configuration as indented JSON."""

@@ -55,7 +55,8 @@ def pretrain(
     """
     directory = Path(model)
     start_from = str(directory) if directory.is_dir() else None
-    config = read_config(directory) if start_from else preset(model)
+    stored = read_config(directory) if start_from else preset(model)
+    config = replace(stored, text_folder=None)
     if steps is None:
         pairs = sum(len(open_source(source)) for source in sources)
         steps = 32 * max(1, pairs // batch_size)
@@ -70,7 +71,7 @@ def pretrain(
         ),
         steps=steps,
         start_from=start_from,
-        tokenizer_files=start_from,
+        tokenizer_files=str(stored.text_directory(directory)) if start_from else None,
         optimizer=OptimizerConfig(
             betas=(0.9, 0.999) if resnet else (0.9, 0.98),
             eps=1e-8 if resnet else 1e-6,

@@ -23,7 +23,7 @@ import numpy as np
 from torch import Tensor
 
 from twotower.arrays import Float64Array
-from twotower.encode.convert import write_directory
+from twotower.encode.convert import vocabulary_files, write_directory
 from twotower.encode.encoder import Encoder
 from twotower.encode.golden import fingerprint
 from twotower.encode.load import find_model
@@ -284,7 +284,7 @@ def _tuning_config(
         data=DataConfig((data.domain.source.name,), batch_size, zoom=1.15, workers=1),
         steps=steps,
         start_from=str(start_from),
-        tokenizer_files=str(data.frozen.directory),
+        tokenizer_files=str(data.frozen.text_directory),
         optimizer=OptimizerConfig(
             lr=3e-4 if lora else 3e-5,
             weight_decay=0.0,
@@ -312,7 +312,7 @@ def tune(
 def write_candidate(frozen: FrozenModel, chosen: Candidate, destination: Path) -> Path:
     """Write the model directory of a candidate, in the precision of the model before."""
     tensors = frozen.model.state_dict() | dict(chosen.tensors())
-    files = [frozen.directory / name for name in frozen.config.tokenizer.files]
+    files = vocabulary_files(frozen.config, frozen.text_directory)
     shutil.rmtree(destination, ignore_errors=True)  # of a run that was stopped after it
     write_directory(frozen.config, tensors, files, destination, frozen.int8)
     return destination

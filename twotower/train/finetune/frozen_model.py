@@ -12,7 +12,8 @@ from twotower.arrays import Float32Array
 from twotower.encode.golden import fingerprint
 from twotower.errors import BrokenPairError
 from twotower.inputs.tokenizer import load_tokenizer
-from twotower.model.weights import INT8, WEIGHTS_FILE, load_model, read_safetensors
+from twotower.model.config import read_config
+from twotower.model.weights import INT8, load_model, read_stored
 from twotower.pairs.pair import Source
 from twotower.progress import ReportProgress, ignore_progress
 from twotower.train.embed_cache import open_cache, sample_key
@@ -33,8 +34,10 @@ class FrozenModel:
         self.directory = directory
         self.model = load_model(directory)
         self.config = self.model.config
-        self.tokenizer = load_tokenizer(self.config.tokenizer, directory)
-        self.int8 = any(name.endswith(INT8) for name in read_safetensors(directory / WEIGHTS_FILE))
+        stored_config = read_config(directory)
+        self.text_directory = stored_config.text_directory(directory)
+        self.tokenizer = load_tokenizer(self.config.tokenizer, self.text_directory)
+        self.int8 = any(name.endswith(INT8) for name in read_stored(stored_config, directory))
         key = fingerprint(directory)
         self._image_cache = open_cache(key, "image-features")
         self._text_cache = open_cache(key, "text-features")
