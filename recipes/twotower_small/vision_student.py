@@ -248,9 +248,14 @@ def view_crop(pixels: UInt8Array, random: np.random.Generator) -> UInt8Array:
 def view_thumbnail(pixels: UInt8Array, random: np.random.Generator) -> UInt8Array:
     """Return the picture reduced to 28 to 96 pixels and enlarged again, randomly mirrored."""
     side = 32 if random.random() < 0.5 else int(random.integers(28, 97))
-    thumbnail = PIL.Image.fromarray(pixels).resize((side, side), BICUBIC)
-    array = np.asarray(thumbnail.resize(pixels.shape[:2], BICUBIC))
+    array = shrink(pixels, side)
     return array[:, ::-1] if random.random() < 0.5 else array
+
+
+def shrink(pixels: UInt8Array, side: int) -> UInt8Array:
+    """Reduce a square picture [S, S, 3] to `side` pixels and enlarge it again."""
+    thumbnail = PIL.Image.fromarray(pixels).resize((side, side), BICUBIC)
+    return np.asarray(thumbnail.resize(pixels.shape[:2], BICUBIC))
 
 
 def view_whole_or_thumbnail(pixels: UInt8Array, random: np.random.Generator) -> UInt8Array:
