@@ -45,28 +45,28 @@ def bundle(text: Path, models: dict[str, Path], destination: Path) -> None:
 
 def write_image_tower(source: Path, text: Path, destination: Path) -> None:
     """Write the image tower of `source` as a model with the text tower of `text`."""
-    config, shared = read_config(source), read_config(text)
-    stored, shared_tensors = read_stored(config, source), text_tensors(text)
-    own = {name: stored[name] for name in stored if not name.startswith(TEXT_PREFIX)}
-    merged = replace(config, text=shared.text, tokenizer=shared.tokenizer, text_folder=TEXT_FOLDER)
-    write_directory(merged, own | shared_tensors, (), destination)
-    if equal_tensors(text_tensors(source), shared_tensors):
+    config, text_config = read_config(source), read_config(text)
+    config = replace(
+        config, text=text_config.text, tokenizer=text_config.tokenizer, text_folder=TEXT_FOLDER
+    )
+    tensors = split_tensors(source)[0] | split_tensors(text)[1]
+    write_directory(config, tensors, (), destination)
+    if equal_tensors(split_tensors(source)[1], split_tensors(text)[1]):
         for name in KEPT:
             copy(source / name, destination / name)
         Encoder(destination).verify()
 
 
-def text_tensors(directory: Path) -> dict[str, Tensor]:
-    """Return the stored tensors of the text tower of a model directory."""
+def split_tensors(directory: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the stored tensors of a model directory: those of the text tower are the second."""
     stored = read_stored(read_config(directory), directory)
-    return {name: stored[name] for name in stored if name.startswith(TEXT_PREFIX)}
+    text = {name: stored[name] for name in stored if name.startswith(TEXT_PREFIX)}
+    return {name: stored[name] for name in stored if name not in text}, text
 
 
-def equal_tensors(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+def equal_tensors(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     """Return True for tensors of the same names and values."""
-    return first.keys() == second.keys() and all(
-        torch.equal(first[name], second[name]) for name in first
-    )
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def copy(source: Path, destination: Path) -> None:

@@ -21,7 +21,7 @@ TEXTS = ["a red car", "two dogs"]
 
 
 @pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def second_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with other weights than `tiny_directory`."""
     directory = tmp_path_factory.mktemp("models") / "other"
     config = tiny_config("other")
@@ -30,20 +30,22 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bundled(tiny_directory: Path, other: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundled(
+    tiny_directory: Path, second_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The text tower of `tiny_directory`, and two models with it."""
     folder = tmp_path_factory.mktemp("bundled")
     source = shutil.copytree(tiny_directory, folder / "source")
     (source / "calibration.json").write_text("{}")
-    bundle(source, {"small": source, "base": other}, folder / "all")
+    bundle(source, {"small": source, "base": second_model}, folder / "all")
     return folder / "all"
 
 
 def test_towers_are_those_of_their_sources(
-    bundled: Path, tiny_directory: Path, other: Path
+    bundled: Path, tiny_directory: Path, second_model: Path
 ) -> None:
     picture = np.full((40, 60, 3), 90, np.uint8)
-    for name, source in (("small", tiny_directory), ("base", other)):
+    for name, source in (("small", tiny_directory), ("base", second_model)):
         encoder = Encoder(bundled / name)
         np.testing.assert_allclose(
             encoder.encode_image(picture), Encoder(source).encode_image(picture), atol=1e-6

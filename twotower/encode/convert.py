@@ -136,9 +136,9 @@ def write_text_folder(
         save_tensors,
     )
 
-    own = {name: tensor for name, tensor in tensors.items() if name.startswith(TEXT_PREFIX)}
+    text = {name: tensor for name, tensor in tensors.items() if name.startswith(TEXT_PREFIX)}
     with new_directory(destination) as directory:
-        save_tensors(own, directory / WEIGHTS_FILE)
+        save_tensors(text, directory / WEIGHTS_FILE)
         for file in files:
             shutil.copyfile(file, directory / file.name)
         model = build_model(config, dequantize(tensors), destination)

@@ -43,13 +43,13 @@ def save_weights(
         ModelError: a tensor is missing, unexpected or of a shape that `config` does not have.
     """
     check_tensors(config, dequantize(tensors), directory / WEIGHTS_FILE)
-    own = {
+    kept = {
         name: tensor
         for name, tensor in tensors.items()
         if config.text_folder is None or not name.startswith(TEXT_PREFIX)
     }
     directory.mkdir(parents=True, exist_ok=True)
-    save_tensors(quantize(own) if int8 else own, directory / WEIGHTS_FILE)
+    save_tensors(quantize(kept) if int8 else kept, directory / WEIGHTS_FILE)
     (directory / CONFIG_FILE).write_text(config.to_json() + "\n", encoding="utf-8")
 
 
