@@ -247,8 +247,9 @@ def print_library_answer(answer: LibraryAnswer) -> None:
     for hit in answer.hits:
         date = f"  {hit.taken.replace('T', ' ')}" if hit.taken else ""
         by_name = hit.probability is not None and hit.probability < answer.cutoff
+        share = " " * len(percent(hit)) if by_name else percent(hit)
         name = "  (by its name)" if by_name else ""
-        print(f"  {percent(hit)}{printable(shown_path(hit.path))}{date}{name}")
+        print(f"  {share}{printable(shown_path(hit.path))}{date}{name}")
 
 
 def _library_tree(answer: LibraryAnswer) -> dict[str, Any]:
