@@ -129,9 +129,10 @@ def test_siglip_goes_to_transformers_and_back_with_its_vocabulary(
     ("name", "message"),
     [
         ("twotower-smal", "twotower-smal: no such model; did you mean 'twotower-small'?"),
+        ("smal", "smal: no such model; did you mean 'small'?"),
         (
             "ViT-L-14-does-not-exist",
-            "give 'twotower-base' or 'twotower-small', a directory, an OpenAI",
+            "give 'base', 'small', a directory, an OpenAI",
         ),
     ],
 )

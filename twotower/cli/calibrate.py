@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from twotower.cli.output import OK, count_of, print_failures, show_progress
+from twotower.cli.output import BUNDLED, OK, count_of, print_failures, show_progress
 from twotower.cli.pairs import SOURCE
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def add_commands(commands: Commands) -> None:
         "calibrate", help="fit the probabilities of search to a model, on pictures with captions"
     )
     command.set_defaults(run=run_calibrate)
-    command.add_argument("model", help="a model directory, or twotower-small for the bundled one")
+    command.add_argument("model", help=f"{BUNDLED} or a model directory")
     command.add_argument("pairs", nargs="+", metavar="PAIRS", help=SOURCE)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from twotower.encode.registry import BUNDLED_MODELS, DEFAULT_MODEL
 from twotower.progress import Progress, ReportProgress, ignore_progress
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
+BUNDLED = ", ".join(BUNDLED_MODELS.values())  # the short names, for help texts
+DEFAULT = BUNDLED_MODELS[DEFAULT_MODEL]
 Item = TypeVar("Item")
 
 
@@ -130,7 +133,7 @@ def print_failures(failures: Sequence[str], limit: int = 20) -> None:
 
 def add_model_options(command: argparse.ArgumentParser, positional: bool = False) -> None:
     """Add `--model` (or the argument `model`) and `--engine`."""
-    text = "a model directory, file or hf-hub:org/name (the bundled model)"
+    text = f"{BUNDLED}, a model directory, file or hf-hub:org/name ({DEFAULT})"
     if positional:
         command.add_argument("model", nargs="?", help=text)
     else:

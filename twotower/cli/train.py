@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twotower.cli.output import OK, positive, print_failures, size_in_bytes
+from twotower.cli.output import DEFAULT, OK, positive, print_failures, size_in_bytes
 from twotower.cli.pairs import SOURCE
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _add_folder(recipes: Commands) -> None:
     command.set_defaults(run=run_train_folder)
     command.add_argument("pairs", help=f"{SOURCE}, or in folders named after their content")
     command.add_argument("--run", type=Path, required=True, dest="folder", help="the run's folder")
-    command.add_argument("--model", help="the model to start from (the bundled model)")
+    command.add_argument("--model", help=f"the model to start from ({DEFAULT})")
     command.add_argument(
         "--method",
         choices=("probe", "full", "lora"),
@@ -77,7 +77,7 @@ def _add_vqa(recipes: Commands) -> None:
     command.add_argument(
         "--test", type=Path, help="questions to test it with (a tenth of the data)"
     )
-    command.add_argument("--model", help="the model whose towers it uses (the bundled model)")
+    command.add_argument("--model", help=f"the model whose towers it uses ({DEFAULT})")
     command.add_argument("--epochs", type=positive, default=12, help="number of epochs (12)")
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twotower.cli.output import OK, add_model_options, show_progress
+from twotower.cli.output import BUNDLED, OK, add_model_options, show_progress
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -17,7 +17,9 @@ def add_commands(commands: Commands) -> None:
         "convert", help="convert a CLIP or SigLIP model to another format"
     )
     command.set_defaults(run=run_convert)
-    command.add_argument("source", help="a model directory, an OpenAI .pt file or hf-hub:org/name")
+    command.add_argument(
+        "source", help=f"{BUNDLED}, a model directory, an OpenAI .pt file or hf-hub:org/name"
+    )
     command.add_argument("destination", type=Path, help="a new directory")
     command.add_argument(
         "--to",

@@ -75,13 +75,14 @@ def _bundled_folder(name: str) -> Path:
 
 
 def _suggestion(path: Path) -> str:
-    """Suggest the bundled model or a file beside `path` if its name is similar."""
+    """Suggest a bundled model or a file beside `path` if its name is similar."""
     siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, [*BUNDLED_MODELS, *siblings], 1)
+    names = [name for pair in BUNDLED_MODELS.items() for name in pair]
+    close = difflib.get_close_matches(path.name, [*names, *siblings], 1)
     if close:
         return f"did you mean {close[0]!r}?"
-    names = " or ".join(map(repr, BUNDLED_MODELS))
-    return f"give {names}, a directory, an OpenAI .pt file or {HUB_PREFIX}org/name"
+    short = ", ".join(map(repr, BUNDLED_MODELS.values()))
+    return f"give {short}, a directory, an OpenAI .pt file or {HUB_PREFIX}org/name"
 
 
 def _download(repository: str) -> Path:
