@@ -17,10 +17,11 @@ from tests.tiny_models import random_tensors, tiny_config
 from twotower.arrays import normalize
 from twotower.encode.convert import write_directory
 from twotower.encode.encoder import Encoder
+from twotower.encode.patches import UnpooledEncoder
 from twotower.errors import EngineError, PictureError, VerificationError
 from twotower.inputs.tokenizer import LexiconConfig, TokenizerConfig
-from twotower.model.config import SentenceEncoderConfig
-from twotower.model.weights import load_model
+from twotower.model.config import SentenceEncoderConfig, ViTConfig
+from twotower.model.weights import GROUP, GroupedWeight, load_model
 
 TEXTS = ["a cat", "two dogs that run along a long beach in the evening sun", "x", "a red car"]
 
@@ -58,6 +59,28 @@ def test_reduced_weights_agree_across_engines(tmp_path: Path, stored: str) -> No
     ]
     np.testing.assert_allclose(embeds[0], embeds[2], atol=1e-4)
     np.testing.assert_allclose(embeds[1], embeds[2], atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_engines_agree_on_weights_in_four_bits(tmp_path: Path, engine: str) -> None:
+    config = replace(tiny_config(), vision=ViTConfig(64, 16, 64, 2, 4, 96, "quick_gelu"))
+    tensors = random_tensors(config)
+    for name in [name for name in tensors if "vision.blocks" in name and tensors[name].ndim == 2]:
+        out_features, in_features = tensors.pop(name).shape
+        levels = torch.randint(-8, 8, (out_features, in_features), dtype=torch.int8)
+        scale = 0.05 * torch.randn(out_features, in_features // GROUP)
+        tensors |= GroupedWeight(levels, scale.half()).stored(name)
+    directory = tmp_path / "model"
+    write_directory(config, tensors, (), directory, int8=True)
+    encoder, reference = Encoder(directory, engine), Encoder(directory, "torch")
+    embeds = encoder.encode_image(pictures())
+    np.testing.assert_allclose(embeds, reference.encode_image(pictures()), atol=1e-4)
+    np.testing.assert_allclose(embeds[:1], encoder.encode_image(pictures()[:1]), atol=1e-5)
+    pixel_values = np.stack([encoder.preprocess(picture) for picture in pictures()])
+    patches, expected = (
+        UnpooledEncoder(directory, name).patches(pixel_values) for name in (engine, "torch")
+    )
+    np.testing.assert_allclose(patches, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

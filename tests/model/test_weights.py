@@ -10,7 +10,14 @@ from torch import Tensor
 
 from tests.tiny_models import random_tensors, tiny_config
 from twotower.errors import ModelError
-from twotower.model.weights import dequantize, load_model, quantize, save_weights
+from twotower.model.weights import (
+    GroupedWeight,
+    dequantize,
+    keep_unchanged,
+    load_model,
+    quantize,
+    save_weights,
+)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -46,6 +53,27 @@ def test_int8_leaves_small_and_sensitive_tensors_unchanged() -> None:
     assert stored.keys() == tensors.keys()
     assert all(torch.equal(stored[name], tensor) for name, tensor in tensors.items())
     assert torch.equal(dequantize(quantize({"w": torch.zeros(2, 40)}))["w"], torch.zeros(2, 40))
+
+
+def test_four_bits_are_packed_and_come_back() -> None:
+    levels = torch.randint(-8, 8, (3, 64), dtype=torch.int8)
+    levels[0, :3] = torch.tensor([-8, 7, 0])
+    weight = GroupedWeight(levels, torch.randn(3, 2).half())
+    stored = weight.stored("w")
+    assert stored["w.int4"].shape == (3, 2, 16) and stored["w.int4"].dtype == torch.uint8
+    assert stored["w.int4"][0, 0, 0] == (0 | 15 << 4)
+    scale = weight.scale.float().repeat_interleave(32, dim=1)
+    assert torch.equal(dequantize(stored)["w"], levels * scale)
+    assert quantize(stored).keys() == stored.keys()
+
+
+def test_unchanged_tensors_keep_their_stored_precision() -> None:
+    weight = GroupedWeight(torch.ones(3, 64, dtype=torch.int8), torch.ones(3, 2).half())
+    stored = quantize({"a": torch.randn(2, 40), "b": torch.randn(2, 40), "n": torch.ones(2)})
+    stored |= weight.stored("w")
+    tensors = dequantize(stored) | {"b": torch.zeros(2, 40)}
+    kept = keep_unchanged(stored, tensors)
+    assert kept.keys() == {"a.int8", "a.scale", "b", "n", "w.int4", "w.scale"}
 
 
 @pytest.mark.parametrize(

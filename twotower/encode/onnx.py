@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # torch and onnx are imported in functions: importing this fi
 
 Inputs: TypeAlias = "Mapping[str, torch.Tensor]"  # examples, by name
 Axes: TypeAlias = dict[int, Any]  # of an input, those of variable length
+CONTRIB = "com.microsoft"  # operators beyond ONNX that onnxruntime and OpenVINO know
 HEAD_CONFIG, HEAD_WEIGHTS, HEAD_GRAPH = "head.json", "head.safetensors", "head.onnx"
 
 
@@ -129,6 +130,8 @@ def _export(
     parameters = [tensor.name for tensor in model.graph.initializer]
     model = _simplify(model)
     _WeightReferences(model.graph, path.parent / weights).replace(parameters, prefix)
+    if any(node.domain == CONTRIB for node in model.graph.node):
+        model.opset_import.add(domain=CONTRIB, version=1)
     onnx.save(model, path)
 
 
@@ -186,8 +189,16 @@ class _WeightReferences:
         """Return the nodes that compute a parameter; change `body` if it is only gathered from."""
         from onnx import TensorProto, helper
 
-        from twotower.model.weights import INT8, SCALE
+        from twotower.model.weights import INT4, INT8, SCALE
 
+        if key + INT4 in self.stored:
+            inputs = [name + INT4, name + SCALE]
+            self._add_reference(inputs[0], key + INT4)
+            self._add_reference(f"{name}.half", key + SCALE)
+            for transpose in [node for node in body if name in node.input]:
+                _multiply_int4(body, transpose, inputs, self.stored[key + INT4].shape)
+            half = [f"{name}.half"]
+            return [helper.make_node("Cast", half, inputs[1:], to=TensorProto.FLOAT)]
         if key + INT8 in self.stored:
             inputs = [name + INT8, name + SCALE]
             self._add_reference(name + INT8, key + INT8)
@@ -216,6 +227,36 @@ class _WeightReferences:
         self.graph.initializer.append(tensor)
 
 
+def _multiply_int4(
+    body: list[onnx.NodeProto],
+    transpose: onnx.NodeProto,
+    weight: Sequence[str],
+    shape: Sequence[int],
+) -> None:
+    """Replace the products with a transposed parameter by products with its 4-bit form.
+
+    Args:
+        weight: the names of its levels and scales.
+        shape: of the levels, [out, in / GROUP, GROUP / 2].
+    """
+    from onnx import helper
+
+    out_features, groups, group_bytes = shape
+    sizes = {"N": out_features, "K": 2 * groups * group_bytes, "block_size": 2 * group_bytes}
+    body.remove(transpose)
+    for position, node in enumerate(body):
+        if transpose.output[0] in node.input:
+            assert transpose.op_type == "Transpose" and node.op_type == "MatMul"
+            body[position] = helper.make_node(
+                "MatMulNBits",
+                [node.input[0], *weight],
+                node.output,
+                domain=CONTRIB,
+                bits=4,
+                **sizes,
+            )
+
+
 def _gather_int8(gather: onnx.NodeProto, table: str, scales: str) -> Iterator[onnx.NodeProto]:
     """Yield nodes that gather the same rows from int8 with a scale for each row."""
     from onnx import TensorProto, helper
@@ -229,7 +270,7 @@ def _gather_int8(gather: onnx.NodeProto, table: str, scales: str) -> Iterator[on
     yield helper.make_node("Mul", [f"{output}.float", f"{output}.scale"], [output])
 
 
-ONNX_TYPES = {"F32": 1, "I8": 3, "I64": 7, "F16": 10}  # of safetensors -> onnx.TensorProto
+ONNX_TYPES = {"F32": 1, "U8": 2, "I8": 3, "I64": 7, "F16": 10}  # of safetensors -> onnx.TensorProto
 
 
 def stored_tensors(path: Path) -> dict[str, StoredTensor]:

@@ -213,6 +213,20 @@ def dequantize(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
+def keep_unchanged(
+    stored: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return `tensors`, those that are equal to `stored` in their stored precision."""
+    kept: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        forms = {
+            key: stored[key] for kind in ("", INT8, INT4, SCALE) if (key := name + kind) in stored
+        }
+        unchanged = forms and torch.equal(dequantize(forms)[name].float(), tensor.float())
+        kept |= forms if unchanged else {name: tensor}
+    return kept
+
+
 def _quote(names: Iterable[str], candidates: Iterable[str]) -> str:
     """Quote the least of `names`, with the most similar candidate and the number of the others."""
     ordered = sorted(names)

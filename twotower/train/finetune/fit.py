@@ -30,7 +30,7 @@ from twotower.encode.load import find_model
 from twotower.errors import TrainError
 from twotower.files import atomic_write
 from twotower.model.config import read_config
-from twotower.model.weights import load_model, save_weights
+from twotower.model.weights import keep_unchanged, load_model, read_stored, save_weights
 from twotower.pairs.pair import Source
 from twotower.pairs.sources import open_source
 from twotower.progress import Progress, ReportProgress, ignore_progress
@@ -310,8 +310,11 @@ def tune(
 
 
 def write_candidate(frozen: FrozenModel, chosen: Candidate, destination: Path) -> Path:
-    """Write the model directory of a candidate, in the precision of the model before."""
-    tensors = frozen.model.state_dict() | dict(chosen.tensors())
+    """Write the model directory of a candidate; what is unchanged keeps its stored precision."""
+    tensors = keep_unchanged(
+        read_stored(read_config(frozen.directory), frozen.directory),
+        frozen.model.state_dict() | dict(chosen.tensors()),
+    )
     files = vocabulary_files(frozen.config, frozen.text_directory)
     shutil.rmtree(destination, ignore_errors=True)  # of a run that was stopped after it
     write_directory(frozen.config, tensors, files, destination, frozen.int8)
