@@ -1,5 +1,6 @@
 """Tests of heat maps: windows, patches and drawing."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
 @pytest.fixture(scope="module")
 def model() -> Encoder:
-    return twotower.load()
+    return twotower.load("small")
 
 
 @pytest.mark.parametrize("size", [(100, 100), (300, 100), (50, 75), (1, 1), (3, 1)])
@@ -91,7 +92,7 @@ def test_a_long_strip_is_looked_at_in_the_middle() -> None:
     assert _crop_middle(PIL.Image.new("RGB", (30, 10))).size == (30, 10)
 
 
-# Vision transformers in torch
+# Vision transformers
 
 
 @pytest.fixture(scope="module")
@@ -123,12 +124,26 @@ def test_patches_by_hand(torch_encoder: Encoder) -> None:
     np.testing.assert_allclose(actual, expected, atol=2e-5)
 
 
-def test_only_torch_and_class_tokens_see_patches(tiny_directory: Path, model: Encoder) -> None:
-    assert Encoder(tiny_directory, "torch").supports_patches
-    assert not Encoder(tiny_directory).supports_patches
-    assert not Encoder(model.directory, "torch").supports_patches  # convolutional
-    with pytest.raises(EngineError, match="torch"):
-        Encoder(tiny_directory).encode_patches(np.zeros((1, 3, 64, 64), np.float32))
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_engines_agree_on_patches(
+    torch_encoder: Encoder, tiny_directory: Path, engine: str
+) -> None:
+    pixel_values = np.random.default_rng(1).standard_normal((2, 3, 64, 64)).astype(np.float32)
+    patches = Encoder(tiny_directory, engine).encode_patches(pixel_values)
+    np.testing.assert_allclose(patches, torch_encoder.encode_patches(pixel_values), atol=1e-4)
+
+
+def test_only_class_tokens_and_graphs_give_patches(
+    tiny_directory: Path, siglip_directory: Path, tmp_path: Path
+) -> None:
+    assert not twotower.load("small").supports_patches  # convolutional
+    assert not Encoder(siglip_directory, "torch").supports_patches
+    earlier = shutil.copytree(tiny_directory, tmp_path / "earlier")
+    (earlier / "patch_features.onnx").unlink()
+    assert Encoder(earlier, "torch").supports_patches
+    assert not Encoder(earlier).supports_patches
+    with pytest.raises(EngineError, match="convert an earlier one again"):
+        Encoder(earlier).encode_patches(np.zeros((1, 3, 64, 64), np.float32))
 
 
 @pytest.mark.parametrize("turned", [False, True])

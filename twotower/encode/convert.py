@@ -22,7 +22,7 @@ from twotower.encode.golden import (
     golden_pictures,
     write_golden,
 )
-from twotower.encode.onnx import TEXT_TOWERS, VISION_TOWERS, export_onnx
+from twotower.encode.onnx import TEXT_TOWERS, export_onnx, vision_towers
 from twotower.errors import ModelError, VerificationError
 from twotower.files import atomic_folder
 from twotower.inputs.preprocess import Preprocess
@@ -106,8 +106,9 @@ def write_directory(
             shutil.copyfile(file, directory / file.name)
         model = load_model(directory)
         write_golden(make_golden(model, directory), directory)
-        shared = config.text_folder is not None
-        export_onnx(model, directory, VISION_TOWERS if shared else VISION_TOWERS + TEXT_TOWERS)
+        export_onnx(model, directory, vision_towers(config))
+        if config.text_folder is None:
+            export_onnx(model, directory, TEXT_TOWERS)
         Encoder(directory).verify()
 
 

@@ -14,14 +14,14 @@ import PIL.Image
 from safetensors import safe_open
 
 from twotower.arrays import Float32Array, normalize
-from twotower.encode.engine import Engine, start_engine
+from twotower.encode.engine import GRAPH_FILES, Engine, start_engine
 from twotower.encode.golden import GOLDEN_COSINE, read_golden
 from twotower.encode.stream import EncodedPicture, encode_stream
 from twotower.errors import EngineError, VerificationError
 from twotower.inputs.pictures import Picture
 from twotower.inputs.preprocess import Preprocess
 from twotower.inputs.tokenizer import Tokenizer, Tokens, load_tokenizer
-from twotower.model.config import CLIPConfig, ViTConfig, read_config
+from twotower.model.config import CLIPConfig, read_config
 from twotower.progress import Progress, ReportProgress, ignore_progress
 
 
@@ -86,9 +86,12 @@ class Encoder:
 
     @property
     def supports_patches(self) -> bool:
-        """True in torch for vision transformers with a class token: see `encode_patches`."""
-        vision = self.config.vision
-        return self.engine == "torch" and isinstance(vision, ViTConfig) and vision.pool == "class"
+        """True for vision transformers with a class token: see `encode_patches`.
+
+        Other engines than torch need `patch_features.onnx`, which earlier directories lack.
+        """
+        graph = self.directory / GRAPH_FILES["patch_features"]
+        return self.config.embeds_patches and (self.engine == "torch" or graph.is_file())
 
     def encode_patches(self, pixel_values: Float32Array) -> Float32Array:
         """Embed each patch of outputs of `preprocess` [n, 3, S, S], without training for it.
@@ -98,13 +101,13 @@ class Encoder:
             row from the upper left.
 
         Raises:
-            EngineError: this needs torch and a vision transformer with a class token.
+            EngineError: the model does not support it.
         """
         if not self.supports_patches:
             raise EngineError(
                 f"{self.config.name} in {self.engine}",
                 "cannot embed patches",
-                "use a vision transformer with a class token, and the engine torch",
+                "use a vision transformer with a class token; convert an earlier one again",
             )
         features = self._patch_features(pixel_values)
         return normalize(features.reshape(-1, features.shape[-1])).reshape(features.shape)

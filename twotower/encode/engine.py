@@ -15,7 +15,7 @@ from twotower.errors import EngineError
 from twotower.model.config import read_config
 
 # vision, text: the towers. patches, tokens: the towers without pooling. patch_features: the image
-# tower with each patch in the shared space; in torch, for vision transformers with a class token.
+# tower with each patch in the shared space, for vision transformers with a class token.
 Tower: TypeAlias = Literal["vision", "text", "patches", "tokens", "patch_features"]
 
 GRAPH_FILES: dict[Tower, str] = {  # in a model directory
@@ -23,6 +23,7 @@ GRAPH_FILES: dict[Tower, str] = {  # in a model directory
     "text": "text.onnx",
     "patches": "cells.onnx",
     "tokens": "tokens.onnx",
+    "patch_features": "patch_features.onnx",
 }
 
 
@@ -65,7 +66,7 @@ def graph_path(directory: Path, tower: Tower) -> Path:
     """Return the ONNX graph of a tower. Raises `EngineError` if it does not exist."""
     if tower in ("text", "tokens"):
         directory = read_config(directory).text_directory(directory)
-    path = directory / GRAPH_FILES.get(tower, f"{tower}.onnx")
+    path = directory / GRAPH_FILES[tower]
     if not path.is_file():
         raise EngineError(path, "no such file", f"make it with: twotower convert {directory} NEW")
     return path

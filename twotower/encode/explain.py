@@ -2,7 +2,7 @@
 
 The picture is cut into windows of a few sizes that overlap by half. The score of a window is the
 cosine to the text minus the cosine to everyday words; a position of the heat map has the weighted
-mean of the windows that cover it. For a vision transformer in torch, the windows are its patches.
+mean of the windows that cover it. For a vision transformer, the windows are its patches.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # torch and onnx are imported in functions: importing this fi
 
     from twotower.model.answer_head import FusionHead
     from twotower.model.clip import CLIP
+    from twotower.model.config import CLIPConfig
 
 Inputs: TypeAlias = "Mapping[str, torch.Tensor]"  # examples, by name
 Axes: TypeAlias = dict[int, Any]  # of an input, those of variable length
@@ -30,21 +31,20 @@ CONTRIB = "com.microsoft"  # operators beyond ONNX that onnxruntime and OpenVINO
 HEAD_CONFIG, HEAD_WEIGHTS, HEAD_GRAPH = "head.json", "head.safetensors", "head.onnx"
 
 
-VISION_TOWERS: tuple[Tower, ...] = ("vision", "patches")
 TEXT_TOWERS: tuple[Tower, ...] = ("text", "tokens")
 
 
-def export_onnx(
-    model: CLIP, directory: Path, towers: Sequence[Tower] = VISION_TOWERS + TEXT_TOWERS
-) -> None:
-    """Write graphs of a model, which refer to `model.safetensors` in the same directory.
+def vision_towers(config: CLIPConfig) -> tuple[Tower, ...]:
+    """Return the towers of a model's pictures that have a graph."""
+    return ("vision", "patches", *(["patch_features"] if config.embeds_patches else []))
 
-    By default there are four: each tower with its pooling, and each without (`engine.Tower`).
-    """
+
+def export_onnx(model: CLIP, directory: Path, towers: Sequence[Tower]) -> None:
+    """Write graphs of a model, which refer to `model.safetensors` in the same directory."""
     import torch
 
     from twotower.model.text import TokenEncoder
-    from twotower.model.vision import PatchEncoder
+    from twotower.model.vision import PatchEncoder, PatchFeatures
 
     config = model.config
     size, length = config.vision.image_size, config.tokenizer.max_length
@@ -59,6 +59,7 @@ def export_onnx(
         "vision": (model.vision, pixels, pixel_axes, "vision."),
         "text": (model.text, ids, id_axes, "text."),
         "patches": (PatchEncoder(model.vision), pixels, pixel_axes, ""),
+        "patch_features": (PatchFeatures(model.vision), pixels, pixel_axes, ""),
         "tokens": (TokenEncoder(model.text), ids, id_axes, ""),
     }
     for tower in towers:
@@ -242,7 +243,11 @@ def _multiply_int4(
     from onnx import helper
 
     out_features, groups, group_bytes = shape
-    sizes = {"N": out_features, "K": 2 * groups * group_bytes, "block_size": 2 * group_bytes}
+    sizes: dict[str, Any] = {
+        "N": out_features,
+        "K": 2 * groups * group_bytes,
+        "block_size": 2 * group_bytes,
+    }
     body.remove(transpose)
     for position, node in enumerate(body):
         if transpose.output[0] in node.input:

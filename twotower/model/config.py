@@ -175,6 +175,11 @@ class CLIPConfig:
                 f"make the first {positions} or less",
             )
 
+    @property
+    def embeds_patches(self) -> bool:
+        """True for vision transformers with a class token, whose patches have features."""
+        return isinstance(self.vision, ViTConfig) and self.vision.pool == "class"
+
     def text_directory(self, directory: Path) -> Path:
         """Return the folder of the text tower of the model in `directory`."""
         if self.text_folder is None:

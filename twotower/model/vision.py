@@ -131,4 +131,16 @@ class PatchEncoder(nn.Module):
         return self.vision.patches(pixel_values)
 
 
+class PatchFeatures(nn.Module):
+    """A vision transformer with each patch in the shared space, as a module for export."""
+
+    def __init__(self, vision: VisionTransformer) -> None:
+        super().__init__()
+        self.vision = vision
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Encode [B, 3, image_size, image_size] -> [B, patches, embed_dim], row by row."""
+        return self.vision.patch_features(pixel_values)
+
+
 VisionTower = VisionTransformer | ModifiedResNet | EfficientNetLite
