@@ -8,6 +8,8 @@ its hypernyms.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,9 @@ from twotower.arrays import Float32Array
 DESCRIPTION_WEIGHTS = (0.8, 0.8, 0.7)  # of `descriptions` in the kernel
 HYPERNYM_WEIGHT = 1.0
 GAMMA, RIDGE = 0.4, 0.1  # all chosen on held-out names
+CHUNK = 1000  # names that are estimated together
+
+Encode: TypeAlias = Callable[[Sequence[str]], Float32Array]  # texts -> sentence vectors
 
 
 def estimate_vectors(
@@ -26,60 +31,109 @@ def estimate_vectors(
     known_vectors: Float32Array,
     weights: Float32Array,
     wordnet: WordNet,
-    encode: Callable[[Sequence[str]], Float32Array],
+    encode: Encode,
 ) -> Float32Array:
     """Return vectors for all names, given those of the leading ones.
-
-    Regression estimates uncertain names near the mean, where they would fit no picture, so all
-    estimates are scaled to the mean distance of known vectors from their mean.
 
     Args:
         names: those with a known vector precede the others.
         known_vectors: [k, embed_dim], unit length.
         weights: [k], reliability of each known vector, 1 for genuine ones.
-        encode: a function from texts to sentence vectors.
 
     Returns:
         [n, embed_dim], unit length; the leading k are `known_vectors`.
     """
-    features = describe(names, len(known_vectors), wordnet, encode)
-    mean = known_vectors.mean(axis=0)
-    kernel = rbf(features[: len(known_vectors)], features[: len(known_vectors)])
-    kernel[np.diag_indices(len(known_vectors))] += RIDGE / weights
-    dual = np.linalg.solve(kernel, known_vectors - mean)
-    distance = np.linalg.norm(known_vectors - mean, axis=1).mean()
-    estimated = [
-        mean
-        + distance
-        * unit_rows(rbf(features[start : start + 1000], features[: len(known_vectors)]) @ dual)
-        for start in range(len(known_vectors), len(names), 1000)
-    ]
-    return np.concatenate([known_vectors, *map(unit_rows, estimated)]).astype(np.float32)
+    entries = [Entry(name, next(iter(wordnet.senses(name)), None)) for name in names]
+    count = len(known_vectors)
+    dictionary = Dictionary(entries[:count], known_vectors, weights, wordnet, encode)
+    return np.concatenate([known_vectors, dictionary.vectors(entries[count:])])
 
 
-def describe(
-    names: Sequence[str],
-    known_count: int,
-    wordnet: WordNet,
-    encode: Callable[[Sequence[str]], Float32Array],
-) -> Float32Array:
-    """Return features [n, features] of each name, whose distance is that of the kernel."""
-    senses = [next(iter(wordnet.senses(name)), None) for name in names]
-    bags = ancestor_weights(wordnet, senses)
-    columns = {key: column for column, key in enumerate(sorted({k for bag in bags for k in bag}))}
-    kinds = np.zeros((len(names), len(columns)), np.float32)
-    for row, bag in enumerate(bags):
-        for key, weight in bag.items():
-            kinds[row, columns[key]] = weight
-    texts = zip(
-        *(descriptions(name, sense, wordnet) for name, sense in zip(names, senses, strict=True)),
-        strict=True,
-    )
-    sentences = [
-        np.sqrt(share) * unit_rows(vectors - vectors[:known_count].mean(axis=0))
-        for share, vectors in zip(DESCRIPTION_WEIGHTS, map(encode, texts), strict=True)
-    ]
-    return np.concatenate([*sentences, np.sqrt(HYPERNYM_WEIGHT) * kinds], axis=1)
+@dataclass(frozen=True)
+class Entry:
+    """A name and its sense, None if the dictionary lacks it."""
+
+    name: str
+    sense: Sense | None
+
+
+class Dictionary:
+    """Kernel ridge regression from the meaning of names to their vectors.
+
+    Args:
+        entries: names with known vectors.
+        vectors: [k, embed_dim], unit length.
+        weights: [k], reliability of each vector, 1 for genuine ones.
+        encode: a function from texts to sentence vectors.
+        gamma: of the kernel.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        vectors: Float32Array,
+        weights: Float32Array,
+        wordnet: WordNet,
+        encode: Encode,
+        gamma: float = GAMMA,
+    ) -> None:
+        self.wordnet, self.encode, self.gamma = wordnet, encode, gamma
+        self.mean = vectors.mean(axis=0)
+        self.distance = np.linalg.norm(vectors - self.mean, axis=1).mean()
+        self._senses = [entry.sense for entry in entries]
+        self._columns = self._ancestor_columns()
+        sentences = self._sentences(entries)
+        self._centres = [rows.mean(axis=0) for rows in sentences]
+        self._features = self._describe(entries)
+        kernel = rbf(self._features, self._features, gamma)
+        kernel[np.diag_indices(len(kernel))] += RIDGE / weights
+        self._dual = np.linalg.solve(kernel, vectors - self.mean)
+
+    def vectors(self, entries: Sequence[Entry]) -> Float32Array:
+        """Estimate vectors [n, embed_dim], unit length.
+
+        Regression estimates uncertain names near the mean, where they would fit no picture, so all
+        estimates are scaled to the mean distance of known vectors from their mean.
+        """
+        estimates = self.mean + self.distance * self.directions(entries)
+        return unit_rows(estimates).astype(np.float32)
+
+    def directions(self, entries: Sequence[Entry]) -> Float32Array:
+        """Estimate the directions [n, embed_dim] of vectors from their mean, unit length."""
+        rows = [np.zeros((0, len(self.mean)), np.float32)]
+        for start in range(0, len(entries), CHUNK):
+            features = self._describe(entries[start : start + CHUNK])
+            rows.append(unit_rows(rbf(features, self._features, self.gamma) @ self._dual))
+        return np.concatenate(rows).astype(np.float32)
+
+    def _describe(self, entries: Sequence[Entry]) -> Float32Array:
+        """Return features [n, features] of each name, whose distance is that of the kernel."""
+        sentences = [
+            np.sqrt(share) * unit_rows(rows - centre)
+            for share, rows, centre in zip(
+                DESCRIPTION_WEIGHTS, self._sentences(entries), self._centres, strict=True
+            )
+        ]
+        kinds = np.sqrt(HYPERNYM_WEIGHT) * self._kinds(entries)
+        return np.concatenate([*sentences, kinds], axis=1).astype(np.float32)
+
+    def _sentences(self, entries: Sequence[Entry]) -> list[Float32Array]:
+        """Return the sentence vectors [n, width] of each kind of description."""
+        texts = [descriptions(entry.name, entry.sense, self.wordnet) for entry in entries]
+        return [self.encode(column) for column in zip(*texts, strict=True)]
+
+    def _ancestor_columns(self) -> dict[str, int]:
+        keys = {key for bag in ancestor_weights(self.wordnet, self._senses) for key in bag}
+        return {key: column for column, key in enumerate(sorted(keys))}
+
+    def _kinds(self, entries: Sequence[Entry]) -> Float32Array:
+        """Return the weights of ancestors [n, ancestors]."""
+        kinds = np.zeros((len(entries), len(self._columns)), np.float32)
+        senses = [entry.sense for entry in entries]
+        for row, bag in enumerate(ancestor_weights(self.wordnet, senses, self._senses)):
+            for key, weight in bag.items():
+                kinds[row, self._columns[key]] = weight
+        return kinds
 
 
 def descriptions(name: str, sense: Sense | None, wordnet: WordNet) -> tuple[str, str, str]:
@@ -93,11 +147,11 @@ def descriptions(name: str, sense: Sense | None, wordnet: WordNet) -> tuple[str,
     return f"{photo}.", f"{photo}, {sense.gloss}", entry
 
 
-def rbf(a: Float32Array, b: Float32Array) -> NDArray[np.float64]:
-    """Return exp(-GAMMA * squared distance), [a, b]."""
+def rbf(a: Float32Array, b: Float32Array, gamma: float) -> NDArray[np.float64]:
+    """Return exp(-gamma * squared distance), [a, b]."""
     squares = [np.square(rows).sum(axis=1, dtype=np.float64) for rows in (a, b)]
     distances = squares[0][:, None] + squares[1][None] - 2 * (a @ b.T)
-    return np.exp(-GAMMA * np.maximum(distances, 0))
+    return np.exp(-gamma * np.maximum(distances, 0))
 
 
 def unit_rows(rows: NDArray[np.floating]) -> NDArray[np.floating]:

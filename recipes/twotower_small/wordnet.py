@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from math import log, sqrt
@@ -44,7 +44,9 @@ DOMAINS = (
     "noun.body noun.cognition noun.communication noun.event noun.feeling noun.food noun.group "
     "noun.location noun.motive noun.object noun.person noun.phenomenon noun.plant "
     "noun.possession noun.process noun.quantity noun.relation noun.shape noun.state "
-    "noun.substance noun.time"
+    "noun.substance noun.time verb.body verb.change verb.cognition verb.communication "
+    "verb.competition verb.consumption verb.contact verb.creation verb.emotion verb.motion "
+    "verb.perception verb.possession verb.social verb.stative verb.weather"
 ).split()
 
 
@@ -79,7 +81,11 @@ class WordNet:
                 ]
                 for fields in map(str.split, _lines(folder / f"index.{pos}"))
             }
-        self.counts = _read_counts(folder / "cntlist.rev")
+        self.irregular = {pos: _read_exceptions(folder / f"{pos}.exc") for pos in PARTS_OF_SPEECH}
+        self.sense_counts = _read_counts(folder / "cntlist.rev")
+        self.counts = Counter(
+            {word: sum(counts.values()) for word, counts in self.sense_counts.items()}
+        )
 
     def senses(self, name: str) -> list[Sense]:
         """Return the senses of a name, most frequent ones at the start, or an empty list.
@@ -94,6 +100,20 @@ class WordNet:
                         return [self.synsets[key] for key in self.index[pos][form]]
             name = name.partition(" ")[2]
         return []
+
+    def spellings(self, name: str) -> list[str]:
+        """Return the spellings under which a name may be listed, its singular forms included."""
+        forms = list(_singular_forms(name))
+        singular = self.irregular["noun"].get(name)
+        return [*forms[:2], name.replace(" ", ""), *([singular] if singular else []), *forms[2:]]
+
+    def verbs_of_gerund(self, name: str) -> list[str]:
+        """Return the verbs whose form in -ing is `name`."""
+        stem = name.removesuffix("ing")
+        if stem == name:
+            return []
+        forms = (self.irregular["verb"].get(name), stem, f"{stem}e")
+        return [form for form in dict.fromkeys(forms) if form in self.index["verb"]]
 
     def ancestors(self, sense: Sense) -> dict[str, int]:
         """Return the steps up to each ancestor of a sense, by key; 0 for the sense itself."""
@@ -155,17 +175,27 @@ def plain(name: str) -> str:
     return " ".join(re.sub(r"[_\-]+", " ", name.lower()).split())
 
 
-def ancestor_weights(wordnet: WordNet, senses: Sequence[Sense | None]) -> list[dict[str, float]]:
+def ancestor_weights(
+    wordnet: WordNet,
+    senses: Sequence[Sense | None],
+    reference: Sequence[Sense | None] | None = None,
+) -> list[dict[str, float]]:
     """Return the weight of each ancestor of each sense, as vectors of unit length.
 
     A weight is the ancestor's inverse document frequency times 0.8 for each step up.
+
+    Args:
+        reference: the senses among which frequencies are counted, by default `senses`.
     """
-    chains = [wordnet.ancestors(sense) if sense else {} for sense in senses]
-    frequency = Counter(key for chain in chains for key in chain)
+    chains, counted = (
+        [wordnet.ancestors(sense) if sense else {} for sense in group]
+        for group in (senses, senses if reference is None else reference)
+    )
+    frequency = Counter(key for chain in counted for key in chain)
     bags = []
     for chain in chains:
         bag = {
-            key: log(len(chains) / frequency[key]) * 0.8**depth
+            key: log(len(counted) / frequency[key]) * 0.8**depth
             for key, depth in chain.items()
             if frequency[key] > 1  # an ancestor of a single sense relates it to no other
         }
@@ -204,16 +234,25 @@ def _parse_sense(line: str, pos: str) -> Sense:
     )
 
 
-def _read_counts(path: Path) -> Counter[tuple[str, str]]:
-    """Read the frequency of each word in the texts that WordNet's authors tagged."""
+def _read_counts(path: Path) -> dict[tuple[str, str], Counter[int]]:
+    """Read the frequency of each sense of a word, by its place in `WordNet.index`, from the texts
+    that WordNet's authors tagged."""
     pos_by_number = {"1": "noun", "2": "verb", "3": "adj", "5": "adj"}
-    counts: Counter[tuple[str, str]] = Counter()
+    counts: defaultdict[tuple[str, str], Counter[int]] = defaultdict(Counter)
     for line in _lines(path):
-        key, _, times = line.split()
+        key, number, times = line.split()
         word, _, sense_key = key.partition("%")
         if sense_key[0] in pos_by_number:
-            counts[pos_by_number[sense_key[0]], word.replace("_", " ")] += int(times)
+            pos = pos_by_number[sense_key[0]]
+            counts[pos, word.replace("_", " ")][int(number) - 1] += int(times)
     return counts
+
+
+def _read_exceptions(path: Path) -> dict[str, str]:
+    """Read irregular forms of words: "mice" of "mouse"."""
+    lines = path.read_text(encoding="latin-1").splitlines() if path.exists() else []
+    fields = (line.split() for line in lines)
+    return {form.replace("_", " "): word.replace("_", " ") for form, word, *_ in fields}
 
 
 def _singular_forms(name: str) -> Iterator[str]:

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from twotower.model.config import SentenceEncoderConfig, TextConfig, TextTransformerConfig
 from twotower.model.layers import Block, LayerNorm, PostNormBlock, run_blocks
 
-LEXICON_GATES = 8
-
 
 def build_text(config: TextConfig, embed_dim: int) -> TextTower:
     """Build the tower of a configuration, with initial weights."""
@@ -148,27 +146,20 @@ class SentenceEncoder(nn.Module):
 
 
 class LexiconEmbedding(nn.Module):
-    """The sum of a text's features and the mean vector of its names comes nearer to pictures.
-
-    `gate` holds the share of the mean that is added for texts of 0, 1, 2, ... names; the last one
-    is that of all longer texts.
-    """
+    """The mean vector of a text's names, in few dimensions, and its projection to the features."""
 
     def __init__(self, size: int, rank: int, embed_dim: int) -> None:
         super().__init__()
         self.embed = nn.Embedding(1 + size, rank)  # row 0 belongs to no name
-        self.gate = nn.Parameter(torch.ones(LEXICON_GATES))
         self.proj = nn.Linear(rank, embed_dim, bias=False)
         with torch.no_grad():
             self.embed.weight.normal_(std=0.02)[0] = 0
 
     def forward(self, names: Tensor) -> Tensor:
         """Average names [B, L], 0 at positions without one -> [B, embed_dim]."""
-        mask = (names > 0).to(self.gate.dtype).unsqueeze(-1)  # [B, L, 1]
-        count = mask.sum(dim=1)  # [B, 1]
-        mean = (self.embed(names) * mask).sum(dim=1) / count.clamp(min=1)
-        share = self.gate[count.long().clamp(max=LEXICON_GATES - 1)]
-        projected: Tensor = self.proj(share * mean)
+        mask = (names > 0).to(self.proj.weight.dtype).unsqueeze(-1)  # [B, L, 1]
+        mean = (self.embed(names) * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+        projected: Tensor = self.proj(mean)
         return projected
 
 
