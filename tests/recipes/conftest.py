@@ -41,6 +41,7 @@ def wordnet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "index.adj": "red a 1 1 & 1 1 00000001\n",
         "data.verb": VERB,
         "index.verb": "run v 1 0 1 1 00000001\n",
+        "verb.exc": "ran run\nrunning run\n",
         "cntlist.rev": "poodle%1:05:00:: 1 3\ndog%1:05:00:: 1 40\ndog%1:06:00:: 2 1\n",
     }
     for name, text in files.items():
