@@ -147,8 +147,12 @@ def test_only_class_tokens_and_graphs_give_patches(
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_patches_of_a_collage_lie_where_it_has_them(torch_encoder: Encoder, turned: bool) -> None:
+def test_patches_of_a_collage_lie_where_it_has_them(
+    torch_encoder: Encoder, turned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The patches of one half of a long picture are nearest to the picture that it repeats."""
+    monkeypatch.setattr("twotower.encode.explain.SQUARE_SIDES", (1,))
+    monkeypatch.setattr("twotower.encode.explain.PATCHES_BESIDE", 0)
     random = np.random.default_rng(1)
     dark, bright = (
         PIL.Image.fromarray(random.integers(low, low + 60, (64, 64, 3), np.uint8))

@@ -21,6 +21,8 @@ from twotower.errors import LabelError
 from twotower.inputs.pictures import Picture, on_white, open_picture
 
 WINDOW_SIDES = (1 / 2, 1 / 3, 1 / 4)  # as shares of the picture's shorter side
+SQUARE_SIDES = (1, 2 / 3)  # of the squares whose patches are compared
+PATCHES_BESIDE = 2  # on each side of a patch, that its score counts for
 HEAT_SIDE = 48  # positions along the shorter side of the heat map
 MAX_ASPECT_RATIO = 3  # longer pictures are cropped to it at both ends
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
@@ -52,8 +54,8 @@ class Explanation:
 def explain(model: Encoder, picture: Picture, text: str) -> Explanation:
     """Find out where `picture` matches `text`.
 
-    This encodes about 80 windows of a square picture, or one if the model `supports_patches`; more
-    for a longer picture.
+    This encodes about 80 windows of a square picture, or 5 squares if the model `supports_patches`;
+    more for a longer picture.
 
     Raises:
         LabelError: `text` is empty.
@@ -99,17 +101,23 @@ def _windows(model: Encoder, image: Image.Image) -> tuple[list[Box], Float32Arra
 
 
 def _patches(model: Encoder, image: Image.Image) -> tuple[list[Box], Float32Array]:
-    """Return n patches of squares that cover the picture, and their embeds [n, embed_dim]."""
-    squares = list(_boxes(*image.size, (1,)))
+    """Return n patches of squares that cover the picture, and their embeds [n, embed_dim].
+
+    The box of a patch also covers patches beside it, because single patches of a transformer can
+    be similar to any words.
+    """
+    squares = list(_boxes(*image.size, SQUARE_SIDES))
     pixel_values = np.stack([model.preprocess(image.crop(square)) for square in squares])
-    embeds = model.encode_patches(pixel_values)  # [squares, patches, embed_dim]
+    batches = [model.encode_patches(pixel_values[i : i + 4]) for i in range(0, len(squares), 4)]
+    embeds = np.concatenate(batches)  # [squares, patches, embed_dim]
     grid = round(embeds.shape[1] ** 0.5)
     boxes: list[Box] = []
     for x1, y1, x2, y2 in squares:
         width, height = (x2 - x1) / grid, (y2 - y1) / grid
         for row, column in np.ndindex(grid, grid):
-            x, y = x1 + column * width, y1 + row * height
-            boxes.append((x, y, x + width, y + height))
+            x, y = x1 + (column + 0.5) * width, y1 + (row + 0.5) * height
+            across, down = (PATCHES_BESIDE + 0.5) * width, (PATCHES_BESIDE + 0.5) * height
+            boxes.append((x - across, y - down, x + across, y + down))
     return boxes, embeds.reshape(-1, embeds.shape[-1])
 
 
