@@ -23,7 +23,7 @@ GAMMA = 0.5  # of the dictionary's kernel
 # Share of a name's direction, relative to features of unit length. Chosen on captions and named
 # pictures; the tower's own features are not replaced, since both together are better than either.
 SHARE = 0.7
-RANK = 176  # dimensions that are stored of each name
+RANK = 192  # dimensions that are stored of each name
 LIMIT = 16  # names of a text
 
 

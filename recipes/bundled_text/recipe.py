@@ -24,7 +24,7 @@ from twotower.encode.convert import require_free_destination, vocabulary_files, 
 from twotower.model.config import read_config
 from twotower.model.weights import quantize, read_stored
 
-SIZE = 54_000  # names from WordNet
+SIZE = 52_000  # names from WordNet, without those that only have a genuine vector
 
 logger = logging.getLogger(__name__)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from recipes.twotower_small.wordnet import Sense, WordNet, plain
 
 CONCRETE = frozenset(
@@ -91,7 +93,7 @@ class SenseRanking:
 
     def _counted(self, pos: str, word: str) -> list[tuple[int, Sense, int]]:
         """Return number, sense and frequency of a word's senses."""
-        counts = self.wordnet.sense_counts.get((pos, word), {})
+        counts = self.wordnet.sense_counts.get((pos, word), Counter[int]())
         keys = self.wordnet.index[pos][word]
         return [
             (number, self.wordnet.synsets[key], counts.get(number, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -32,26 +33,33 @@ STOP_WORDS = frozenset(
 )
 # The least score that a name needs (see `senses.py`) if all its words are common, or some are rare;
 # None for any.
-COMMON = dict.fromkeys([*CONCRETE, "noun.act", "noun.event", "noun.group", "adj.all", "adj.pert"])
-COMMON |= dict.fromkeys(VISIBLE_VERBS)
-RARE = dict.fromkeys([*CONCRETE, "noun.group"]) | {
-    "noun.act": 1.0,
-    "noun.event": 1.0,
-    "adj.all": 0.6,
-}
-RARE |= {"adj.pert": 0.6} | dict.fromkeys(VISIBLE_VERBS, 0.4)
+COMMON: dict[str, float | None] = dict.fromkeys([*CONCRETE, *VISIBLE_VERBS])
+COMMON |= dict.fromkeys(["noun.act", "noun.event", "noun.group", "adj.all", "adj.pert"])
+RARE: dict[str, float | None] = dict.fromkeys([*CONCRETE, "noun.group"])
+RARE |= {"noun.act": 1.0, "noun.event": 1.0, "adj.all": 0.6, "adj.pert": 0.6}
+RARE |= dict.fromkeys(VISIBLE_VERBS, 0.4)
 ABSTRACT = 1.5  # the least score of names in all other domains
+# Names that are listed in any case: newer than WordNet 3.0, or left out as proper names.
+EXTRA_NAMES = tuple(
+    """barcode backlight bokeh christmas clownfish easter halloween hanukkah hoodie kitesurfing koi
+    letterbox macaron motocross motorhome paddleboarding screenshot selfie smartphone snorkelling
+    sweetcorn thanksgiving whiteboard""".split()
+)
 PASTIMES = frozenset(("sport", "recreation", "dance", "ceremony", "party"))
-RARER = 0.5  # added to the rank of a word for its irregular forms
+LATIN = tuple("us a um is ii i ens e or ax ix es os ns x on".split())  # endings of species
+RARER = 0.1  # added to the rank of a word for its irregular forms
 
 
 @dataclass(frozen=True)
 class Lemma:
-    """A name as `split_words` leaves it, its spelling, and its senses with their weights."""
+    """A name as `split_words` leaves it, its spelling, and its senses with their weights.
+
+    A name that WordNet lacks has the sense None.
+    """
 
     name: str
     spelling: str
-    senses: tuple[tuple[Sense, float], ...]
+    senses: tuple[tuple[Sense | None, float], ...]
 
 
 def visible_lemmas(ranking: SenseRanking, pieces: Container[str], limit: int) -> list[Lemma]:
@@ -59,7 +67,7 @@ def visible_lemmas(ranking: SenseRanking, pieces: Container[str], limit: int) ->
 
     Args:
         pieces: common words: the vocabulary of the tokenizer.
-        limit: the number of names.
+        limit: the number of names, without `EXTRA_NAMES`.
     """
     ranks: dict[Lemma, float] = {}
     for lemma in _candidates(ranking):
@@ -67,7 +75,13 @@ def visible_lemmas(ranking: SenseRanking, pieces: Container[str], limit: int) ->
         if rank is not None:
             ranks[lemma] = rank
     ranks |= _inflected(ranks, ranking)
-    return sorted(ranks, key=ranks.__getitem__)[:limit]
+    lemmas = sorted(ranks, key=ranks.__getitem__)[:limit]
+    listed = {lemma.name for lemma in lemmas}
+    for name in EXTRA_NAMES:
+        if name not in listed:
+            senses = tuple(ranking.visible_senses(name)) or ((None, 1.0),)
+            lemmas.append(Lemma(name, name, senses))
+    return lemmas
 
 
 def lexicon_name(spelling: str) -> str | None:
@@ -93,27 +107,30 @@ def _candidates(ranking: SenseRanking) -> Iterator[Lemma]:
 def _rank(lemma: Lemma, ranking: SenseRanking, pieces: Container[str]) -> float | None:
     """Return a sort key, or None for a name that is left out."""
     sense, score = lemma.senses[0]
+    assert sense is not None  # only of names that WordNet lacks
     proper = sense.domain.startswith("noun") and lemma.spelling not in sense.words
     if ranking.is_taxon(sense) or (proper and sense.domain not in CONCRETE - {"noun.person"}):
         return None
     if proper and _is_binomial(lemma, sense):
         return None
     common = all(word in pieces for word in lemma.name.split())
+    pastime = _is_pastime(sense, ranking.wordnet)
     least = (COMMON if common else RARE).get(sense.domain, ABSTRACT)
-    pastime = not PASTIMES.isdisjoint(
-        word
-        for key in ranking.wordnet.ancestors(sense)
-        for word in ranking.wordnet.synsets[key].words
-    )
     if least is not None and score < least and not pastime:
         return None
     several = " " in lemma.name
     if several and not sense.domain.startswith("noun"):
         return None
     geographic = sense.domain in ("noun.location", "noun.object")
-    rarity = (not common) + 0.5 * (sense.domain not in CONCRETE) + 0.3 * several
+    rarity = (not (common or pastime)) + 0.5 * (sense.domain not in CONCRETE) + 0.3 * several
     rarity += proper * (1.5 if geographic else 0.5)
     return float(rarity - min(score, 60) / 30)
+
+
+def _is_pastime(sense: Sense, wordnet: WordNet) -> bool:
+    """Return True for a sport, a dance and the like."""
+    ancestors = (wordnet.synsets[key] for key in wordnet.ancestors(sense))
+    return any(not PASTIMES.isdisjoint(ancestor.words) for ancestor in ancestors)
 
 
 def _is_binomial(lemma: Lemma, sense: Sense) -> bool:
@@ -124,28 +141,8 @@ def _is_binomial(lemma: Lemma, sense: Sense) -> bool:
         sense.domain in ("noun.animal", "noun.plant")
         and species.islower()
         and genus.istitle()
-        and (species.endswith(LATIN))
+        and species.endswith(LATIN)
     )
-
-
-LATIN = (
-    "us",
-    "a",
-    "um",
-    "is",
-    "ii",
-    "i",
-    "ens",
-    "e",
-    "or",
-    "ax",
-    "ix",
-    "es",
-    "os",
-    "ns",
-    "x",
-    "on",
-)
 
 
 def _inflected(ranks: Mapping[Lemma, float], ranking: SenseRanking) -> dict[Lemma, float]:
@@ -175,7 +172,7 @@ def _inflected(ranks: Mapping[Lemma, float], ranking: SenseRanking) -> dict[Lemm
 def _is_action(name: str, wordnet: WordNet) -> bool:
     """Return True for a frequent verb, and for any of moving and competing."""
     keys = wordnet.index["verb"].get(name, [])
-    counts = wordnet.sense_counts.get(("verb", name), {})
+    counts = wordnet.sense_counts.get(("verb", name), Counter[int]())
     return any(count > 1 for count in counts.values()) or any(
         wordnet.synsets[key].domain in ("verb.motion", "verb.competition") for key in keys[:1]
     )
