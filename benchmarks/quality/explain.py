@@ -3,8 +3,8 @@
     python benchmarks/quality/explain.py [MODEL]
 
 Two example photographs are placed side by side and explained for the label of one of them: the
-hottest place should lie in its half (chance: one half). Writes results/explain.csv. The time, which
-depends on the load of the machine, is only printed.
+hottest place should lie in its half (chance: one half). Writes the row of the model in
+results/explain.csv. The time, which depends on the load of the machine, is only printed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 import twotower
-from benchmarks.table import ROOT, write_results
+from benchmarks.table import ROOT, read_results, write_results
 from twotower.encode.explain import explain
 from twotower.evaluate.intervals import wilson
 
@@ -43,7 +43,13 @@ def main() -> None:
         right += int(explanation.peak[0] > 0.5) == side
     low, high = wilson(right / PAIRS, PAIRS)
     numbers = (f"{share:.3f}" for share in (right / PAIRS, low, high))
-    write_results("explain.csv", COLUMNS, [(model.config.name, PAIRS, *numbers)])
+    name = model.config.name
+    earlier_rows = [
+        [row[column] for column in COLUMNS]
+        for row in read_results("explain.csv")
+        if row["model"] != name
+    ]
+    write_results("explain.csv", COLUMNS, [*earlier_rows, (name, PAIRS, *numbers)])
     print(f"{np.median(seconds):.1f} seconds a pair")
 
 
