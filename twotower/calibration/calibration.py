@@ -1,8 +1,8 @@
 """The calibration of a model: its curves, and their file.
 
-Curves are fitted once for a model, on pictures with captions (`fit.py`). With a picture as the
-query, the curve is over the cosine alone: that is more accurate for pictures that the model was not
-trained on. How well the probabilities hold: docs/search.md.
+Curves are fitted once for a model (`fit.py`). Words are judged by how they stand out among other
+words for the same picture; with a picture as the query, the curve is over the cosine. How well the
+probabilities hold: docs/search.md.
 """
 
 from __future__ import annotations
@@ -19,18 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from twotower.arrays import Float32Array
-from twotower.calibration.background import (
-    Background,
-    Curve,
-    background_texts,
-    measure_background,
-)
-from twotower.calibration.tag_curve import (
-    Recalibration,
-    TagCurve,
-    mean_distance,
-    simple_tag_curve,
-)
+from twotower.calibration.background import Background, measure_background
+from twotower.calibration.competitors import Competitors, require_competitors
+from twotower.calibration.curves import LogisticCurve, TextCurves
 from twotower.encode.golden import golden_hash
 from twotower.errors import CalibrationError
 from twotower.files import atomic_write
@@ -39,14 +30,14 @@ if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
 
 CALIBRATION_FILE = "calibration.json"
+IMPOSSIBLE = 2.0  # a cut-off above all probabilities
 
 # For models without a calibration: about the values of calibrated ones.
-TYPICAL_TEXT = (1.1, 0.7, -0.4, -5.0)
-TYPICAL_IMAGE = (0.3, 0.7, -0.1, -5.3)
-TYPICAL_CUTOFF = 0.35
+TYPICAL_NAME = LogisticCurve((0.35, 0.25, -1.0), 0.2)
+TYPICAL_PHRASE = LogisticCurve((0.1, 0.1, 0.2, 0.2, 0.1, -5.0), 0.2)
+TYPICAL_PICTURE = LogisticCurve((17.0, -14.0), 0.35)
 TYPICAL_DUPLICATE = 0.95
-TYPICAL_TAGS = (0.1, 2.7, 10.1, -9.2, -4.0)
-TYPICAL_CUTOFFS = ((0.5, 0.5), (0.7, 0.7), (0.8, 0.8), (0.9, 0.94), (0.95, 0.98))
+TYPICAL_PRECISIONS = ((0.5, 0.4), (0.7, 0.6), (0.8, 0.75), (0.9, 0.9), (0.95, 0.95))
 
 
 @dataclass(frozen=True)
@@ -54,40 +45,45 @@ class Calibration:
     """The curves of a model.
 
     Attributes:
-        text: for words as the query.
-        image: for a picture as the query.
+        text: for words as the query, and for tags.
+        image: for a picture as the query, over the cosine.
+        background: pictures in general.
+        precisions: pairs of a precision and the probability from which tags reach it.
         duplicate: the cosine from which two pictures are near-duplicates.
         model: `golden_hash` of the model that the curves belong to.
-        tags: for tags, if they were fitted.
     """
 
-    text: Curve
-    image: Curve
+    text: TextCurves
+    image: LogisticCurve
+    background: Background
+    precisions: tuple[tuple[float, float], ...]
     duplicate: float
     model: str
-    tags: TagCurve | None = None
+
+    def tag_cutoff(self, precision: float) -> float:
+        """Return the probability from which tags reach a precision; above 1 if they never do."""
+        reaching = [cutoff for reached, cutoff in self.precisions if reached >= precision - 1e-9]
+        return min(reaching, default=IMPOSSIBLE)
 
     def to_json(self) -> str:
-        """Return JSON, with arrays as base64 of float16 or float32."""
+        """Return JSON, with arrays as base64; the competitors have a file of their own."""
         tree = {
             "model": self.model,
             "duplicate": self.duplicate,
-            "text": _curve_tree(self.text),
-            "image": _curve_tree(self.image),
+            "name": asdict(self.text.name),
+            "phrase": asdict(self.text.phrase),
+            "image": asdict(self.image),
+            "precisions": self.precisions,
+            "background": {
+                "pictures": _encode(self.background.pictures, "<f4"),
+                "spread": _encode(self.background.spread, "<f2"),
+                "residual": self.background.residual,
+            },
         }
-        if self.tags:  # its background is that of `text`
-            tree["tags"] = {
-                "distance": self.tags.distance,
-                "weights": list(self.tags.weights),
-                "words": _encode(self.tags.words, "<f4"),
-                "names": sorted(self.tags.names),
-                "known": asdict(self.tags.fitted),
-                "others": asdict(self.tags.unfitted),
-            }
         return json.dumps(tree, indent=1)
 
     @classmethod
-    def from_json(cls, text: str, source: Path) -> Calibration:
+    def from_json(cls, text: str, source: Path, competitors: Competitors) -> Calibration:
         """Parse the JSON of `to_json`.
 
         Args:
@@ -98,13 +94,23 @@ class Calibration:
         """
         try:
             tree = json.loads(text)
-            curve = _curve(tree["text"])
+            curves = TextCurves(competitors, _curve(tree["name"], 2), _curve(tree["phrase"], 5))
+            background = Background(
+                _decode(tree["background"]["pictures"]),
+                _decode(tree["background"]["spread"]),
+                float(tree["background"]["residual"]),
+            )
+            if background.spread.shape[1:] != background.pictures.shape:
+                raise ValueError("its arrays do not fit together")
             return cls(
-                curve,
-                _curve(tree["image"]),
+                curves,
+                _curve(tree["image"], 1),
+                background,
+                tuple(
+                    (float(precision), float(cutoff)) for precision, cutoff in tree["precisions"]
+                ),
                 float(tree["duplicate"]),
                 str(tree["model"]),
-                _tag_curve(tree["tags"], curve.background) if "tags" in tree else None,
             )
         except (ValueError, KeyError, TypeError) as error:
             raise CalibrationError(
@@ -114,19 +120,27 @@ class Calibration:
             ) from None
 
 
-def read_calibration(directory: Path) -> Calibration | None:
-    """Return the calibration in a model directory; None if it is missing or of other weights.
+def read_calibration(
+    encoder: Encoder, folder: Path | None = None, cache: Path | None = None
+) -> Calibration | None:
+    """Return the calibration of a model; None if it is missing or of other weights.
+
+    Args:
+        folder: where the file lies; by default the model's directory.
+        cache: where competitors are kept if the model has none.
 
     Raises:
         CalibrationError: the file is damaged.
     """
-    path = directory / CALIBRATION_FILE
+    path = (folder or encoder.directory) / CALIBRATION_FILE
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
-    calibration = Calibration.from_json(text, path)
-    return calibration if calibration.model == golden_hash(directory) else None
+    model = golden_hash(encoder.directory)
+    if f'"{model}"' not in text:  # of other weights; embedding competitors would be in vain
+        return None
+    return Calibration.from_json(text, path, require_competitors(encoder, cache or folder))
 
 
 def write_calibration(calibration: Calibration, directory: Path) -> None:
@@ -136,7 +150,7 @@ def write_calibration(calibration: Calibration, directory: Path) -> None:
 
 
 def require_calibration(
-    model: Encoder, folder: Path, sample: Callable[[], Float32Array]
+    encoder: Encoder, folder: Path, sample: Callable[[], Float32Array]
 ) -> Calibration:
     """Return the calibration of a model, or, with a warning, an estimate.
 
@@ -147,95 +161,50 @@ def require_calibration(
     Raises:
         CalibrationError: the model's calibration is damaged.
     """
-    calibration = read_calibration(model.directory)
+    calibration = read_calibration(encoder, cache=folder)
     if calibration is not None:
         return calibration
     warnings.warn(
-        f"{model.config.name} has no calibration: probabilities and the cut-off are guesses; make "
-        f"one with: twotower calibrate {model.directory} PAIRS",
+        f"{encoder.config.name} has no calibration: probabilities and the cut-off are guesses; "
+        f"make one with: twotower calibrate {encoder.directory} PAIRS",
         stacklevel=3,
     )
-    path = folder / CALIBRATION_FILE
     with contextlib.suppress(OSError, CalibrationError):
-        calibration = Calibration.from_json(path.read_text(encoding="utf-8"), path)
-        if calibration.model == golden_hash(model.directory):
-            return calibration
-    calibration = estimate(model, sample())
+        kept = read_calibration(encoder, folder)
+        if kept is not None:
+            return kept
+    calibration = estimate(encoder, sample(), folder)
     with contextlib.suppress(OSError):
         write_calibration(calibration, folder)
     return calibration
 
 
-def estimate(model: Encoder, image_embeds: Float32Array) -> Calibration:
-    """Estimate the calibration of a model without pictures with captions.
+def estimate(
+    encoder: Encoder, image_embeds: Float32Array, folder: Path | None = None
+) -> Calibration:
+    """Estimate the calibration of a model without pictures of known content.
 
-    The backgrounds are measured on `image_embeds` [n, embed_dim], the pictures that are searched.
-    The weights are those of other models, which apply because features are in deviations.
+    The weights are those of other models; the background is that of `image_embeds`
+    [n, embed_dim], the pictures that are searched.
+
+    Args:
+        folder: where the competitors are kept for the next time.
     """
-    text = measure_background(image_embeds, model.encode_text(background_texts()))
-    image = measure_background(image_embeds, image_embeds)
     return Calibration(
-        text=Curve(text, TYPICAL_TEXT, TYPICAL_CUTOFF),
-        image=Curve(image, TYPICAL_IMAGE, TYPICAL_CUTOFF),
+        text=TextCurves(require_competitors(encoder, folder), TYPICAL_NAME, TYPICAL_PHRASE),
+        image=TYPICAL_PICTURE,
+        background=measure_background(image_embeds),
+        precisions=TYPICAL_PRECISIONS,
         duplicate=TYPICAL_DUPLICATE,
-        model=golden_hash(model.directory),
+        model=golden_hash(encoder.directory),
     )
 
 
-def require_tag_curve(model: Encoder, calibration: Calibration) -> TagCurve:
-    """Return the curve of tags in a model's calibration, or, with a warning, a typical one."""
-    if calibration.tags:
-        return calibration.tags
-    warnings.warn(
-        f"the calibration of {model.config.name} has no curve of tags: their probabilities are "
-        f"guesses; make it again with: twotower calibrate {model.directory} PAIRS",
-        stacklevel=3,
-    )
-    distance = mean_distance(model.encode_text(background_texts()))
-    return simple_tag_curve(calibration.text.background, distance, TYPICAL_TAGS, TYPICAL_CUTOFFS)
-
-
-def _curve_tree(curve: Curve) -> dict[str, Any]:
-    background = curve.background
-    return {
-        "weights": list(curve.weights),
-        "cutoff": curve.cutoff,
-        "pictures": _encode(background.pictures, "<f4"),
-        "spread": _encode(background.spread, "<f2"),
-        "rest": background.residual,
-        "queries": _encode(background.queries, "<f4"),
-        "query_sd": background.query_sd,
-    }
-
-
-def _curve(tree: dict[str, Any]) -> Curve:
-    background = Background(
-        _decode(tree["pictures"]),
-        _decode(tree["spread"]),
-        float(tree["rest"]),
-        _decode(tree["queries"]),
-        float(tree["query_sd"]),
-    )
+def _curve(tree: dict[str, Any], features: int) -> LogisticCurve:
     weights = tuple(float(weight) for weight in tree["weights"])
-    if len(weights) != 4 or background.spread.shape[1:] != background.pictures.shape:
-        raise ValueError("its arrays do not fit together")
-    return Curve(background, weights, float(tree["cutoff"]))
-
-
-def _tag_curve(tree: dict[str, Any], background: Background) -> TagCurve:
-    weights, words = tuple(float(weight) for weight in tree["weights"]), _decode(tree["words"])
-    if len(weights) != len(TYPICAL_TAGS) or words.shape != background.queries.shape:
-        raise ValueError("its arrays do not fit together")
-    fitted, unfitted = (
-        Recalibration(float(branch["slope"]), float(branch["constant"]), _pairs(branch["cutoffs"]))
-        for branch in (tree["known"], tree["others"])
-    )
-    names = frozenset(str(name) for name in tree["names"])
-    return TagCurve(background, float(tree["distance"]), weights, words, names, fitted, unfitted)
-
-
-def _pairs(rows: list[list[float]]) -> tuple[tuple[float, float], ...]:
-    return tuple((float(precision), float(cutoff)) for precision, cutoff in rows)
+    if len(weights) != features + 1:
+        raise ValueError(f"{len(weights)} weights of {features} features")
+    return LogisticCurve(weights, float(tree["cutoff"]))
 
 
 def _encode(array: Float32Array, dtype: str) -> dict[str, Any]:

@@ -211,7 +211,7 @@ def read_captioned() -> list[tuple[str, re.Pattern[str]]]:
 def content_words(text: str) -> list[str]:
     """Return the words that tell what is in a picture, in lower case and the singular."""
     words = re.findall(r"[a-z]+", text.lower())
-    return [_singular(word) for word in words if _is_content(word)]
+    return [singular(word) for word in words if _is_content(word)]
 
 
 def _is_content(word: str) -> bool:
@@ -221,10 +221,10 @@ def _is_content(word: str) -> bool:
 def _terms(caption: str) -> set[str]:
     """Return content words, and pairs of adjacent ones."""
     words = re.findall(r"[a-z]+", caption.lower())
-    terms = {_singular(word) for word in words if _is_content(word)}
+    terms = {singular(word) for word in words if _is_content(word)}
     for word, following in pairwise(words):
         if _is_content(word) and _is_content(following):
-            terms.add(f"{word} {_singular(following)}")
+            terms.add(f"{word} {singular(following)}")
     return terms
 
 
@@ -241,7 +241,8 @@ def _excerpt(caption: str, random: np.random.Generator) -> str:
     return " ".join(excerpt)
 
 
-def _singular(word: str) -> str:
+def singular(word: str) -> str:
+    """Return a lower-case word without its plural ending."""
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
     if word.endswith(("ches", "shes", "sses", "xes")):

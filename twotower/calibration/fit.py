@@ -1,26 +1,30 @@
-"""Fit the calibration of a model on pictures with captions (`twotower calibrate`)."""
+"""Fit the calibration of a model on pictures of known content (`twotower calibrate`).
+
+Each source of pictures has captions or names. The curves are fitted on all sources; cut-offs are
+taken from searches in each source by curves that were fitted on the others, because a curve is too
+sure of the pictures that it was fitted on.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from twotower.arrays import BoolArray, Float32Array, Float64Array, Int64Array
-from twotower.calibration.background import (
-    LARGEST,
-    Background,
-    Curve,
-    background_texts,
-    measure_background,
-    no_background,
+from twotower.arrays import BoolArray, Float32Array, Float64Array, Int64Array, normalize
+from twotower.calibration.background import background_texts, measure_background
+from twotower.calibration.calibration import (
+    TYPICAL_NAME,
+    TYPICAL_PHRASE,
+    TYPICAL_PICTURE,
+    Calibration,
 )
-from twotower.calibration.calibration import Calibration
 from twotower.calibration.captions import (
+    MIN_CAPTIONS,
     Captions,
     LabelledQuery,
     absent_queries,
@@ -28,6 +32,15 @@ from twotower.calibration.captions import (
     picture_queries,
     word_queries,
 )
+from twotower.calibration.competitors import Competitors, embed_words
+from twotower.calibration.curves import (
+    LogisticCurve,
+    TextCurves,
+    embed_queries,
+    is_phrase,
+    judged_text,
+)
+from twotower.calibration.named import named_queries
 from twotower.encode.golden import golden_hash
 from twotower.errors import BrokenPairError, CalibrationError
 from twotower.inputs.pictures import open_picture
@@ -37,14 +50,19 @@ if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
     from twotower.pairs.pair import Source
 
+LARGEST = 5000  # pictures in the largest library that curves are fitted on
 SIZES = (50, 150, 500, 1500, LARGEST)  # of the libraries that are drawn from the pictures
 MIN_LIBRARY = 30  # pictures in such a library
 UNMATCHED_SHARE = 1 / 3  # of the searches have no match in the library
 TOP_K = 50  # best scores of a search that the curve is fitted on: about what a person looks at
-SEARCHES = 2000
+SEARCHES = 800  # in each source
 REJECTED_SHARE = 0.9  # of the searches without a match find nothing at the cut-off
 PICTURE_QUERIES = 400
 MIN_PICTURES = 200  # below which a fit means nothing
+MAX_PICTURES = 1500  # of a source that curves are fitted on
+CAPTION_CENTRES = 600  # typical captions: centres of clusters of all
+CLUSTER_STEPS = 12
+MAX_CAPTIONS = 15_000  # that are clustered
 COPY_SAMPLES = 200  # pictures of which altered copies are made
 COPY_RECALL = 0.95  # share of the altered copies that are near-duplicates
 FALSE_COPY_SHARE = 0.001  # share of the pictures that may have a near-duplicate by mistake
@@ -85,9 +103,6 @@ class EmbeddedSource:
     pictures: Pictures
     samples: list[bytes]
     errors: list[str]
-
-
-_Searches: TypeAlias = tuple[Pictures, Sequence[LabelledQuery], Float32Array]  # and their embeds
 
 
 def embed_source(
@@ -131,17 +146,34 @@ def embed_source(
     )
 
 
+@dataclass(frozen=True)
+class Fit:
+    """A calibration without cut-offs of tags, and the curves that were fitted without each source.
+
+    Attributes:
+        held_out: of each source, the curves that were fitted on the others; of a single source,
+            those of the calibration.
+    """
+
+    calibration: Calibration
+    held_out: list[TextCurves]
+
+
 def fit(
-    model: Encoder, sources: Sequence[Pictures], samples: Sequence[bytes], seed: int = 0
-) -> Calibration:
-    """Fit the calibration of a model, without its curve of tags (`tagging/fit_tags.py`).
+    model: Encoder,
+    sources: Sequence[Pictures],
+    samples: Sequence[bytes],
+    report: ReportProgress = ignore_progress,
+    seed: int = 0,
+) -> Fit:
+    """Fit the calibration of a model, without its cut-offs of tags (`tagging/fit_tags.py`).
 
     Args:
-        sources: pictures with captions. Queries of one source are not searched in another.
+        sources: pictures with captions or names. Queries of one source are not searched in another.
         samples: encoded pictures, of which altered copies are made.
 
     Raises:
-        CalibrationError: there are too few pictures or captions.
+        CalibrationError: there are too few pictures, or no captions and names.
     """
     image_embeds = np.concatenate([source.image_embeds for source in sources])
     if len(image_embeds) < MIN_PICTURES:
@@ -151,25 +183,187 @@ def fit(
             f"give {MIN_PICTURES} or more",
         )
     random = np.random.default_rng(seed)
-    texts = background_texts()
-    text_background = measure_background(image_embeds, model.encode_text(texts))
-    text_searches: list[_Searches] = []
-    image_searches: list[_Searches] = []
-    for source in sources:
-        queries = draw_queries(source.captions, texts, random)
-        if queries:
-            embeds = model.encode_text([query.text for query in queries])
-            text_searches.append((source, queries, embeds))
-        queries = picture_queries(source.captions, PICTURE_QUERIES, random)
-        if queries:
-            embeds = source.image_embeds[[int(query.text) for query in queries]]
-            image_searches.append((source, queries, embeds))
-    return Calibration(
-        text=fit_curve(text_background, text_searches, random),
-        image=fit_curve(no_background(image_embeds.shape[1]), image_searches, random, (0,)),
+    competitors = measure_competitors(model, sources, random)
+    examples = []
+    for number, source in enumerate(sources):
+        report(Progress(number, len(sources), stage="Searching in each source"))
+        examples.append(search_examples(model, competitors, source, random))
+    text, held_out = fit_text_curves(competitors, examples)
+    calibration = Calibration(
+        text=text,
+        image=fit_picture_curve(sources, random),
+        background=measure_background(image_embeds),
+        precisions=(),
         duplicate=copy_cosine(model, samples, image_embeds),
         model=golden_hash(model.directory),
     )
+    return Fit(calibration, held_out)
+
+
+def measure_competitors(
+    model: Encoder, sources: Sequence[Pictures], random: np.random.Generator
+) -> Competitors:
+    """Embed the competing words, and typical captions: the centres of clusters of all captions."""
+    texts = [
+        text
+        for source in sources
+        if is_captioned(source.captions)
+        for captions in source.captions
+        for text in captions[:2]
+    ]
+    if len(texts) < 10 * CAPTION_CENTRES:
+        return Competitors(embed_words(model), model.encode_text(background_texts()))
+    drawn = random.permutation(len(texts))[:MAX_CAPTIONS]
+    embeds = model.encode_text([texts[row] for row in drawn])
+    return Competitors(embed_words(model), cluster_centres(embeds, CAPTION_CENTRES))
+
+
+def cluster_centres(embeds: Float32Array, count: int) -> Float32Array:
+    """Return the centres [count, embed_dim] of clusters by k-means over cosines."""
+    centres = embeds[:: max(1, len(embeds) // count)][:count].copy()
+    for _ in range(CLUSTER_STEPS):
+        cluster = (embeds @ centres.T).argmax(axis=1)
+        sums = np.zeros_like(centres)
+        np.add.at(sums, cluster, embeds)
+        centres = normalize(np.where(sums.any(axis=1, keepdims=True), sums, centres))
+    return centres
+
+
+def is_captioned(captions: Captions) -> bool:
+    """Return True for pictures with several captions each; others have names."""
+    return min(map(len, captions), default=0) >= MIN_CAPTIONS
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Searches in one source, with known answers.
+
+    Attributes:
+        features: of the `TOP_K` best scores of each search, [k, 2] or [k, 5].
+        answers: which of these match [k].
+        phrase: True for searches by phrases.
+    """
+
+    features: list[Float64Array]
+    answers: list[BoolArray]
+    phrase: list[bool]
+
+    def of(self, phrase: bool) -> list[tuple[Float64Array, BoolArray]]:
+        """Return features and answers of the searches by phrases, or by names."""
+        rows = zip(self.features, self.answers, self.phrase, strict=True)
+        return [(features, answers) for features, answers, kind in rows if kind == phrase]
+
+
+def search_examples(
+    model: Encoder, competitors: Competitors, source: Pictures, random: np.random.Generator
+) -> Examples:
+    """Search in libraries drawn from a source, for words with known answers."""
+    rows = random.permutation(len(source.captions))[:MAX_PICTURES]
+    image_embeds = source.image_embeds[rows]
+    captions = [source.captions[row] for row in rows]
+    if is_captioned(captions):
+        queries = draw_queries(captions, background_texts(), random)
+    else:
+        queries = named_queries(captions, random)
+    embeds = embed_queries(model, [query.text for query in queries])
+    standings = competitors.compare(image_embeds)
+    examples, features = Examples([], [], []), {}
+    for search in draw_searches(queries, np.arange(len(rows)), SEARCHES, random):
+        text, embed = queries[search.query].text, embeds[search.query]
+        if search.query not in features:
+            prepared = judged_text(competitors, [text], embed)
+            features[search.query] = prepared.features(image_embeds, standings)
+        best = np.argsort(-(image_embeds[search.library] @ embed))[:TOP_K]
+        examples.features.append(features[search.query][search.library[best]])
+        examples.answers.append(search.matches[best])
+        examples.phrase.append(is_phrase(text))
+    return examples
+
+
+# --- the curves ----------------------------------------------------------------------------------
+
+
+def fit_text_curves(
+    competitors: Competitors, sources: Sequence[Examples]
+) -> tuple[TextCurves, list[TextCurves]]:
+    """Fit the curves on all sources, and without each.
+
+    Raises:
+        CalibrationError: there are no queries.
+    """
+    held_out = [
+        fit_curves(competitors, [other for other in sources if other is not source] or [source])
+        for source in sources
+    ]
+    final = fit_curves(competitors, sources)
+    pairs = list(zip(held_out, sources, strict=True))
+    name = rejecting_cutoff([(curves.name, source.of(False)) for curves, source in pairs])
+    phrase = rejecting_cutoff([(curves.phrase, source.of(True)) for curves, source in pairs])
+    return (
+        TextCurves(
+            competitors,
+            LogisticCurve(final.name.weights, name),
+            LogisticCurve(final.phrase.weights, phrase),
+        ),
+        held_out,
+    )
+
+
+def fit_curves(competitors: Competitors, sources: Sequence[Examples]) -> TextCurves:
+    """Fit the weights of the curves of names and phrases; the cut-offs are not fitted yet."""
+    curves = []
+    for phrase, typical in ((False, TYPICAL_NAME), (True, TYPICAL_PHRASE)):
+        rows = [row for source in sources for row in source.of(phrase)]
+        if any(answers.any() for _, answers in rows):
+            features = np.concatenate([features for features, _ in rows])
+            weights = fit_logistic(features, np.concatenate([answers for _, answers in rows]))
+            curves.append(LogisticCurve(tuple(weights.tolist()), typical.cutoff))
+        else:
+            curves.append(typical)
+    if curves == [TYPICAL_NAME, TYPICAL_PHRASE]:
+        raise CalibrationError(
+            "PAIRS", "the captions give no queries", "give more pictures with captions or names"
+        )
+    return TextCurves(competitors, *curves)
+
+
+def rejecting_cutoff(
+    searches: Sequence[tuple[LogisticCurve, list[tuple[Float64Array, BoolArray]]]],
+) -> float:
+    """Return the probability that `REJECTED_SHARE` of the searches without a match stay below.
+
+    Args:
+        searches: of each source, a curve that was fitted without it, and features and answers.
+    """
+    best = [
+        float(curve.logits(features).max())
+        for curve, rows in searches
+        for features, answers in rows
+        if not answers.any()
+    ]
+    return float(1 / (1 + np.exp(-np.quantile(best, REJECTED_SHARE)))) if best else 0.5
+
+
+def fit_picture_curve(sources: Sequence[Pictures], random: np.random.Generator) -> LogisticCurve:
+    """Fit the curve of pictures as queries, over the cosine; a typical one without captions."""
+    features, answers = [], []
+    for source in sources:
+        if not is_captioned(source.captions):
+            continue
+        queries = picture_queries(source.captions, PICTURE_QUERIES, random)
+        pool = np.arange(len(source.captions))
+        for search in draw_searches(queries, pool, SEARCHES, random) if queries else ():
+            embed = source.image_embeds[int(queries[search.query].text)]
+            scores = source.image_embeds[search.library] @ embed
+            best = np.argsort(-scores)[:TOP_K]
+            features.append(scores[best, None].astype(np.float64))
+            answers.append(search.matches[best])
+    if not any(row.any() for row in answers):
+        return TYPICAL_PICTURE
+    weights = fit_logistic(np.concatenate(features), np.concatenate(answers))
+    curve = LogisticCurve(tuple(weights.tolist()), 0.5)
+    cutoff = rejecting_cutoff([(curve, list(zip(features, answers, strict=True)))])
+    return LogisticCurve(curve.weights, cutoff)
 
 
 def draw_queries(
@@ -249,58 +443,6 @@ def _draw_library(
         library = np.concatenate([drawn, library[: max(size - len(drawn), 1)]])
         matches = np.arange(len(library)) < len(drawn)
     return Search(number, library, matches)
-
-
-def fit_curve(
-    background: Background,
-    sources: Sequence[_Searches],
-    random: np.random.Generator,
-    columns: Sequence[int] = (0, 1, 2),
-) -> Curve:
-    """Fit the curve and the cut-off on queries with known answers.
-
-    Args:
-        sources: pictures, queries, and the embeds of the queries [q, embed_dim].
-        columns: the features to use; the weights of the others are 0.
-
-    Raises:
-        CalibrationError: there are no queries.
-    """
-    features, answers = [], []
-    total = sum(len(source.image_embeds) for source, _, _ in sources)
-    for source, queries, embeds in sources:
-        pool = np.arange(len(source.image_embeds))
-        share = round(SEARCHES * len(pool) / total)
-        for search in draw_searches(queries, pool, share, random):
-            x, y = best_features(background, source.image_embeds, embeds[search.query], search)
-            features.append(x)
-            answers.append(y)
-    if not features or not any(y.any() for y in answers):
-        raise CalibrationError(
-            "PAIRS", "the captions give no queries", "give more pictures with captions"
-        )
-    weights = np.zeros(4)
-    weights[[*columns, 3]] = fit_logistic(
-        np.concatenate(features)[:, columns], np.concatenate(answers)
-    )
-    best_unmatched = [
-        float((x @ weights[:-1] + weights[-1]).max())
-        for x, y in zip(features, answers, strict=True)
-        if not y.any()
-    ]
-    cutoff = 0.5
-    if best_unmatched:
-        cutoff = 1 / (1 + np.exp(-np.quantile(best_unmatched, REJECTED_SHARE)))
-    return Curve(background, tuple(weights.tolist()), float(cutoff))
-
-
-def best_features(
-    background: Background, image_embeds: Float32Array, query: Float32Array, search: Search
-) -> tuple[Float64Array, BoolArray]:
-    """Return the features [k, 3] of the `TOP_K` best scores of a search, and the matches [k]."""
-    best = np.argsort(-(image_embeds[search.library] @ query))[:TOP_K]
-    nearest = image_embeds[search.library[best]]
-    return background.features(query, nearest, len(search.library)), search.matches[best]
 
 
 def fit_logistic(features: Float64Array, answers: BoolArray) -> Float64Array:

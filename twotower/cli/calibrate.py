@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def add_commands(commands: Commands) -> None:
     """Add the parser of `calibrate`."""
     command = commands.add_parser(
-        "calibrate", help="fit the probabilities of search to a model, on pictures with captions"
+        "calibrate",
+        help="fit the probabilities of search and tags to a model, on pictures of known content",
     )
     command.set_defaults(run=run_calibrate)
     command.add_argument("model", help=f"{BUNDLED} or a model directory")
@@ -25,6 +26,11 @@ def add_commands(commands: Commands) -> None:
 def run_calibrate(arguments: argparse.Namespace) -> int:
     """Fit a calibration and write it into the model directory."""
     from twotower.calibration.calibration import CALIBRATION_FILE, write_calibration
+    from twotower.calibration.competitors import (
+        COMPETITORS_FILE,
+        competitors_key,
+        write_competitors,
+    )
     from twotower.calibration.fit import COPY_SAMPLES, embed_source
     from twotower.encode.load import load
     from twotower.pairs.sources import open_source
@@ -38,16 +44,20 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
             results.append(embed_source(model, source, report))
     print_failures([error for result in results for error in result.errors])
     share = COPY_SAMPLES // len(sources)
-    with show_progress("Fitting"):
+    with show_progress("Fitting") as report:
         calibration = fit_calibration(
             model,
             [result.pictures for result in results],
             [sample for result in results for sample in result.samples[:share]],
+            report,
         )
+    competitors = model.config.text_directory(model.directory) / COMPETITORS_FILE
+    write_competitors(calibration.text.competitors, competitors, competitors_key(model))
     write_calibration(calibration, model.directory)
     pictures = sum(len(result.pictures.captions) for result in results)
     print(
         f"{model.directory / CALIBRATION_FILE}: fitted on {count_of(pictures, 'picture')}; cut-off "
-        f"{calibration.text.cutoff:.2f} for words, {calibration.image.cutoff:.2f} for pictures"
+        f"{calibration.text.name.cutoff:.2f} for names, {calibration.text.phrase.cutoff:.2f} for "
+        f"phrases, {calibration.image.cutoff:.2f} for pictures"
     )
     return OK

@@ -15,8 +15,8 @@ from twotower.arrays import (
     Int64Array,
     best_first,
 )
-from twotower.calibration.background import Curve
 from twotower.calibration.calibration import Calibration
+from twotower.calibration.curves import LogisticCurve
 from twotower.search.query import Term
 
 COPY_WINDOW = 200  # ranks before a hit, at least, among which it may have a near-duplicate
@@ -53,7 +53,6 @@ def judge(
     ids: Int64Array,
     image_embeds: Float32Array,
     named: BoolArray,
-    size: int,
 ) -> Candidates:
     """Score candidates by the terms of a query, each as an independent statement.
 
@@ -65,14 +64,13 @@ def judge(
         ids: of the candidates [n], ascending.
         image_embeds: of the candidates [n, embed_dim].
         named: [n], True for candidates that match by name.
-        size: the number of pictures that the candidates were selected from.
     """
     scores, log_probabilities = np.zeros(len(ids)), np.zeros(len(ids))
     matches, fewest = np.ones(len(ids), bool), len(ids)
     for term, embed in zip(terms, embeds, strict=True):
-        curve = _curve(term, calibration)
-        logits = curve.logits(embed, image_embeds, size)
-        passed = logits >= np.log(curve.cutoff / (1 - curve.cutoff))
+        logits = _logits(term, embed, image_embeds, calibration)
+        cutoff = _curve(term, calibration).cutoff
+        passed = logits >= np.log(cutoff / (1 - cutoff))
         sign = -1 if term.negated else 1
         scores += sign * term.weight * (image_embeds @ embed)
         log_probabilities -= term.weight * np.logaddexp(0, -sign * logits)
@@ -86,8 +84,8 @@ def joint_cutoff(terms: Sequence[Term], calibration: Calibration) -> float:
     """Return the probability of a picture that is at the cut-off of every term."""
     cutoff = 1.0
     for term in terms:
-        curve = _curve(term, calibration)
-        cutoff *= (1 - curve.cutoff if term.negated else curve.cutoff) ** term.weight
+        of_term = _curve(term, calibration).cutoff
+        cutoff *= (1 - of_term if term.negated else of_term) ** term.weight
     return cutoff
 
 
@@ -139,5 +137,16 @@ def group_copies(
     return groups
 
 
-def _curve(term: Term, calibration: Calibration) -> Curve:
-    return calibration.image if term.picture else calibration.text
+def _curve(term: Term, calibration: Calibration) -> LogisticCurve:
+    return calibration.image if term.picture else calibration.text.of(term.text)
+
+
+def _logits(
+    term: Term, embed: Float32Array, image_embeds: Float32Array, calibration: Calibration
+) -> Float64Array:
+    """Return the log-odds [n] that pictures [n, embed_dim] match a term."""
+    if term.picture:
+        return calibration.image.logits((image_embeds @ embed)[:, None].astype(np.float64))
+    return calibration.text.logits([calibration.text.prepare([term.text], embed)], image_embeds)[
+        :, 0
+    ]

@@ -14,6 +14,7 @@ import numpy as np
 
 from twotower.arrays import Float32Array, IndexArray, Int64Array, normalize
 from twotower.calibration.captions import STOP_WORDS
+from twotower.calibration.curves import embed_queries
 from twotower.errors import LibraryError, PictureError, QueryError
 from twotower.index.catalog import STOPPED_AT
 from twotower.search.filters import Condition, in_circle, to_condition
@@ -238,7 +239,7 @@ def _embed(index: Index, terms: Sequence[Term]) -> Float32Array:
     embeds = np.zeros((len(terms), index.vectors.embed_dim), np.float32)
     texts = [i for i, term in enumerate(terms) if term.picture is None]
     if texts:
-        embeds[texts] = index.encoder.encode_text([terms[i].text for i in texts])
+        embeds[texts] = embed_queries(index.encoder, [terms[i].text for i in texts])
     for i, term in enumerate(terms):
         if term.picture is not None:
             number = _id_of(index, term.picture)
@@ -329,7 +330,7 @@ def _retrieve(index: Index, task: _Task, count: int) -> Candidates:
     """Judge the `count` nearest to each wanted term, and more as long as half of them match.
 
     Nearest is by cosine, but a match is by logit, which also depends on the picture's scores with
-    queries in general. So all matches are likely among the candidates, but not certainly.
+    competing texts. So all matches are likely among the candidates, but not certainly.
     """
     terms = task.query.terms
     positive = [i for i, term in enumerate(terms) if not term.negated]
@@ -345,7 +346,6 @@ def _retrieve(index: Index, task: _Task, count: int) -> Candidates:
             ids,
             index.vectors.get(ids),
             np.isin(ids, task.named_ids),
-            task.size,
         )
         if count >= task.size or 2 * candidates.fewest < count:
             return candidates

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from twotower.arrays import BoolArray, Float32Array, Float64Array, Int64Array
-from twotower.calibration.tag_curve import TagCurve
+from twotower.arrays import Float32Array, Float64Array, Int64Array
+from twotower.calibration.calibration import Calibration
+from twotower.calibration.curves import JudgedText
 from twotower.progress import ReportProgress, ignore_progress
 from twotower.tagging.tag_embeds import embed_sentences, embed_tags
 
@@ -23,45 +24,45 @@ GROUP_SLOPE = 1.5
 
 @dataclass(frozen=True)
 class TagScorer:
-    """Scores pictures for the tags of a vocabulary, by the tags' names and sentences.
+    """Scores pictures for the tags of a vocabulary, as a search for their names would.
 
     Attributes:
-        curve: the calibration of the model's tags.
-        text_embeds: of the tags [tags, embed_dim].
-        fitted: which tags the curve was fitted on [tags].
-        negative_embeds: text_embeds of the negatives [k, embed_dim].
+        calibration: of the model.
+        tags: the tags, as texts to judge.
+        negatives: sentences for things that are easily mistaken for a tag [k].
         negative_columns: the tag that each negative belongs to [k].
     """
 
-    curve: TagCurve
-    text_embeds: Float32Array
-    fitted: BoolArray
-    negative_embeds: Float32Array
+    calibration: Calibration
+    tags: list[JudgedText]
+    negatives: list[JudgedText]
     negative_columns: Int64Array
 
     @classmethod
     def of(
-        cls,
-        index: Index,
-        tags: Sequence[Tag],
-        curve: TagCurve,
-        report: ReportProgress = ignore_progress,
+        cls, index: Index, tags: Sequence[Tag], report: ReportProgress = ignore_progress
     ) -> TagScorer:
         """Embed `tags` by the model of a library; their embeds are kept beside its catalog."""
+        curves = index.calibration.text
         text_embeds = embed_tags(index.encoder, tags, index.location, report)
-        fitted = np.array([tag.name.casefold() in curve.names for tag in tags], bool)
         sentences = [sentence for tag in tags for sentence in tag.negatives]
         columns = [column for column, tag in enumerate(tags) for _ in tag.negatives]
         negative_embeds = embed_sentences(index.encoder, sentences)
-        return cls(curve, text_embeds, fitted, negative_embeds, np.array(columns, np.int64))
+        return cls(
+            index.calibration,
+            [curves.prepare(tag.names, row) for tag, row in zip(tags, text_embeds, strict=True)],
+            [
+                curves.prepare([tags[column].name], row)
+                for column, row in zip(columns, negative_embeds, strict=True)
+            ],
+            np.array(columns, np.int64),
+        )
 
     def logits(self, image_embeds: Float32Array) -> Float64Array:
         """Return the log-odds [n, tags] that pictures [n, embed_dim] show each tag by itself."""
-        logits = self.curve.logits(self.text_embeds, image_embeds, self.fitted)
-        if len(self.negative_embeds):
-            unfitted = np.zeros(len(self.negative_embeds), bool)
-            negatives = self.curve.logits(self.negative_embeds, image_embeds, unfitted)
-            self._subtract_negatives(logits, negatives, range(len(self.text_embeds)))
+        logits = self.calibration.text.logits([*self.tags, *self.negatives], image_embeds)
+        logits, negatives = np.split(logits, [len(self.tags)], axis=1)
+        self._subtract_negatives(logits, negatives, range(len(self.tags)))
         return logits
 
     def group_logits(self, members: Sequence[int], image_embeds: Float32Array) -> Float64Array:
@@ -70,14 +71,16 @@ class TagScorer:
         They depend on how far a picture stands out for a tag against other pictures, and not on
         how common the tag is.
         """
-        logits = self._deviations(self.text_embeds[members], image_embeds)
-        if len(self.negative_embeds):
-            negatives = self._deviations(self.negative_embeds, image_embeds)
-            self._subtract_negatives(logits, negatives, members)
+        logits = self._deviations([self.tags[member] for member in members], image_embeds)
+        negatives = self._deviations(self.negatives, image_embeds)
+        self._subtract_negatives(logits, negatives, members)
         return logits
 
-    def _deviations(self, text_embeds: Float32Array, image_embeds: Float32Array) -> Float64Array:
-        deviations = self.curve.background.deviations(text_embeds, image_embeds)
+    def _deviations(self, texts: Sequence[JudgedText], image_embeds: Float32Array) -> Float64Array:
+        if not texts:
+            return np.zeros((len(image_embeds), 0))
+        embeds = np.stack([text.embed for text in texts])
+        deviations = self.calibration.background.deviations(embeds, image_embeds)
         return GROUP_SLOPE * deviations.astype(np.float64)
 
     def _subtract_negatives(

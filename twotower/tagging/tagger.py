@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from twotower.arrays import BoolArray, Float32Array, Float64Array
-from twotower.calibration.calibration import require_tag_curve
 from twotower.progress import Progress, ReportProgress, ignore_progress
 from twotower.tagging.detectors import SENTENCES, detector_logits, measure_pictures
 from twotower.tagging.feedback import (
@@ -83,8 +82,8 @@ class Tagger:
         self._index = index
         self._tree = TagTree.of(vocabulary)
         self.tags: tuple[Tag, ...] = self._tree.tags
-        self._curve = require_tag_curve(index.encoder, index.calibration)
-        self._scorer = TagScorer.of(index, self.tags, self._curve, report)
+        self._background = index.calibration.background
+        self._scorer = TagScorer.of(index, self.tags, report)
         self._detected = [column for column, tag in enumerate(self.tags) if tag.detector]
         corrections = read_corrections(index, vocabulary, self._tree.columns)
         keywords = read_keyword_verdicts(index, vocabulary, self._tree.columns)
@@ -96,10 +95,7 @@ class Tagger:
         self.cutoffs = self._cutoffs(precision)
 
     def _cutoffs(self, precision: float) -> Float64Array:
-        curve = self._curve
-        cutoffs = np.where(
-            self._scorer.fitted, curve.fitted.cutoff(precision), curve.unfitted.cutoff(precision)
-        )
+        cutoffs = np.full(len(self.tags), self._index.calibration.tag_cutoff(precision))
         cutoffs[[*self._tree.grouped, *self._detected]] = precision
         for column, feedback in self._feedback.items():
             if len(feedback.weights) >= TRUSTED_CORRECTIONS:
@@ -150,7 +146,7 @@ class Tagger:
         logits = self._scorer.logits(image_embeds)
         self._apply_detectors(ids, image_embeds, logits, report)
         shifts = {
-            column: feedback.shift(self._curve.background, image_embeds)
+            column: feedback.shift(self._background, image_embeds)
             for column, feedback in self._feedback.items()
         }
         for column, shift in shifts.items():
@@ -191,7 +187,7 @@ class Tagger:
         if self._detected:
             measures = measure_pictures(self._index, ids, report)
             sentences = embed_sentences(self._index.encoder, SENTENCES)
-            deviations = self._curve.background.deviations(sentences, image_embeds)
+            deviations = self._background.deviations(sentences, image_embeds)
             for column in self._detected:
                 detector = self.tags[column].detector or ""
                 logits[:, column] = detector_logits(detector, measures, deviations)
@@ -219,7 +215,7 @@ class Tagger:
             accepted = np.array([verdict for _, verdict in examples])
             image_embeds = self._index.vectors.get(ids)
             logits = self._word_logits(column, image_embeds)
-            feedback[column] = fit_feedback(self._curve.background, image_embeds, logits, accepted)
+            feedback[column] = fit_feedback(self._background, image_embeds, logits, accepted)
         return feedback
 
     def _word_logits(self, column: int, image_embeds: Float32Array) -> Float64Array:

@@ -46,6 +46,11 @@ class Tag:
         """The last name of the path."""
         return self.path[-1]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name, followed by the synonyms."""
+        return (self.name, *self.synonyms)
+
     def __str__(self) -> str:
         return "|".join(self.path)
 

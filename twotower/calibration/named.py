@@ -1,0 +1,100 @@
+"""Queries and tags with known answers, made of the names of pictures.
+
+A picture of a poodle shows a dog; whether a picture of a dog shows a poodle is unknown. What a word
+is a kind of is taken from competitors.txt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twotower.calibration.captions import Captions, LabelledQuery, singular
+from twotower.calibration.competitors import competing_words, kinds_of
+
+# A picture that is named after something else hardly ever shows one of these besides, as it may
+# show a person, a tree or a table.
+SPECIFIC = frozenset(
+    "animal food fruit vegetable vehicle aircraft boat ship weapon tool machine"
+    " appliance footwear garment beverage flower reptile bird fish insect".split()
+) | {"musical instrument"}
+BROAD = frozenset("animal food fruit vehicle machine device instrument instrumentation tool".split())
+ABSENT_QUERIES = 150  # of a source
+
+
+class NamedPictures:
+    """The names of pictures, and which of them a word applies to.
+
+    Attributes:
+        names: all that each picture shows: its names, and what these are kinds of.
+    """
+
+    def __init__(self, captions: Captions) -> None:
+        """Read the names of pictures; several names of a picture are synonyms."""
+        self._own = [frozenset(map(plain_name, names)) for names in captions]
+        self.names = [
+            own.union(*(kinds_of(name) for name in own)) if own else own for own in self._own
+        ]
+        self.vocabulary = frozenset().union(*self.names)
+        self.own_vocabulary = frozenset().union(*self._own)
+
+    def answers(self, words: Sequence[str]) -> NDArray[np.int8]:
+        """Return whether each picture shows a thing [n]: 1, 0, or -1 if that is unknown.
+
+        Args:
+            words: names of the thing.
+        """
+        wanted = set(map(plain_name, words))
+        general = wanted.union(*(kinds_of(word) for word in wanted))
+        return np.array(
+            [
+                1 if wanted & names else -1 if own & general else 0
+                for names, own in zip(self.names, self._own, strict=True)
+            ],
+            np.int8,
+        )
+
+    def decides(self, words: Sequence[str]) -> bool:
+        """Return True for a thing that names of these pictures tell to be shown or not."""
+        wanted = set(map(plain_name, words))
+        if wanted & self.vocabulary:
+            return True
+        kinds = frozenset().union(*(kinds_of(word) for word in wanted))
+        return bool(kinds & SPECIFIC) and not (kinds - BROAD) & self.vocabulary
+
+
+def named_queries(captions: Captions, random: np.random.Generator) -> list[LabelledQuery]:
+    """Make queries of all names, of what they are kinds of, and of absent things.
+
+    Args:
+        captions: the names of each picture.
+    """
+    pictures = NamedPictures(captions)
+    queries = []
+    known = {word.name for word in competing_words()}
+    words = pictures.own_vocabulary | (pictures.vocabulary & known)
+    for word in sorted(words):
+        answers = pictures.answers([word])
+        matching, unknown = (np.flatnonzero(answers == value) for value in (1, -1))
+        queries.append(LabelledQuery(word, "word", matching, unknown))
+    return queries + absent_names(pictures, random)
+
+
+def absent_names(pictures: NamedPictures, random: np.random.Generator) -> list[LabelledQuery]:
+    """Make queries of specific things that none of the pictures shows."""
+    empty = np.zeros(0, np.int64)
+    names = [
+        word.name
+        for word in competing_words()
+        if word.name not in pictures.vocabulary and pictures.decides([word.name])
+    ]
+    drawn = random.permutation(np.array(names, dtype=object))[:ABSENT_QUERIES]
+    return [LabelledQuery(str(name), "absent", empty, empty) for name in drawn]
+
+
+def plain_name(name: str) -> str:
+    """Return a name in lower case, with single spaces, and its last word in the singular."""
+    words = name.lower().replace("_", " ").replace("-", " ").split()
+    return " ".join([*words[:-1], *map(singular, words[-1:])])
