@@ -2,7 +2,8 @@
 
     python examples/make_competitors.py DATA
 
-DATA holds `wordnet` (of Debian's wordnet-base) and `clip-b16-text-vectors`. Writes
+DATA holds `wordnet` (of Debian's wordnet-base), `clip-b16-text-vectors` and `imagenet-sample-1k`.
+Writes
 twotower/calibration/competitors.txt: names with a genuine text vector, whose place in the space is
 certain, and frequent nouns of visible things. After the colon stand synonyms and the things that a
 word is a kind of: a query for one of these does not compete with the word.
@@ -10,8 +11,10 @@ word is a kind of: a query for one of these does not compete with the word.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -20,28 +23,28 @@ from recipes.twotower_small.wordnet import TOO_GENERAL, Sense, WordNet, plain
 
 DESTINATION = Path(__file__).parent.parent / "twotower" / "calibration" / "competitors.txt"
 FREQUENT = {  # the number of frequent words of each kind of visible thing
-    "noun.animal": 120,
-    "noun.artifact": 350,
-    "noun.food": 100,
-    "noun.plant": 60,
-    "noun.person": 110,
-    "noun.act": 40,
-    "noun.object": 60,
-    "noun.body": 30,
-    "noun.substance": 30,
-    "noun.phenomenon": 15,
-    "noun.event": 15,
-    "noun.location": 10,
-    "noun.shape": 5,
-    "noun.group": 5,
+    "noun.animal": 80,
+    "noun.artifact": 200,
+    "noun.food": 60,
+    "noun.plant": 30,
+    "noun.person": 40,
+    "noun.object": 30,
+    "noun.body": 20,
 }
+VISIBLE = {*FREQUENT, "noun.substance", "noun.phenomenon", "noun.event", "noun.location"}
+EVERYWHERE = frozenset("photo photograph picture image print scene snapshot portrait view".split())
 MAX_STEPS = 9  # up to a thing that a word is a kind of
 
 
 def main() -> None:
     data = Path(sys.argv[1])
     wordnet = WordNet(data / "wordnet")
-    senses = {name: sense for name in known_names(data) if (sense := visible_sense(wordnet, name))}
+    imagenet = imagenet_senses(data, wordnet)
+    senses = {
+        name: sense
+        for name in known_names(data)
+        if (sense := imagenet.get(name) or visible_sense(wordnet, name))
+    }
     for domain, count in FREQUENT.items():
         words = [
             word
@@ -49,7 +52,7 @@ def main() -> None:
             if wordnet.synsets[keys[0]].domain == domain
             and re.fullmatch("[a-z]{3,20}", word)
             and word in wordnet.synsets[keys[0]].words
-            and word not in TOO_GENERAL
+            and word not in TOO_GENERAL | EVERYWHERE
         ]
         words.sort(key=lambda word: -wordnet.counts["noun", word])
         for word in words[:count]:
@@ -65,13 +68,28 @@ def main() -> None:
 def known_names(data: Path) -> list[str]:
     with np.load(data / "clip-b16-text-vectors" / "all.npz", allow_pickle=False) as file:
         names = map(plain, file["names"].tolist())
-        return [name for name in names if re.fullmatch("[a-z]+( [a-z]+)?", name)]
+        return [
+            name
+            for name in names
+            if re.fullmatch("[a-z]+( [a-z]+)?", name) and name not in EVERYWHERE
+        ]
+
+
+def imagenet_senses(data: Path, wordnet: WordNet) -> dict[str, Sense]:
+    """Return the senses of the names of ImageNet's classes, which are ids of WordNet."""
+    senses = {}
+    with tarfile.open(data / "imagenet-sample-1k" / "imagenet-sample-1k.tar") as tar:
+        for member in tar:
+            if member.name.endswith(".json") and (file := tar.extractfile(member)):
+                entry = json.load(file)
+                senses[plain(entry["label"])] = wordnet.synsets[f"noun{entry['wnid'][1:]}"]
+    return senses
 
 
 def visible_sense(wordnet: WordNet, name: str) -> Sense | None:
     """Return the first sense of a noun, or its second one, if that is a visible thing."""
     senses = [wordnet.synsets[key] for key in wordnet.index["noun"].get(name, [])[:2]]
-    return next((sense for sense in senses if sense.domain in FREQUENT), None)
+    return next((sense for sense in senses if sense.domain in VISIBLE), None)
 
 
 def kinds_of(wordnet: WordNet, name: str, sense: Sense) -> list[str]:

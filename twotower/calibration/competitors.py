@@ -36,7 +36,7 @@ NAME_TEMPLATES = ("{}", "a photo of a {}.")
 
 NEAREST = 64  # competitors of each picture that are kept; more are hardly ever related to one query
 RIVALS = 10  # nearest competitors that a query is compared with
-SYNONYM_COSINE = 0.75  # from which a competitor means the same as a query, after centring
+SYNONYM_COSINE = 0.6  # from which a competitor means the same as a query, after centring
 COSINE_UNIT = 0.01  # one logit of CLIP
 
 

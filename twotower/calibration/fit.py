@@ -32,7 +32,7 @@ from twotower.calibration.captions import (
     picture_queries,
     word_queries,
 )
-from twotower.calibration.competitors import Competitors, embed_words
+from twotower.calibration.competitors import Competitors, embed_names, embed_words
 from twotower.calibration.curves import (
     LogisticCurve,
     TextCurves,
@@ -40,7 +40,7 @@ from twotower.calibration.curves import (
     is_phrase,
     judged_text,
 )
-from twotower.calibration.named import named_queries
+from twotower.calibration.named import named_queries, specific_words
 from twotower.encode.golden import golden_hash
 from twotower.errors import BrokenPairError, CalibrationError
 from twotower.inputs.pictures import open_picture
@@ -56,7 +56,9 @@ MIN_LIBRARY = 30  # pictures in such a library
 UNMATCHED_SHARE = 1 / 3  # of the searches have no match in the library
 TOP_K = 50  # best scores of a search that the curve is fitted on: about what a person looks at
 SEARCHES = 800  # in each source
-REJECTED_SHARE = 0.9  # of the searches without a match find nothing at the cut-off
+REJECTED_SHARE = 0.8  # of the searches without a match find nothing at the cut-off
+MIN_SEARCHES = 200  # for a curve
+MIN_UNMATCHED = 30  # such searches in a source, to count for the cut-off
 PICTURE_QUERIES = 400
 MIN_PICTURES = 200  # below which a fit means nothing
 MAX_PICTURES = 1500  # of a source that curves are fitted on
@@ -262,9 +264,9 @@ def search_examples(
     image_embeds = source.image_embeds[rows]
     captions = [source.captions[row] for row in rows]
     if is_captioned(captions):
-        queries = draw_queries(captions, background_texts(), random)
+        queries = draw_queries(captions, specific_words(), random)
     else:
-        queries = named_queries(captions, random)
+        queries = named_queries(captions, lambda names: embed_names(model, names), random)
     embeds = embed_queries(model, [query.text for query in queries])
     standings = competitors.compare(image_embeds)
     examples, features = Examples([], [], []), {}
@@ -291,10 +293,7 @@ def fit_text_curves(
     Raises:
         CalibrationError: there are no queries.
     """
-    held_out = [
-        fit_curves(competitors, [other for other in sources if other is not source] or [source])
-        for source in sources
-    ]
+    held_out = [fit_curves(competitors, sources, left_out=source) for source in sources]
     final = fit_curves(competitors, sources)
     pairs = list(zip(held_out, sources, strict=True))
     name = rejecting_cutoff([(curves.name, source.of(False)) for curves, source in pairs])
@@ -309,11 +308,19 @@ def fit_text_curves(
     )
 
 
-def fit_curves(competitors: Competitors, sources: Sequence[Examples]) -> TextCurves:
-    """Fit the weights of the curves of names and phrases; the cut-offs are not fitted yet."""
+def fit_curves(
+    competitors: Competitors, sources: Sequence[Examples], left_out: Examples | None = None
+) -> TextCurves:
+    """Fit the weights of the curves of names and phrases; the cut-offs are not fitted yet.
+
+    Args:
+        left_out: a source that is not used, unless the others have too few searches of a kind.
+    """
     curves = []
     for phrase, typical in ((False, TYPICAL_NAME), (True, TYPICAL_PHRASE)):
-        rows = [row for source in sources for row in source.of(phrase)]
+        rows = [row for source in sources if source is not left_out for row in source.of(phrase)]
+        if len(rows) < MIN_SEARCHES:
+            rows = [row for source in sources for row in source.of(phrase)]
         if any(answers.any() for _, answers in rows):
             features = np.concatenate([features for features, _ in rows])
             weights = fit_logistic(features, np.concatenate([answers for _, answers in rows]))
@@ -332,16 +339,18 @@ def rejecting_cutoff(
 ) -> float:
     """Return the probability that `REJECTED_SHARE` of the searches without a match stay below.
 
+    It is the median over sources, so that a source with many things that nearly match, or with
+    wrong names, does not decide.
+
     Args:
         searches: of each source, a curve that was fitted without it, and features and answers.
     """
-    best = [
-        float(curve.logits(features).max())
-        for curve, rows in searches
-        for features, answers in rows
-        if not answers.any()
-    ]
-    return float(1 / (1 + np.exp(-np.quantile(best, REJECTED_SHARE)))) if best else 0.5
+    limits = []
+    for curve, rows in searches:
+        best = [curve.logits(features).max() for features, answers in rows if not answers.any()]
+        if len(best) >= MIN_UNMATCHED:
+            limits.append(np.quantile(best, REJECTED_SHARE))
+    return float(1 / (1 + np.exp(-np.median(limits)))) if limits else 0.5
 
 
 def fit_picture_curve(sources: Sequence[Pictures], random: np.random.Generator) -> LogisticCurve:
@@ -383,9 +392,9 @@ def draw_searches(
 ) -> Iterator[Search]:
     """Draw up to `count` searches with known answers, in libraries of many sizes.
 
-    Words and phrases are equally frequent, and a tenth of the queries is absent. `UNMATCHED_SHARE`
-    of all searches have no match: absent queries, and others in a library without their matches.
-    Pictures that may match are left out.
+    Words and phrases are equally frequent. `UNMATCHED_SHARE` of all searches have no match: absent
+    queries, and phrases in a library without their matches. (Where the pictures that are named
+    "grass" are removed, others show it too.) Pictures that may match are left out.
 
     Args:
         pool: numbers of the pictures to draw libraries from.
@@ -399,7 +408,7 @@ def draw_searches(
     for number in range(count):
         unmatched = random.random() < UNMATCHED_SHARE
         kind = ("word", "phrase")[number % 2]
-        if by_kind["absent"] and unmatched and random.random() < 0.3:
+        if by_kind["absent"] and unmatched and kind == "word":
             kind = "absent"
         query = int(random.choice(by_kind[kind] or by_kind["word"] or by_kind["phrase"]))
         search = _draw_library(query, queries[query], inside, unmatched, random, sizes)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.arrays import BoolArray, Float64Array, IndexArray
-from twotower.calibration.calibration import Calibration
-from twotower.calibration.captions import captioned_tags
+from twotower.arrays import BoolArray, Float32Array, Float64Array, IndexArray
+from twotower.calibration.calibration import IMPOSSIBLE, Calibration
+from twotower.calibration.captions import Captions, captioned_tags
+from twotower.calibration.competitors import embed_names
 from twotower.calibration.curves import TextCurves
 from twotower.calibration.fit import Pictures, fit, is_captioned
 from twotower.calibration.named import NamedPictures
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
 
 PRECISIONS = tuple(round(0.5 + 0.01 * step, 2) for step in range(50))  # that get a cut-off
+MIN_SHOWN = 30  # right tags in a source, to count for the cut-offs
 PICTURES = 500  # of each source on which the cut-offs are measured
 
 
@@ -59,45 +61,65 @@ def measure_tags(model: Encoder, curves: TextCurves, source: Pictures) -> TagAns
     """Tag the pictures of a source by curves that were fitted on others."""
     rows = even_rows(len(source.captions), PICTURES)
     captions = [source.captions[row] for row in rows]
-    decided = captioned_answers(captions) if is_captioned(captions) else named_answers(captions)
+    decided = (captioned_tags_of if is_captioned(captions) else named_tags)(model, captions)
     if not decided:
         return TagAnswers(np.zeros(0), np.zeros(0, bool))
-    tags, answers = [tag for tag, _ in decided], np.stack([column for _, column in decided], axis=1)
-    texts = [
-        curves.prepare(tag.names, embed)
-        for tag, embed in zip(tags, embed_tags(model, tags), strict=True)
-    ]
+    answers = np.stack([tag.answers for tag in decided], axis=1)
+    texts = [curves.prepare(entry.tag.names, entry.embed) for entry in decided]
     logits = curves.logits(texts, source.image_embeds[rows])
     return TagAnswers((1 / (1 + np.exp(-logits)))[answers >= 0], answers[answers >= 0] == 1)
 
 
-def captioned_answers(captions: Sequence[Sequence[str]]) -> list[tuple[Tag, NDArray[np.int8]]]:
-    """Return the tags that captions decide: 1 for pictures that show one, 0 for others, -1 for
-    undecided ones.
+@dataclass(frozen=True)
+class DecidedTag:
+    """A tag of which is known whether pictures show it.
+
+    Attributes:
+        embed: [embed_dim].
+        answers: [n], 1 for pictures that show it, 0 for those that do not, -1 if undecided.
+    """
+
+    tag: Tag
+    embed: Float32Array
+    answers: NDArray[np.int8]
+
+
+def captioned_tags_of(model: Encoder, captions: Captions) -> list[DecidedTag]:
+    """Return the tags that captions decide.
 
     Of a tag that more than half of the pictures show ("person"), only as many count as do not:
     most photographs that are captioned for research show people; those of users need not.
     """
     vocabulary = read_vocabulary()
-    decided = []
-    for captioned in captioned_tags(captions):
-        if (tag := vocabulary.find(captioned.name)) is not None:
-            answers = captioned.answers.copy()
-            positive = np.flatnonzero(answers == 1)
-            kept = positive[even_rows(len(positive), int((answers == 0).sum()))]
-            answers[positive] = -1
-            answers[kept] = 1
-            decided.append((tag, answers))
-    return decided
-
-
-def named_answers(names: Sequence[Sequence[str]]) -> list[tuple[Tag, NDArray[np.int8]]]:
-    """Return the tags that names of pictures decide; answers as in `captioned_answers`."""
-    pictures = NamedPictures(names)
+    found = [(vocabulary.find(entry.name), entry.answers) for entry in captioned_tags(captions)]
+    tags = [(tag, balanced(answers)) for tag, answers in found if tag is not None]
+    embeds = embed_tags(model, [tag for tag, _ in tags])
     return [
-        (tag, pictures.answers(tag.names))
+        DecidedTag(tag, embed, answers) for (tag, answers), embed in zip(tags, embeds, strict=True)
+    ]
+
+
+def balanced(answers: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Return answers of which at most half are 1; further ones are undecided."""
+    positive = np.flatnonzero(answers == 1)
+    kept = positive[even_rows(len(positive), int((answers == 0).sum()))]
+    result = answers.copy()
+    result[positive] = -1
+    result[kept] = 1
+    return result
+
+
+def named_tags(model: Encoder, names: Captions) -> list[DecidedTag]:
+    """Return the tags that names of pictures decide."""
+    pictures = NamedPictures(names, lambda texts: embed_names(model, texts))
+    tags = [
+        tag
         for tag in read_vocabulary().assignable
         if not tag.detector and pictures.decides(tag.names)
+    ]
+    return [
+        DecidedTag(tag, embed, pictures.answers(tag.names, embed))
+        for tag, embed in zip(tags, embed_tags(model, tags), strict=True)
     ]
 
 
@@ -107,20 +129,36 @@ def even_rows(count: int, limit: int) -> IndexArray:
 
 
 def precision_cutoffs(sources: Sequence[TagAnswers]) -> list[tuple[float, float]]:
-    """Return precisions, and the least probability from which tags reach each.
+    """Return precisions, and the probability from which tags reach each in the median source.
 
-    Every source counts equally. A precision counts by the lower end of its interval (one standard
-    error, Wilson 1927), so that a few correct answers at the top do not suffice.
+    The median, because the truth of some sources is incomplete: captions do not name everything,
+    and names are not always exact.
     """
-    probabilities = np.concatenate([source.probabilities for source in sources])
-    answers = np.concatenate([source.answers for source in sources])
-    order = np.argsort(-probabilities, kind="stable")
+    limits = [precision_limits(source) for source in sources if source.answers.sum() >= MIN_SHOWN]
+    if not limits:
+        return []
+    medians = np.median(np.array(limits), axis=0)
+    return [
+        (precision, float(limit))
+        for precision, limit in zip(PRECISIONS, medians, strict=True)
+        if limit <= 1
+    ]
+
+
+def precision_limits(source: TagAnswers) -> list[float]:
+    """Return the least probability from which tags of a source reach each of `PRECISIONS`.
+
+    A precision counts by the lower end of its interval (one standard error, Wilson 1927), so that a
+    few correct answers at the top do not suffice.
+    """
+    order = np.argsort(-source.probabilities, kind="stable")
     n = np.arange(1, len(order) + 1)
-    share = np.cumsum(answers[order]) / n
+    share = np.cumsum(source.answers[order]) / n
     lower = (share + 0.5 / n - np.sqrt(share * (1 - share) / n + 0.25 / n**2)) / (1 + 1 / n)
-    cutoffs = []
+    limits = []
     for precision in PRECISIONS:
         reaching = np.flatnonzero(lower >= precision)
-        if len(reaching):
-            cutoffs.append((precision, float(probabilities[order[reaching[-1]]])))
-    return cutoffs
+        limits.append(
+            float(source.probabilities[order[reaching[-1]]]) if len(reaching) else IMPOSSIBLE
+        )
+    return limits
