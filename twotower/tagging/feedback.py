@@ -36,6 +36,7 @@ LOCAL_WIDTH = (
 )
 MAX_CORRECTIONS = 1000  # of one tag; older ones are ignored
 MAX_ITERATIONS = 30
+MAX_HALVINGS = 30  # of one step
 
 Verdicts: TypeAlias = dict[int, dict[int, bool]]
 """Accepted (True) and rejected (False) tags: picture id -> column of the tag -> verdict."""
@@ -58,7 +59,9 @@ def fit_feedback(
 ) -> Feedback:
     """Fit the most probable shift of the log-odds given the verdicts.
 
-    Newton's method (Rasmussen and Williams 2006, algorithm 3.1).
+    Newton's method (Rasmussen and Williams 2006, algorithm 3.1). A step is halved while it makes
+    the fit worse: verdicts that contradict each other on similar pictures can make whole steps
+    oscillate.
 
     Args:
         image_embeds: the corrected pictures [m, embed_dim], the latest last.
@@ -69,19 +72,43 @@ def fit_feedback(
     logits, accepted = logits[-MAX_CORRECTIONS:], accepted[-MAX_CORRECTIONS:]
     covariance = kernel(background, image_embeds, image_embeds)
     weights = np.zeros(len(logits))
+    loss = _loss(covariance, weights, logits, accepted)
     for _ in range(MAX_ITERATIONS):
-        shift = covariance @ weights
-        p = 1 / (1 + np.exp(-np.clip(logits + shift, -30, 30)))
-        curvature = np.maximum(p * (1 - p), 1e-9)
-        root = np.sqrt(curvature)
-        inner = np.eye(len(p)) + root[:, None] * covariance * root
-        target = curvature * shift + accepted - p
-        updated = target - root * np.linalg.solve(inner, root * (covariance @ target))
-        converged = np.abs(covariance @ (updated - weights)).max() < 1e-6
-        weights = updated
-        if converged:
+        step = _newton_step(covariance, weights, logits, accepted)
+        for _ in range(MAX_HALVINGS):
+            changed_loss = _loss(covariance, weights + step, logits, accepted)
+            if changed_loss <= loss:
+                break
+            step /= 2
+        else:
+            break  # at the optimum, but for rounding
+        weights, loss = weights + step, changed_loss
+        if np.abs(covariance @ step).max() < 1e-6:
             break
     return Feedback(image_embeds, weights)
+
+
+def _newton_step(
+    covariance: Float64Array, weights: Float64Array, logits: Float64Array, accepted: BoolArray
+) -> Float64Array:
+    """Return the change of the weights [m] to the optimum of a quadratic approximation."""
+    shift = covariance @ weights
+    p = 1 / (1 + np.exp(-np.clip(logits + shift, -30, 30)))
+    curvature = np.maximum(p * (1 - p), 1e-9)
+    root = np.sqrt(curvature)
+    inner = np.eye(len(p)) + root[:, None] * covariance * root
+    target = curvature * shift + accepted - p
+    optimum = target - root * np.linalg.solve(inner, root * (covariance @ target))
+    return np.asarray(optimum - weights)
+
+
+def _loss(
+    covariance: Float64Array, weights: Float64Array, logits: Float64Array, accepted: BoolArray
+) -> float:
+    """Return the negative log-posterior of the weights [m], but for a constant."""
+    shift = covariance @ weights
+    contradictions = np.logaddexp(0, np.where(accepted, -1, 1) * (logits + shift))
+    return float(contradictions.sum() + weights @ shift / 2)
 
 
 def kernel(background: Background, a: Float32Array, b: Float32Array) -> Float64Array:
