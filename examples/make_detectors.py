@@ -97,11 +97,10 @@ def main() -> None:
 def measure_facts(pictures: list[bytes]) -> Float64Array:
     """Return pixel facts, and deviations of the similarity to the sentences [n, facts]."""
     model = twotower.load()
-    calibration = read_calibration(model.directory)
+    calibration = read_calibration(model)
     assert calibration is not None
     sentences = model.encode_text(list(SENTENCES))
-    background = calibration.text.background
-    deviations = background.deviations(sentences, model.encode_image(pictures))
+    deviations = calibration.background.deviations(sentences, model.encode_image(pictures))
     return np.column_stack([np.stack([measure(load(picture)) for picture in pictures]), deviations])
 
 

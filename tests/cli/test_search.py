@@ -11,11 +11,14 @@ import numpy as np
 import PIL.Image
 import pytest
 
+import twotower
 from tests.index.test_index import write_dng
 from tests.index.tiny import picture
+from twotower.calibration.calibration import read_calibration
 from twotower.cli.main import main
 from twotower.cli.search import BELOW
 from twotower.cli.terminal_images import iterm, kitty, sixel
+from twotower.encode.golden import golden_hash
 from twotower.library import Library
 from twotower.pages.thumbnails import thumbnail
 from twotower.progress import Progress
@@ -323,6 +326,35 @@ def test_calibrate_needs_enough_pictures(
     assert main(["calibrate", str(tiny_directory), str(tmp_path)]) == 1
     assert "1 pictures are too few" in capsys.readouterr().err
     assert not (tiny_directory / "calibration.json").exists()
+
+
+def test_calibrate_writes_curves_and_competitors(
+    tiny_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, named, captioned = (tmp_path / name for name in ("model", "named", "captioned"))
+    shutil.copytree(tiny_directory, model)
+    random = np.random.default_rng(0)
+    things = ("dog", "cat", "guitar", "banana", "bus", "chair", "horse", "piano")
+    for folder in (named, captioned):
+        folder.mkdir()
+        for number in range(130):
+            name = f"{number:03d}"
+            pixels = random.integers(0, 256, (8, 8, 3), np.uint8)
+            PIL.Image.fromarray(pixels).save(folder / f"{name}.png")
+            thing = things[number % len(things)]
+            (folder / f"{name}.txt").write_text(thing)
+            if folder == captioned:
+                captions = [f"a {thing} stands here", f"one {thing}", f"the {thing}"]
+                (folder / f"{name}.json").write_text(json.dumps({"captions": captions}))
+    assert main(["calibrate", str(model), str(named), str(captioned)]) == 0
+    assert re.fullmatch(
+        r"\S+/model/calibration\.json: fitted on 260 pictures; cut-off \d\.\d\d for names, "
+        r"\d\.\d\d for phrases, \d\.\d\d for pictures\n",
+        capsys.readouterr().out,
+    )
+    calibration = read_calibration(twotower.load(model))
+    assert calibration is not None and calibration.model == golden_hash(model)
+    assert (model / "competitors.safetensors").exists()
 
 
 # --- pictures in the terminal --------------------------------------------------------------------

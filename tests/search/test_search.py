@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import twotower
 from tests.index.test_index import write_dng
 from twotower.calibration.calibration import read_calibration
+from twotower.calibration.curves import embed_queries
 from twotower.calibration.fit import altered_copies
 from twotower.errors import PictureError, QueryError
 from twotower.library import Library
@@ -121,7 +122,7 @@ def test_only_all_lists_hits_below_the_cutoff(photos: Library) -> None:
 def test_the_nearest_below_the_cutoff_follow_the_last_match(
     photos: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    query = "a big city at night"
+    query = "a cat"
     everything = list(photos.search(query, top=100, all=True))
     below = [hit.path for hit in everything if not hit.match]
     monkeypatch.setattr("twotower.search.search.NEAR_SHARE", 1e-9)
@@ -158,13 +159,14 @@ def test_pages_add_up_to_all_hits(photos: Library) -> None:
 
 
 def test_probabilities_come_from_the_calibration(photos: Library) -> None:
-    calibration = read_calibration(photos.model.directory)
+    calibration = read_calibration(photos.model)
     assert calibration is not None
     answer = photos.search("a horse", top=53, all=True, group=False)
-    query = photos.model.encode_text("a horse")[0]
+    query = embed_queries(photos.model, ["a horse"])[0]
+    text = calibration.text.prepare(["a horse"], query)
     for hit in answer.hits[:5]:
         embeds = photos.model.encode_image(hit.path)
-        logit = calibration.text.logits(query, embeds, len(photos.vectors))[0]
+        [[logit]] = calibration.text.logits([text], embeds)
         assert hit.probability == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-3)
         assert hit.score == pytest.approx(float(embeds[0] @ query), abs=1e-3)
 

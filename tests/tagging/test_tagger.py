@@ -334,7 +334,8 @@ def test_a_correction_moves_towards_the_verdict_and_never_far() -> None:
         loss = np.logaddexp(0, signs * logits).sum()
         assert np.logaddexp(0, signs * taught).sum() <= loss + 1e-9
         # at the optimum a weight is the verdict minus the probability
-        np.testing.assert_allclose(feedback.weights, accepted - 1 / (1 + np.exp(-taught)), atol=1e-4)
+        p = 1 / (1 + np.exp(-taught))
+        np.testing.assert_allclose(feedback.weights, accepted - p, atol=1e-4)
         if count == 1:
             assert (after[0] > 0) == accepted[0]
             assert np.abs(after[0]) < 6
@@ -449,10 +450,11 @@ def test_corrections_are_written_and_undone(
     assert float(fruit[0]["probability"]) > 0.99
     assert (folders / "fruit" / "oranges.jpg").samefile(root / "oranges.jpg")
     assert not any("dog" in row["tag"] for row in rows if row["path"].endswith("dog.jpg"))
+    written = len(list(root.glob("*.xmp")))
     capsys.readouterr()
     assert tag(root, "--undo") == 0
     assert capsys.readouterr().out.startswith(
-        "Restored 4 files. Removed only our tags from 0 files"
+        f"Restored {written} file{'s' if written > 1 else ''}. Removed only our tags from 0 files"
     )
     assert not list(root.glob("*.xmp"))
 
@@ -621,7 +623,7 @@ def test_headings_stay_headings_in_a_keyword_list(
     correct(root, "place|coast", "beach.jpg", True)
     export = tmp_path / "keywords.txt"
     assert tag(root, "--vocabulary", words, "--dry-run", "--export", export) == 0
-    assert "\n[place]\n\t" in export.read_text()
+    assert "[place]\n\t" in export.read_text()
     capsys.readouterr()
 
 

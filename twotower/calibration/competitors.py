@@ -219,6 +219,8 @@ def require_competitors(encoder: Encoder, folder: Path | None = None) -> Competi
     if folder is not None:
         with contextlib.suppress(OSError):
             write_competitors(competitors, folder / COMPETITORS_FILE, key)
+            # rounded, as the next time
+            return read_competitors(folder / COMPETITORS_FILE, key) or competitors
     return competitors
 
 
