@@ -3,10 +3,11 @@
     python benchmarks/quality/calibration.py ../shared/data [MODEL]
 
 The searches have known answers among the pictures of flickr8k-val (libraries of 5,000 are filled up
-with those of flickr8k-train). The queries are words and phrases of the captions, a third of them
-searched after every match was removed; the words of absent.txt, which no picture shows; and
-pictures, whose matches are those with agreeing captions. The baseline is one threshold on the
-cosine, the best on flickr8k-train, with a logistic curve over the cosine.
+with those of flickr8k-train, which is one of the sources that the bundled calibrations are fitted
+on; for other sources: unseen_sources.py). The queries are words and phrases of the captions, a
+third of them searched after every match was removed; the words of absent.txt, which no picture
+shows; and pictures, whose matches are those with agreeing captions. The baseline is one threshold
+on the cosine, the best on flickr8k-train, with a logistic curve over the cosine.
 
 Writes results/calibration.csv and docs/reliability.webp.
 """
@@ -23,9 +24,10 @@ import numpy as np
 import twotower
 from benchmarks.table import ROOT, write_results
 from twotower.arrays import BoolArray, Float32Array, Float64Array
-from twotower.calibration.background import Curve, background_texts
+from twotower.calibration.background import background_texts
 from twotower.calibration.calibration import read_calibration
 from twotower.calibration.captions import LabelledQuery, absent_queries, picture_queries
+from twotower.calibration.curves import LogisticCurve, TextCurves, embed_queries
 from twotower.calibration.fit import (
     PICTURE_QUERIES,
     REJECTED_SHARE,
@@ -49,42 +51,77 @@ COLUMNS = (
     *("correctly empty", "correctly found"),
 )
 
-EmbeddedSearch = tuple[Float32Array, Float32Array, Search]  # pictures, query, library
-Probability = Callable[[Float32Array, Float32Array, int], Float64Array]
+Logits = Callable[[Float32Array, Sequence[str], Float32Array], Float64Array]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A function to probabilities, and the lowest probability of a match."""
+    """A function to log-odds, and the lowest probability of a match.
+
+    Attributes:
+        logits: image_embeds [n, embed_dim], the texts of queries and their embeds [q, embed_dim] ->
+            [n, q].
+        cutoff: of a text.
+    """
 
     name: str
-    probability: Probability
-    cutoff: float
+    logits: Logits
+    cutoff: Callable[[str], float]
+
+
+@dataclass(frozen=True)
+class Searches:
+    """Searches in libraries drawn from pictures.
+
+    Attributes:
+        image_embeds: of all pictures [n, embed_dim].
+        texts: of the queries [q].
+        embeds: of the queries [q, embed_dim].
+    """
+
+    name: str
+    image_embeds: Float32Array
+    texts: Sequence[str]
+    embeds: Float32Array
+    searches: Sequence[Search]
+
+    def run(self, method: Method) -> list[SearchOutcome]:
+        """Return the outcome of each search by a method."""
+        table = to_probability(method.logits(self.image_embeds, self.texts, self.embeds))
+        return [
+            SearchOutcome(
+                table[search.library, search.query],
+                search.matches,
+                method.cutoff(self.texts[search.query]),
+            )
+            for search in self.searches
+        ]
 
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """The probability of every picture of a library, and whether it matches."""
+    """The probability of every picture of a library, and whether it matches; and the cut-off."""
 
     probabilities: Float64Array
     matches: BoolArray
+    cutoff: float
 
 
 def main() -> None:
     data = Path(sys.argv[1])
     model = twotower.load(sys.argv[2] if len(sys.argv) > 2 else None)
-    calibration = read_calibration(model.directory)
+    calibration = read_calibration(model)
     if calibration is None:
         raise SystemExit(f"{model.directory}: no calibration; make one with: twotower calibrate")
     train = embed(model, data / "flickr8k-train")
     val = embed(model, data / "flickr8k-val")
     random = np.random.default_rng(1)
     words = draw_queries(train.captions, background_texts(), random)
-    embeds = model.encode_text([query.text for query in words])
-    for_words = [calibrated(calibration.text), *cosine_thresholds(train, words, embeds, random)]
+    embeds = embed_queries(model, [query.text for query in words])
+    for_words = [judged(calibration.text), *cosine_thresholds(train, words, embeds, random)]
     similar, embeds = pictures_as_queries(train, random)
     for_pictures = [
-        calibrated(calibration.image),
+        by_cosine(calibration.image, "calibrated"),
         *cosine_thresholds(train, similar, embeds, random),
     ]
     drawn: dict[str, list[SearchOutcome]] = {}
@@ -93,12 +130,11 @@ def main() -> None:
         (for_words, word_searches(model, train, val)),
         (for_pictures, picture_searches(train, val)),
     ):
-        for name, embedded in searches:
+        for kind in searches:
             for method in methods:
-                outcomes = [run_search(method, *search) for search in embedded]
-                figures = summarize(outcomes, method.cutoff)
-                rows.append((name, method.name, str(len(outcomes)), *figures))
-                if name == "500 pictures":
+                outcomes = kind.run(method)
+                rows.append((kind.name, method.name, str(len(outcomes)), *summarize(outcomes)))
+                if kind.name == "500 pictures":
                     drawn[method.name] = outcomes
     write_results("calibration.csv", COLUMNS, rows)
     draw_reliability(drawn, model.config.name)
@@ -114,11 +150,30 @@ def embed(model: Encoder, folder: Path) -> Pictures:
 # --- the methods ---------------------------------------------------------------------------------
 
 
-def calibrated(curve: Curve) -> Method:
-    def probability(image_embeds: Float32Array, query: Float32Array, size: int) -> Float64Array:
-        return to_probability(curve.logits(query, image_embeds, size))
+def judged(curves: TextCurves) -> Method:
+    """Judge texts by how they stand out among competing texts."""
 
-    return Method("calibrated", probability, curve.cutoff)
+    def logits(
+        image_embeds: Float32Array, texts: Sequence[str], embeds: Float32Array
+    ) -> Float64Array:
+        prepared = [
+            curves.prepare([text], embed) for text, embed in zip(texts, embeds, strict=True)
+        ]
+        return curves.logits(prepared, image_embeds)
+
+    return Method("calibrated", logits, lambda text: curves.of(text).cutoff)
+
+
+def by_cosine(curve: LogisticCurve, name: str) -> Method:
+    """Judge by a curve over the cosine."""
+
+    def logits(
+        image_embeds: Float32Array, texts: Sequence[str], embeds: Float32Array
+    ) -> Float64Array:
+        cosines = (image_embeds @ embeds.T).astype(np.float64)
+        return curve.logits(cosines[..., None])
+
+    return Method(name, logits, lambda text: curve.cutoff)
 
 
 def cosine_thresholds(
@@ -143,44 +198,38 @@ def cosine_thresholds(
             best_without_match.append(float(scores.max()))
     features = np.concatenate(cosines)[:, None].astype(np.float64)
     answers = np.concatenate(matches)
-    slope, constant = fit_logistic(features, answers)
+    weights = tuple(fit_logistic(features, answers).tolist())
 
-    def probability(image_embeds: Float32Array, query: Float32Array, size: int) -> Float64Array:
-        return to_probability(slope * (image_embeds @ query).astype(np.float64) + constant)
-
-    def cutoff(cosine: float) -> float:
-        return float(to_probability(np.array([slope * cosine + constant]))[0])
+    def method(name: str, cosine: float) -> Method:
+        logit = weights[0] * cosine + weights[1]
+        return by_cosine(LogisticCurve(weights, float(to_probability(logit))), name)
 
     order = np.argsort(-features[:, 0])
     right = np.cumsum(answers[order])
     f1 = 2 * right / (np.arange(1, len(order) + 1) + answers.sum())
     return [
-        Method(
-            "cosine", probability, cutoff(float(np.quantile(best_without_match, REJECTED_SHARE)))
-        ),
-        Method("cosine, best F1", probability, cutoff(float(features[order[f1.argmax()], 0]))),
+        method("cosine", float(np.quantile(best_without_match, REJECTED_SHARE))),
+        method("cosine, best F1", float(features[order[f1.argmax()], 0])),
     ]
 
 
-def to_probability(logits: Float64Array) -> Float64Array:
-    return 1 / (1 + np.exp(-logits))
+def to_probability(logits: Float64Array | float) -> Float64Array:
+    return np.asarray(1 / (1 + np.exp(-logits)))
 
 
 # --- the searches --------------------------------------------------------------------------------
 
 
-def word_searches(
-    model: Encoder, train: Pictures, val: Pictures
-) -> Iterator[tuple[str, list[EmbeddedSearch]]]:
-    """Yield the names and searches of words and phrases, and of absent words."""
+def word_searches(model: Encoder, train: Pictures, val: Pictures) -> Iterator[Searches]:
+    """Yield searches for words and phrases, and for absent words."""
     random = np.random.default_rng(2)
     texts = (ROOT / "benchmarks/data/absent.txt").read_text(encoding="utf-8").splitlines()
     joined = join(val, train)
     for size in SIZES:
         pictures = val if size <= len(val.captions) else joined
         queries = draw_queries(pictures.captions, [], random)
-        embeds = model.encode_text([query.text for query in queries])
-        yield f"{size} pictures", embed_searches(pictures, queries, embeds, size, random)
+        embeds = embed_queries(model, [query.text for query in queries])
+        yield draw(f"{size} pictures", pictures, queries, embeds, size, random)
     for size in SIZES:
         pictures = val if size <= len(val.captions) else joined
         if pictures is joined:
@@ -189,24 +238,24 @@ def word_searches(
             absent = queries_without_match(texts)
         times = 5 if size == SIZES[0] else 1
         searches = []
-        embeds = model.encode_text([query.text for query in absent])
         for number in range(len(absent) * times):
             size = min(size, len(pictures.captions))
             library = random.choice(len(pictures.captions), size, replace=False)
-            search = Search(number % len(absent), library, np.zeros(size, bool))
-            searches.append((pictures.image_embeds, embeds[search.query], search))
-        yield f"absent words, {size} pictures", searches
+            searches.append(Search(number % len(absent), library, np.zeros(size, bool)))
+        words = [query.text for query in absent]
+        embeds = embed_queries(model, words)
+        name = f"absent words, {size} pictures"
+        yield Searches(name, pictures.image_embeds, words, embeds, searches)
 
 
-def picture_searches(train: Pictures, val: Pictures) -> Iterator[tuple[str, list[EmbeddedSearch]]]:
-    """Yield the names and searches of pictures as queries."""
+def picture_searches(train: Pictures, val: Pictures) -> Iterator[Searches]:
+    """Yield searches with pictures as queries."""
     random = np.random.default_rng(3)
     joined = join(val, train)
     for size in SIZES:
         pictures = val if size <= len(val.captions) else joined
         queries, embeds = pictures_as_queries(pictures, random)
-        searches = embed_searches(pictures, queries, embeds, size, random)
-        yield f"like a picture, {size} pictures", searches
+        yield draw(f"like a picture, {size} pictures", pictures, queries, embeds, size, random)
 
 
 def join(val: Pictures, train: Pictures) -> Pictures:
@@ -226,32 +275,29 @@ def queries_without_match(texts: Sequence[str]) -> list[LabelledQuery]:
     return [LabelledQuery(text, "absent", none, none) for text in texts]
 
 
-def embed_searches(
+def draw(
+    name: str,
     pictures: Pictures,
     queries: Sequence[LabelledQuery],
     embeds: Float32Array,
     size: int,
     random: np.random.Generator,
-) -> list[EmbeddedSearch]:
+) -> Searches:
+    """Draw searches in libraries of a size."""
     pool = np.arange(len(pictures.captions))
-    searches = draw_searches(queries, pool, MAX_SEARCHES, random, sizes=(size,))
-    return [(pictures.image_embeds, embeds[search.query], search) for search in searches]
-
-
-def run_search(
-    method: Method, image_embeds: Float32Array, query: Float32Array, search: Search
-) -> SearchOutcome:
-    library = image_embeds[search.library]
-    return SearchOutcome(method.probability(library, query, len(library)), search.matches)
+    searches = list(draw_searches(queries, pool, MAX_SEARCHES, random, sizes=(size,)))
+    return Searches(
+        name, pictures.image_embeds, [query.text for query in queries], embeds, searches
+    )
 
 
 # --- the figures ---------------------------------------------------------------------------------
 
 
-def summarize(outcomes: Sequence[SearchOutcome], cutoff: float) -> tuple[str, ...]:
+def summarize(outcomes: Sequence[SearchOutcome]) -> tuple[str, ...]:
     """Return ECE of the best hits, precision and recall of pictures, and accuracy of searches."""
     probabilities, matches = best_hits(outcomes)
-    passed = [outcome.probabilities >= cutoff for outcome in outcomes]
+    passed = [outcome.probabilities >= outcome.cutoff for outcome in outcomes]
     true_positives = sum(
         int((chosen & outcome.matches).sum())
         for chosen, outcome in zip(passed, outcomes, strict=True)

@@ -22,6 +22,7 @@ from benchmarks.table import write_results
 from twotower.arrays import BoolArray, Float32Array, Float64Array
 from twotower.calibration.calibration import read_calibration
 from twotower.calibration.captions import word_queries
+from twotower.calibration.curves import embed_queries
 from twotower.encode.encoder import Encoder
 from twotower.pairs.sources import open_source
 
@@ -53,18 +54,22 @@ def combinations(
     model: Encoder, image_embeds: Float32Array, captions: list[tuple[str, ...]]
 ) -> Iterator[tuple[str, Scores, BoolArray]]:
     """Yield the kind, the scores of each method and the truth, of the decided pictures."""
-    calibration = read_calibration(model.directory)
+    calibration = read_calibration(model)
     if calibration is None:
         raise SystemExit(f"{model.directory}: no calibration; make one with: twotower calibrate")
     queries = word_queries(captions, min_matching=2)
-    embeds = model.encode_text([query.text for query in queries])
+    texts = [query.text for query in queries]
+    embeds = embed_queries(model, texts)
     size = len(image_embeds)
     shows, undecided = (np.zeros((len(queries), size), bool) for _ in range(2))
     for row, query in enumerate(queries):
         shows[row, query.matching] = True
         undecided[row, query.unknown] = True
     scores = (embeds @ image_embeds.T).astype(np.float64)
-    logits = np.stack([calibration.text.logits(embed, image_embeds, size) for embed in embeds])
+    judged = [
+        calibration.text.prepare([text], embed) for text, embed in zip(texts, embeds, strict=True)
+    ]
+    logits = calibration.text.logits(judged, image_embeds).T
     yes, no = -np.logaddexp(0, -logits), -np.logaddexp(0, logits)
     for a in range(len(queries)):
         for b in range(len(queries)):

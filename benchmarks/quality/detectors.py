@@ -54,7 +54,7 @@ def by_rules(
 ) -> Iterator[tuple[str, ...]]:
     """Yield the rows of the rendered kinds."""
     model = twotower.load()
-    calibration = read_calibration(model.directory)
+    calibration = read_calibration(model)
     assert calibration is not None
     pictures = [*photos, *(picture for pictures in rendered.values() for picture in pictures)]
     kinds = [kind for kind in rendered for _ in range(PICTURES_PER_KIND)]
@@ -62,7 +62,7 @@ def by_rules(
     measures = np.stack([measure(picture) for picture in pictures])
     sentences = model.encode_text(list(SENTENCES))
     image_embeds = model.encode_image(pictures)
-    deviations = calibration.text.background.deviations(sentences, image_embeds)
+    deviations = calibration.background.deviations(sentences, image_embeds)
     for kind in rendered:
         p = 1 / (1 + np.exp(-detector_logits(kind, measures, deviations)))
         yield make_row(kind, p, kind_of == kind, kind_of == "")

@@ -1,6 +1,6 @@
 """Measure precision and recall of tags, before and after corrections.
 
-    python benchmarks/quality/tagging.py ../shared/data [MODEL [EMBEDS.npz]]
+    python benchmarks/quality/tagging.py ../shared/data [MODEL]
 
 The truth comes from the captions of flickr8k-val, for the tags of twotower/calibration/
 captioned.txt, which people who describe a picture seldom leave out. A picture shows a tag if two of
@@ -13,10 +13,6 @@ order of the review page (least sure at the front) and answered by the captions,
 the other half; then the other way round, for three random splits. The baselines are a fixed cosine
 of 0.28, and the tag with the highest softmax; neither uses corrections.
 
-These tags are those that the calibration was fitted on. Results for new tags are measured on the
-same tags, by curves fitted on flickr8k-train, as `twotower calibrate` does, each without a fifth of
-them.
-
 Groups of which exactly one member applies are tagged by `twotower tag` itself, on the pictures
 whose captions name something decisive (GROUPS; not if they are decisive for two members), and
 compared with the most frequent member.
@@ -24,9 +20,8 @@ compared with the most frequent member.
 Pictures unlike Flickr8k's are the 50 of examples/photos. example_tags.csv has the tags that they
 show, labelled by looking; tags under `open` may or may not apply.
 
-EMBEDS.npz has image embeds that were computed elsewhere (`val`, `train`), in the order of the data.
-For a model without a calibration, the curve of tags is fitted on flickr8k-train too. Writes
-results/tagging.csv (the rows of this model in it) and results/tag_groups.csv.
+Tags in collections of other kinds: unseen_sources.py. Writes results/tagging.csv (the rows of this
+model in it) and results/tag_groups.csv.
 """
 
 from __future__ import annotations
@@ -45,21 +40,19 @@ from numpy.typing import NDArray
 import twotower
 from benchmarks.table import ROOT, read_results, write_results
 from twotower.arrays import BoolArray, Float32Array, Float64Array, IndexArray
-from twotower.calibration.background import Background, background_texts, measure_background
-from twotower.calibration.calibration import read_calibration
-from twotower.calibration.captions import captioned_tags
+from twotower.calibration.background import Background
+from twotower.calibration.calibration import Calibration, read_calibration
+from twotower.calibration.captions import captioned_tags, read_captioned
 from twotower.calibration.fit import Pictures
-from twotower.calibration.tag_curve import TagCurve
 from twotower.encode.encoder import Encoder
 from twotower.evaluate.reliability import measure_reliability
 from twotower.library import Library
 from twotower.pairs.sources import open_source
 from twotower.tagging.feedback import fit_feedback
-from twotower.tagging.fit_tags import FOLDS, fit_tags
 from twotower.tagging.formats import read_vocabulary
 from twotower.tagging.tag_embeds import embed_tags
 from twotower.tagging.tagger import TRUSTED_CORRECTIONS, Tagger
-from twotower.tagging.vocabulary import Vocabulary
+from twotower.tagging.vocabulary import Tag, Vocabulary
 
 EXAMPLE_TAGS = ROOT / "benchmarks" / "data" / "example_tags.csv"
 CORRECTIONS = (0, 1, 5, 20)
@@ -112,54 +105,44 @@ Answers = NDArray[np.int8]  # pictures by tags: 1, 0, or -1 if it is open
 def main() -> None:
     data = Path(sys.argv[1])
     model = twotower.load(sys.argv[2] if len(sys.argv) > 2 else None)
-    stored = dict(np.load(sys.argv[3])) if len(sys.argv) > 3 else {}
-    name = model.config.name if not stored else str(stored["name"])
-    train = read_pictures(model, data / "flickr8k-train", stored.get("train"))
-    background = measure_background(train.image_embeds, model.encode_text(background_texts()))
-    calibration = read_calibration(model.directory)
-    curve = calibration.tags if calibration else fit_tags(model, background, [train])
-    assert curve is not None  # the pictures have five captions
-    val = read_pictures(model, data / "flickr8k-val", stored.get("val"))
-    captioned = [tag for tag in captioned_tags(val.captions) if tag.name in curve.names]
+    name = model.config.name
+    calibration = read_calibration(model)
+    if calibration is None:
+        raise SystemExit(f"{model.directory}: no calibration; make one with: twotower calibrate")
+    val = read_pictures(model, data / "flickr8k-val")
+    captioned = [tag for tag in captioned_tags(val.captions) if find_tag(tag.name)]
     names = [tag.name for tag in captioned]
     answers = np.stack([tag.answers for tag in captioned], axis=1)
-    tag_embeds = embed_names(model, names)
     enough = (answers == 1).sum(axis=0) >= MIN_PICTURES
     print(f"{len(names)} tags, {enough.sum()} of them for mAP")
-    scorers = [
-        score_fitted(curve, tag_embeds, val.image_embeds),
-        score_new(model, background, train, names, tag_embeds, val.image_embeds),
-    ]
     rows = [
-        *measure_baselines(model.logit_scale, tag_embeds, val.image_embeds, answers),
-        *measure_corrections(curve.background, scorers, val.image_embeds, answers),
+        *measure_baselines(model, names, val.image_embeds, answers),
+        *measure_corrections(model, calibration, names, val.image_embeds, answers),
     ]
     rows = [(name, *row) for row in rows]
-    if not stored:
-        rows += [(f"{name}, examples/photos", *row) for row in measure_examples(model, curve)]
+    rows += [(f"{name}, examples/photos", *row) for row in measure_examples(model, calibration)]
     earlier = [tuple(row.values()) for row in read_results("tagging.csv")]
     earlier = [row for row in earlier if row[0].partition(",")[0] != name]
     write_results("tagging.csv", COLUMNS, [*earlier, *rows])
-    if not stored:
-        groups = measure_groups(data / "flickr8k-val", val.captions)
-        write_results("tag_groups.csv", GROUP_COLUMNS, groups)
+    groups = measure_groups(data / "flickr8k-val", model, val.captions)
+    write_results("tag_groups.csv", GROUP_COLUMNS, groups)
 
 
-def read_pictures(model: Encoder, folder: Path, image_embeds: Float32Array | None) -> Pictures:
+def read_pictures(model: Encoder, folder: Path) -> Pictures:
     source = open_source(folder)
     pairs = [source[number] for number in range(len(source))]
-    if image_embeds is None:
-        image_embeds = model.encode_image([pair.picture for pair in pairs])
-    finite = np.isfinite(image_embeds.sum(axis=1))  # embeds from elsewhere may be incomplete
-    captions = [pair.captions for pair, valid in zip(pairs, list(finite), strict=True) if valid]
-    return Pictures(image_embeds[finite], captions)
+    image_embeds = model.encode_image([pair.picture for pair in pairs])
+    return Pictures(image_embeds, [pair.captions for pair in pairs])
 
 
-def embed_names(model: Encoder, names: Sequence[str]) -> Float32Array:
-    """Return the embeds of tags of the shipped vocabulary [tags, embed_dim]."""
-    vocabulary = read_vocabulary()
-    tags = [vocabulary.find(name) for name in names]
-    return embed_tags(model, [tag for tag in tags if tag is not None])
+def find_tag(name: str) -> Tag | None:
+    """Return the tag of the shipped vocabulary."""
+    return read_vocabulary().find(name)
+
+
+def find_tags(names: Sequence[str]) -> list[Tag]:
+    """Return the tags of these names that the shipped vocabulary has."""
+    return [tag for name in names if (tag := find_tag(name)) is not None]
 
 
 # --- scores --------------------------------------------------------------------------------------
@@ -184,45 +167,16 @@ class Scores:
         return Scores(self.order[pictures], self.probability[pictures], self.assigned[pictures])
 
 
-@dataclass(frozen=True)
-class Scorer:
-    """Log-odds of pictures by tags, and the cut-offs of each tag by requested precision."""
-
-    method: str
-    logits: Float64Array
-    cutoffs: dict[float, Float64Array]
-
-
-def score_fitted(curve: TagCurve, tag_embeds: Float32Array, image_embeds: Float32Array) -> Scorer:
-    """Score tags by the curve that was fitted on them."""
-    count = len(tag_embeds)
-    logits = curve.logits(tag_embeds, image_embeds, np.ones(count, bool))
-    cutoffs = {p: np.full(count, curve.fitted.cutoff(p)) for p in PRECISIONS}
-    return Scorer("twotower", logits, cutoffs)
-
-
-def score_new(
-    model: Encoder,
-    background: Background,
-    train: Pictures,
-    names: Sequence[str],
-    tag_embeds: Float32Array,
-    image_embeds: Float32Array,
-) -> Scorer:
-    """Score each tag by a curve that was fitted without it."""
-    logits = np.zeros((len(image_embeds), len(names)))
-    cutoffs = {precision: np.zeros(len(names)) for precision in PRECISIONS}
-    folds = np.arange(len(names)) % FOLDS
-    for fold in range(FOLDS):
-        columns = np.flatnonzero(folds == fold)
-        without = frozenset(names[column] for column in columns.tolist())
-        curve = fit_tags(model, background, [train], without)
-        assert curve is not None
-        fitted = np.zeros(len(columns), bool)
-        logits[:, columns] = curve.logits(tag_embeds[columns], image_embeds, fitted)
-        for precision in PRECISIONS:
-            cutoffs[precision][columns] = curve.unfitted.cutoff(precision)
-    return Scorer("twotower, new tags", logits, cutoffs)
+def tag_logits(
+    model: Encoder, calibration: Calibration, names: Sequence[str], image_embeds: Float32Array
+) -> Float64Array:
+    """Return the log-odds [n, tags] of pictures by tags."""
+    tags = find_tags(names)
+    texts = [
+        calibration.text.prepare(tag.names, embed)
+        for tag, embed in zip(tags, embed_tags(model, tags), strict=True)
+    ]
+    return calibration.text.logits(texts, image_embeds)
 
 
 def score_baselines(
@@ -242,16 +196,17 @@ def score_baselines(
 
 
 def measure_baselines(
-    scale: float, tag_embeds: Float32Array, image_embeds: Float32Array, answers: Answers
+    model: Encoder, names: Sequence[str], image_embeds: Float32Array, answers: Answers
 ) -> Iterator[tuple[str, ...]]:
-    for name, scores in score_baselines(scale, tag_embeds, image_embeds).items():
+    tag_embeds = embed_tags(model, find_tags(names))
+    for name, scores in score_baselines(model.logit_scale, tag_embeds, image_embeds).items():
         tested = [(scores.take(half), answers[half]) for _, half in halves(len(answers))]
         yield (name, "", "", *summarize(tested))
 
 
-def measure_examples(model: Encoder, curve: TagCurve) -> Iterator[tuple[str, ...]]:
-    """Measure baselines and fitted tags on the example photographs, all together."""
-    names = sorted(curve.names)
+def measure_examples(model: Encoder, calibration: Calibration) -> Iterator[tuple[str, ...]]:
+    """Measure baselines and tags on the example photographs, all together."""
+    names = sorted(name for name, _ in read_captioned() if find_tag(name))
     with EXAMPLE_TAGS.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     answers = np.zeros((len(rows), len(names)), np.int8)
@@ -261,34 +216,34 @@ def measure_examples(model: Encoder, curve: TagCurve) -> Iterator[tuple[str, ...
             picture[tags] = answer
     photos = ROOT / "examples" / "photos"
     image_embeds = model.encode_image([photos / row["file"] for row in rows])
-    tag_embeds = embed_names(model, names)
+    tag_embeds = embed_tags(model, find_tags(names))
     for name, scores in score_baselines(model.logit_scale, tag_embeds, image_embeds).items():
         yield (name, "", "", *summarize([(scores, answers)]))
-    logits = curve.logits(tag_embeds, image_embeds, np.ones(len(names), bool))
-    p = 1 / (1 + np.exp(-logits))
+    p = 1 / (1 + np.exp(-tag_logits(model, calibration, names, image_embeds)))
     for precision in PRECISIONS:
-        scores = Scores(p, p, p >= curve.fitted.cutoff(precision))
+        scores = Scores(p, p, p >= calibration.tag_cutoff(precision))
         yield ("twotower", f"{precision:.1f}", "0", *summarize([(scores, answers)]))
 
 
 def measure_corrections(
-    background: Background,
-    scorers: Sequence[Scorer],
+    model: Encoder,
+    calibration: Calibration,
+    names: Sequence[str],
     image_embeds: Float32Array,
     answers: Answers,
 ) -> Iterator[tuple[str, ...]]:
-    """Measure each scorer before and after corrections."""
-    for scorer in scorers:
-        for count in CORRECTIONS:
-            corrected = list(
-                correct_halves(background, scorer.logits, image_embeds, answers, count)
-            )
-            for precision in PRECISIONS:
-                cutoffs = scorer.cutoffs[precision]
-                if count >= TRUSTED_CORRECTIONS:
-                    cutoffs = np.minimum(cutoffs, precision)
-                tested = [(Scores(p, p, p >= cutoffs), truth) for p, truth in corrected]
-                yield (scorer.method, f"{precision:.1f}", str(count), *summarize(tested))
+    """Measure tags before and after corrections."""
+    logits = tag_logits(model, calibration, names, image_embeds)
+    for count in CORRECTIONS:
+        corrected = list(
+            correct_halves(calibration.background, logits, image_embeds, answers, count)
+        )
+        for precision in PRECISIONS:
+            cutoff = calibration.tag_cutoff(precision)
+            if count >= TRUSTED_CORRECTIONS:
+                cutoff = min(cutoff, precision)
+            tested = [(Scores(p, p, p >= cutoff), truth) for p, truth in corrected]
+            yield ("twotower", f"{precision:.1f}", str(count), *summarize(tested))
 
 
 def correct_halves(
@@ -357,9 +312,11 @@ def average_precision(scores: NDArray[np.floating], correct: BoolArray) -> float
 # --- groups --------------------------------------------------------------------------------------
 
 
-def measure_groups(folder: Path, captions: Sequence[Sequence[str]]) -> Iterator[tuple[str, ...]]:
+def measure_groups(
+    folder: Path, model: Encoder, captions: Sequence[Sequence[str]]
+) -> Iterator[tuple[str, ...]]:
     """Compare the groups of the shipped vocabulary, as `Tagger` tags them, with captions."""
-    tagger, probabilities = tag_groups(folder)
+    tagger, probabilities = tag_groups(folder, model)
     for group, members in GROUPS.items():
         decisive = np.array([decisive_member(texts, list(members.values())) for texts in captions])
         columns = [
@@ -382,11 +339,12 @@ def measure_groups(folder: Path, captions: Sequence[Sequence[str]]) -> Iterator[
             )
 
 
-def tag_groups(folder: Path) -> tuple[Tagger, Float64Array]:
+def tag_groups(folder: Path, model: Encoder) -> tuple[Tagger, Float64Array]:
     """Return a tagger of the groups, and the probabilities of pictures by tags, in file order."""
     source = open_source(folder)
     with tempfile.TemporaryDirectory() as scratch:
-        library = Library(folder, location=Path(scratch) / "library")
+        location = Path(scratch) / "library"
+        library = Library(folder, model=model.directory, location=location)
         library.index()
         vocabulary = read_vocabulary()
         paths = [tag.path for tag in vocabulary.tags if set(tag.path) & set(GROUPS)]
