@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 
-from tests.calibration.worlds import WordEncoder, captioned_source, named_source
+from tests.calibration.worlds import DIM, WordEncoder, captioned_source, named_source
 from twotower.calibration.curves import LogisticCurve, TextCurves
 from twotower.calibration.fit import measure_competitors
 from twotower.tagging.fit_tags import (
     PRECISIONS,
     TagAnswers,
-    captioned_answers,
+    balanced,
+    captioned_tags_of,
     even_rows,
     measure_tags,
-    named_answers,
+    named_tags,
     precision_cutoffs,
 )
 
@@ -21,22 +22,30 @@ BEACH = ("the beach", "a sandy beach", "waves at a beach")
 
 
 def test_frequent_tags_are_measured_on_as_many_pictures_without_them() -> None:
-    decided = {tag.name: answers for tag, answers in captioned_answers([PEOPLE] * 9 + [BEACH] * 3)}
-    people = decided["person"]
-    assert (people == 1).sum() == (people == 0).sum() == 3
-    assert (people == -1).sum() == 6
-    beach = decided["beach"]
-    assert (beach == 1).sum() == 3 and (beach == 0).sum() == 9
+    decided = captioned_tags_of(WordEncoder(), [PEOPLE] * 9 + [BEACH] * 3)
+    answers = {entry.tag.name: entry.answers for entry in decided}
+    assert (answers["person"] == 1).sum() == (answers["person"] == 0).sum() == 3
+    assert (answers["person"] == -1).sum() == 6
+    assert (answers["beach"] == 1).sum() == 3 and (answers["beach"] == 0).sum() == 9
+
+
+def test_answers_are_balanced() -> None:
+    assert balanced(np.array([1, 1, 0, 1, -1, 1, 1, 0, 1], np.int8)).tolist() == (
+        [1, -1, 0, -1, -1, -1, -1, 0, 1]
+    )
+    rare = np.array([1, 0, -1, 0, 0], np.int8)
+    assert balanced(rare).tolist() == rare.tolist()
+    assert balanced(np.ones(3, np.int8)).tolist() == [-1, -1, -1]
 
 
 def test_names_decide_tags_of_their_own_kinds() -> None:
-    decided = {
-        tag.name: answers.tolist() for tag, answers in named_answers([("terrier",), ("guitar",)])
-    }
-    assert decided["dog"] == [1, 0]
-    assert decided["guitar"] == [0, 1]
-    assert "person" not in decided, "may stand beside any dog"
-    assert "blurry" not in decided and "screenshot" not in decided
+    decided = named_tags(WordEncoder(), [("beagle",), ("guitar",), ("banana",)])
+    answers = {entry.tag.name: entry.answers.tolist() for entry in decided}
+    assert answers["dog"] == [1, 0, 0]
+    assert answers["guitar"] == [0, 1, 0]
+    assert "person" not in answers, "may stand beside any dog"
+    assert "blurry" not in answers and "screenshot" not in answers
+    assert all(entry.embed.shape == (DIM,) for entry in decided)
 
 
 def test_rows_are_evenly_spaced() -> None:
@@ -45,27 +54,39 @@ def test_rows_are_evenly_spaced() -> None:
     assert even_rows(0, 5).tolist() == [] and even_rows(5, 0).tolist() == []
 
 
+def made_up_answers(seed: int, exponent: float = 3) -> TagAnswers:
+    """Return answers with true probabilities."""
+    random = np.random.default_rng(seed)
+    probabilities = random.uniform(0, 1, 50_000) ** exponent
+    return TagAnswers(probabilities, random.random(50_000) < probabilities)
+
+
 def test_cutoffs_reach_the_precision_with_a_margin() -> None:
-    random = np.random.default_rng(0)
-    sources = []
-    for _ in range(4):
-        probabilities = random.uniform(0, 1, 50_000) ** 3
-        sources.append(TagAnswers(probabilities, random.random(50_000) < probabilities))
-    cutoffs = dict(precision_cutoffs(sources))
-    probabilities = np.concatenate([source.probabilities for source in sources])
-    answers = np.concatenate([source.answers for source in sources])
+    source = made_up_answers(0)
+    cutoffs = dict(precision_cutoffs([source]))
     for precision in (0.6, 0.7, 0.8, 0.9):
-        share = answers[probabilities >= cutoffs[precision]].mean()
-        assert precision < share < precision + 0.1
+        share = source.answers[source.probabilities >= cutoffs[precision]].mean()
+        assert precision < share < precision + 0.02
     assert sorted(cutoffs.values()) == list(cutoffs.values())
     assert set(cutoffs) <= set(PRECISIONS)
 
 
-def test_a_few_right_tags_do_not_suffice_for_a_precision() -> None:
+def test_the_median_source_decides() -> None:
+    usual = made_up_answers(0)
+    easy = TagAnswers(usual.probabilities, usual.probabilities > 0.1)
+    wrong = TagAnswers(usual.probabilities, usual.probabilities < 0.05)
+    assert precision_cutoffs([easy, usual, wrong]) == precision_cutoffs([usual])
+    cutoffs = dict(precision_cutoffs([wrong, wrong, usual]))
+    assert max(cutoffs, default=0) < 0.9, "most sources never reach it"
+
+
+def test_a_few_right_tags_do_not_suffice() -> None:
     few = TagAnswers(np.array([0.9, 0.8, 0.1, 0.1]), np.array([True, True, False, False]))
-    assert max(precision for precision, _ in precision_cutoffs([few])) < 0.9
-    wrong = TagAnswers(np.linspace(0, 1, 20), np.zeros(20, bool))
-    assert precision_cutoffs([wrong]) == []
+    assert precision_cutoffs([few]) == []
+    at_the_top = np.linspace(1, 0, 1000)
+    some = TagAnswers(at_the_top, np.arange(1000) % 3 == 0)
+    some.answers[:3] = True
+    assert max(precision for precision, _ in precision_cutoffs([some])) < 0.9
     assert precision_cutoffs([TagAnswers(np.zeros(0), np.zeros(0, bool))]) == []
 
 
