@@ -186,7 +186,7 @@ class Library:
         vocabulary: Vocabulary,
         *,
         folder: Path | None = None,
-        precision: float = 0.9,
+        precision: float = 0.8,
         report: ReportProgress = ignore_progress,
     ) -> TagResult:
         """Decide the tags of pictures; nothing is written. See `twotower.tagging.tag.tag`."""

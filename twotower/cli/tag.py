@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from twotower.tagging.tag import TagResult
     from twotower.tagging.vocabulary import TagPath, Vocabulary
 
-PRECISION = 0.9
+PRECISION = 0.8
 MAX_SHOWN_TAGS = 8  # on a line
 PAGE_SUFFIXES = (".html", ".htm")
 
@@ -53,7 +53,7 @@ def add_commands(commands: Commands) -> None:
         "--precision",
         type=share,
         default=PRECISION,
-        help="the share of assigned tags that shall be right (0.9)",
+        help="the share of assigned tags that shall be right (0.8)",
     )
     command.add_argument("--dry-run", action="store_true", help="print the tags, write no sidecars")
     command.add_argument("--json", action="store_true", help="print one JSON array")

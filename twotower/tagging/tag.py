@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from twotower.index.schema import PictureRecord
     from twotower.metadata.sidecars import WriteReport
 
-DEFAULT_PRECISION = 0.9
+DEFAULT_PRECISION = 0.8
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Tagger:
         self,
         index: Index,
         vocabulary: Vocabulary,
-        precision: float = 0.9,
+        precision: float = 0.8,
         report: ReportProgress = ignore_progress,
     ) -> None:
         """Embed the vocabulary and learn from the corrections.
