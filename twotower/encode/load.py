@@ -49,7 +49,7 @@ def find_source(model: str | Path | None) -> Path:
     """Return the file or directory of a model in any format; download it if necessary."""
     model = DEFAULT_MODEL if model is None else model
     if name := bundled_name(model):
-        return _bundled_folder(name)
+        return BUNDLED / BUNDLED_MODELS[name]
     if str(model).startswith(HUB_PREFIX):
         return _download(str(model).removeprefix(HUB_PREFIX))
     path = Path(model).expanduser()
@@ -63,15 +63,6 @@ def bundled_name(model: str | Path) -> str | None:
     return next(
         (name for name, short in BUNDLED_MODELS.items() if str(model) in (name, short)), None
     )
-
-
-def _bundled_folder(name: str) -> Path:
-    folder = BUNDLED / BUNDLED_MODELS[name]
-    if folder.is_dir():
-        return folder
-    if name == "twotower-small":  # until its weights are moved
-        return BUNDLED
-    raise ModelError(name, "not in this package yet", "use twotower-small")
 
 
 def _suggestion(path: Path) -> str:
