@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from safetensors.numpy import save
 
 from twotower.arrays import BoolArray, Float32Array, Float64Array, Int64Array, normalize
 from twotower.calibration.background import background_texts
-from twotower.calibration.captions import content_words, singular
+from twotower.calibration.captions import singular
 from twotower.encode.golden import read_golden
 from twotower.files import atomic_write
 
@@ -36,7 +37,7 @@ NAME_TEMPLATES = ("{}", "a photo of a {}.")
 
 NEAREST = 64  # competitors of each picture that are kept; more are hardly ever related to one query
 RIVALS = 10  # nearest competitors that a query is compared with
-SYNONYM_COSINE = 0.6  # from which a competitor means the same as a query, after centring
+SYNONYM_COSINE = 0.75  # from which a competitor means the same as a query, after centring
 COSINE_UNIT = 0.01  # one logit of CLIP
 
 
@@ -131,8 +132,8 @@ class Competitors:
     def related_words(self, names: Sequence[str], embed: Float32Array) -> BoolArray:
         """Return which words [w] may mean the same as a query.
 
-        They are those that the query names, kinds of these, what these are kinds of, and words
-        whose embeds are similar.
+        They are kinds of the query, the words in it, what these are kinds of, and words whose
+        embeds are similar.
 
         Args:
             names: the query, and other names of the same thing.
@@ -140,12 +141,12 @@ class Competitors:
         """
         related = self._similar_words(embed)
         by_name, by_kind = _rows()
-        named = {part for name in names for part in _named(name)}
-        for name in named:
-            related[by_kind.get(name, [])] = True
-            if (row := by_name.get(name)) is not None:
-                kinds = competing_words()[row].kinds
-                related[[row, *(by_name[kind] for kind in kinds if kind in by_name)]] = True
+        for name in names:
+            related[by_kind.get(plain_name(name), [])] = True
+            for word in _words_of(name):
+                if (row := by_name.get(word)) is not None:
+                    kinds = competing_words()[row].kinds
+                    related[[row, *(by_name[kind] for kind in kinds if kind in by_name)]] = True
         return related
 
     def related_captions(self, embed: Float32Array) -> BoolArray:
@@ -176,12 +177,17 @@ def _similar(centred: Float32Array, mean: Float32Array, embed: Float32Array) -> 
     return np.asarray(centred @ normalize((embed - mean)[None])[0] > SYNONYM_COSINE)
 
 
-def _named(text: str) -> set[str]:
-    """Return the words of a text and pairs of adjacent ones, in the singular."""
-    words = re.findall(r"[a-z]+", text.lower())
-    ends = [*map(singular, words)]
-    pairs = {f"{first} {second}" for first, second in zip(words, ends[1:], strict=False)}
-    return {*words, *ends, *pairs, *content_words(text), text.lower().strip()}
+def plain_name(name: str) -> str:
+    """Return a name in lower case, without an article, its last word in the singular."""
+    words = re.sub(r"^(a|an|the|some) (?=.)", "", re.sub(r"[\s_-]+", " ", name.strip().lower()))
+    *first, last = words.split() or [""]
+    return " ".join([*first, singular(last)])
+
+
+def _words_of(text: str) -> set[str]:
+    """Return the words of a text and pairs of adjacent ones, in the singular, and the whole."""
+    words = [*map(singular, re.findall(r"[a-z]+", text.lower()))]
+    return {plain_name(text), *words, *map(" ".join, pairwise(words))}
 
 
 # --- embeds --------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.arrays import Float32Array, normalize
-from twotower.calibration.captions import Captions, LabelledQuery, singular
-from twotower.calibration.competitors import competing_words, kinds_of
+from twotower.calibration.captions import Captions, LabelledQuery
+from twotower.calibration.competitors import competing_words, kinds_of, plain_name
 from twotower.encode.prompts import EVERYDAY_WORDS
 
 # A picture that is named after something else hardly ever shows one of these besides, as it may
@@ -126,9 +126,3 @@ def absent_names(pictures: NamedPictures, random: np.random.Generator) -> list[L
 def specific_words() -> list[str]:
     """Return the competing words that a picture hardly shows without being named after them."""
     return [word.name for word in competing_words() if word.kinds & SPECIFIC]
-
-
-def plain_name(name: str) -> str:
-    """Return a name in lower case, with single spaces, and its last word in the singular."""
-    words = name.lower().replace("_", " ").replace("-", " ").split()
-    return " ".join([*words[:-1], *map(singular, words[-1:])])
