@@ -13,7 +13,8 @@ from twotower.version import __version__
 if TYPE_CHECKING:
     from twotower.asking.answer import Answered
     from twotower.asking.ask import ask
-    from twotower.encode.classify import Classified, Label, classify, zero_shot_classifier
+    from twotower.asking.classify import Classified, Label, classify
+    from twotower.encode.classify import zero_shot_classifier
     from twotower.encode.convert import convert
     from twotower.encode.encoder import Encoder
     from twotower.encode.load import load
@@ -29,16 +30,16 @@ if TYPE_CHECKING:
 _MODULES = {
     "Answered": "asking.answer",
     "CLIPConfig": "model.config",
-    "Classified": "encode.classify",
+    "Classified": "asking.classify",
     "EncodedPicture": "encode.stream",
     "Encoder": "encode.encoder",
     "Hit": "search.hits",
-    "Label": "encode.classify",
+    "Label": "asking.classify",
     "Library": "library",
     "PictureError": "errors",
     "TwotowerError": "errors",
     "ask": "asking.ask",
-    "classify": "encode.classify",
+    "classify": "asking.classify",
     "convert": "encode.convert",
     "fit": "train.finetune.fit",
     "load": "encode.load",

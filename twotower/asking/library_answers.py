@@ -2,7 +2,7 @@
 
 The thing is searched with its cut-off; dates, places and cameras come from the catalog. A count has
 two answers, and both are reported: the pictures above the cut-off, and the expected number, which
-is the sum of the probabilities of all pictures. Pictures found by their names alone are listed
+is the sum of the probabilities of all pictures, as a search judges them. Pictures found by their names alone are listed
 after those that show the thing, and are not counted.
 """
 
@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from twotower.arrays import Float32Array, Int64Array
-from twotower.asking.english import with_article
 from twotower.asking.library_questions import LibraryQuestion, parse_library_question
-from twotower.asking.zero_shot import EVERYDAY_STATEMENTS
+from twotower.calibration.curves import JudgedText, TextCurves, embed_queries
 from twotower.errors import QuestionError
 from twotower.search.hits import Hit, SearchResult
 from twotower.search.query import Query, parse_query
@@ -31,12 +30,9 @@ if TYPE_CHECKING:
     from twotower.index.index import Index
     from twotower.index.schema import PictureRecord
 
-# The probability that a picture shows a thing: a logistic curve as in `zero_shot.py`, at the rate
-# at which words that captions agree on occur. COUNT_LOG_SD is the standard deviation of the
-# logarithm of the true count from that of the expected one. Fitted by
-# `benchmarks/quality/asking.py --fit` on flickr8k-val with the third bundled model.
-DEVIATION_SLOPE, INTERCEPT = 1.15, -5.42
-COUNT_LOG_SD = 1.09
+# The standard deviation of the logarithm of the true count from that of the expected one, fitted by
+# `benchmarks/quality/asking.py --fit` on flickr8k-val.
+COUNT_LOG_SD = 1.25
 Z90 = 1.645  # 90 % of a normal distribution are within this many standard deviations
 CHUNK_SIZE = 50_000  # pictures whose vectors are in memory at once
 CELL_DEGREES = 0.1  # latitude and longitude that count as one place
@@ -190,28 +186,17 @@ def _undated(index: Index, question: LibraryQuestion) -> tuple[str, ...]:
 
 def _expected_matches(index: Index, thing: str, ids: Int64Array) -> float:
     """Return the expected number of the pictures `ids` that show a thing."""
-    statement = f"a photo of {with_article(thing)}."
-    embeds = index.encoder.encode_text([statement, *EVERYDAY_STATEMENTS])
-    expected = 0.0
-    for start in range(0, len(ids), CHUNK_SIZE):
-        image_embeds = index.vectors.get(ids[start : start + CHUNK_SIZE])
-        expected += expected_count(image_embeds, embeds[0], embeds[1:])
-    return expected
+    curves = index.calibration.text
+    text = curves.prepare([thing], embed_queries(index.encoder, [thing])[0])
+    return sum(
+        expected_count(curves, text, index.vectors.get(ids[start : start + CHUNK_SIZE]))
+        for start in range(0, len(ids), CHUNK_SIZE)
+    )
 
 
-def expected_count(
-    image_embeds: Float32Array, statement: Float32Array, everyday: Float32Array
-) -> float:
-    """Return the sum of the probabilities that a statement is true of pictures.
-
-    Args:
-        image_embeds: of the pictures [n, embed_dim].
-        statement: its text_embeds [embed_dim].
-        everyday: text_embeds of everyday words [m, embed_dim].
-    """
-    scores = image_embeds @ everyday.T
-    deviations = (image_embeds @ statement - scores.mean(axis=1)) / scores.std(axis=1)
-    return float((1 / (1 + np.exp(-(DEVIATION_SLOPE * deviations + INTERCEPT)))).sum())
+def expected_count(curves: TextCurves, text: JudgedText, image_embeds: Float32Array) -> float:
+    """Return the sum of the probabilities that pictures [n, embed_dim] show what a text says."""
+    return float((1 / (1 + np.exp(-curves.logits([text], image_embeds)))).sum())
 
 
 def count_interval(expected: float, total: int) -> tuple[int, int]:

@@ -61,6 +61,12 @@ def opposite_of(statement: str) -> str:
     return ""
 
 
+def names_thing(statement: str) -> bool:
+    """Return whether a statement only names a thing: a photo of a dog, but not of a brown dog."""
+    match = re.fullmatch(r"a photo of (?:an? )?(\w+)(?: (?!\w+ing\b)\w+)?\.", statement)
+    return match is not None and match[1] not in answer_types().answers["colour"]
+
+
 def rivals_of(statement: str) -> tuple[str, ...]:
     """Return statements about things easily mistaken for the one named: for a dog, each other
     animal.

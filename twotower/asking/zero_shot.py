@@ -4,13 +4,17 @@ A softmax over the statements of several answers gives their probabilities. Whet
 statement is true needs a comparison: with the opposite statement, or with everyday words. The
 cosines of this picture with those tell how high the statement's cosine is, in standard deviations.
 A logistic curve over that, and over how much higher a rival is (a cat, where the question is about
-a dog), gives the probability. If a trained head is stored with the model, it chooses the answer to
-the kinds of questions that it learned.
+a dog), gives the probability; statements that say more than what is there ("the dog is running")
+have a flatter curve. Captions also name what stands out little, such as the grass under a dog, so
+this is right more often than the curve of search and tags, which is over the distance from the best
+competing word (docs/measurements/asking.md). If a trained head is stored with the model, it chooses
+the answer to the kinds of questions that it learned.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,16 +25,34 @@ from twotower.asking.answer import Answered, Reply
 from twotower.asking.english import with_article
 from twotower.asking.head import Head, head_of
 from twotower.asking.questions import Question, normalize_question, parse_question
+from twotower.asking.statements import names_thing
 from twotower.encode.encoder import Encoder
 from twotower.encode.prompts import EVERYDAY_WORDS
 from twotower.encode.stream import EncodedPicture, encode_stream
 from twotower.errors import QuestionError
 from twotower.inputs.pictures import Picture
 
-# A logistic curve over deviations, fitted by `benchmarks/quality/asking.py --fit` on questions from
-# flickr8k-val with the third bundled model. (That model was trained on flickr8k-train, where true
-# statements stand out too far.) Deviations are much the same for other models.
-DEVIATION_SLOPE, RIVAL_SLOPE, INTERCEPT = 1.38, 0.91, -1.33
+
+@dataclass(frozen=True)
+class StatementCurve:
+    """A logistic curve over deviations from everyday words.
+
+    Attributes:
+        slope: for the deviation of a statement.
+        rival_slope: for how much higher its best rival is.
+        intercept: the log-odds of a statement that is no higher than everyday words.
+    """
+
+    slope: float
+    rival_slope: float
+    intercept: float
+
+
+# Fitted by `benchmarks/quality/asking.py --fit` on questions from flickr8k-val. Deviations are much
+# the same for all models.
+THING_CURVE = StatementCurve(1.74, 1.13, -2.05)  # for "there is a dog"
+STATEMENT_CURVE = StatementCurve(0.41, 0.0, -0.61)  # for "the dog is running", "a red car"
+OPPOSITE_SLOPE = 1.38  # for how much higher a statement is than its opposite
 MIN_PROBABILITY_OF_TWO = 0.65  # of a sure reply, if two answers are possible
 MIN_PROBABILITY = 0.5  # if more are
 COUNT_PRIOR_LOG_ODDS = np.log(9)  # of at least one: who counts things presumes that there are some
@@ -38,6 +60,7 @@ COUNT_PRIOR_LOG_ODDS = np.log(9)  # of at least one: who counts things presumes 
 # alone hardly tells these numbers apart.
 COUNT_LOG_PRIOR = np.log([0.36, 0.49, 0.11, 0.03, 0.01])
 HEAD_KINDS = ("colour", "activity")  # questions that the bundled head answers better
+MIN_SPREAD = 1e-6  # of the cosines with everyday words
 EVERYDAY_STATEMENTS = tuple(f"a photo of {with_article(word)}." for word in EVERYDAY_WORDS)
 
 
@@ -163,9 +186,10 @@ class Answerer:
     ) -> tuple[list[Reply], bool]:
         score, rivals = float(scores[0]), scores[1:]
         if self.question.opposite:
-            yes = statement_probability(score, everyday_scores, opposite=float(rivals[0]))
+            yes = opposite_probability(score, float(rivals[0]), everyday_scores)
         else:
-            yes = statement_probability(score, everyday_scores, rivals)
+            curve = curve_of(self.question.statement)
+            yes = statement_probability(score, everyday_scores, curve, rivals)
         if self.question.negated:
             yes = 1 - yes
         replies = _ranked(["yes", "no"], np.array([yes, 1 - yes]))
@@ -192,11 +216,16 @@ def _statements(question: Question) -> list[str]:
     return question.statements()
 
 
+def curve_of(statement: str) -> StatementCurve:
+    """Return the curve that judges a statement."""
+    return THING_CURVE if names_thing(statement) else STATEMENT_CURVE
+
+
 def statement_probability(
     score: float,
     everyday_scores: NDArray[np.floating[Any]],
+    curve: StatementCurve = THING_CURVE,
     rivals: Sequence[float] | Float64Array = (),
-    opposite: float | None = None,
     log_odds: float = 0.0,
 ) -> float:
     """Return the probability that a statement about a picture is true.
@@ -205,20 +234,30 @@ def statement_probability(
         score: its cosine.
         everyday_scores: cosines of the picture with everyday words.
         rivals: cosines of statements about things easily mistaken for its thing.
-        opposite: the cosine of the opposite statement; if given, only this is compared.
         log_odds: prior log-odds.
     """
-    spread = max(float(everyday_scores.std()), 1e-6)
-    if opposite is not None:
-        logit = DEVIATION_SLOPE * (score - opposite) / spread
-    else:
-        ahead = max(0.0, *(float(rival) - score for rival in rivals)) if len(rivals) else 0.0
-        logit = (
-            DEVIATION_SLOPE * (score - float(everyday_scores.mean())) / spread
-            - RIVAL_SLOPE * ahead / spread
-            + INTERCEPT
-        )
-    return float(1 / (1 + np.exp(-np.clip(logit + log_odds, -50, 50))))
+    spread = max(float(everyday_scores.std()), MIN_SPREAD)
+    ahead = max(0.0, *(float(rival) - score for rival in rivals)) if len(rivals) else 0.0
+    deviation = (score - float(everyday_scores.mean())) / spread
+    logit = curve.slope * deviation - curve.rival_slope * ahead / spread + curve.intercept
+    return _sigmoid(logit + log_odds)
+
+
+def opposite_probability(
+    score: float, opposite: float, everyday_scores: NDArray[np.floating[Any]]
+) -> float:
+    """Return the probability that a statement is true, and its opposite is not.
+
+    Args:
+        score, opposite: their cosines.
+        everyday_scores: cosines of the picture with everyday words.
+    """
+    spread = max(float(everyday_scores.std()), MIN_SPREAD)
+    return _sigmoid(OPPOSITE_SLOPE * (score - opposite) / spread)
+
+
+def _sigmoid(logit: float) -> float:
+    return float(1 / (1 + np.exp(-np.clip(logit, -50, 50))))
 
 
 def _parse(text: str, answers: Sequence[str]) -> Question | QuestionError:

@@ -20,11 +20,15 @@ import numpy as np
 
 from twotower.arrays import Float32Array
 from twotower.calibration.background import Background, measure_background
-from twotower.calibration.competitors import Competitors, require_competitors
+from twotower.calibration.competitors import (
+    Competitors,
+    competitors_key,
+    require_competitors,
+)
 from twotower.calibration.curves import LogisticCurve, TextCurves
 from twotower.encode.golden import golden_hash
 from twotower.errors import CalibrationError
-from twotower.files import atomic_write
+from twotower.files import atomic_write, cache_folder
 
 if TYPE_CHECKING:
     from twotower.encode.encoder import Encoder
@@ -177,6 +181,21 @@ def require_calibration(
     with contextlib.suppress(OSError):
         write_calibration(calibration, folder)
     return calibration
+
+
+def text_curves(encoder: Encoder) -> TextCurves:
+    """Return the curves that judge texts without a library: of the model's calibration, or typical.
+
+    Raises:
+        CalibrationError: the model's calibration is damaged.
+    """
+    folder = cache_folder() / "competitors" / competitors_key(encoder)
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    calibration = read_calibration(encoder, cache=folder)
+    if calibration is not None:
+        return calibration.text
+    return TextCurves(require_competitors(encoder, folder), TYPICAL_NAME, TYPICAL_PHRASE)
 
 
 def estimate(

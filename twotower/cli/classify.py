@@ -21,7 +21,7 @@ from twotower.cli.output import (
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
-    from twotower.encode.classify import Classified
+    from twotower.asking.classify import Classified
 
 
 def add_commands(commands: Commands) -> None:
@@ -45,7 +45,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def run_classify(arguments: argparse.Namespace) -> int:
-    from twotower.encode.classify import classify
+    from twotower.asking.classify import classify
     from twotower.encode.load import load
     from twotower.inputs.pictures import find_pictures
 

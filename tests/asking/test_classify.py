@@ -1,14 +1,25 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from twotower.arrays import normalize
-from twotower.encode.classify import classify, to_probabilities, zero_shot_classifier
+from twotower.asking.classify import LABEL_PRIOR_LOG_ODDS, classify
+from twotower.calibration.calibration import text_curves
+from twotower.calibration.curves import embed_queries
+from twotower.encode.classify import to_probabilities, zero_shot_classifier
 from twotower.encode.encoder import Encoder
 from twotower.errors import LabelError
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TWOTOWER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +62,23 @@ def test_sigmoid_models_judge_each_label_alone(encoder: Encoder) -> None:
     )
 
 
-def test_none_takes_what_everyday_words_take(encoder: Encoder) -> None:
-    for answer in classify(pictures(), ["cat", "dog"], model=encoder, none=True):
+def test_none_of_these_is_judged_as_a_search_judges_the_best_label(encoder: Encoder) -> None:
+    curves = text_curves(encoder)
+    embeds = dict(zip(["cat", "dog"], embed_queries(encoder, ["cat", "dog"]), strict=True))
+    alone = classify(pictures(), ["cat", "dog"], model=encoder)
+    for plain, answer in zip(
+        alone, classify(pictures(), ["cat", "dog"], model=encoder, none=True), strict=True
+    ):
         labels = {label.label: label.probability for label in answer.labels}
         assert set(labels) == {"cat", "dog", "none of these"}
-        assert sum(labels.values()) == pytest.approx(1, abs=1e-5)
+        best = plain.labels[0].label
+        [image_embeds] = encoder.encode_image([answer.source])
+        judged = curves.prepare([best], embeds[best])
+        logit = curves.logits([judged], image_embeds[None])[0, 0] + LABEL_PRIOR_LOG_ODDS
+        none = 1 / (1 + np.exp(logit))
+        assert labels["none of these"] == pytest.approx(none, abs=1e-4)
+        for label in plain.labels:
+            assert labels[label.label] == pytest.approx(label.probability * (1 - none), abs=1e-4)
 
 
 def test_top_and_order(encoder: Encoder) -> None:
