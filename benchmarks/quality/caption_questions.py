@@ -3,7 +3,8 @@
     python benchmarks/quality/caption_questions.py ../shared/data/flickr8k-train FOLDER
 
 writes the training set of the bundled head, for `twotower train vqa`: pictures and a table of
-questions, for which two captions of five must agree, most of them rephrased.
+questions of the kinds that `ask` passes to a head, for which two captions of five must agree, most
+of them rephrased.
 
 The rules are strict, so that few answers are wrong. Captions are not answers to these questions:
 they contain only what people mention unprompted. Results on these questions are called "derived".
@@ -23,6 +24,7 @@ import numpy as np
 
 from twotower.asking.answer_types import answer_types
 from twotower.asking.english import NUMBERS, with_article
+from twotower.asking.zero_shot import HEAD_KINDS
 from twotower.pairs.sources import open_source
 
 AGREED = 3  # captions of five that must agree
@@ -321,11 +323,15 @@ def write_training_set(location: Path, folder: Path) -> None:
     """Write questions about pairs, and their pictures, in the form that `train vqa` reads."""
     source = open_source(str(location / "*.tar"))
     pairs = [source[number] for number in range(len(source))]
-    (folder / "pictures").mkdir(parents=True)
-    for number, pair in enumerate(pairs):
-        (folder / "pictures" / f"{number}.webp").write_bytes(pair.picture)
     captions = [pair.captions for pair in pairs]
-    questions = caption_questions(captions, TRAINING_AGREED, TRAINING_MOST)
+    questions = [
+        labelled
+        for labelled in caption_questions(captions, TRAINING_AGREED, TRAINING_MOST)
+        if labelled.kind in HEAD_KINDS
+    ]
+    (folder / "pictures").mkdir(parents=True)
+    for number in {labelled.picture for labelled in questions}:
+        (folder / "pictures" / f"{number}.webp").write_bytes(pairs[number].picture)
     with (folder / "questions.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("image", "question", "answer"))

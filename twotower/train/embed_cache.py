@@ -118,5 +118,5 @@ def sample_key(content: bytes | str) -> bytes:
 
 
 def open_cache(model: str, kind: str, dtype: type[np.floating[Any]] = np.float32) -> EmbedCache:
-    """Open the vectors of a kind of a model, named by its `fingerprint`, in twotower's cache."""
+    """Open the vectors of a kind of a model, named by its fingerprint, in twotower's cache."""
     return EmbedCache(cache_folder() / "embeds" / f"{model}-{kind}", dtype)

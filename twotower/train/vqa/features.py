@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from twotower.arrays import Float32Array
-from twotower.encode.golden import fingerprint
+from twotower.encode.golden import image_fingerprint
 from twotower.encode.patches import UnpooledEncoder
 from twotower.errors import PictureError
 from twotower.progress import ReportProgress, ignore_progress
@@ -52,7 +52,7 @@ class FrozenFeatures:
         blank = towers.patches(np.zeros((1, 3, size, size), np.float32))
         self.cells_per_picture, self.vision_width = blank.shape[1:]
         kind = f"cells-{self.vision_width}"  # other layers of the model have another width
-        self._cache = open_cache(fingerprint(towers.directory), kind, np.float16)
+        self._cache = open_cache(image_fingerprint(towers.directory), kind, np.float16)
         self._fill_cache(progress)
         questions = list(dict.fromkeys(sample.question for sample in samples))
         self._rows = {question: row for row, question in enumerate(questions)}
