@@ -3,10 +3,9 @@
     python examples/make_competitors.py DATA
 
 DATA holds `wordnet` (of Debian's wordnet-base), `clip-b16-text-vectors` and `imagenet-sample-1k`.
-Writes
-twotower/calibration/competitors.txt: names with a genuine text vector, whose place in the space is
-certain, and frequent nouns of visible things. After the colon stand synonyms and the things that a
-word is a kind of: a query for one of these does not compete with the word.
+Writes twotower/calibration/competitors.txt: names with a genuine text vector, whose place in the
+space is certain, and frequent nouns of visible things. After the colon stand synonyms and the
+things that a word is a kind of: a query for one of these does not compete with the word.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ FREQUENT = {  # the number of frequent words of each kind of visible thing
     "noun.body": 20,
 }
 VISIBLE = {*FREQUENT, "noun.substance", "noun.phenomenon", "noun.event", "noun.location"}
-EVERYWHERE = frozenset("photo photograph picture image print scene snapshot portrait view".split())
+UNSPECIFIC = frozenset("photo photograph picture image print scene snapshot portrait view".split())
 MAX_STEPS = 9  # up to a thing that a word is a kind of
 
 
@@ -52,7 +51,7 @@ def main() -> None:
             if wordnet.synsets[keys[0]].domain == domain
             and re.fullmatch("[a-z]{3,20}", word)
             and word in wordnet.synsets[keys[0]].words
-            and word not in TOO_GENERAL | EVERYWHERE
+            and word not in TOO_GENERAL | UNSPECIFIC
         ]
         words.sort(key=lambda word: -wordnet.counts["noun", word])
         for word in words[:count]:
@@ -71,7 +70,7 @@ def known_names(data: Path) -> list[str]:
         return [
             name
             for name in names
-            if re.fullmatch("[a-z]+( [a-z]+)?", name) and name not in EVERYWHERE
+            if re.fullmatch("[a-z]+( [a-z]+)?", name) and name not in UNSPECIFIC
         ]
 
 

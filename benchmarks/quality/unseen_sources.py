@@ -31,7 +31,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +47,8 @@ from twotower.calibration.captions import (
     read_captioned,
     word_queries,
 )
-from twotower.calibration.competitors import kinds_of
-from twotower.calibration.named import NamedPictures, absent_names, plain_name
+from twotower.calibration.competitors import kinds_of, plain_name
+from twotower.calibration.named import NamedPictures, absent_names
 from twotower.encode.registry import DEFAULT_MODEL
 from twotower.evaluate.intervals import bootstrap_shares, wilson
 from twotower.library import Library
@@ -91,7 +91,7 @@ class UnseenSource:
         absent: names of things that no picture shows.
         tags: those of the vocabulary whose answers are known.
         answers: [n, tags].
-        own: True for the tags that name a picture [n, tags].
+        own_kinds: True for the tags that name a picture [n, tags].
         things: True if every picture is named after a thing, so that "person" is hardly right.
     """
 
@@ -100,7 +100,7 @@ class UnseenSource:
     absent: Sequence[str]
     tags: Sequence[Tag]
     answers: Answers
-    own: BoolArray
+    own_kinds: BoolArray
     things: bool
 
 
@@ -185,19 +185,21 @@ def named_source(pictures: Iterable[tuple[bytes, str]]) -> UnseenSource:
     contents, names = zip(*pictures, strict=True)
     named = NamedPictures([(name,) for name in names], unrelated_embeds)
     random = np.random.default_rng(0)
-    drawn = random.permutation(sorted(named.own_vocabulary))[:NAMES].tolist()
+    drawn = random.permutation(sorted(set(names)))[:NAMES].tolist()
     absent = [query.text for query in absent_names(named, random)][:ABSENT]
     tags = [
         tag for tag in read_vocabulary().assignable if not tag.detector and named.decides(tag.names)
     ]
-    own = [{plain_name(name) for name in tag.names} for tag in tags]
+    names_of_tags = [{plain_name(name) for name in tag.names} for tag in tags]
     return UnseenSource(
         list(contents),
         {name: answers_of(named, [name]) for name in drawn},
         absent,
         tags,
         np.stack([answers_of(named, tag.names) for tag in tags], axis=1),
-        np.array([[plain_name(name) in names_of_tag for names_of_tag in own] for name in names]),
+        np.array(
+            [[plain_name(name) in tag_names for tag_names in names_of_tags] for name in names]
+        ),
         things=True,
     )
 
@@ -230,13 +232,13 @@ def example_source() -> UnseenSource:
     answers = np.zeros((len(labels), len(tags)), np.int8)
     for picture, file_name in enumerate(labels):
         for column, answer in (("open", -1), ("shows", 1)):
-            given = rows[file_name][column].split("|")
-            answers[picture, [number for number, tag in enumerate(tags) if tag.name in given]] = (
+            names = rows[file_name][column].split("|")
+            answers[picture, [number for number, tag in enumerate(tags) if tag.name in names]] = (
                 answer
             )
     return UnseenSource(
         [(PHOTOS / name).read_bytes() for name in labels],
-        {name: answers_of(named, [name]) for name in sorted(named.own_vocabulary)},
+        {name: answers_of(named, [name]) for name in sorted({*chain(*labels.values())})},
         absent_texts(words),
         tags,
         answers,
@@ -305,38 +307,38 @@ class Finder:
 
     def __init__(self, library: Library) -> None:
         self.library = library
-        self._found: dict[tuple[Path, str], frozenset[int]] = {}
+        self._matches: dict[tuple[Path, str], frozenset[int]] = {}
 
     def matches(self, folder: Path, text: str) -> frozenset[int]:
         """Return the numbers of the pictures in a folder that match a text."""
         key = (folder, text)
-        if key not in self._found:
+        if key not in self._matches:
             query = Query(text, (Term(text),))
             result = self.library.search(query, top=10**6, group=False, folder=folder)
-            self._found[key] = frozenset(int(hit.path.stem) for hit in result)
-        return self._found[key]
+            self._matches[key] = frozenset(int(hit.path.stem) for hit in result)
+        return self._matches[key]
 
 
 def measure_search(finder: Finder, folder: Path, source: UnseenSource) -> tuple[str, ...]:
     """Search for the names of a source, and for absent things."""
-    found, right, decided, mistakes = [], [], [], Counter[str]()
+    hits, right, decided, mistakes = [], [], [], Counter[str]()
     for name, answers in source.queries.items():
         matched = answers[sorted(finder.matches(folder, name))]
-        found.append(bool((matched == 1).any()))
+        hits.append(bool((matched == 1).any()))
         right.append(float((matched == 1).sum()))
         decided.append(float((matched >= 0).sum()))
         mistakes[name] = int((matched == 0).sum())
-    nothing = [not finder.matches(folder, text) for text in source.absent]
+    rejected = [not finder.matches(folder, text) for text in source.absent]
     print(f"{folder.name}: wrong matches:", *mistakes.most_common(MISTAKES))
-    missed = [name for name, is_found in zip(source.queries, found, strict=True) if not is_found]
+    missed = [name for name, hit in zip(source.queries, hits, strict=True) if not hit]
     print(f"{folder.name}: not found:", ", ".join(missed[: 2 * MISTAKES]))
     return (
         str(len(source.pictures)),
-        str(len(found)),
-        share_of(found),
+        str(len(hits)),
+        share_of(hits),
         ratio(np.array(right), np.array(decided)),
-        str(len(nothing)),
-        share_of(nothing),
+        str(len(rejected)),
+        share_of(rejected),
     )
 
 
@@ -349,34 +351,34 @@ def measure_tags(finder: Finder, folder: Path, source: UnseenSource) -> Iterator
     by_words = {tag.path for tag in read_vocabulary().assignable if is_by_words(tag)}
     for precision in PRECISIONS:
         result = finder.library.tag(read_vocabulary(), folder=folder, precision=precision)
-        given = np.zeros(source.answers.shape, bool)
-        persons = np.zeros(len(given), bool)
-        counts, found = np.zeros(len(given)), np.zeros(len(given))
+        assigned = np.zeros(source.answers.shape, bool)
+        persons = np.zeros(len(assigned), bool)
+        counts, searched = np.zeros(len(assigned)), np.zeros(len(assigned))
         for path, tags in result.assigned():
             picture = int(path.stem)
-            given[picture, [columns[tag] for tag in tags if tag in columns]] = True
+            assigned[picture, [columns[tag] for tag in tags if tag in columns]] = True
             persons[picture] = any(tag[-1] == "person" for tag in tags)
             words = [tag[-1] for tag in tags if tag in by_words]
             counts[picture] = len(words)
-            found[picture] = sum(picture in finder.matches(folder, word) for word in words)
-        right, decided = given & (source.answers == 1), given & (source.answers >= 0)
+            searched[picture] = sum(picture in finder.matches(folder, word) for word in words)
+        right, decided = assigned & (source.answers == 1), assigned & (source.answers >= 0)
         print_wrong_tags(folder, precision, source, decided & ~right)
-        own = np.asarray(source.own.any(axis=1))
+        has_tag = np.asarray(source.own_kinds.any(axis=1))
         yield (
             f"{precision:.1f}",
             ratio(right.sum(axis=1), decided.sum(axis=1)),
-            share_of(np.asarray((given & source.own).any(axis=1))[own])
+            share_of(np.asarray((assigned & source.own_kinds).any(axis=1))[has_tag])
             if source.things
-            else ratio((given & source.own).sum(axis=1), source.own.sum(axis=1)),
+            else ratio((assigned & source.own_kinds).sum(axis=1), source.own_kinds.sum(axis=1)),
             f"{counts.mean():.2f}",
             share_of(persons) if source.things else "",
-            ratio(found, counts),
+            ratio(searched, counts),
         )
 
 
 def is_by_words(tag: Tag) -> bool:
     """Return True for a tag that its words decide alone, not a detector or a group."""
-    exclusive = {other.path for other in read_vocabulary().tags if other.exclusive}
+    exclusive = {heading.path for heading in read_vocabulary().tags if heading.exclusive}
     return tag.detector is None and tag.path[:-1] not in exclusive
 
 
@@ -394,8 +396,8 @@ def measure_captions(
     library: Library, folder: Path, captions: Sequence[Sequence[str]]
 ) -> Iterator[tuple[str, ...]]:
     """Order the pictures of a folder for every caption: by cosine, and as a search does."""
-    within = f"{folder.name}/"
-    records = [record for record in library.catalog.records() if record.path.startswith(within)]
+    prefix = f"{folder.name}/"
+    records = [record for record in library.catalog.records() if record.path.startswith(prefix)]
     numbers = np.array([int(Path(record.path).stem) for record in records])
     image_embeds = library.vectors.get(np.array([record.id for record in records], np.int64))
 
@@ -415,13 +417,13 @@ def measure_captions(
         "probability": by_search,
     }
     for name, order in orders.items():
-        first, fifth = np.zeros(len(captions)), np.zeros(len(captions))
+        at_1, at_5 = np.zeros(len(captions)), np.zeros(len(captions))
         for picture, texts in enumerate(captions):
             best = order(texts)
-            first[picture] = sum(row[0] == picture for row in best)
-            fifth[picture] = sum(picture in row for row in best)
+            at_1[picture] = sum(row[0] == picture for row in best)
+            at_5[picture] = sum(picture in row for row in best)
         counts = np.array([len(texts) for texts in captions], np.float64)
-        yield (name, str(int(counts.sum())), ratio(first, counts), ratio(fifth, counts))
+        yield (name, str(int(counts.sum())), ratio(at_1, counts), ratio(at_5, counts))
 
 
 # --- figures -------------------------------------------------------------------------------------
@@ -441,8 +443,8 @@ def ratio(
     """Return the sum of numerators by that of denominators, with a bootstrap interval."""
     if not denominators.sum():
         return ""
-    parts: Float64Array = np.asarray(numerators, np.float64)[:, None]
-    [[low, high]] = bootstrap_shares(parts, np.asarray(denominators, np.float64))
+    column: Float64Array = np.asarray(numerators, np.float64)[:, None]
+    [[low, high]] = bootstrap_shares(column, np.asarray(denominators, np.float64))
     return with_interval(float(numerators.sum() / denominators.sum()), low, high)
 
 

@@ -143,28 +143,28 @@ def make_encoder(directory: Path, seed: int = 0) -> WordEncoder:
     return WordEncoder(directory)
 
 
-def same(first: Competitors, second: Competitors) -> bool:
-    return bool((first.words * second.words).sum(axis=1).min() > 0.999)
+def agree(competitors: Competitors, expected: Competitors) -> bool:
+    return bool((competitors.words * expected.words).sum(axis=1).min() > 0.999)
 
 
 def test_estimated_competitors_are_kept_in_the_library(tmp_path: Path) -> None:
     model, library = tmp_path / "model", tmp_path / "library"
     library.mkdir()
-    first, again, other = make_encoder(model), WordEncoder(model), WordEncoder(model)
-    estimated = require_competitors(first, library)
-    assert first.calls and [path.name for path in library.iterdir()] == [COMPETITORS_FILE]
-    read = require_competitors(again, library)
+    encoder, second, third = make_encoder(model), WordEncoder(model), WordEncoder(model)
+    estimated = require_competitors(encoder, library)
+    assert encoder.calls and [path.name for path in library.iterdir()] == [COMPETITORS_FILE]
+    read = require_competitors(second, library)
     np.testing.assert_array_equal(read.words, estimated.words)
-    assert not again.calls, "read from the library"
-    assert same(require_competitors(other, tmp_path / "missing"), estimated)
-    assert other.calls, "a folder that cannot be written is no error"
+    assert not second.calls, "read from the library"
+    assert agree(require_competitors(third, tmp_path / "missing"), estimated)
+    assert third.calls, "a folder that cannot be written is no error"
 
 
 def test_those_of_another_text_tower_are_not_used(tmp_path: Path) -> None:
     require_competitors(make_encoder(tmp_path / "model"), tmp_path)
-    other = make_encoder(tmp_path / "model", seed=1)
-    require_competitors(other, tmp_path)
-    assert other.calls
+    changed = make_encoder(tmp_path / "model", seed=1)
+    require_competitors(changed, tmp_path)
+    assert changed.calls
 
 
 def test_those_of_the_model_are_preferred(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_those_of_the_model_are_preferred(tmp_path: Path) -> None:
     text = tmp_path / "model" / "text"  # its text tower lies in another folder
     text.mkdir()
     write_competitors(random_competitors(), text / COMPETITORS_FILE, competitors_key(encoder))
-    assert same(require_competitors(encoder, tmp_path), random_competitors())
+    assert agree(require_competitors(encoder, tmp_path), random_competitors())
     assert not encoder.calls and not (tmp_path / COMPETITORS_FILE).exists()
 
 

@@ -142,14 +142,14 @@ def test_the_cutoff_rejects_most_searches_without_a_match_in_the_median_source()
     curve = LogisticCurve((0.05, 0.0), 0.5)
     matched = [(np.array([[200.0]]), np.ones(1, bool))] * 5
 
-    def source(first: int, count: int = 101) -> list[tuple[np.ndarray, np.ndarray]]:
-        best = range(first, first + count)
+    def source(lowest: int, count: int = 101) -> list[tuple[np.ndarray, np.ndarray]]:
+        best = range(lowest, lowest + count)
         return [*matched, *((np.array([[x], [-50.0]]), np.zeros(2, bool)) for x in best)]
 
     limit = 0.05 * 100 * REJECTED_SHARE
     middle = pytest.approx(1 / (1 + np.exp(-limit)))
     assert rejecting_cutoff([(curve, source(0))]) == middle
-    assert rejecting_cutoff([(curve, source(first)) for first in (0, 500, -500)]) == middle
+    assert rejecting_cutoff([(curve, source(lowest)) for lowest in (0, 500, -500)]) == middle
     assert rejecting_cutoff([(curve, source(0)), (curve, source(500, 5))]) == middle, "too few"
     assert rejecting_cutoff([(curve, matched)]) == 0.5
 

@@ -5,7 +5,8 @@ import pytest
 
 from tests.calibration.worlds import DIM, WordEncoder, word_vector
 from twotower.arrays import Float32Array
-from twotower.calibration.named import NamedPictures, named_queries, plain_name, specific_words
+from twotower.calibration.competitors import plain_name
+from twotower.calibration.named import NamedPictures, named_queries, specific_words
 
 NAMES = [("toy poodle",), ("dog",), ("cat",), ("acoustic guitar", "Guitars"), ("zzz",), ()]
 

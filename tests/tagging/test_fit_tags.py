@@ -84,9 +84,9 @@ def test_a_few_right_tags_do_not_suffice() -> None:
     few = TagAnswers(np.array([0.9, 0.8, 0.1, 0.1]), np.array([True, True, False, False]))
     assert precision_cutoffs([few]) == []
     at_the_top = np.linspace(1, 0, 1000)
-    some = TagAnswers(at_the_top, np.arange(1000) % 3 == 0)
-    some.answers[:3] = True
-    assert max(precision for precision, _ in precision_cutoffs([some])) < 0.9
+    several = TagAnswers(at_the_top, np.arange(1000) % 3 == 0)
+    several.answers[:3] = True
+    assert max(precision for precision, _ in precision_cutoffs([several])) < 0.9
     assert precision_cutoffs([TagAnswers(np.zeros(0), np.zeros(0, bool))]) == []
 
 

@@ -79,8 +79,8 @@ def kinds_of(name: str) -> frozenset[str]:
     by_name, _ = _rows()
     if name in by_name:
         return competing_words()[by_name[name]].kinds
-    _, _, last = name.rpartition(" ")
-    return competing_words()[by_name[last]].kinds | {last} if last in by_name else frozenset()
+    _, _, noun = name.rpartition(" ")
+    return competing_words()[by_name[noun]].kinds | {noun} if noun in by_name else frozenset()
 
 
 @dataclass(frozen=True)
@@ -180,8 +180,8 @@ def _similar(centred: Float32Array, mean: Float32Array, embed: Float32Array) -> 
 def plain_name(name: str) -> str:
     """Return a name in lower case, without an article, its last word in the singular."""
     words = re.sub(r"^(a|an|the|some) (?=.)", "", re.sub(r"[\s_-]+", " ", name.strip().lower()))
-    *first, last = words.split() or [""]
-    return " ".join([*first, singular(last)])
+    *modifiers, noun = words.split() or [""]
+    return " ".join([*modifiers, singular(noun)])
 
 
 def _words_of(text: str) -> set[str]:
@@ -216,9 +216,8 @@ def require_competitors(encoder: Encoder, folder: Path | None = None) -> Competi
         folder: where estimated competitors are kept for the next time, unless it is read-only.
     """
     key = competitors_key(encoder)
-    places = [encoder.config.text_directory(encoder.directory), folder]
-    for place in filter(None, places):
-        competitors = read_competitors(place / COMPETITORS_FILE, key)
+    for directory in filter(None, [encoder.config.text_directory(encoder.directory), folder]):
+        competitors = read_competitors(directory / COMPETITORS_FILE, key)
         if competitors is not None:
             return competitors
     competitors = Competitors(embed_words(encoder), encoder.encode_text(background_texts()))

@@ -29,8 +29,8 @@ class LogisticCurve:
 
     Attributes:
         weights: of the features, and a constant.
-        cutoff: at it, 90 % of the queries without a matching picture return nothing, in the data
-            that the curve was fitted on.
+        cutoff: at it, most queries without a matching picture return nothing, in sources that the
+            curve was not fitted on.
     """
 
     weights: tuple[float, ...]

@@ -46,14 +46,12 @@ class NamedPictures:
         Args:
             embed: a function from names to embeds [n, embed_dim].
         """
-        self._own = [frozenset(map(plain_name, names)) for names in captions]
-        self.names = [
-            own.union(*(kinds_of(name) for name in own)) if own else own for own in self._own
-        ]
+        self._labels = [frozenset(map(plain_name, names)) for names in captions]
+        self.names = [labels.union(*(kinds_of(name) for name in labels)) for labels in self._labels]
         self.vocabulary = frozenset().union(*self.names)
-        self.own_vocabulary = frozenset().union(*self._own)
-        self._distinct = sorted(set(self._own), key=sorted)
-        texts = [next(iter(sorted(own)), "") for own in self._distinct]
+        self.own_vocabulary = frozenset().union(*self._labels)
+        self._distinct = sorted(set(self._labels), key=sorted)
+        texts = [next(iter(sorted(labels)), "") for labels in self._distinct]
         embeds = embed(texts)
         self._mean = embeds.mean(axis=0)
         self._embeds = normalize(embeds - self._mean)
@@ -68,26 +66,25 @@ class NamedPictures:
             words: names of the thing.
             embed: of the thing [embed_dim].
         """
-        wanted = set(map(plain_name, words))
-        general = wanted.union(*(kinds_of(word) for word in wanted))
+        query = set(map(plain_name, words))
+        general = query.union(*(kinds_of(word) for word in query))
         direction = normalize((embed - self._mean)[None])[0]
         similar = dict(zip(self._distinct, self._embeds @ direction > SIMILAR_COSINE, strict=True))
-        return np.array(
-            [
-                1 if wanted & names else -1 if own & general or similar[own] or own == names else 0
-                for names, own in zip(self.names, self._own, strict=True)
-            ],
-            np.int8,
-        )
+        shown = [bool(query & names) for names in self.names]
+        unknown = [
+            bool(labels & general) or similar[labels] or labels == names
+            for labels, names in zip(self._labels, self.names, strict=True)
+        ]
+        return np.where(shown, 1, np.where(unknown, -1, 0)).astype(np.int8)
 
     def decides(self, words: Sequence[str]) -> bool:
         """Return True for a thing that names of these pictures tell to be shown or not."""
-        wanted = set(map(plain_name, words))
-        if wanted & self.vocabulary:
+        query = set(map(plain_name, words))
+        if query & self.vocabulary:
             return True
-        kinds = frozenset().union(*(kinds_of(word) for word in wanted))
+        kinds = frozenset().union(*(kinds_of(word) for word in query))
         return (
-            bool(kinds & SPECIFIC) and not wanted & BROAD and not (kinds - BROAD) & self.vocabulary
+            bool(kinds & SPECIFIC) and not query & BROAD and not (kinds - BROAD) & self.vocabulary
         )
 
 

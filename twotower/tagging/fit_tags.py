@@ -91,8 +91,11 @@ def captioned_tags_of(model: Encoder, captions: Captions) -> list[DecidedTag]:
     most photographs that are captioned for research show people; those of users need not.
     """
     vocabulary = read_vocabulary()
-    found = [(vocabulary.find(entry.name), entry.answers) for entry in captioned_tags(captions)]
-    tags = [(tag, balanced(answers)) for tag, answers in found if tag is not None]
+    tags = [
+        (tag, balanced(entry.answers))
+        for entry in captioned_tags(captions)
+        if (tag := vocabulary.find(entry.name)) is not None
+    ]
     embeds = embed_tags(model, [tag for tag, _ in tags])
     return [
         DecidedTag(tag, embed, answers) for (tag, answers), embed in zip(tags, embeds, strict=True)
