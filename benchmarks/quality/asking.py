@@ -3,18 +3,19 @@
     python benchmarks/quality/asking.py ../shared/data [--easy-vqa FOLDER --head DIR] [--model M]
     python benchmarks/quality/asking.py ../shared/data --fit [--model M]
 
-Compares zero-shot answers and the head of the model with two baselines: the best constant answer of
-each kind, and the most frequent answer to the question in flickr8k-train. The questions are derived
+Compares zero-shot answers and those of `twotower ask`, which uses the head of the model for some
+kinds, with two baselines: the best constant answer of each kind, and the most frequent answer to
+the question in flickr8k-train. The questions are derived
 from the captions of flickr8k-val (`caption_questions.py`), or written by hand about the example
 photographs (`examples/questions.csv`). A head of your own is tested on easy-VQA (the folder
 `easy_vqa/data` of the package on PyPI); without --head, its rows stay as they are. The number of
 pictures of a library that show something, expected and counted, is compared with captions. Writes
 results/asking.csv and the marked tables of that file in the docs.
 
---fit prints the constants of the code, fitted on flickr8k-val: the bundled model was trained on
-flickr8k-train, where its cosines are too high. The reliability of their probabilities, and the
-counts, are measured on each half of the pictures with the constants of the other half; these two
-tables are in the docs alone.
+--fit prints the constants of the code, fitted on flickr8k-val: the text tower learned from the
+captions of flickr8k-train. The reliability of their probabilities, and the counts, are measured on
+each half of the pictures with the constants of the other half; these two tables are in the docs
+alone.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import csv
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,6 @@ from benchmarks.table import ROOT, fill_tables, read_results, to_markdown, write
 from twotower.arrays import BoolArray, Float32Array, Float64Array
 from twotower.asking import library_answers
 from twotower.asking.answer import Reply
-from twotower.asking.english import with_article
 from twotower.asking.head import Head, head_of
 from twotower.asking.questions import parse_question
 from twotower.asking.zero_shot import (
@@ -45,10 +45,11 @@ from twotower.asking.zero_shot import (
     HEAD_KINDS,
     MIN_PROBABILITY_OF_TWO,
     Answerer,
+    StatementCurve,
 )
-from twotower.calibration.background import background_texts
-from twotower.calibration.calibration import read_calibration
-from twotower.calibration.captions import LabelledQuery, absent_queries, word_queries
+from twotower.calibration.calibration import text_curves
+from twotower.calibration.captions import word_queries
+from twotower.calibration.curves import embed_queries
 from twotower.encode.encoder import Encoder
 from twotower.evaluate.intervals import bootstrap_shares
 from twotower.evaluate.reliability import measure_reliability
@@ -57,12 +58,11 @@ from twotower.pairs.sources import open_source
 
 COLUMNS = ("model", "set", "kind", "method", "n", "right", "low", "high", "sure", "right_when_sure")
 DERIVED, BY_HAND, EASY = "flickr8k-val, derived", "examples/photos", "easy-VQA test"
-# Methods; "ask" is the one of the first two that `twotower ask` uses for a kind of question.
-ZERO, HEAD, ASK = "zero-shot", "head", "ask"
-GAIN, PRIOR, CONSTANT = "head less zero-shot", "without the picture", "best constant"
+ZERO, ASK, HEAD = "zero-shot", "ask", "head"  # methods
+GAIN, PRIOR, CONSTANT = "ask less zero-shot", "without the picture", "best constant"
 TABLES = {
-    "results/asking.csv, derived": (DERIVED, (ZERO, HEAD, GAIN, PRIOR, CONSTANT, ASK)),
-    "results/asking.csv, by-hand": (BY_HAND, (ZERO, HEAD, CONSTANT, ASK)),
+    "results/asking.csv, derived": (DERIVED, (ZERO, ASK, GAIN, PRIOR, CONSTANT)),
+    "results/asking.csv, by-hand": (BY_HAND, (ZERO, ASK, CONSTANT)),
     "results/asking.csv, easy-vqa": (EASY, (HEAD, PRIOR)),
 }
 MANY_QUESTIONS = {"yes/no", "choice", "colour", "animal", "place"}  # kinds with their own rows
@@ -84,14 +84,15 @@ def main() -> None:
         return
     head = head_of(model.directory)
     captions, pictures = read_pairs(arguments.data / "flickr8k-val")
-    encoded = encode_pictures(model, pictures, head)
     questions = caption_questions(captions)
+    encoded = encode_pictures(model, pictures, questions, head)
     rows = compare_methods(model, DERIVED, questions, encoded, head)
     train_captions, _ = read_pairs(arguments.data / "flickr8k-train")
     prior = answer_by_prior(caption_questions(train_captions, most=1000), questions)
     rows += make_rows(model.config.name, DERIVED, PRIOR, prior)
     by_hand, photos = read_questions_by_hand()
-    rows += compare_methods(model, BY_HAND, by_hand, encode_pictures(model, photos, head), head)
+    encoded_photos = encode_pictures(model, photos, by_hand, head)
+    rows += compare_methods(model, BY_HAND, by_hand, encoded_photos, head)
     if arguments.head:
         rows += test_head(arguments.head, arguments.easy_vqa, model)
     else:
@@ -138,17 +139,28 @@ def read_questions_by_hand() -> tuple[list[LabelledQuestion], list[Path]]:
 
 @dataclass(frozen=True)
 class EncodedPictures:
-    """image_embeds [n, embed_dim], and the cells of each picture for the head."""
+    """image_embeds [n, embed_dim], and cells by the number of the picture, for a head."""
 
     image_embeds: Float32Array
-    cells: list[Float32Array]
+    cells: dict[int, Float32Array]
 
 
 def encode_pictures(
-    model: Encoder, pictures: Sequence[Picture], head: Head | None
+    model: Encoder,
+    pictures: Sequence[Picture],
+    questions: Sequence[LabelledQuestion],
+    head: Head | None,
 ) -> EncodedPictures:
-    pixel_values = (model.preprocess(picture) for picture in pictures)
-    cells = [head.towers.patches(values[None])[0] for values in pixel_values] if head else []
+    numbers = {
+        labelled.picture
+        for labelled in questions
+        if head and parse_question(labelled.question).kind in HEAD_KINDS
+    }
+    cells = {
+        number: head.towers.patches(model.preprocess(pictures[number])[None])[0]
+        for number in sorted(numbers)
+        if head
+    }
     return EncodedPictures(model.encode_image(pictures), cells)
 
 
@@ -178,26 +190,20 @@ def compare_methods(
     encoded: EncodedPictures,
     head: Head | None,
 ) -> list[Row]:
-    """Return the rows of a set: zero-shot, the head of the model, and `twotower ask`."""
-    name = model.config.name
+    """Return the rows of a set: zero-shot, `twotower ask`, their difference, and the constant."""
     zero_shot = answer_questions(model, questions, encoded, None)
-    rows = make_rows(name, set_name, ZERO, zero_shot)
-    rows += make_rows(name, set_name, CONSTANT, answer_by_constant(questions))
-    if not head:
-        return rows
-    by_head = answer_questions(model, questions, encoded, head)
-    triples = list(zip(questions, zero_shot, by_head, strict=True))
-    by_ask = [
-        trained if parse_question(question.question).kind in HEAD_KINDS else untrained
-        for question, untrained, trained in triples
-    ]
+    by_ask = answer_questions(model, questions, encoded, head) if head else zero_shot
     gain = [
-        Outcome(untrained.picture, untrained.kind, trained.right - untrained.right, True)
-        for _, untrained, trained in triples
+        replace(untrained, right=answered.right - untrained.right)
+        for untrained, answered in zip(zero_shot, by_ask, strict=True)
     ]
-    for method, outcomes in ((HEAD, by_head), (GAIN, gain), (ASK, by_ask)):
-        rows += make_rows(name, set_name, method, outcomes)
-    return rows
+    constant = answer_by_constant(questions)
+    methods = ((ZERO, zero_shot), (ASK, by_ask), (GAIN, gain), (CONSTANT, constant))
+    return [
+        row
+        for method, outcomes in methods
+        for row in make_rows(model.config.name, set_name, method, outcomes)
+    ]
 
 
 def answer_questions(
@@ -206,31 +212,20 @@ def answer_questions(
     encoded: EncodedPictures,
     head: Head | None,
 ) -> list[Outcome]:
-    """Answer zero-shot or by a head, which also gets the kinds that `ask` does not give it."""
+    """Answer as `twotower ask` does with this head, or without one."""
     everyday = model.encode_text(EVERYDAY_STATEMENTS)
     answerers: dict[str, Answerer] = {}
     outcomes = []
     for labelled in questions:
         text, picture = labelled.question, labelled.picture
-        cells = encoded.cells[picture] if head else None
-        if head and parse_question(text).kind not in HEAD_KINDS:
-            answer, sure = best_head_answer(head, text, encoded.cells[picture]), True
-        else:
-            if text not in answerers:
-                answerers[text] = Answerer(parse_question(text), model, head)
-            embeds = encoded.image_embeds[picture]
-            replies, sure = answerers[text].replies(embeds, everyday, cells)
-            answer = replies[0].answer
-        outcomes.append(Outcome(picture, labelled.kind, float(answer in labelled.right), sure))
+        if text not in answerers:
+            answerers[text] = Answerer(parse_question(text), model, head)
+        cells = encoded.cells.get(picture)
+        embeds = encoded.image_embeds[picture]
+        replies, sure = answerers[text].replies(embeds, everyday, cells)
+        right = float(replies[0].answer in labelled.right)
+        outcomes.append(Outcome(picture, labelled.kind, right, sure))
     return outcomes
-
-
-def best_head_answer(head: Head, question: str, cells: Float32Array) -> str:
-    """Return the head's best answer among those that the question allows; "" if it has none."""
-    names = set(parse_question(question).answers) or {"yes", "no"}
-    logits = head.logits(cells, *head.towers.tokens([question]))[0]
-    ranked = [head.config.answers[i] for i in np.argsort(-logits)]
-    return next((answer for answer in ranked if answer in names), "")
 
 
 def answer_by_prior(
@@ -322,21 +317,18 @@ def make_rows(model: str, set_name: str, method: str, outcomes: Sequence[Outcome
 def counts(model: Encoder, captions: Sequence[Sequence[str]], image_embeds: Float32Array) -> str:
     """Return a sentence on the quality of expected counts.
 
-    It is measured on each half of the pictures, with the constants of the other half.
+    It is measured on each half of the pictures, with the interval of the other half.
     """
-    halves = []
-    for half in (0, 1):
-        *constants, _ = fit_counts(model, captions[1 - half :: 2], image_embeds[1 - half :: 2])
-        library_answers.DEVIATION_SLOPE, library_answers.INTERCEPT = constants[:2]
-        library_answers.COUNT_LOG_SD = constants[2]
-        words = [query for query in word_queries(captions[half::2]) if len(query.matching) >= 3]
-        expected, *columns = estimate_counts(model, words, image_embeds[half::2])
+    halves = [estimate_counts(model, captions[half::2], image_embeds[half::2]) for half in (0, 1)]
+    columns = []
+    for half, (expected, above_cutoff, least, most) in enumerate(halves):
+        library_answers.COUNT_LOG_SD = count_log_sd(halves[1 - half])
         total = len(image_embeds[half::2])
         bounds = [library_answers.count_interval(count, total) for count in expected]
-        halves.append(np.stack([expected, *columns, *np.array(bounds).T]))
-    expected, above_cutoff, low, high, least, most = np.concatenate(halves, axis=1)
-    inside = (most >= low) & (least <= high)
-    middle = (low + high) / 2
+        columns.append(np.stack([expected, above_cutoff, least, most, *np.array(bounds).T]))
+    expected, above_cutoff, least, most, low, high = np.concatenate(columns, axis=1)
+    inside = (high >= least) & (low <= most)
+    middle = (least + most) / 2
     expected_error = np.abs(np.log2(np.maximum(expected, 0.5) / middle))
     cutoff_error = np.abs(np.log2(np.maximum(above_cutoff, 0.5) / middle))
     return (
@@ -348,25 +340,31 @@ def counts(model: Encoder, captions: Sequence[Sequence[str]], image_embeds: Floa
 
 
 def estimate_counts(
-    model: Encoder, words: Sequence[LabelledQuery], image_embeds: Float32Array
-) -> tuple[Float64Array, ...]:
-    """Return expected count, count above the cut-off, least and greatest true count of each word.
+    model: Encoder, captions: Sequence[Sequence[str]], image_embeds: Float32Array
+) -> Float64Array:
+    """Estimate the number of pictures of words that captions decide [4, words].
 
-    Pictures that a single caption names may or may not count.
+    Returns:
+        Expected count, count above the cut-off, least and greatest true count. Pictures that a
+        single caption names may or may not count.
     """
-    calibration = read_calibration(model.directory)
-    assert calibration is not None, f"{model.config.name} has no calibration"
-    curve, size = calibration.text, len(image_embeds)
-    everyday = model.encode_text(EVERYDAY_STATEMENTS)
-    texts = [word.text for word in words]
-    statements = model.encode_text([f"a photo of {with_article(text)}." for text in texts])
+    curves = text_curves(model)
+    words = [query for query in word_queries(captions) if len(query.matching) >= 3]
     rows = []
-    for word, query, statement in zip(words, model.encode_text(texts), statements, strict=True):
-        p = 1 / (1 + np.exp(-curve.logits(query, image_embeds, size)))
-        expected = library_answers.expected_count(image_embeds, statement, everyday)
+    embeds = embed_queries(model, [word.text for word in words])
+    for word, embed in zip(words, embeds, strict=True):
+        text = curves.prepare([word.text], embed)
+        p = 1 / (1 + np.exp(-curves.logits([text], image_embeds)))
+        expected = library_answers.expected_count(curves, text, image_embeds)
         least, most = len(word.matching), len(word.matching) + len(word.unknown)
-        rows.append((expected, (p >= curve.cutoff).sum(), least, most))
-    return tuple(np.array(rows, float).T)
+        rows.append((expected, (p >= curves.of(word.text).cutoff).sum(), least, most))
+    return np.array(rows, float).T
+
+
+def count_log_sd(estimates: Float64Array) -> float:
+    """Return the constant of library_answers.py: the deviation of the logarithm of true counts."""
+    expected, _, least, most = estimates
+    return float(np.sqrt((np.log((least + most) / 2 / expected) ** 2).mean()))
 
 
 # --- constants and reliability -------------------------------------------------------------------
@@ -376,20 +374,19 @@ def print_constants(model: Encoder, data: Path) -> None:
     """Print the constants of zero_shot.py and of library_answers.py."""
     captions, pictures = read_pairs(data / "flickr8k-val")
     image_embeds = model.encode_image(pictures)
-    questions = [labelled for labelled in caption_questions(captions) if labelled.kind == "yes/no"]
-    (slope, rival_slope), intercept = fit_curve(*yes_no_features(model, questions, image_embeds))
-    print(
-        f"zero_shot.py: DEVIATION_SLOPE {slope:.2f}  RIVAL_SLOPE {-rival_slope:.2f}  "
-        f"INTERCEPT {intercept:.2f}  ({len(questions)} questions)"
-    )
-    slope, intercept, log_sd, words = fit_counts(model, captions, image_embeds)
-    print(
-        f"library_answers.py: DEVIATION_SLOPE {slope:.2f}  INTERCEPT {intercept:.2f}  "
-        f"COUNT_LOG_SD {log_sd:.2f}  ({words} words)"
-    )
+    questions = caption_questions(captions)
+    for kind, name in (("yes/no", "THING_CURVE"), ("statement", "STATEMENT_CURVE")):
+        chosen = [labelled for labelled in questions if labelled.kind == kind]
+        curve = fit_statement_curve(*statement_features(model, chosen, image_embeds))
+        numbers = (curve.slope, curve.rival_slope, curve.intercept)
+        print(
+            f"{name} {' '.join(f'{number:.2f}' for number in numbers)}  ({len(chosen)} questions)"
+        )
+    estimates = estimate_counts(model, captions, image_embeds)
+    print(f"COUNT_LOG_SD {count_log_sd(estimates):.2f}  ({estimates.shape[1]} words)")
 
 
-def yes_no_features(
+def statement_features(
     model: Encoder, questions: Sequence[LabelledQuestion], image_embeds: Float32Array
 ) -> tuple[Float64Array, BoolArray]:
     """Return the inputs of the curve for yes/no questions [n, 2], and which answers are yes [n].
@@ -398,28 +395,30 @@ def yes_no_features(
     its best rival.
     """
     everyday = image_embeds @ model.encode_text(EVERYDAY_STATEMENTS).T
+    embeds: dict[str, Float32Array] = {}
     rows = []
     for labelled in questions:
-        question = parse_question(labelled.question)
-        embeds = model.encode_text([question.statement, *question.rivals])
-        cosines, baseline = embeds @ image_embeds[labelled.picture], everyday[labelled.picture]
+        if labelled.question not in embeds:
+            question = parse_question(labelled.question)
+            embeds[labelled.question] = model.encode_text([question.statement, *question.rivals])
+        cosines = embeds[labelled.question] @ image_embeds[labelled.picture]
+        baseline = everyday[labelled.picture]
         deviations = (cosines - baseline.mean()) / baseline.std()
         rows.append((deviations[0], (deviations - deviations[0]).max()))
     return np.array(rows), np.array([labelled.right == ("yes",) for labelled in questions])
+
+
+def fit_statement_curve(inputs: Float64Array, yes: BoolArray) -> StatementCurve:
+    """Fit a curve; its rival slope is 0 for questions without rivals."""
+    (slope, rival_slope), intercept = fit_curve(inputs, yes)
+    return StatementCurve(float(slope), -float(rival_slope), intercept)
 
 
 def reliability(
     model: Encoder, questions: Sequence[LabelledQuestion], image_embeds: Float32Array
 ) -> str:
     """Return a table of the accuracy of yes/no answers by their probability."""
-    chosen = [labelled for labelled in questions if labelled.kind == "yes/no"]
-    inputs, yes = yes_no_features(model, chosen, image_embeds)
-    half = np.array([labelled.picture % 2 for labelled in chosen])
-    p = np.zeros(len(chosen))
-    for tested in (0, 1):
-        weights, intercept = fit_curve(inputs[half != tested], yes[half != tested])
-        p[half == tested] = 1 / (1 + np.exp(-(inputs[half == tested] @ weights + intercept)))
-    confidence, right = np.maximum(p, 1 - p), (p > 0.5) == yes
+    confidence, right = judge_halves(model, questions, image_embeds, "yes/no")
     rows = []
     for low, high in itertools.pairwise((0.5, MIN_PROBABILITY_OF_TWO, 0.8, 0.9, 0.97, 1.001)):
         inside = (confidence >= low) & (confidence < high)
@@ -429,31 +428,35 @@ def reliability(
     table = to_markdown(
         ("probability of the answer", "questions", "mean probability", "right"), rows
     )
+    statements = judge_halves(model, questions, image_embeds, "statement")
+    return (
+        f"{table}\n\nExpected calibration error {_calibration_error(confidence, right)}; of "
+        f"statements about colours and activities, {_calibration_error(*statements)}."
+    )
+
+
+def judge_halves(
+    model: Encoder, questions: Sequence[LabelledQuestion], image_embeds: Float32Array, kind: str
+) -> tuple[Float64Array, BoolArray]:
+    """Answer each half of the questions of a kind by a curve that is fitted on the other.
+
+    Returns:
+        The probability of each answer, and whether it is right.
+    """
+    chosen = [labelled for labelled in questions if labelled.kind == kind]
+    inputs, yes = statement_features(model, chosen, image_embeds)
+    half = np.array([labelled.picture % 2 for labelled in chosen])
+    p = np.zeros(len(chosen))
+    for tested in (0, 1):
+        weights, intercept = fit_curve(inputs[half != tested], yes[half != tested])
+        p[half == tested] = 1 / (1 + np.exp(-(inputs[half == tested] @ weights + intercept)))
+    return np.maximum(p, 1 - p), (p > 0.5) == yes
+
+
+def _calibration_error(confidence: Float64Array, right: BoolArray) -> str:
     error = measure_reliability(confidence, right, 10)
-    interval = " to ".join(f"{bound:.3f}" for bound in error.ci95)
-    return f"{table}\n\nExpected calibration error {error.ece:.3f} ({interval})."
-
-
-def fit_counts(
-    model: Encoder, captions: Sequence[Sequence[str]], image_embeds: Float32Array
-) -> tuple[float, float, float, int]:
-    """Return the constants of library_answers.py, and the number of words they are fitted on."""
-    everyday = image_embeds @ model.encode_text(EVERYDAY_STATEMENTS).T
-    words = [query for query in word_queries(captions) if len(query.matching) >= 3]
-    absent = absent_queries(captions, background_texts())[: len(words)]
-    texts = [f"a photo of {with_article(query.text)}." for query in [*words, *absent]]
-    scores = image_embeds @ model.encode_text(texts).T
-    deviations = (scores - everyday.mean(axis=1)[:, None]) / everyday.std(axis=1)[:, None]
-    truth = np.zeros(scores.shape)
-    for column, query in enumerate(words):
-        truth[query.matching, column] = 1
-        truth[query.unknown, column] = np.nan
-    decided = ~np.isnan(truth)
-    (slope,), intercept = fit_curve(deviations[decided][:, None], truth[decided] == 1)
-    p = 1 / (1 + np.exp(-(slope * deviations + intercept)))
-    expected = p.sum(axis=0)[: len(words)]
-    middle = np.array([len(query.matching) + len(query.unknown) / 2 for query in words])
-    return float(slope), intercept, float(np.log(middle / expected).std()), len(words)
+    low, high = error.ci95
+    return f"{error.ece:.3f} ({low:.3f} to {high:.3f})"
 
 
 def fit_curve(inputs: NDArray[np.floating], truth: BoolArray) -> tuple[Float64Array, float]:
@@ -490,7 +493,7 @@ def markdown_table(by_method: dict[str, dict[str, Row]]) -> str:
         by_method: rows by method and kind.
     """
     sure_method = ASK if ASK in by_method else next(iter(by_method))
-    methods = [method for method in by_method if method != ASK]
+    methods = list(by_method)
     lines = []
     for kind, row in by_method[methods[0]].items():
         cells = [kind, str(row[4])]

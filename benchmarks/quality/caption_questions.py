@@ -189,7 +189,7 @@ def caption_questions(
     for picture, texts in enumerate(normalized):
         for derive in (_counts, _colours, _locations, _activities):
             questions += [LabelledQuestion(picture, *fields) for fields in derive(texts, agreed)]
-    return questions
+    return questions + _statements(normalized, questions)
 
 
 def rephrase(questions: Sequence[LabelledQuestion]) -> list[LabelledQuestion]:
@@ -313,6 +313,33 @@ def _activities(captions: list[str], agreed: int) -> Iterator[Fields]:
     ]
     if activities and (actor := _actor(captions, agreed)):
         yield "activity", f"what is the {actor} doing?", tuple(activities)
+
+
+def _statements(
+    captions: list[list[str]], questions: Sequence[LabelledQuestion]
+) -> list[LabelledQuestion]:
+    """Derive yes/no questions from those about colours and activities.
+
+    There are two for each: about a right answer, and about one that no caption mentions.
+    """
+    random, derived = np.random.default_rng(2), []
+    patterns = {
+        "colour": {colour: _any([colour]) for colour in answer_types().answers["colour"]},
+        "activity": ACTIVITIES,
+    }
+    for labelled in questions:
+        if labelled.kind in patterns:
+            absent = [
+                answer
+                for answer, pattern in patterns[labelled.kind].items()
+                if not _matches(captions[labelled.picture], pattern)
+            ]
+            thing = re.sub(r"^what (colour )?is the |( doing)?\?$", "", labelled.question)
+            wrong = absent[int(random.integers(len(absent)))]
+            for answer, right in ((labelled.right[0], "yes"), (wrong, "no")):
+                question = f"{'are' if thing == 'people' else 'is'} the {thing} {answer}?"
+                derived.append(LabelledQuestion(labelled.picture, "statement", question, (right,)))
+    return derived
 
 
 def _actor(captions: list[str], agreed: int) -> str | None:

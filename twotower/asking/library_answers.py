@@ -2,8 +2,8 @@
 
 The thing is searched with its cut-off; dates, places and cameras come from the catalog. A count has
 two answers, and both are reported: the pictures above the cut-off, and the expected number, which
-is the sum of the probabilities of all pictures, as a search judges them. Pictures found by their names alone are listed
-after those that show the thing, and are not counted.
+is the sum of the probabilities of all pictures, as a search judges them. Pictures found by their
+names alone are listed after those that show the thing, and are not counted.
 """
 
 from __future__ import annotations

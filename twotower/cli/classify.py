@@ -20,8 +20,8 @@ from twotower.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from twotower.cli.output import Commands
     from twotower.asking.classify import Classified
+    from twotower.cli.output import Commands
 
 
 def add_commands(commands: Commands) -> None:
