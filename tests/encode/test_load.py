@@ -32,6 +32,7 @@ def foreign(tiny_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return directory
 
 
+@pytest.mark.default_model
 def test_a_bundled_model_is_the_default() -> None:
     model = load()
     assert model.config.name == DEFAULT_MODEL
