@@ -28,6 +28,7 @@ from twotower.encode.encoder import Encoder
 from twotower.encode.golden import image_fingerprint
 from twotower.evaluate.embedding import make_classifier
 from twotower.evaluate.intervals import bootstrap
+from twotower.evaluate.models import TwotowerModel
 from twotower.evaluate.retrieval import retrieval_ranks
 from twotower.evaluate.sets import open_set
 from twotower.pairs.sources import open_source
@@ -47,18 +48,15 @@ def main() -> None:
 def measure_cifar(model: Encoder, data: Path) -> list[Sequence[object]]:
     labelled = open_set(data / "cifar10-dev" / "cifar10-dev.npz")
     assert labelled.public_set is not None
-    classifier = make_classifier(
-        model,
-        labelled.classes,
-        labelled.public_set.templates,  # type: ignore[arg-type]
-    )
+    templates = labelled.public_set.templates
+    classifier = make_classifier(TwotowerModel(model), labelled.classes, templates)
     exact, rounded = encode(model, [np.asarray(picture) for picture in labelled])
-    hits = [
-        ((embeds @ classifier.T).argmax(axis=1) == labelled.labels).astype(float)
+    right, rounded_right = (
+        ((embeds @ classifier.T).argmax(axis=1) == labelled.labels).astype(np.float64)
         for embeds in (exact, rounded)
-    ]
-    ones = np.ones(len(exact))
-    return [cosines("CIFAR-10", exact, rounded), compare("CIFAR-10, top-1", *hits, ones)]
+    )
+    compared = compare("CIFAR-10, top-1", right, rounded_right, np.ones(len(exact)))
+    return [cosines("CIFAR-10", exact, rounded), compared]
 
 
 def measure_flickr(model: Encoder, data: Path) -> list[Sequence[object]]:
@@ -74,8 +72,9 @@ def measure_flickr(model: Encoder, data: Path) -> list[Sequence[object]]:
     ranks = [retrieval_ranks(embeds, text_embeds, owners)[0] for embeds in (exact, rounded)]
     rows: list[Sequence[object]] = [cosines("Flickr8k", exact, rounded)]
     for k in (1, 5):
-        hits = [np.bincount(owners, rank < k, len(pairs)) for rank in ranks]
-        rows.append(compare(f"Flickr8k, text to image R@{k}", *hits, counts.astype(float)))
+        found, rounded_found = (np.bincount(owners, rank < k, len(pairs)) for rank in ranks)
+        name = f"Flickr8k, text to image R@{k}"
+        rows.append(compare(name, found, rounded_found, counts.astype(np.float64)))
     return rows
 
 

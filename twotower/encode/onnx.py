@@ -36,7 +36,8 @@ TEXT_TOWERS: tuple[Tower, ...] = ("text", "tokens")
 
 def vision_towers(config: CLIPConfig) -> tuple[Tower, ...]:
     """Return the towers of a model's pictures that have a graph."""
-    return ("vision", "patches", *(["patch_features"] if config.embeds_patches else []))
+    towers: tuple[Tower, ...] = ("vision", "patches")
+    return (*towers, "patch_features") if config.embeds_patches else towers
 
 
 def export_onnx(model: CLIP, directory: Path, towers: Sequence[Tower]) -> None:
@@ -47,6 +48,7 @@ def export_onnx(model: CLIP, directory: Path, towers: Sequence[Tower]) -> None:
     from twotower.model.vision import PatchEncoder, PatchFeatures
 
     config = model.config
+    vision: Any = model.vision
     size, length = config.vision.image_size, config.tokenizer.max_length
     n = torch.export.Dim("n")
     pixel_axes: Axes = {0: n}
@@ -59,7 +61,7 @@ def export_onnx(model: CLIP, directory: Path, towers: Sequence[Tower]) -> None:
         "vision": (model.vision, pixels, pixel_axes, "vision."),
         "text": (model.text, ids, id_axes, "text."),
         "patches": (PatchEncoder(model.vision), pixels, pixel_axes, ""),
-        "patch_features": (PatchFeatures(model.vision), pixels, pixel_axes, ""),
+        "patch_features": (PatchFeatures(vision), pixels, pixel_axes, ""),
         "tokens": (TokenEncoder(model.text), ids, id_axes, ""),
     }
     for tower in towers:
