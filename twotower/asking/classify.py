@@ -27,7 +27,7 @@ from twotower.inputs.pictures import Picture
 
 NONE_OF_THESE = "none of these"
 # Who gives labels presumes that one of them applies, more than who searches a library for a word.
-LABEL_PRIOR_LOG_ODDS = 1.0
+LABEL_PRIOR_LOG_ODDS = 1.4
 
 
 @dataclass(frozen=True)
