@@ -24,7 +24,7 @@ import argparse
 import csv
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -429,14 +429,44 @@ def reliability(
         ("probability of the answer", "questions", "mean probability", "right"), rows
     )
     statements = judge_halves(model, questions, image_embeds, "statement")
+    searched = judge_halves(model, questions, image_embeds, "yes/no", searched_features)
     return (
         f"{table}\n\nExpected calibration error {_calibration_error(confidence, right)}; of "
-        f"statements about colours and activities, {_calibration_error(*statements)}."
+        f"statements about colours and activities, {_calibration_error(*statements)}.\n\n"
+        f"By a curve over the log-odds of a search instead of deviations, {searched[1].mean():.1%} "
+        f"are right, not {right.mean():.1%}; its error is {_calibration_error(*searched)}."
     )
 
 
+def searched_features(
+    model: Encoder, questions: Sequence[LabelledQuestion], image_embeds: Float32Array
+) -> tuple[Float64Array, BoolArray]:
+    """Return what `statement_features` does, with the log-odds of a search for the thing in place
+    of its deviation.
+    """
+    curves, judged = text_curves(model), {}
+    inputs, yes = statement_features(model, questions, image_embeds)
+    for row, labelled in enumerate(questions):
+        if labelled.question not in judged:
+            statement = parse_question(labelled.question).statement
+            thing = statement.removeprefix("a photo of ").rstrip(".")
+            judged[labelled.question] = curves.prepare([thing], embed_queries(model, [thing])[0])
+        embeds = image_embeds[labelled.picture][None]
+        inputs[row, 0] = curves.logits([judged[labelled.question]], embeds)[0, 0]
+    return inputs, yes
+
+
+Features = Callable[
+    [Encoder, Sequence[LabelledQuestion], Float32Array], tuple[Float64Array, BoolArray]
+]
+
+
 def judge_halves(
-    model: Encoder, questions: Sequence[LabelledQuestion], image_embeds: Float32Array, kind: str
+    model: Encoder,
+    questions: Sequence[LabelledQuestion],
+    image_embeds: Float32Array,
+    kind: str,
+    features: Features = statement_features,
 ) -> tuple[Float64Array, BoolArray]:
     """Answer each half of the questions of a kind by a curve that is fitted on the other.
 
@@ -444,7 +474,7 @@ def judge_halves(
         The probability of each answer, and whether it is right.
     """
     chosen = [labelled for labelled in questions if labelled.kind == kind]
-    inputs, yes = statement_features(model, chosen, image_embeds)
+    inputs, yes = features(model, chosen, image_embeds)
     half = np.array([labelled.picture % 2 for labelled in chosen])
     p = np.zeros(len(chosen))
     for tested in (0, 1):

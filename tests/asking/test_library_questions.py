@@ -250,6 +250,14 @@ def test_no_question_about_a_library(library: twotower.Library) -> None:
         ask_library(library.opened, "what colour is the car?")
 
 
+def test_the_expected_count_is_the_sum_of_the_probabilities_of_a_search(
+    library: twotower.Library,
+) -> None:
+    answer = ask_library(library.opened, "how many pictures show a cat?")
+    hits = library.search("a cat", all=True, group=False).hits
+    assert answer.expected == pytest.approx(sum(hit.probability or 0 for hit in hits), rel=1e-3)
+
+
 @given(st.floats(0, 1e6), st.integers(0, 10**6))
 def test_intervals_hold_the_expected_count(expected: float, total: int) -> None:
     expected = min(expected, total)

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 
 import twotower
 from twotower.asking.answer import Answered
+from twotower.asking.questions import parse_question
 from twotower.asking.zero_shot import (
-    DEVIATION_SLOPE,
-    INTERCEPT,
-    RIVAL_SLOPE,
+    STATEMENT_CURVE,
+    THING_CURVE,
+    StatementCurve,
+    curve_of,
+    opposite_probability,
     statement_probability,
 )
 from twotower.encode.encoder import Encoder
@@ -105,33 +108,46 @@ def test_a_model_of_random_weights_answers_too(tiny_directory: Path) -> None:
     assert len(answered.replies) > 50
 
 
-def test_a_single_statement_is_compared_with_everyday_words() -> None:
+@pytest.mark.parametrize("curve", [THING_CURVE, STATEMENT_CURVE])
+def test_a_single_statement_is_compared_with_everyday_words(curve: StatementCurve) -> None:
     everyday = np.array([0.1, 0.2, 0.3])
     deviations = (0.4 - 0.2) / everyday.std()
-    expected = 1 / (1 + np.exp(-(DEVIATION_SLOPE * deviations + INTERCEPT)))
-    assert statement_probability(0.4, everyday) == pytest.approx(expected)
-    with_opposite = statement_probability(0.4, everyday, opposite=0.1)
-    assert with_opposite + statement_probability(0.1, everyday, opposite=0.4) == pytest.approx(1)
+    expected = 1 / (1 + np.exp(-(curve.slope * deviations + curve.intercept)))
+    assert statement_probability(0.4, everyday, curve) == pytest.approx(expected)
+
+
+def test_opposites_are_compared_with_each_other() -> None:
+    everyday = np.array([0.1, 0.2, 0.3])
+    yes, no = (opposite_probability(*scores, everyday) for scores in ((0.4, 0.1), (0.1, 0.4)))
+    assert yes > 0.9 and yes + no == pytest.approx(1)
 
 
 def test_a_rival_with_a_higher_score_lowers_the_probability() -> None:
     everyday = np.array([0.1, 0.2, 0.3])
     alone = statement_probability(0.4, everyday)
-    assert statement_probability(0.4, everyday, [0.1, 0.39]) == alone
-    logits = [
-        np.log(p / (1 - p)) for p in (alone, statement_probability(0.4, everyday, [0.1, 0.6]))
-    ]
-    assert logits[0] - logits[1] == pytest.approx(RIVAL_SLOPE * 0.2 / everyday.std())
-
-
-LIKE_A_DOG = pytest.mark.xfail(
-    reason="version 3 sees a dog in it too (docs/asking.md)", strict=True
-)
+    assert statement_probability(0.4, everyday, rivals=[0.1, 0.39]) == alone
+    behind = statement_probability(0.4, everyday, rivals=[0.1, 0.6])
+    logits = [np.log(p / (1 - p)) for p in (alone, behind)]
+    expected = THING_CURVE.rival_slope * 0.2 / everyday.std()
+    assert logits[0] - logits[1] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
-    "picture", ["cat.jpg", "cow.jpg", pytest.param("horse.jpg", marks=LIKE_A_DOG)]
+    ("question", "curve"),
+    [
+        ("is there a dog?", THING_CURVE),
+        ("is there a swimming pool?", THING_CURVE),
+        ("is there a red car?", STATEMENT_CURVE),
+        ("is the dog running?", STATEMENT_CURVE),
+        ("is anyone running?", STATEMENT_CURVE),
+        ("is there a man with a hat?", STATEMENT_CURVE),
+    ],
 )
+def test_names_of_things_have_a_steeper_curve(question: str, curve: StatementCurve) -> None:
+    assert curve_of(parse_question(question).statement) == curve
+
+
+@pytest.mark.parametrize("picture", ["cat.jpg", "cow.jpg", "horse.jpg"])
 def test_an_animal_is_not_surely_taken_for_a_dog(model: Encoder, picture: str) -> None:
     assert ask(model, picture, "is there a dog?").answer != "yes"
     assert ask(model, "dog.jpg", "is there a dog?").answer == "yes"

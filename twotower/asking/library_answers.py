@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # The standard deviation of the logarithm of the true count from that of the expected one, fitted by
 # `benchmarks/quality/asking.py --fit` on flickr8k-val.
-COUNT_LOG_SD = 1.25
+COUNT_LOG_SD = 1.19
 Z90 = 1.645  # 90 % of a normal distribution are within this many standard deviations
 CHUNK_SIZE = 50_000  # pictures whose vectors are in memory at once
 CELL_DEGREES = 0.1  # latitude and longitude that count as one place
