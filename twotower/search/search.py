@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Sort: TypeAlias = Literal["relevance", "date"]
 
-NEAR_SHARE = 0.4  # of the cut-off: the probability from which a picture below it comes near
+NEAR_SHARE = 0.1  # of the cut-off: the probability from which a picture below it comes near
 NEAR_HITS = 5  # pictures below the cut-off to name, at most; near-duplicates count once
 _NEAR_POOL = 50  # pictures below the cut-off that are grouped to find them
 CANDIDATES = 300  # vectors retrieved for each term at first; more if half of them match
