@@ -13,7 +13,8 @@ library, each source in a folder, under numbers as names, and measured by the pu
 - Tags of the shipped vocabulary, at three requested precisions: the share of right ones among those
   that names, captions or labels decide; the share of pictures that get their own kind (with
   captions or labels: of the tags that these name); the share of pictures of things that are tagged
-  "person"; and the share of tags for whose name a search finds the picture.
+  "person"; and the share of tags for whose name a search finds the picture, of all and of those
+  without a kind that the picture is also tagged with.
 - Captions: R@1 and R@5 of flickr8k-val, ordered by cosine and by the probability of the search.
 
 Intervals are 95 % (Wilson's, or the percentile bootstrap over queries or pictures). Writes
@@ -72,7 +73,7 @@ SEARCH_COLUMNS = (
 )
 TAG_COLUMNS = (
     *("model", "source", "requested", "precision", "own kind", "tags a picture"),
-    *("person on a thing", "found by a search"),
+    *("person on a thing", "found by a search", "most specific ones found"),
 )
 CAPTION_COLUMNS = ("model", "order", "captions", "R@1", "R@5")
 DRAWN_THINGS = ("animals", "clothes", "food", "household", "plants", "vehicles")  # of the stamps
@@ -329,7 +330,7 @@ def measure_search(finder: Finder, folder: Path, source: UnseenSource) -> tuple[
         decided.append(float((matched >= 0).sum()))
         mistakes[name] = int((matched == 0).sum())
     rejected = [not finder.matches(folder, text) for text in source.absent]
-    print(f"{folder.name}: wrong matches:", *mistakes.most_common(MISTAKES))
+    print(f"{folder.name}: wrong matches:", *(+mistakes).most_common(MISTAKES))
     missed = [name for name, hit in zip(source.queries, hits, strict=True) if not hit]
     print(f"{folder.name}: not found:", ", ".join(missed[: 2 * MISTAKES]))
     return (
@@ -353,14 +354,18 @@ def measure_tags(finder: Finder, folder: Path, source: UnseenSource) -> Iterator
         result = finder.library.tag(read_vocabulary(), folder=folder, precision=precision)
         assigned = np.zeros(source.answers.shape, bool)
         persons = np.zeros(len(assigned), bool)
-        counts, searched = np.zeros(len(assigned)), np.zeros(len(assigned))
+        counts, searched, most_specific, searched_specific = np.zeros((4, len(assigned)))
         for path, tags in result.assigned():
             picture = int(path.stem)
             assigned[picture, [columns[tag] for tag in tags if tag in columns]] = True
             persons[picture] = any(tag[-1] == "person" for tag in tags)
-            words = [tag[-1] for tag in tags if tag in by_words]
-            counts[picture] = len(words)
-            searched[picture] = sum(picture in finder.matches(folder, word) for word in words)
+            is_found = {
+                tag: picture in finder.matches(folder, tag[-1]) for tag in tags if tag in by_words
+            }
+            kinds = [tag for tag in is_found if not any(tag == specific[:-1] for specific in tags)]
+            counts[picture], searched[picture] = len(is_found), sum(is_found.values())
+            most_specific[picture] = len(kinds)
+            searched_specific[picture] = sum(is_found[tag] for tag in kinds)
         right, decided = assigned & (source.answers == 1), assigned & (source.answers >= 0)
         print_wrong_tags(folder, precision, source, decided & ~right)
         has_tag = np.asarray(source.own_kinds.any(axis=1))
@@ -373,6 +378,7 @@ def measure_tags(finder: Finder, folder: Path, source: UnseenSource) -> Iterator
             f"{counts.mean():.2f}",
             share_of(persons) if source.things else "",
             ratio(searched, counts),
+            ratio(searched_specific, most_specific),
         )
 
 
@@ -385,7 +391,9 @@ def is_by_words(tag: Tag) -> bool:
 def print_wrong_tags(
     folder: Path, precision: float, source: UnseenSource, wrong: BoolArray
 ) -> None:
-    counts = Counter({tag.name: int(n) for tag, n in zip(source.tags, wrong.sum(0), strict=True)})
+    counts = Counter(
+        {tag.name: int(n) for tag, n in zip(source.tags, wrong.sum(0), strict=True) if n}
+    )
     print(f"{folder.name}: wrong tags at {precision}:", *counts.most_common(MISTAKES))
 
 
