@@ -5,7 +5,7 @@
 Draws screenshots, documents, receipts and memes with many layouts, fonts and colours, and pictures
 that resemble them: drawings, things on white, photographs with a sign. The photographs are those of
 flickr8k-train and imagenet-sample-1k, some of them enlarged. For each detector it fits a logistic
-curve over the facts of `twotower.tagging.pixel_facts` and the deviations of the bundled model.
+curve over the facts of `twotower.tagging.pixel_facts` and the deviations of twotower-small.
 Writes twotower/tagging/detectors.json. benchmarks/quality/detectors.py tests them on other
 pictures.
 """
@@ -96,7 +96,7 @@ def main() -> None:
 
 def measure_facts(pictures: list[bytes]) -> Float64Array:
     """Return pixel facts, and deviations of the similarity to the sentences [n, facts]."""
-    model = twotower.load()
+    model = twotower.load("small")
     calibration = read_calibration(model)
     assert calibration is not None
     sentences = model.encode_text(list(SENTENCES))

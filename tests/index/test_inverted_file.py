@@ -247,13 +247,15 @@ def test_without_faiss_nothing_is_indexed_first(
 
 
 def test_lists_are_built_for_a_new_model_too(tmp_path: Path) -> None:
-    model = tmp_path / "other"
-    shutil.copytree(load().directory, model)
-    with (model / "vocab.txt").open("a") as file:
-        file.write("\n")
+    bundled = load().directory
+    for folder in (bundled, bundled.parent / "text"):
+        shutil.copytree(folder, tmp_path / folder.name)
+    config = tmp_path / bundled.name / "config.json"
+    text = config.read_text().replace('"fast_decode": true', '"fast_decode": false')
+    config.write_text(text)
     location = tmp_path / "library"
     Library(PHOTOS, location=location).index(approximate=True)
-    library = Library(PHOTOS, location=location, model=model)
+    library = Library(PHOTOS, location=location, model=config.parent)
     library.index()
     assert [path.parent.name for path in location.glob("*/lists")] == ["vectors-2"]
     assert library.search("a cat", all=True).hits

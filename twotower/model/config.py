@@ -237,7 +237,14 @@ def read_config(directory: Path) -> CLIPConfig:
         ) from None
     except UnicodeDecodeError:
         raise ModelError(path, "not UTF-8 text", "download the model again") from None
-    return CLIPConfig.from_json(text, path)
+    config = CLIPConfig.from_json(text, path)
+    if not config.text_directory(directory).is_dir():
+        raise ModelError(
+            path,
+            f"its text tower is in {config.text_directory(directory)}, which does not exist",
+            "copy that folder too",
+        )
+    return config
 
 
 def is_model_directory(path: Path) -> bool:

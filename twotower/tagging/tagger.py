@@ -95,7 +95,10 @@ class Tagger:
         self.cutoffs = self._cutoffs(precision)
 
     def _cutoffs(self, precision: float) -> Float64Array:
-        cutoffs = np.full(len(self.tags), self._index.calibration.tag_cutoff(precision))
+        calibration = self._index.calibration
+        # a search for the tag finds the picture too
+        lowest = max(calibration.tag_cutoff(precision), calibration.text.name.cutoff)
+        cutoffs = np.full(len(self.tags), lowest)
         cutoffs[[*self._tree.grouped, *self._detected]] = precision
         for column, feedback in self._feedback.items():
             if len(feedback.weights) >= TRUSTED_CORRECTIONS:
