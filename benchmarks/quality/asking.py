@@ -196,12 +196,14 @@ def compare_methods(
     gain = [
         replace(untrained, right=answered.right - untrained.right)
         for untrained, answered in zip(zero_shot, by_ask, strict=True)
+        if head and untrained.kind in HEAD_KINDS
     ]
     constant = answer_by_constant(questions)
     methods = ((ZERO, zero_shot), (ASK, by_ask), (GAIN, gain), (CONSTANT, constant))
     return [
         row
         for method, outcomes in methods
+        if outcomes
         for row in make_rows(model.config.name, set_name, method, outcomes)
     ]
 
@@ -528,6 +530,9 @@ def markdown_table(by_method: dict[str, dict[str, Row]]) -> str:
     for kind, row in by_method[methods[0]].items():
         cells = [kind, str(row[4])]
         for method in methods:
+            if kind not in by_method[method] or (method, kind) == (GAIN, "all"):
+                cells.append("")
+                continue
             right, low, high = (100 * float(value) for value in by_method[method][kind][5:8])
             sign = "+" if method == GAIN else ""
             interval = f" ({low:{sign}.1f} to {high:{sign}.1f} %)"

@@ -320,19 +320,27 @@ def _statements(
 ) -> list[LabelledQuestion]:
     """Derive yes/no questions from those about colours and activities.
 
-    There are two for each: about a right answer, and about one that no caption mentions.
+    There are two for each: about a right answer, and about that of another question of its kind
+    which no caption mentions.
     """
     random, derived = np.random.default_rng(2), []
     patterns = {
         "colour": {colour: _any([colour]) for colour in answer_types().answers["colour"]},
         "activity": ACTIVITIES,
     }
+    answers = {
+        kind: [
+            answer for labelled in questions if labelled.kind == kind for answer in labelled.right
+        ]
+        for kind in patterns
+    }
     for labelled in questions:
         if labelled.kind in patterns:
+            texts, pattern_of = captions[labelled.picture], patterns[labelled.kind]
             absent = [
                 answer
-                for answer, pattern in patterns[labelled.kind].items()
-                if not _matches(captions[labelled.picture], pattern)
+                for answer in answers[labelled.kind]
+                if not _matches(texts, pattern_of[answer])
             ]
             thing = re.sub(r"^what (colour )?is the |( doing)?\?$", "", labelled.question)
             wrong = absent[int(random.integers(len(absent)))]

@@ -51,7 +51,7 @@ class StatementCurve:
 # Means of the two bundled models, fitted by `benchmarks/quality/asking.py --fit` on questions from
 # flickr8k-val.
 THING_CURVE = StatementCurve(1.8, 1.06, -1.96)  # for "there is a dog"
-STATEMENT_CURVE = StatementCurve(0.38, 0.0, -0.38)  # for "the dog is running", "a red car"
+STATEMENT_CURVE = StatementCurve(0.39, 0.0, -0.36)  # for "the dog is running", "a red car"
 OPPOSITE_SLOPE = 1.38  # for how much higher a statement is than its opposite
 MIN_PROBABILITY_OF_TWO = 0.65  # of a sure reply, if two answers are possible
 MIN_PROBABILITY = 0.5  # if more are
