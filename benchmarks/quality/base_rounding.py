@@ -72,7 +72,9 @@ def measure_flickr(model: Encoder, data: Path) -> list[Sequence[object]]:
     ranks = [retrieval_ranks(embeds, text_embeds, owners)[0] for embeds in (exact, rounded)]
     rows: list[Sequence[object]] = [cosines("Flickr8k", exact, rounded)]
     for k in (1, 5):
-        hits, rounded_hits = (np.bincount(owners, rank < k, len(pairs)) for rank in ranks)
+        hits, rounded_hits = (
+            np.bincount(owners, rank < k, len(pairs)).astype(np.float64) for rank in ranks
+        )
         name = f"Flickr8k, text to image R@{k}"
         rows.append(compare(name, hits, rounded_hits, counts.astype(np.float64)))
     return rows
