@@ -26,7 +26,7 @@ PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
 @pytest.fixture(scope="module")
 def model() -> Encoder:
-    return twotower.load()
+    return twotower.load("base")
 
 
 def ask(model: Encoder, picture: str, question: str, **options: object) -> Answered:
