@@ -1,9 +1,9 @@
-"""Gather the training pictures of the bundled model, as tars with their names.
+"""Gather the pictures of the bundled models, as tars with their names.
 
     python examples/gather_pictures.py CLONES PACKAGES DATA DESTINATION
 
-Writes DESTINATION/pictures, which the teacher encodes, and DESTINATION/named, which are trained on
-their names alone.
+Writes DESTINATION/pictures, which the teacher encodes, DESTINATION/named, which are trained on
+their names alone, and DESTINATION/calibration, which `twotower calibrate` takes.
 
 CLONES holds clones of public repositories as OWNER+NAME/repo, PACKAGES the unpacked Debian and npm
 packages, DATA the folders `flickr8k-train` and `imagenet-sample-1k`, and the dev sets
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tarfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from PIL import Image
 from twotower.arrays import Int64Array, UInt8Array
 from twotower.inputs.pictures import open_picture
 
+CORRECTED_NAMES = {"acordian": "accordion", "marakas": "maracas", "saxaphone": "saxophone"}
 MAX_COPY_DISTANCE = 8  # of 256 bits; copies in another size or compression differ in fewer
 Pictures = Iterator[tuple[bytes, list[str]]]  # content of the file, and names of what it shows
 
@@ -39,7 +40,11 @@ def main() -> None:
     clones, packages, data, destination = map(Path, sys.argv[1:5])
     dev = dev_hashes(data)
     for name, source in picture_sets(clones, packages, data).items():
-        for folder, count in (("pictures", source.encoded), ("named", source.named)):
+        for folder, count in (
+            ("pictures", source.encoded),
+            ("named", source.named),
+            ("calibration", source.calibrated),
+        ):
             path = destination / folder / f"{name}.tar"
             path.parent.mkdir(parents=True, exist_ok=True)
             if count and not path.exists():
@@ -54,11 +59,13 @@ class PictureSet:
         read: number of pictures -> pictures, equally many of each label.
         encoded: number of pictures for the teacher.
         named: number of pictures that are trained on their names alone.
+        calibrated: number of pictures that calibrations are fitted on.
     """
 
     read: Callable[[int], Pictures]
     encoded: int
     named: int = 0
+    calibrated: int = 0
 
 
 def picture_sets(clones: Path, packages: Path, data: Path) -> dict[str, PictureSet]:
@@ -79,7 +86,8 @@ def picture_sets(clones: Path, packages: Path, data: Path) -> dict[str, PictureS
         return wordnet[match["wnid"]]
 
     def folder_name(match: re.Match[str]) -> list[str]:
-        return [to_words(match["name"])]
+        name = to_words(match["name"])
+        return [CORRECTED_NAMES.get(name, name)]
 
     def constant(name: str) -> Callable[[object], list[str]]:
         return lambda _: [name]
@@ -145,14 +153,14 @@ def picture_sets(clones: Path, packages: Path, data: Path) -> dict[str, PictureS
     game_art = files(f"{share}/games/wesnoth/1.16/data/core/images", "**/*.png", stem)
     stamps = files(f"{share}/tuxpaint/stamps", "**/*.png", stamp_names)
     return {
-        "flickr8k": PictureSet(lambda count: read_shards(flickr), 6497),
-        "imagenet-sample": PictureSet(lambda count: read_shards(imagenet), 1000, 1000),
+        "flickr8k": PictureSet(lambda count: read_evenly(flickr, count), 6497, calibrated=1625),
+        "imagenet-sample": PictureSet(lambda count: read_shards(imagenet), 1000, 1000, 1000),
         "imagen": PictureSet(imagen, 1000, 1000),
         "cifar-100": PictureSet(cifar, 15000, 30000),
-        "mini-imagenet": PictureSet(mini, 7500, 15000),
+        "mini-imagenet": PictureSet(mini, 7500, 15000, 500),
         "tiny-imagenet": PictureSet(tiny, 10000, 22000),
         "imagenette": PictureSet(imagenette, 0, 2000),
-        "instruments": PictureSet(instruments, 600, 600),
+        "instruments": PictureSet(instruments, 600, 600, 450),
         "sports": PictureSet(sports, 660, 660),
         "groceries": PictureSet(groceries, 500, 500),
         "clothing": PictureSet(clothing, 300, 300),
@@ -161,9 +169,9 @@ def picture_sets(clones: Path, packages: Path, data: Path) -> dict[str, PictureS
         "materials": PictureSet(materials, 150, 150),
         "exercises": PictureSet(exercises, 300),
         "textures": PictureSet(textures, 200, 200),
-        "flowers": PictureSet(flowers, 150, 150),
+        "flowers": PictureSet(flowers, 150, 150, 150),
         "photographs": PictureSet(photographs, 500),
-        "subjects": PictureSet(subjects, 158, 158),
+        "subjects": PictureSet(subjects, 158, 158, 158),
         "clip-art": PictureSet(files(f"{share}/openclipart/png", "**/*.png", stem), 1500),
         "stamps": PictureSet(stamps, 796, 796),
         "icons": PictureSet(icons, 300),
@@ -232,6 +240,12 @@ def read_shards(shards: Iterable[Path]) -> Pictures:
                     tree = json.loads(read_member(tar, member))
                     picture = members[name.removesuffix(".json") + ".webp"]
                     yield read_member(tar, picture), tree.get("captions") or [tree["label"]]
+
+
+def read_evenly(shards: Sequence[Path], count: int) -> Pictures:
+    """Yield about `count` pictures of webdataset tars, evenly spaced."""
+    pictures = list(read_shards(shards))
+    yield from pictures[:: max(1, round(len(pictures) / count))]
 
 
 def read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -179,9 +179,14 @@ def _similar(centred: Float32Array, mean: Float32Array, embed: Float32Array) -> 
 
 def plain_name(name: str) -> str:
     """Return a name in lower case, without an article, its last word in the singular."""
-    words = re.sub(r"^(a|an|the|some) (?=.)", "", re.sub(r"[\s_-]+", " ", name.strip().lower()))
+    words = without_article(re.sub(r"[\s_-]+", " ", name.strip().lower()))
     *modifiers, noun = words.split() or [""]
     return " ".join([*modifiers, singular(noun)])
+
+
+def without_article(name: str) -> str:
+    """Return a name without an article before it."""
+    return re.sub(r"^(a|an|the|some) (?=.)", "", name.strip())
 
 
 def _words_of(text: str) -> set[str]:
@@ -198,7 +203,7 @@ def embed_names(encoder: Encoder, names: Sequence[str]) -> Float32Array:
 
     An article before a name is left out.
     """
-    bare = [re.sub(r"^(a|an|the|some) (?=.)", "", name.strip()) for name in names]
+    bare = [without_article(name) for name in names]
     prompts = [template.replace("{}", name) for name in bare for template in NAME_TEMPLATES]
     embeds = encoder.encode_text(prompts).reshape(len(bare), len(NAME_TEMPLATES), -1)
     return normalize(embeds.mean(axis=1))
