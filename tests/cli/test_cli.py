@@ -147,7 +147,8 @@ def test_verify_and_convert(tiny_directory: Path, tmp_path: Path) -> None:
 def test_ctrl_c_leaves_valid_json(pictures: Path) -> None:
     """Ctrl-C after the first block of output leaves every finished answer in valid JSON."""
     many = [str(pictures / "a.png")] * 2000
-    command = [sys.executable, "-m", "twotower", "classify", *many, "--labels", "cat", "--json"]
+    classify = [sys.executable, "-m", "twotower", "classify", "--model", "small"]
+    command = [*classify, *many, "--labels", "cat", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout and process.stderr
         start = process.stdout.read(4096)
