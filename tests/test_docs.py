@@ -92,14 +92,14 @@ def result(file: str, name: str, column: str) -> float:
 
 
 def bundled(title: str, measure: str) -> float:
-    """Return a result of the bundled model from the CSV of `twotower evaluate`."""
+    """Return a result of the default model from the CSV of `twotower evaluate`."""
     with (RESULTS / "bundled.csv").open(newline="") as lines:
         [row] = [
             row
             for row in csv.DictReader(lines)
             if title in row["set"]
             and row["measure"] == measure
-            and row["model"] == "twotower-small"
+            and row["model"] == "twotower-base"
         ]
     return float(row["value"])
 
