@@ -97,9 +97,7 @@ def bundled(title: str, measure: str) -> float:
         [row] = [
             row
             for row in csv.DictReader(lines)
-            if title in row["set"]
-            and row["measure"] == measure
-            and row["model"] == "twotower-base"
+            if title in row["set"] and row["measure"] == measure and row["model"] == "twotower-base"
         ]
     return float(row["value"])
 
