@@ -8,7 +8,7 @@ demo: .venv/.light
 	$(BIN)/twotower classify examples/photos --labels examples/labels.txt --top 3
 	@echo
 	$(BIN)/twotower index examples/photos --library build/demo-library
-	$(BIN)/twotower search "a big city at night" --library build/demo-library
+	$(BIN)/twotower search "a city at night" --library build/demo-library
 	$(BIN)/twotower search "a brain scan" --library build/demo-library
 	@echo
 	$(BIN)/twotower ask examples/photos/oranges.jpg "what colour is the fruit?"

@@ -3,10 +3,10 @@
     python examples/make_detectors.py ../shared/data
 
 Draws screenshots, documents, receipts and memes with many layouts, fonts and colours, and pictures
-that resemble them: drawings, things on white, photographs with a sign. The photographs are those of
-flickr8k-train and imagenet-sample-1k, some of them enlarged. For each detector it fits a logistic
-curve over the facts of `twotower.tagging.pixel_facts` and the deviations of twotower-small.
-Writes twotower/tagging/detectors.json. benchmarks/quality/detectors.py tests them on other
+that resemble them: drawings, things on white or black, photographs with a sign. The photographs are
+those of flickr8k-train and imagenet-sample-1k, some of them enlarged. For each detector it fits a
+logistic curve over the facts of `twotower.tagging.pixel_facts` and the deviations of twotower-
+small. Writes twotower/tagging/detectors.json. benchmarks/quality/detectors.py tests them on other
 pictures.
 """
 
@@ -561,13 +561,16 @@ def drawing(random: Random, photo: Photo) -> Image.Image:
     return image
 
 
-def on_white(random: Random, photo: Photo) -> Image.Image:
+def on_plain(random: Random, photo: Photo) -> Image.Image:
+    """Draw a round thing on white or black, such as a fruit or a planet; edges may cut it."""
     thing = photo()
     size = int(thing.width * random.uniform(1.1, 2)), int(thing.height * random.uniform(1.1, 2))
-    image = Image.new("RGB", size, draw_grey(random, 235, 256))
+    shade = draw_grey(random, 235, 256) if random.random() < 0.5 else draw_grey(random, 0, 16)
+    image = Image.new("RGB", size, shade)
     mask = Image.new("L", thing.size, 0)
     ImageDraw.Draw(mask).ellipse((0, 0, *thing.size), 255)
-    image.paste(thing, ((size[0] - thing.width) // 2, (size[1] - thing.height) // 2), mask)
+    x, y = (int(random.uniform(-0.3, 0.5) * side) for side in thing.size)
+    image.paste(thing, (x, y), mask)
     return image
 
 
@@ -593,7 +596,7 @@ DETECTED: dict[str, Draw] = {
 }
 SIMILAR: dict[str, Draw] = {
     "drawing": drawing,
-    "on white": on_white,
+    "on plain": on_plain,
     "with a sign": with_a_sign,
 }
 

@@ -42,7 +42,7 @@ from twotower.asking.head import Head, head_of
 from twotower.asking.questions import parse_question
 from twotower.asking.zero_shot import (
     EVERYDAY_STATEMENTS,
-    HEAD_KINDS,
+    HEAD_SHARES,
     MIN_PROBABILITY_OF_TWO,
     Answerer,
     StatementCurve,
@@ -154,7 +154,7 @@ def encode_pictures(
     numbers = {
         labelled.picture
         for labelled in questions
-        if head and parse_question(labelled.question).kind in HEAD_KINDS
+        if head and parse_question(labelled.question).kind in HEAD_SHARES
     }
     cells = {
         number: head.towers.patches(model.preprocess(pictures[number])[None])[0]
@@ -196,7 +196,7 @@ def compare_methods(
     gain = [
         replace(untrained, right=answered.right - untrained.right)
         for untrained, answered in zip(zero_shot, by_ask, strict=True)
-        if head and untrained.kind in HEAD_KINDS
+        if head and untrained.kind in HEAD_SHARES
     ]
     constant = answer_by_constant(questions)
     methods = ((ZERO, zero_shot), (ASK, by_ask), (GAIN, gain), (CONSTANT, constant))

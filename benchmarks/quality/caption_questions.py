@@ -24,7 +24,7 @@ import numpy as np
 
 from twotower.asking.answer_types import answer_types
 from twotower.asking.english import NUMBERS, with_article
-from twotower.asking.zero_shot import HEAD_KINDS
+from twotower.asking.zero_shot import HEAD_SHARES
 from twotower.pairs.sources import open_source
 
 AGREED = 3  # captions of five that must agree
@@ -362,7 +362,7 @@ def write_training_set(location: Path, folder: Path) -> None:
     questions = [
         labelled
         for labelled in caption_questions(captions, TRAINING_AGREED, TRAINING_MOST)
-        if labelled.kind in HEAD_KINDS
+        if labelled.kind in HEAD_SHARES
     ]
     (folder / "pictures").mkdir(parents=True)
     for number in {labelled.picture for labelled in questions}:

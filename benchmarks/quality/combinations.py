@@ -1,12 +1,12 @@
-"""Search for two words at once: products of probabilities against sums of vectors.
+"""Order pictures by one word and by two: cosines, probabilities, and both as in a search.
 
     python benchmarks/quality/combinations.py ../shared/data [MODEL]
 
-The words are those that the captions of flickr8k-val agree on. "Both words" needs at least three
-pictures that show both; "first without second" at least three that show the first word alone, three
-that show both, and at least a quarter as many of the latter. The measure is the average precision
-over the pictures that the captions decide, averaged over pairs of words. Writes
-results/combinations.csv.
+The words are those that the captions of flickr8k-val agree on, each alone and in pairs. "Both
+words" needs at least three pictures that show both; "first without second" at least three that show
+the first word alone, three that show both, and at least a quarter as many of the latter. The
+measure is the average precision over the pictures that the captions decide, averaged over words or
+pairs. Writes results/combinations.csv (the rows of this model in it).
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from pathlib import Path
 import numpy as np
 
 import twotower
-from benchmarks.table import write_results
+from benchmarks.table import read_results, write_results
 from twotower.arrays import BoolArray, Float32Array, Float64Array
 from twotower.calibration.calibration import read_calibration
 from twotower.calibration.captions import word_queries
 from twotower.calibration.curves import embed_queries
 from twotower.encode.encoder import Encoder
 from twotower.pairs.sources import open_source
+from twotower.search.ranking import COSINE_WEIGHT
 
-COLUMNS = ("model", "kind", "method", "pairs", "mean_average_precision")
+COLUMNS = ("model", "kind", "method", "queries", "mean_average_precision")
 MIN_PICTURES = 3
 
 Scores = dict[str, Float64Array]
@@ -47,7 +48,12 @@ def main() -> None:
         (model.config.name, kind, name, len(values), f"{np.mean(values):.3f}")
         for (kind, name), values in precisions.items()
     ]
-    write_results("combinations.csv", COLUMNS, rows)
+    others = [
+        tuple(row.values())
+        for row in read_results("combinations.csv")
+        if row["model"] != model.config.name
+    ]
+    write_results("combinations.csv", COLUMNS, [*others, *rows])
 
 
 def combinations(
@@ -72,6 +78,12 @@ def combinations(
     logits = calibration.text.logits(judged, image_embeds).T
     yes, no = -np.logaddexp(0, -logits), -np.logaddexp(0, logits)
     for a in range(len(queries)):
+        methods = {
+            "a search": yes[a] + COSINE_WEIGHT * scores[a],
+            "probability": yes[a],
+            "cosine": scores[a],
+        }
+        yield "one word", select(methods, ~undecided[a]), shows[a, ~undecided[a]]
         for b in range(len(queries)):
             if set(queries[a].text.split()) & set(queries[b].text.split()):
                 continue
@@ -79,6 +91,7 @@ def combinations(
             both_shown, without = shows[a] & shows[b] & decided, shows[a] & ~shows[b] & decided
             if a < b and both_shown.sum() >= MIN_PICTURES:
                 methods = {
+                    "a search": yes[a] + yes[b] + COSINE_WEIGHT * (scores[a] + scores[b]),
                     "product of probabilities": yes[a] + yes[b],
                     "sum of vectors": scores[a] + scores[b],
                     "first word alone": scores[a],
@@ -87,6 +100,7 @@ def combinations(
             enough = min(both_shown.sum(), without.sum()) >= MIN_PICTURES
             if enough and 4 * both_shown.sum() >= without.sum():
                 methods = {
+                    "a search": yes[a] + no[b] + COSINE_WEIGHT * scores[a],
                     "product of probabilities": yes[a] + no[b],
                     "difference of vectors": scores[a] - scores[b],
                     "first word alone": scores[a],

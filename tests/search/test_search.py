@@ -24,7 +24,7 @@ from twotower.pages.contact_sheet import write_contact_sheet
 from twotower.progress import Progress
 from twotower.search.duplicates import _connected
 from twotower.search.query import Term
-from twotower.search.ranking import group_copies
+from twotower.search.ranking import COSINE_WEIGHT, group_copies
 from twotower.search.search import NEAR_HITS, NEAR_SHARE
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
@@ -115,8 +115,11 @@ def test_only_all_lists_hits_below_the_cutoff(photos: Library) -> None:
     assert matching.matches == everything.matches == sum(hit.match for hit in everything)
     for hit in everything:
         assert hit.match == (hit.probability >= everything.cutoff)
-    probabilities = [hit.probability for hit in everything]
-    assert probabilities == sorted(probabilities, reverse=True)
+    matches = [hit.match for hit in everything]
+    assert matches == sorted(matches, reverse=True)
+    below = [hit for hit in everything if not hit.match]
+    relevance = [np.log(hit.probability) + COSINE_WEIGHT * hit.score for hit in below]
+    assert relevance == sorted(relevance, reverse=True)
 
 
 def test_the_nearest_below_the_cutoff_follow_the_last_match(

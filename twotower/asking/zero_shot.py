@@ -59,7 +59,9 @@ COUNT_PRIOR_LOG_ODDS = np.log(9)  # of at least one: who counts things presumes 
 # Logarithms of how often captions of flickr8k-train agree on 1, 2, 3, 4 and 5 things; the model
 # alone hardly tells these numbers apart.
 COUNT_LOG_PRIOR = np.log([0.36, 0.49, 0.11, 0.03, 0.01])
-HEAD_KINDS = ("colour", "activity")  # questions that the bundled head answers better
+# Share of the trained head in the log-probabilities of the kinds of questions that it answers; the
+# rest is zero-shot. The head learned the colours of what captions mention, seldom those of fruit.
+HEAD_SHARES = {"colour": 0.5, "activity": 1.0}
 MIN_SPREAD = 1e-6  # of the cosines with everyday words
 EVERYDAY_STATEMENTS = tuple(f"a photo of {with_article(word)}." for word in EVERYDAY_WORDS)
 
@@ -75,7 +77,7 @@ def answer_all(
     """Answer every question about every picture, in order; arguments as in `ask`."""
     parsed = [_parse(question, answers) for question in questions]
     needs_head = any(
-        isinstance(question, Question) and question.kind in HEAD_KINDS for question in parsed
+        isinstance(question, Question) and question.kind in HEAD_SHARES for question in parsed
     )
     head = head_of(model.directory, model.engine) if needs_head else None
     answerers = [
@@ -130,26 +132,26 @@ class Answerer:
 
     Attributes:
         question: the parsed question.
-        head: the trained head that chooses the answer, or None.
+        head: the trained head that takes part in the answer, or None.
     """
 
     def __init__(self, question: Question, model: Encoder, head: Head | None = None) -> None:
         """Embed the statements of the question.
 
         Args:
-            head: chooses the answer if it learned this kind of question.
+            head: takes part in the answer if it learned this kind of question.
         """
         self.question = question
         self._scale = model.logit_scale
-        head_answers = head.config.answers if head and question.kind in HEAD_KINDS else ()
+        head_answers = head.config.answers if head and question.kind in HEAD_SHARES else ()
         common = [answer for answer in head_answers if answer in question.answers]
         self.head = head if common else None
         self._names = common or list(question.answers)
         if self.head:
             self._columns = [head_answers.index(name) for name in self._names]
             self._tokens = self.head.towers.tokens([f"{normalize_question(question.text)}?"])
-        else:
-            self._text_embeds = model.encode_text(_statements(question))
+            self._rows = [list(question.answers).index(name) for name in common]
+        self._text_embeds = model.encode_text(_statements(question))
 
     def replies(
         self, image_embeds: Float32Array, everyday: Float32Array, cells: Float32Array | None = None
@@ -170,11 +172,13 @@ class Answerer:
     def _replies(
         self, image_embeds: Float32Array, everyday: Float32Array, cells: Float32Array | None
     ) -> tuple[list[Reply], bool]:
+        scores = (self._text_embeds @ image_embeds).astype(np.float64)
         if self.head:
             assert cells is not None
             logits = self.head.logits(cells, *self._tokens)[0, self._columns]
-            return _judged(_ranked(self._names, _softmax(logits)))
-        scores = (self._text_embeds @ image_embeds).astype(np.float64)
+            share = HEAD_SHARES[self.question.kind]
+            mixed = share * logits + (1 - share) * self._scale * scores[self._rows]
+            return _judged(_ranked(self._names, _softmax(mixed)))
         if self.question.kind == "yes/no":
             return self._yes_or_no(scores, everyday @ image_embeds)
         if self.question.kind == "count":

@@ -20,6 +20,10 @@ from twotower.calibration.curves import LogisticCurve
 from twotower.search.query import Term
 
 COPY_WINDOW = 200  # ranks before a hit, at least, among which it may have a near-duplicate
+# Weight of the cosine beside the log-probability in the order of hits: half a logit for each 0.01.
+# Competing words tell best whether a picture matches; the cosine ranks better what is one thing
+# among several in the picture (docs/measurements/search.md).
+COSINE_WEIGHT = 50.0
 RANK_FUSION_K = 60  # constant of reciprocal rank fusion (Cormack, Clarke and Büttcher 2009)
 
 
@@ -32,6 +36,7 @@ class Candidates:
         image_embeds: [n, embed_dim].
         scores: [n], weighted mean cosine of the terms.
         log_probabilities: [n], of a match.
+        relevance: [n], the order of the hits.
         matches: [n], above the cut-off of every term, or `named`.
         named: [n], with all words of the query in path or keywords.
         fewest: the number of candidates above the cut-off of the most selective wanted term.
@@ -41,6 +46,7 @@ class Candidates:
     image_embeds: Float32Array
     scores: Float64Array
     log_probabilities: Float64Array
+    relevance: Float64Array
     matches: BoolArray
     named: BoolArray
     fewest: int
@@ -57,7 +63,8 @@ def judge(
     """Score candidates by the terms of a query, each as an independent statement.
 
     The probability of a match is the product over the terms, with 1 - p for a negated term and the
-    weight as exponent. A match is on the right side of the cut-off of each term.
+    weight as exponent. A match is on the right side of the cut-off of each term. The cosines of
+    wanted terms take part in the order.
 
     Args:
         embeds: of the terms [t, embed_dim].
@@ -65,19 +72,25 @@ def judge(
         image_embeds: of the candidates [n, embed_dim].
         named: [n], True for candidates that match by name.
     """
-    scores, log_probabilities = np.zeros(len(ids)), np.zeros(len(ids))
+    scores, wanted, log_probabilities = np.zeros((3, len(ids)))
     matches, fewest = np.ones(len(ids), bool), len(ids)
     for term, embed in zip(terms, embeds, strict=True):
         logits = _logits(term, embed, image_embeds, calibration)
         cutoff = _curve(term, calibration).cutoff
         passed = logits >= np.log(cutoff / (1 - cutoff))
         sign = -1 if term.negated else 1
-        scores += sign * term.weight * (image_embeds @ embed)
+        weighted = term.weight * (image_embeds @ embed)
+        scores += sign * weighted
+        wanted += 0 if term.negated else weighted
         log_probabilities -= term.weight * np.logaddexp(0, -sign * logits)
         matches &= ~passed if term.negated else passed
         fewest = fewest if term.negated else min(fewest, int(passed.sum()))
     scores /= sum(term.weight for term in terms)
-    return Candidates(ids, image_embeds, scores, log_probabilities, matches | named, named, fewest)
+    relevance = log_probabilities + COSINE_WEIGHT * wanted
+    return Candidates(
+        *(ids, image_embeds, scores, log_probabilities, relevance),
+        *(matches | named, named, fewest),
+    )
 
 
 def joint_cutoff(terms: Sequence[Term], calibration: Calibration) -> float:
@@ -90,8 +103,8 @@ def joint_cutoff(terms: Sequence[Term], calibration: Calibration) -> float:
 
 
 def rank(candidates: Candidates, named_ids: Int64Array) -> IndexArray:
-    """Order candidates [n], best first: by probability, fused with the order of `named_ids`."""
-    order = best_first(candidates.log_probabilities, candidates.ids)
+    """Order candidates [n], best first: by relevance, fused with the order of `named_ids`."""
+    order = best_first(candidates.relevance, candidates.ids)
     if not len(named_ids):
         return order
     fused = np.zeros(len(order))
