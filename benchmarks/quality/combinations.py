@@ -48,12 +48,12 @@ def main() -> None:
         (model.config.name, kind, name, len(values), f"{np.mean(values):.3f}")
         for (kind, name), values in precisions.items()
     ]
-    others = [
+    rest = [
         tuple(row.values())
         for row in read_results("combinations.csv")
         if row["model"] != model.config.name
     ]
-    write_results("combinations.csv", COLUMNS, [*others, *rows])
+    write_results("combinations.csv", COLUMNS, [*rest, *rows])
 
 
 def combinations(

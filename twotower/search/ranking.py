@@ -72,7 +72,7 @@ def judge(
         image_embeds: of the candidates [n, embed_dim].
         named: [n], True for candidates that match by name.
     """
-    scores, wanted, log_probabilities = np.zeros((3, len(ids)))
+    scores, positive, log_probabilities = np.zeros((3, len(ids)))
     matches, fewest = np.ones(len(ids), bool), len(ids)
     for term, embed in zip(terms, embeds, strict=True):
         logits = _logits(term, embed, image_embeds, calibration)
@@ -81,12 +81,12 @@ def judge(
         sign = -1 if term.negated else 1
         weighted = term.weight * (image_embeds @ embed)
         scores += sign * weighted
-        wanted += 0 if term.negated else weighted
+        positive += 0 if term.negated else weighted
         log_probabilities -= term.weight * np.logaddexp(0, -sign * logits)
         matches &= ~passed if term.negated else passed
         fewest = fewest if term.negated else min(fewest, int(passed.sum()))
     scores /= sum(term.weight for term in terms)
-    relevance = log_probabilities + COSINE_WEIGHT * wanted
+    relevance = log_probabilities + COSINE_WEIGHT * positive
     return Candidates(
         *(ids, image_embeds, scores, log_probabilities, relevance),
         *(matches | named, named, fewest),
