@@ -48,12 +48,9 @@ def main() -> None:
         (model.config.name, kind, name, len(values), f"{np.mean(values):.3f}")
         for (kind, name), values in precisions.items()
     ]
-    rest = [
-        tuple(row.values())
-        for row in read_results("combinations.csv")
-        if row["model"] != model.config.name
-    ]
-    write_results("combinations.csv", COLUMNS, [*rest, *rows])
+    earlier = [tuple(row.values()) for row in read_results("combinations.csv")]
+    earlier = [row for row in earlier if row[0] != model.config.name]
+    write_results("combinations.csv", COLUMNS, [*earlier, *rows])
 
 
 def combinations(
