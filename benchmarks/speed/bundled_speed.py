@@ -1,12 +1,13 @@
-"""Compare the bundled model's speed with ViT-B/32's, and plot accuracy against milliseconds.
+"""Compare the speed of the bundled models with ViT-B/32's, and plot accuracy against milliseconds.
 
     python benchmarks/speed/bundled_speed.py DATA [MODEL_DIRECTORY ...]
 
-From decoded pixels (uint8, 224 x 224) through preprocessing and onnxruntime to unit vectors, in
-batches of 32, the models in turn. ViT-B/32 is in float32 with random weights, which are as fast as
-trained ones. Other model directories (earlier versions, those of `students.py`) are measured in the
-same way. The accuracy is that on `cifar10-dev` and `flickr8k-val`; that of `teacher`, which takes
-long, is read from results/teacher.csv. Writes results/bundled_speed.csv and docs/bundled_speed.png.
+From decoded pixels (uint8, 224 x 224) through preprocessing and the runtime to unit vectors, in
+batches of 32, the models in turn, each in onnxruntime and in OpenVINO. ViT-B/32 is in float32 with
+random weights, which are as fast as trained ones. Other model directories (earlier versions, those
+of `students.py`) are measured in onnxruntime. The accuracy is that on `cifar10-dev` and
+`flickr8k-val`, of the bundled models as results/bundled.csv has it. Writes
+results/bundled_speed.csv and docs/bundled_speed.png.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from twotower.pairs.sources import open_source
 ROUNDS, PICTURES = 5, 64
 COLUMNS = ("model", "ms_per_picture", "times_vit_b_32", "cifar10_dev_top1", "flickr8k_val_r1")
 CAPTION = "two dogs playing in the snow beside a wooden fence"
-PEER, BUNDLED = "ViT-B-32, float32", "twotower-small"
+PEER = "ViT-B-32, float32"
+BUNDLED = ("base", "small")
+OPENVINO = ", OpenVINO"  # end of the name of a model that OpenVINO runs
 
 Row = tuple[str, float, float, float, float]  # name, ms a picture, times ViT-B/32, accuracies
 
@@ -41,17 +44,25 @@ Row = tuple[str, float, float, float, float]  # name, ms a picture, times ViT-B/
 def main() -> None:
     data, directories = Path(sys.argv[1]), [Path(argument) for argument in sys.argv[2:]]
     with tempfile.TemporaryDirectory() as folder:
-        models = {PEER: untrained("ViT-B-32", Path(folder) / "ViT-B-32"), BUNDLED: twotower.load()}
+        vit = untrained("ViT-B-32", Path(folder) / "ViT-B-32")
+        models = {PEER: vit} | {f"twotower-{name}": twotower.load(name) for name in BUNDLED}
+        models |= {
+            f"{name}{OPENVINO}": Encoder(model.directory, engine="openvino")
+            for name, model in models.items()
+        }
         models |= {directory.name: Encoder(directory) for directory in directories}
         seconds = time_models(models)
     text = statistics.median(
-        seconds_of(lambda: models[BUNDLED].encode_text([CAPTION])) for _ in range(30)
+        seconds_of(lambda: models["twotower-base"].encode_text([CAPTION])) for _ in range(30)
     )
-    stored = {PEER: (float("nan"),) * 2, "teacher": teacher_accuracy()}
     rows: list[Row] = []
     for name, taken in seconds.items():
-        scores = stored[name] if name in stored else accuracy(models[name], data)
-        rows.append((name, 1000 * taken, seconds[PEER] / taken, *scores))
+        peer = PEER + OPENVINO if name.endswith(OPENVINO) else PEER
+        if name.startswith((PEER, "twotower")):
+            scores = stored_accuracy(name)
+        else:
+            scores = accuracy(models[name], data)
+        rows.append((name, 1000 * taken, seconds[peer] / taken, *scores))
     write_results("bundled_speed.csv", COLUMNS, [*map(format_row, rows), text_row(text)])
     draw([row for row in rows if row[3] == row[3]], ROOT / "docs" / "bundled_speed.png")
 
@@ -95,15 +106,15 @@ def accuracy(model: Encoder, data: Path) -> tuple[float, float]:
     )
 
 
-def teacher_accuracy() -> tuple[float, float]:
-    """Return the same two, as `twotower evaluate` measured them with `teacher.py`."""
+def stored_accuracy(name: str) -> tuple[float, float]:
+    """Return the same two as results/bundled.csv has them; nan for other models."""
     shares = {
-        (row["set"], row["measure"]): float(row["value"]) for row in read_results("teacher.csv")
+        (row["set"].partition(",")[0], row["measure"]): float(row["value"])
+        for row in read_results("bundled.csv")
+        if row["model"] == name
     }
-    return (
-        shares["CIFAR-10", "top1"],
-        shares["flickr8k-val", "text_to_image.recall_at_1"],
-    )
+    cifar, retrieval = ("CIFAR-10", "top1"), ("flickr8k-val", "text_to_image.recall_at_1")
+    return shares.get(cifar, float("nan")), shares.get(retrieval, float("nan"))
 
 
 def format_row(row: Row) -> tuple[str, ...]:
@@ -112,7 +123,7 @@ def format_row(row: Row) -> tuple[str, ...]:
 
 
 def text_row(seconds: float) -> tuple[str, ...]:
-    return (f"{BUNDLED}, one text", f"{1000 * seconds:.2f}", "", "", "")
+    return ("twotower, one text", f"{1000 * seconds:.2f}", "", "", "")
 
 
 def draw(rows: list[Row], path: Path) -> None:
