@@ -5,8 +5,8 @@
 Draws screenshots, documents, receipts and memes with many layouts, fonts and colours, and pictures
 that resemble them: drawings, things on white or black, photographs with a sign. The photographs are
 those of flickr8k-train and imagenet-sample-1k, some of them enlarged. For each detector it fits a
-logistic curve over the facts of `twotower.tagging.pixel_facts` and the deviations of twotower-
-small. Writes twotower/tagging/detectors.json. benchmarks/quality/detectors.py tests them on other
+logistic curve over the facts of `twotower.tagging.pixel_facts` and the deviations of the bundled
+models. Writes twotower/tagging/detectors.json. benchmarks/quality/detectors.py tests them on other
 pictures.
 """
 
