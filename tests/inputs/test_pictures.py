@@ -170,8 +170,8 @@ def tiff(bits: int, photometric: int, pixels: bytes, *, order: str = "<") -> byt
 
 def pack_12_bits(levels: NDArray[np.uint16]) -> bytes:
     """Pack pairs of 12-bit levels into three bytes, the highest bits first."""
-    first, second = levels.reshape(-1, 2).T.astype(np.uint32)
-    packed = first << 12 | second
+    even, odd = levels.reshape(-1, 2).T.astype(np.uint32)
+    packed = even << 12 | odd
     return np.stack([packed >> 16, packed >> 8 & 255, packed & 255], 1).astype(np.uint8).tobytes()
 
 
