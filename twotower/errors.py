@@ -26,6 +26,10 @@ class TwotowerError(ValueError):
         return " ".join(f"{self.subject}: {self.reason}; {self.remedy}".splitlines())
 
 
+class PathError(TwotowerError):
+    """A path begins with a home folder that does not exist or is unknown."""
+
+
 class PictureError(TwotowerError):
     """A picture, raw file or video cannot be read."""
 

@@ -12,14 +12,36 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, overload
 
-from twotower.errors import LibraryError
+from twotower.errors import LibraryError, PathError
 
 LOCK_FILE, HOLDER_FILE = "lock", "lock.holder"
 
 
 def cache_folder() -> Path:
-    """Return the folder of cached files: `TWOTOWER_CACHE`, by default `~/.cache/twotower`."""
-    return Path(os.environ.get("TWOTOWER_CACHE", "~/.cache/twotower")).expanduser()
+    """Return the folder of cached files: `TWOTOWER_CACHE`, by default `~/.cache/twotower`.
+
+    Raises:
+        PathError: the home folder is unknown, as for a user without an account.
+    """
+    folder = os.environ.get("TWOTOWER_CACHE", "~/.cache/twotower")
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError:
+        raise PathError(
+            folder, "the home folder is unknown", "set TWOTOWER_CACHE to a folder for cached files"
+        ) from None
+
+
+def expand_home(path: str | Path) -> Path:
+    """Return a path with a leading `~` or `~user` replaced by the home folder.
+
+    Raises:
+        PathError: the home folder is unknown.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise PathError(path, "the home folder is unknown", "give the path without ~") from None
 
 
 @overload

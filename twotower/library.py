@@ -150,6 +150,16 @@ class Library:
             folder=folder,
         )
 
+    def find_picture(self, picture: str | Path) -> Path:
+        """Return the path of a picture, from the working directory or in the library.
+
+        Raises:
+            QueryError: the file does not exist.
+        """
+        from twotower.search.search import find_picture
+
+        return find_picture(self.opened, picture)
+
     def similar(
         self,
         picture: str | Path,

@@ -38,6 +38,7 @@ TIMED = (
 def main() -> None:
     with tempfile.TemporaryDirectory() as compiled:
         os.environ["PYTHONPYCACHEPREFIX"] = compiled
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # of the peer; this package sets it by itself
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         if len(sys.argv) > 1:
             compare(Path(sys.argv[1]).resolve())

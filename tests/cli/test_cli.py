@@ -183,3 +183,72 @@ def test_two_at_once_share_one_conversion(tiny_directory: Path, tmp_path: Path) 
     processes = [subprocess.Popen(command, env=os.environ | cache) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def encoded(encoding: str, *arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
+    """Run a command whose output has an encoding, as when Windows redirects it to a file."""
+    done = subprocess.run(
+        [sys.executable, "-m", "twotower", *map(str, arguments), "--model", "small"],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+    )
+    assert done.returncode == 0, done.stderr.decode(encoding)
+    return done
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8", "shift_jis"])
+def test_output_in_other_encodings(encoding: str, tmp_path: Path) -> None:
+    """Characters that an encoding lacks are escaped; JSON is the same in all of them."""
+    names = ("東京 café 🎈.jpg", "cat.jpg")
+    for name in names:
+        PIL.Image.new("RGB", (8, 8)).save(tmp_path / name)
+    paths = [tmp_path / name for name in names]
+    labels = ("--labels", "кот, é, 🐈")
+    trees = json.loads(encoded(encoding, "classify", *paths, *labels, "--json").stdout)
+    assert [tree["path"] for tree in trees] == [str(path) for path in paths]
+    assert {label["label"] for label in trees[0]["labels"]} == {"кот", "é", "🐈"}
+    line = encoded(encoding, "classify", paths[0], *labels).stdout.decode(encoding)
+    shown = str(paths[0]).encode(encoding, "backslashreplace").decode(encoding)
+    assert line.startswith(shown)
+
+
+def test_results_of_evaluations_in_other_encodings(tmp_path: Path) -> None:
+    for name in ("東京", "é"):
+        (tmp_path / name).mkdir()
+        PIL.Image.new("RGB", (8, 8)).save(tmp_path / name / "a.png")
+    done = encoded("cp1252", "evaluate", "zero-shot", tmp_path, "--json")
+    assert "東京" in json.dumps(json.loads(done.stdout), ensure_ascii=False)
+
+
+WITHOUT_EXTRAS = """
+import sys
+sys.modules.update(dict.fromkeys(("torch", "onnx", "onnxscript", "matplotlib", "scipy")))
+from twotower.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train emoji --run {0}/run",
+        "train folder {0}/pairs --run {0}/run",
+        "train pretrain {0}/pairs --run {0}/run",
+        "train distill {0}/pairs --run {0}/run --teacher small",
+        "train vqa {0}/questions.csv {0}/head",
+        "train plot {0}",
+        "convert small {0}/model",
+        "verify small --engine torch",
+    ],
+)
+def test_commands_name_the_extra_that_they_need(command: str, tmp_path: Path) -> None:
+    arguments = command.format(tmp_path).split()
+    (tmp_path / "pairs" / "cat").mkdir(parents=True)
+    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "pairs" / "cat" / "a.png")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRAS, *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stderr
+    assert "needs the package 'torch'; pip install 'twotower[train]'" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs"]

@@ -207,6 +207,15 @@ def test_a_wrong_query_is_refused_before_indexing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_missing_picture_is_reported_before_indexing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(PHOTOS / "cat.jpg", tmp_path)
+    assert main(["similar", "gone.jpg", str(tmp_path)]) == 1
+    assert capsys.readouterr() == ("", "twotower: gone.jpg: no such file; check the path\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["cat.jpg"]
+
+
 def test_similar_and_duplicates(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["similar", "../a0.jpg", "--all", "--top", "2"]) == 0
     assert len(pictures_in(capsys.readouterr().out)) == 2

@@ -1,7 +1,10 @@
+import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +14,13 @@ import twotower
 
 torch = pytest.importorskip("torch")
 
+from huggingface_hub.utils import filter_repo_objects
 from transformers import CLIPConfig as HubConfig
 from transformers import CLIPModel, SiglipModel
 
-from twotower.encode.load import bundled_name, find_model, load
+from twotower.encode.load import bundled_name, find_model, find_source, load
 from twotower.encode.registry import DEFAULT_MODEL
-from twotower.errors import EngineError, ModelError
+from twotower.errors import EngineError, ModelError, PathError
 
 
 @pytest.fixture
@@ -91,6 +95,152 @@ def test_a_hub_cache_is_read_offline(foreign: Path, tmp_path: Path, cache: Path)
     shape, error = done.stdout.strip().splitlines()
     assert shape == "(1, 32)"
     assert error.startswith("hf-hub:somebody/else: ") and "check the name" in error
+
+
+NEEDED = ("config.json", "preprocessor_config.json", "model.safetensors")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of huggingface_hub, without a network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    return tmp_path / "hub"
+
+
+def cache_snapshot(
+    hub: Path, foreign: Path, files: tuple[str, ...], commit: str = "a" * 40, branch: str = "main"
+) -> Path:
+    """Put files of a model into a cache of huggingface_hub, as the repository acme/x."""
+    repository = hub / "models--acme--x"
+    snapshot = repository / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir(exist_ok=True)
+    (repository / "refs" / branch).write_text(commit)
+    for file in files:
+        shutil.copy(foreign / file, snapshot)
+    return snapshot
+
+
+@pytest.mark.parametrize("absent", ["pytorch_model.bin", "tokenizer.json", "vocab.json"])
+def test_a_snapshot_of_transformers_is_enough(foreign: Path, hub: Path, absent: str) -> None:
+    """transformers caches the list of all files and fetches those that it needs."""
+    tree = pytest.importorskip("huggingface_hub._snapshot_download")
+    snapshot = cache_snapshot(hub, foreign, NEEDED)
+    entry = tree.TreeCacheEntry(
+        size=1, blob_id="b" * 40, lfs_sha256=None, lfs_size=None, xet_hash=None
+    )
+    names = dict.fromkeys((*NEEDED, absent), entry)
+    tree.write_tree_cache(str(hub / "models--acme--x"), "a" * 40, names)
+    assert find_source("hf-hub:acme/x") == snapshot
+
+
+def test_a_revision_of_a_hub_repository(foreign: Path, hub: Path) -> None:
+    main = cache_snapshot(hub, foreign, NEEDED)
+    branch = cache_snapshot(hub, foreign, NEEDED, "c" * 40, "v2")
+    assert find_source("hf-hub:acme/x") == main
+    assert find_source("hf-hub:acme/x@v2") == find_source(f"hf-hub:acme/x@{'c' * 40}") == branch
+    with pytest.raises(ModelError, match=r"hf-hub:acme/x@v3: .*check the name"):
+        find_source("hf-hub:acme/x@v3")
+
+
+@pytest.mark.parametrize(
+    ("files", "weights"),
+    [
+        (("config.json", "model.safetensors", "pytorch_model.bin"), {"model.safetensors"}),
+        (("config.json", "pytorch_model.bin"), {"pytorch_model.bin"}),
+        (
+            ("config.json", "model-00001-of-00002.safetensors", "model.fp16.safetensors"),
+            {"model-00001-of-00002.safetensors"},
+        ),
+        (
+            (
+                *("config.json", "open_clip_config.json", "open_clip_model.safetensors"),
+                *("model.safetensors", "open_clip_pytorch_model.bin", "onnx/model.onnx"),
+            ),
+            {"open_clip_model.safetensors"},
+        ),
+        (("open_clip_config.json", "open_clip_pytorch_model.bin"), {"open_clip_pytorch_model.bin"}),
+    ],
+)
+def test_weights_are_fetched_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: tuple[str, ...], weights: set[str]
+) -> None:
+    """Many repositories have the same weights in several formats."""
+
+    def download(repository: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        for file in filter_repo_objects(files, allow_patterns=allow_patterns):
+            (tmp_path / file).write_text("{}")
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert find_source("hf-hub:acme/x") == tmp_path
+    assert {path.name for path in tmp_path.iterdir() if path.suffix != ".json"} == weights
+
+
+HTTP = "HTTP/1.1 {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "",  # a connection that is closed
+        HTTP.format("403 Forbidden", 0, ""),
+        HTTP.format("407 Proxy Authentication Required", 0, ""),
+        HTTP.format("200 OK", 26, "<html>please log in</html>"),
+        HTTP.format("200 OK", 500, '{"sha":'),
+        HTTP.format("200 OK", 2, "{}"),
+        HTTP.format("200 OK", 2, "[]"),
+    ],
+)
+def test_a_network_that_answers_for_the_hub(response: str, tmp_path: Path) -> None:
+    """Proxies, login pages and dropped connections are errors in one line."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        threading.Thread(target=answer_all, args=(server, response), daemon=True).start()
+        proxied = {"HTTPS_PROXY": address} if "407" in response else {"HF_ENDPOINT": address}
+        done = subprocess.run(
+            [sys.executable, "-m", "twotower", "verify", "hf-hub:acme/x"],
+            env={**os.environ, **proxied, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "0"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith("twotower: hf-hub:acme/x: ")
+        assert done.stderr.endswith("copy the repository to a directory and give its path\n")
+        assert done.stderr.count("\n") == 1
+
+
+def answer_all(server: socket.socket, response: str) -> None:
+    """Send the same response to every request, until the server is closed."""
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(65536)
+                connection.sendall(response.encode())
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without HOME and without an account, as of `docker run --user 1234`."""
+    for name in ("HOME", "USERPROFILE", "TWOTOWER_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+
+
+def test_without_a_home_folder(homeless: None, foreign: Path, tiny_directory: Path) -> None:
+    assert load("small").encode_text("a cat").shape == (1, 512)
+    assert load(tiny_directory).encode_text("a cat").shape == (1, 32)
+    picture = np.zeros((8, 8, 3), np.uint8)
+    assert [
+        reply.error for reply in twotower.ask(picture, "is it a cat?", model=load("small"))
+    ] == [None]
+    with pytest.raises(PathError, match="the home folder is unknown; set TWOTOWER_CACHE"):
+        load(foreign)
+    with pytest.raises(PathError, match="~nobody/x: the home folder is unknown; give the path wi"):
+        load("~nobody/x")
 
 
 def test_conversion_from_and_to_transformers(foreign: Path, tiny_directory: Path) -> None:

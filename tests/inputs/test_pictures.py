@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from twotower.errors import PictureError
-from twotower.inputs.pictures import PICTURE_SUFFIXES, find_pictures, open_picture
+from twotower.inputs.pictures import (
+    PICTURE_SUFFIXES,
+    find_pictures,
+    open_header,
+    open_picture,
+)
+from twotower.metadata.exif import read_metadata
 
 
 def slope(width: int = 64, height: int = 48, bands: int = 3) -> NDArray[np.uint8]:
@@ -151,6 +157,48 @@ def test_sixteen_bits_in_tiff_and_pgm() -> None:
         np.testing.assert_array_equal(np.asarray(open_picture(data)), slope()[..., 0])
 
 
+def tiff(bits: int, photometric: int, pixels: bytes, *, order: str = "<") -> bytes:
+    """Write a grey TIFF of 64 x 48 pixels by hand."""
+    tags = {256: 64, 257: 48, 258: bits, 259: 1, 262: photometric, 273: 122, 277: 1, 278: 48}
+    tags[279] = len(pixels)
+    entries = b"".join(
+        struct.pack(f"{order}HHIHH", tag, 3, 1, *((value, 0))) for tag, value in tags.items()
+    )
+    start = b"II*\0" if order == "<" else b"MM\0*"
+    return start + struct.pack(f"{order}IH", 8, len(tags)) + entries + bytes(4) + pixels
+
+
+def pack_12_bits(levels: NDArray[np.uint16]) -> bytes:
+    """Pack pairs of 12-bit levels into three bytes, the highest bits first."""
+    even, odd = levels.reshape(-1, 2).T.astype(np.uint32)
+    packed = even << 12 | odd
+    return np.stack([packed >> 16, packed >> 8 & 255, packed & 255], 1).astype(np.uint8).tobytes()
+
+
+def test_tiff_of_any_depth_and_polarity_gives_the_same_grey() -> None:
+    levels = slope()[..., 0]
+    deep = levels.astype(np.uint16)
+    twelve = pack_12_bits(deep << 4)
+    for data in (
+        tiff(8, 1, levels.tobytes()),
+        tiff(8, 0, (255 - levels).tobytes()),
+        tiff(12, 1, twelve),
+        tiff(16, 1, (deep * 257).astype("<u2").tobytes()),
+        tiff(16, 1, (deep * 257).astype(">u2").tobytes(), order=">"),
+        tiff(16, 0, (65535 - deep * 257).astype("<u2").tobytes()),
+    ):
+        np.testing.assert_array_equal(np.asarray(open_picture(data)), levels)
+
+
+def test_a_turned_12_bit_tiff_keeps_its_grey() -> None:
+    """The TIFF tags are lost when a picture is turned."""
+    image = Image.open(
+        io.BytesIO(tiff(12, 1, pack_12_bits(slope()[..., 0].astype(np.uint16) << 4)))
+    )
+    image.getexif()[ExifTags.Base.Orientation] = 3
+    np.testing.assert_array_equal(np.asarray(open_picture(image)), slope()[::-1, ::-1, 0])
+
+
 @pytest.mark.parametrize("kind", ["int32", "float32"])
 def test_pixels_without_a_range_are_refused(kind: str) -> None:
     image = Image.fromarray(np.ones((3, 3), kind))
@@ -165,6 +213,24 @@ def test_heic() -> None:
     for _ in range(2):
         assert far(open_picture(file.getvalue()), slope()) <= 8
     assert "cut short" in refusal(file.getvalue()[:-50]).reason
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("turned", [True, False])
+def test_heic_is_upright_with_and_without_a_turn_in_its_container(
+    orientation: int, turned: bool
+) -> None:
+    """pillow-heif writes the boxes `irot` and `imir`; phones may write EXIF alone."""
+    pillow_heif = pytest.importorskip("pillow_heif", reason="HEIC is an extra: twotower[heif]")
+    pillow_heif.register_heif_opener()
+    data = encode(rgb(), "HEIF", quality=95, exif=exif(orientation))
+    if not turned:
+        data = data.replace(b"irot", b"free").replace(b"imir", b"free")
+    upright = open_picture(data)
+    assert far(upright, SHOWN[orientation](slope())) <= 8
+    assert open_picture(upright).tobytes() == upright.tobytes()
+    metadata = read_metadata(open_header(io.BytesIO(data), "a.heic"))
+    assert (metadata.width, metadata.height) == upright.size
 
 
 def test_heic_without_its_package(tmp_path: Path) -> None:
@@ -303,8 +369,6 @@ def test_postscript_is_not_run() -> None:
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        ("JPEG", {}),
-        ("JPEG", {"progressive": True}),
         ("PNG", {}),
         ("GIF", {}),
         ("WEBP", {}),
@@ -347,9 +411,44 @@ def test_damaged_files_raise_nothing_else() -> None:
                 assert str(error)
 
 
-def test_a_truncated_file_opened_lazily_elsewhere() -> None:
-    lazy = Image.open(io.BytesIO(encode(rgb(), "JPEG")[:-30]))
-    assert "cut short" in refusal(lazy).reason
+def test_a_jpeg_without_its_end_is_decoded_with_a_warning(tmp_path: Path) -> None:
+    """Browsers show it as well."""
+    for progressive in (False, True):
+        data = encode(rgb(), "JPEG", progressive=progressive)
+        path = tmp_path / "cut.jpg"
+        path.write_bytes(data[:-2])
+        for source in (path, data[:-2], Image.open(io.BytesIO(data[:-2]))):
+            with pytest.warns(UserWarning, match="cut short, and decoded") as caught:
+                image = open_picture(source)
+            assert image.tobytes() == open_picture(data).tobytes()
+            if source is path:
+                assert str(caught[0].message).startswith(f"{path}: ")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_jpeg_cut_anywhere_is_refused_or_right_above_its_last_blocks() -> None:
+    data = encode(Image.fromarray(slope(320, 240)), "JPEG")
+    whole = np.asarray(open_picture(data))
+    accepted = []
+    for missing in range(2, len(data), len(data) // 60):
+        try:
+            image = open_picture(data[:-missing])
+        except PictureError:
+            continue
+        accepted.append(missing)
+        np.testing.assert_array_equal(np.asarray(image)[:222], whole[:222])  # blocks of 16
+    assert accepted and max(accepted) < len(data) // 8
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cut_jpeg_at_a_reduced_scale() -> None:
+    data = encode(Image.fromarray(slope(900, 700)), "JPEG")
+    whole = np.asarray(open_picture(data, draft_size=80))
+    for cut in (data[:-2], data[:-20]):
+        image = np.asarray(open_picture(cut, draft_size=80))
+        np.testing.assert_array_equal(image[:170], whole[:170])
+    with pytest.raises(PictureError, match="cut short"):
+        open_picture(data[: len(data) // 2], draft_size=80)
 
 
 def test_bombs_are_refused_by_their_header() -> None:
@@ -359,6 +458,23 @@ def test_bombs_are_refused_by_their_header() -> None:
     error = refusal(small, max_pixels=64 * 48 - 1)
     assert "64 x 48" in error.reason
     assert "too large" in refusal(rgb(), max_pixels=100).reason
+
+
+@pytest.mark.filterwarnings("error")  # Pillow warns from 89 megapixels on, and refuses 179
+def test_photographs_of_200_megapixels() -> None:
+    data = encode(Image.new("L", (16320, 12240), 200), "JPEG")
+    assert open_header(io.BytesIO(data), "a.jpg").size == (16320, 12240)
+    image = open_picture(data, draft_size=224)
+    assert image.size == (2040, 1530)
+    assert image.getpixel((0, 0)) == 200
+    assert open_picture(data, draft_size=224, max_pixels=2040 * 1530).size == (2040, 1530)
+    assert "16320 x 12240" in refusal(data, max_pixels=2040 * 1530).reason
+
+
+def test_a_reduced_scale_saves_no_memory_in_progressive_jpegs() -> None:
+    data = encode(Image.new("L", (640, 480)), "JPEG", progressive=True)
+    assert open_picture(data, draft_size=40, max_pixels=640 * 480).size == (160, 120)
+    assert "too large" in refusal(data, draft_size=40, max_pixels=640 * 480 - 1).reason
 
 
 def test_the_error_survives_a_process_pool() -> None:

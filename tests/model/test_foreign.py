@@ -7,26 +7,35 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPConfig as HubConfig
 from transformers import (
+    CLIPImageProcessorPil,
     CLIPModel,
+    CLIPProcessor,
     CLIPTokenizer,
     SiglipConfig,
     SiglipImageProcessor,
+    SiglipImageProcessorPil,
     SiglipModel,
 )
 
 from tests.tiny_models import random_tensors, siglip_config, tiny_config
 from twotower.errors import ModelError, UnsafePickleError
+from twotower.inputs.preprocess import Preprocess
 from twotower.model.config import CLIPConfig, ResNetConfig, TextTransformerConfig, ViTConfig
 from twotower.model.foreign import read_foreign, write_open_clip, write_transformers
 from twotower.model.foreign.open_clip import _vision
 from twotower.model.foreign.openai import OPENAI_TABLE
 from twotower.model.foreign.rename import Settings, export_tensors
+from twotower.model.foreign.transformers import _preprocess, _tower
+from twotower.model.foreign.transformers import _text as _text_tower
+from twotower.model.foreign.transformers import _vision as _vision_tower
 from twotower.model.presets import preset
 
 TOWER = {
@@ -107,6 +116,98 @@ def test_clip_from_transformers_and_back(hub_clip: Path, tmp_path: Path) -> None
     theirs = load_file(hub_clip / "model.safetensors")
     assert_same(load_file(tmp_path / "again" / "model.safetensors"), theirs)
     assert_same(CLIPModel.from_pretrained(tmp_path / "again").state_dict(), theirs)
+
+
+@pytest.mark.parametrize("older", [None, {"resample": 2}, {"processor_class": "CLIPProcessor"}])
+def test_transformers_5_saves_one_file_for_the_processor(
+    hub_clip: Path, tmp_path: Path, older: dict[str, Any] | None
+) -> None:
+    """`preprocessor_config.json` is not written any more, and not read beside the new file."""
+    expected = read_foreign(hub_clip).config
+    write_transformers(expected, read_foreign(hub_clip).tensors, tmp_path)  # for its tokenizer
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path)
+    (hub_clip / "preprocessor_config.json").unlink()
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size=64)
+    CLIPProcessor(processor, tokenizer).save_pretrained(hub_clip)
+    if older:
+        (hub_clip / "preprocessor_config.json").write_text(json.dumps(older))
+    assert read_foreign(hub_clip).config == expected
+
+
+def test_a_processor_config_without_image_processor(hub_clip: Path) -> None:
+    """transformers 4 wrote it beside `preprocessor_config.json`."""
+    expected = read_foreign(hub_clip).config
+    (hub_clip / "processor_config.json").write_text('{"processor_class": "CLIPProcessor"}')
+    assert read_foreign(hub_clip).config == expected
+
+
+SQUARE = {"height": 64, "width": 64}
+
+
+@pytest.mark.parametrize("siglip", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"do_normalize": False},
+        {"do_normalize": None},
+        {"do_rescale": False},
+        {"rescale_factor": 1 / 127.5},
+        {"rescale_factor": 0.003921568627451},
+        {"do_rescale": False, "do_normalize": False},
+        {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]},
+        {"image_mean": 0.5, "image_std": 0.25},
+        {"resample": 2},
+        {"size": SQUARE, "do_center_crop": True},
+        {"size": [64, 64]},
+        {"size": 64, "default_to_square": True},
+        {"size": 64, "crop_size": 64, "do_center_crop": True},
+        {"do_convert_rgb": False, "do_pad": False, "a_key_of_another_program": 1},
+    ],
+)
+def test_preprocessing_equals_transformers(
+    tmp_path: Path, settings: dict[str, Any], siglip: bool
+) -> None:
+    base: dict[str, Any] = {"size": SQUARE} if siglip else {"size": {"shortest_edge": 64}}
+    tree = base | {"crop_size": SQUARE} | settings
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(tree))
+    random = np.random.default_rng(0)
+    picture = Image.fromarray(random.integers(0, 256, (90, 71, 3), np.uint8))
+    processor = (SiglipImageProcessorPil if siglip else CLIPImageProcessorPil)(**tree)
+    theirs = np.asarray(processor(images=[picture])["pixel_values"][0])
+    ours = Preprocess(_preprocess(tmp_path, 64, siglip))(picture)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6 * np.abs(theirs).max())
+
+
+def test_defaults_are_those_of_the_named_processor(hub_clip: Path) -> None:
+    tree = {"image_processor_type": "SiglipImageProcessorFast", "size": SQUARE}
+    (hub_clip / "preprocessor_config.json").write_text(json.dumps(tree))
+    preprocess = read_foreign(hub_clip).config.preprocess
+    assert (preprocess.resize, preprocess.mean) == ("squash", (0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vision_config_dict": {"layer_norm_eps": 0.01}},
+        {"vision_config_dict": TOWER | {"layer_norm_eps": 0.01, "image_size": 64}},
+        {"text_config_dict": TOWER | {"hidden_act": "gelu"}},
+        {"text_config_dict": None, "vision_config_dict": None},
+    ],
+)
+def test_older_names_of_the_towers(hub_clip: Path, changes: dict[str, Any]) -> None:
+    """`vision_config_dict` replaces `vision_config`, its missing keys by defaults."""
+    tree = json.loads((hub_clip / "config.json").read_text()) | changes
+    (hub_clip / "config.json").write_text(json.dumps(tree))
+    theirs = HubConfig.from_pretrained(hub_clip)
+    for tower, ours in (
+        (theirs.vision_config, _vision_tower(_tower(tree, "vision", False, hub_clip), False)),
+        (theirs.text_config, _text_tower(_tower(tree, "text", False, hub_clip), False)),
+    ):
+        assert ours.width == tower.hidden_size
+        assert ours.layers == tower.num_hidden_layers
+        assert ours.eps == tower.layer_norm_eps
+        assert ours.activation == tower.hidden_act
 
 
 def test_siglip_from_transformers_and_back(hub_siglip: Path, tmp_path: Path) -> None:
@@ -213,6 +314,43 @@ def test_a_whole_siglip_to_open_clip_and_back(tmp_path: Path) -> None:
 def test_activations_of_timm_towers(name: str, activation: str) -> None:
     settings = {"timm_model_name": name, "timm_pool": "map", "timm_proj": "none"}
     assert _vision(Settings(settings, "config"), "gelu").activation == activation
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vit_base_patch16_clip_224", "vit_x_patch16_siglip"])
+def test_timm_towers_of_other_kinds(name: str) -> None:
+    settings = {"timm_model_name": name, "timm_pool": "map", "timm_proj": "none"}
+    with pytest.raises(ModelError, match=f"timm_model_name is '{name}'"):
+        _vision(Settings(settings, "config"), "gelu")
+
+
+def test_sides_as_pairs(tmp_path: Path) -> None:
+    """open_clip takes a pair of sides wherever it takes a side."""
+    config = tiny_config()
+    write_open_clip(config, random_tensors(config), tmp_path)
+    for key in ("image_size", "patch_size"):
+        side = getattr(config.vision, key)
+        change_json(
+            tmp_path / "open_clip_config.json", ["model_cfg", "vision_cfg", key], [side] * 2
+        )
+    assert read_foreign(tmp_path).config.vision == config.vision
+
+
+def test_a_model_config_of_open_clip_is_not_enough(tmp_path: Path) -> None:
+    """The settings of `model_cfg` alone, as in open_clip's own model_configs."""
+    write_open_clip(tiny_config(), random_tensors(tiny_config()), tmp_path)
+    path = tmp_path / "open_clip_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text())["model_cfg"]))
+    with pytest.raises(ModelError, match=r"open_clip_config\.json: model_cfg: missing"):
+        read_foreign(tmp_path)
+
+
+def test_text_towers_of_transformers_are_named(tmp_path: Path) -> None:
+    """The error names the tower, not its tokenizer."""
+    write_open_clip(tiny_config(), random_tensors(tiny_config()), tmp_path)
+    text_cfg = {"hf_model_name": "xlm-roberta-base", "hf_tokenizer_name": "xlm-roberta-base"}
+    change_json(tmp_path / "open_clip_config.json", ["model_cfg", "text_cfg"], text_cfg)
+    with pytest.raises(ModelError, match="hf_model_name is 'xlm-roberta-base'"):
+        read_foreign(tmp_path)
 
 
 def test_quick_gelu_in_one_tower_only_cannot_go_to_open_clip(tmp_path: Path) -> None:
@@ -359,6 +497,28 @@ def test_tensors_that_do_not_fit(
         ("config.json", ["projection_dim"], 12, "visual_projection.weight"),
         ("preprocessor_config.json", ["crop_size"], 32, "makes pictures of [32, 64] pixels"),
         ("preprocessor_config.json", ["resample"], 1, "resample is 1"),
+        ("preprocessor_config.json", ["do_resize"], False, "do_resize is False"),
+        ("preprocessor_config.json", ["do_pad"], True, "do_pad is True"),
+        ("preprocessor_config.json", ["do_center_crop"], False, "do_center_crop is False"),
+        ("preprocessor_config.json", ["do_normalize"], "yes", "do_normalize is 'yes'"),
+        ("preprocessor_config.json", ["rescale_factor"], 0, "rescale_factor is 0"),
+        ("preprocessor_config.json", ["image_std"], [1, 0, 1], "image_std is (1.0, 0.0, 1.0)"),
+        ("preprocessor_config.json", ["image_mean"], [0.5], "image_mean is [0.5]"),
+        ("preprocessor_config.json", ["size"], {"longest_edge": 64}, "size is {'longest_edge'"),
+        ("preprocessor_config.json", ["size"], "large", "size is {'shortest_edge': 'large'}"),
+        (
+            "preprocessor_config.json",
+            ["image_processor_type"],
+            "ViTImageProcessor",
+            "image_processor_type is 'ViTImageProcessor'",
+        ),
+        ("config.json", ["vision_config", "num_channels"], 1, "num_channels is 1"),
+        ("config.json", ["vision_config", "hidden_size"], None, "hidden_size is None"),
+        ("config.json", ["vision_config", "patch_size"], [16, 8], "patch_size is [16, 8]"),
+        ("config.json", ["vision_config", "num_attention_heads"], 3, "num_attention_heads is 3"),
+        ("config.json", ["vision_config"], [1], "vision_config: it is [1], not an object"),
+        ("config.json", ["text_config", "eos_token_id"], [1, 2], "eos_token_id is [1, 2]"),
+        ("config.json", ["vision_config_dict", "image_size"], 96, "in config.json is 96"),
     ],
 )
 def test_configurations_that_do_not_fit(
@@ -388,6 +548,20 @@ def test_files_that_are_missing(hub_clip: Path, file: str) -> None:
         (["model_cfg", "multimodal_cfg"], {}, "multimodal_cfg is {}"),
         (["preprocess_cfg", "mode"], "L", "mode is 'L'"),
         (["preprocess_cfg", "size"], 96, "size is 96"),
+        (["preprocess_cfg", "resize_mode"], "longest", "resize_mode is 'longest'"),
+        (["preprocess_cfg", "interpolation"], "nearest", "interpolation is 'nearest'"),
+        (["preprocess_cfg", "std"], [0, 1, 1], "std is (0.0, 1.0, 1.0)"),
+        (["preprocess_cfg"], None, "preprocess_cfg: missing"),
+        (["model_cfg"], None, "model_cfg: missing"),
+        (["model_cfg", "embed_dim"], None, "embed_dim is None"),
+        (["model_cfg", "vision_cfg"], None, "vision_cfg: missing"),
+        (["model_cfg", "vision_cfg", "image_size"], [64, 32], "image_size is [64, 32]"),
+        (["model_cfg", "vision_cfg", "width"], "wide", "width is 'wide'"),
+        (["model_cfg", "vision_cfg", "layers"], [1, 2], "layers is [1, 2]"),
+        (["model_cfg", "vision_cfg", "head_width"], 128, "head_width is 128"),
+        (["model_cfg", "vision_cfg", "norm_kwargs"], {"bias": False}, "norm_kwargs: bias is False"),
+        (["model_cfg", "text_cfg", "hf_tokenizer_name"], "bert", "hf_tokenizer_name is 'bert'"),
+        (["model_cfg", "text_cfg", "heads"], 3, "heads is 3"),
     ],
 )
 def test_open_clip_settings_that_are_not_understood(

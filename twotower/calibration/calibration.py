@@ -27,7 +27,7 @@ from twotower.calibration.competitors import (
 )
 from twotower.calibration.curves import LogisticCurve, TextCurves
 from twotower.encode.golden import golden_hash
-from twotower.errors import CalibrationError
+from twotower.errors import CalibrationError, PathError
 from twotower.files import atomic_write, cache_folder
 
 if TYPE_CHECKING:
@@ -189,8 +189,9 @@ def text_curves(encoder: Encoder) -> TextCurves:
     Raises:
         CalibrationError: the model's calibration is damaged.
     """
-    folder = cache_folder() / "competitors" / competitors_key(encoder)
-    with contextlib.suppress(OSError):
+    folder = None
+    with contextlib.suppress(OSError, PathError):
+        folder = cache_folder() / "competitors" / competitors_key(encoder)
         folder.mkdir(parents=True, exist_ok=True)
     calibration = read_calibration(encoder, cache=folder)
     if calibration is not None:

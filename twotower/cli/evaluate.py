@@ -13,6 +13,7 @@ from twotower.cli.output import (
     FAILED,
     OK,
     add_model_options,
+    escape_json,
     positive,
     print_failures,
     show_progress,
@@ -215,7 +216,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
 
     result = compare(read_result(arguments.first_file), read_result(arguments.second_file))
     if arguments.json:
-        print(result_to_json(result))
+        print(escape_json(result_to_json(result)))
         return OK
     print(summarize_set(result))
     print(f"{result['models'][0]} minus {result['models'][1]}")
@@ -285,7 +286,8 @@ def _write_outputs(
 
         page = write_report(result, arguments.report, find_picture)
         print(f"Wrote {page}", file=sys.stderr)
-    print(result_to_json(result) if arguments.json else "\n".join(format_result(result)))
+    text = escape_json(result_to_json(result)) if arguments.json else None
+    print(text or "\n".join(format_result(result)))
     return FAILED if result["unreadable"] else OK
 
 

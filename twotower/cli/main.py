@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import io
 import sys
 import warnings
@@ -26,6 +27,17 @@ from twotower.cli.output import FAILED, INTERRUPTED, OK, printable
 from twotower.errors import TwotowerError
 from twotower.version import __version__
 
+# The extras of packages that whole commands need; the other extras are named where they are used.
+EXTRAS = {
+    "torch": "train",
+    "onnx": "train",
+    "onnxscript": "train",
+    "matplotlib": "train",
+    "scipy": "evaluate",
+    "threadpoolctl": "evaluate",
+}
+_ESCAPE = "twotower-escape"  # an error handler for streams
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and print its errors.
@@ -38,9 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with 2, for wrong usage; with 0, after --help and --version.
     """
+    codecs.register_error(_ESCAPE, _escape)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")  # print file names as their bytes
+            stream.reconfigure(errors=_ESCAPE)
     arguments = build_parser().parse_args(search.keep_minus(sys.argv[1:] if argv is None else argv))
     warnings.showwarning = _print_warning  # type: ignore[assignment]
     try:
@@ -51,6 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         sys.stdout = None  # so that nothing is flushed to it at exit
         return OK
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        install = f"pip install 'twotower[{EXTRAS[package]}]'"
+        print(f"twotower: this command needs the package {package!r}; {install}", file=sys.stderr)
+        return FAILED
     except (TwotowerError, OSError) as error:
         print(f"twotower: {_one_line(error)}", file=sys.stderr)
         return FAILED
@@ -77,6 +97,14 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         family.add_commands(commands)
     return parser
+
+
+def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Print file names as their bytes, and as an escape what the stream's encoding lacks."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.backslashreplace_errors(error)
 
 
 def _one_line(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import json
 import os
@@ -97,13 +98,19 @@ def count_of(number: int, noun: str) -> str:
 
 
 def to_json(tree: Any, indent: int | None = None) -> str:
-    """Return JSON as text.
+    """Return JSON as text that stdout can print."""
+    return escape_json(json.dumps(tree, ensure_ascii=False, indent=indent))
 
-    The name of a file may be bytes that are not text. They are escaped, and `os.fsencode` restores
-    them.
+
+def escape_json(text: str) -> str:
+    """Return JSON with the characters escaped that stdout cannot print.
+
+    These are all but ASCII, unless its encoding is UTF-8, and the bytes in the name of a file that
+    are no text, which `os.fsencode` restores.
     """
-    text = json.dumps(tree, ensure_ascii=False, indent=indent)
-    return json.dumps(tree, indent=indent) if re.search("[\udc80-\udcff]", text) else text
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    unprintable = "[\udc80-\udcff]" if codecs.lookup(encoding).name == "utf-8" else "[^\x00-\x7f]"
+    return re.sub(unprintable, lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def print_array(trees: Iterable[dict[str, Any]]) -> int:

@@ -118,7 +118,9 @@ def run_search(arguments: argparse.Namespace) -> int:
 
 def run_similar(arguments: argparse.Namespace) -> int:
     """Search by a picture."""
-    library = open_library(arguments.folder, arguments.library)
+    library = locate_library(arguments.folder, arguments.library)
+    library.find_picture(arguments.picture)  # a missing one is reported before indexing
+    index_if_new(library)
     result = library.similar(
         arguments.picture,
         top=arguments.top,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.arrays import Float32Array
+from twotower.encode.runtimes import import_onnxruntime, import_openvino
 from twotower.errors import EngineError
 from twotower.model.config import read_config
 
@@ -78,8 +79,7 @@ def start_session(path: Path, threads: int | None = None) -> Any:
     Raises:
         EngineError: the graph cannot be read.
     """
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
@@ -130,11 +130,9 @@ def _openvino_core() -> Any:
     and the next signal with a Python handler, such as Ctrl-C, is a segmentation fault
     (tests/encode/openvino_signal_stack.py shows it without this package).
     """
-    import openvino
-
     with _CORE_LOCK:
         if not _CORE:
-            _CORE.append(openvino.Core())
+            _CORE.append(import_openvino().Core())
     return _CORE[0]
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from twotower.encode.encoder import Encoder
 from twotower.encode.registry import BUNDLED_MODELS, DEFAULT_MODEL
 from twotower.errors import ModelError
-from twotower.files import cache_folder
+from twotower.files import cache_folder, expand_home
 from twotower.model.config import is_model_directory
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 HUB_PREFIX = "hf-hub:"
-HUB_FILES = ["*.json", "*.safetensors", "*.onnx", "*.txt", "*.model", "*.bin"]
+DESCRIPTIONS = ["*.json", "*.txt", "*.model"]  # configurations and vocabularies of a repository
 
 
 def load(
@@ -28,13 +28,14 @@ def load(
     Args:
         model: "twotower-base" (short "base"), "twotower-small" ("small") or None for the default of
             these two; a model directory; a transformers or open_clip directory; an OpenAI `.pt`
-            archive; or `hf-hub:org/name`.
+            archive; or `hf-hub:org/name`, with `@revision` for a branch, tag or commit.
         engine: "onnxruntime", "openvino" or "torch".
         threads: CPU threads of the engine; by default all cores.
 
     Raises:
         ModelError: the model does not exist, cannot be read, or its conversion needs a package
             that is not installed.
+        PathError: it must be converted, and the folder of the cache is unknown.
     """
     return Encoder(find_model(model), engine, threads)
 
@@ -52,7 +53,7 @@ def find_source(model: str | Path | None) -> Path:
         return BUNDLED / BUNDLED_MODELS[name]
     if str(model).startswith(HUB_PREFIX):
         return _download(str(model).removeprefix(HUB_PREFIX))
-    path = Path(model).expanduser()
+    path = expand_home(model)
     if not path.exists():
         raise ModelError(str(model), "no such model", _suggestion(path))
     return path
@@ -76,17 +77,49 @@ def _suggestion(path: Path) -> str:
     return f"give {short}, a directory, an OpenAI .pt file or {HUB_PREFIX}org/name"
 
 
-def _download(repository: str) -> Path:
-    """Return the local snapshot of a hub repository; download it unless it is in the cache."""
-    import huggingface_hub
-    from huggingface_hub.errors import HFValidationError
+def _download(name: str) -> Path:
+    """Return the local snapshot of a hub repository, with what a model needs of it.
 
+    Of several files of the same weights one is fetched: safetensors, or a pickle if there are none.
+
+    Args:
+        name: "organisation/repository" or "organisation/repository@revision".
+    """
+    folder = _snapshot(name, DESCRIPTIONS)
+    if is_model_directory(folder):
+        return _snapshot(name, [*DESCRIPTIONS, "*.safetensors", "*.onnx"])
+    stem, pickle = "model", "pytorch_model.bin"
+    if (folder / "open_clip_config.json").exists():
+        stem, pickle = "open_clip_model", "open_clip_pytorch_model.bin"
+    folder = _snapshot(name, [*DESCRIPTIONS, f"{stem}.safetensors", f"{stem}-*.safetensors"])
+    if not any(folder.glob(f"{stem}*.safetensors")):
+        folder = _snapshot(name, [*DESCRIPTIONS, pickle])
+    return folder
+
+
+def _snapshot(name: str, patterns: list[str]) -> Path:
+    """Return the local snapshot of a hub repository; download the files of `patterns`.
+
+    Without a network it is used as it is in the cache: other programs leave snapshots there that
+    lack files which they did not need.
+    """
+    import huggingface_hub
+
+    repository, _, revision = name.partition("@")
     try:
-        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=HUB_FILES))
-    except (OSError, HFValidationError) as error:  # hub and network errors are OSErrors
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return Path(
+            huggingface_hub.snapshot_download(
+                repository, revision=revision or None, allow_patterns=patterns
+            )
+        )
+    except Exception as error:  # also those of its HTTP library, and of answers that are not JSON
+        if snapshot := getattr(error, "snapshot_path", None):  # of `IncompleteSnapshotError`
+            return Path(snapshot)
+        reason = (str(error).strip().splitlines() or [""])[0]
+        if not isinstance(error, OSError) or not reason:
+            reason = f"{type(error).__name__}: {reason}"
         raise ModelError(
-            f"{HUB_PREFIX}{repository}",
+            f"{HUB_PREFIX}{name}",
             reason[:200],
             "check the name and the network, or copy the repository to a directory and give its "
             "path",

@@ -14,6 +14,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from twotower.arrays import Float32Array
+from twotower.encode.runtimes import import_onnxruntime
 from twotower.errors import ModelError
 from twotower.inputs.preprocess import Preprocess, PreprocessConfig
 from twotower.inputs.tokenizer import OPENAI_TOKENIZER, TokenizerConfig, load_tokenizer
@@ -125,8 +126,7 @@ class OnnxPair:
 
 
 def _open_graph(path: Path) -> Any:
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     try:
         return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no base class of its exceptions

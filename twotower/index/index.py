@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from twotower.encode.registry import DEFAULT_MODEL, QUICK_MODEL
 from twotower.errors import LibraryError
-from twotower.files import create_folder, exclusive_lock
+from twotower.files import create_folder, exclusive_lock, expand_home
 from twotower.index.catalog import BETTER_MODEL, CATALOG_FILE, LIBRARY_FOLDER, Catalog
 from twotower.index.local_vectors import LocalVectors
 from twotower.index.schema import ModelRecord
@@ -63,7 +63,7 @@ class Index:
         self._root = Path(root).absolute() if root is not None else None
         self.location = Path(location or Path(root or ".") / LIBRARY_FOLDER).absolute()
         if vectors not in (None, LOCAL) and "://" not in vectors:
-            vectors = str(Path(vectors).expanduser().absolute())
+            vectors = str(expand_home(vectors).absolute())
         self._requested_model, self._requested_vectors = model, vectors
         self._engine = engine
 

@@ -17,6 +17,7 @@ from twotower.encode.encoder import Encoder
 from twotower.encode.golden import file_facts, has_image_tower, image_fingerprint
 from twotower.encode.load import bundled_name
 from twotower.errors import LibraryError
+from twotower.files import expand_home
 from twotower.index import inverted_file
 from twotower.index.catalog import Catalog
 from twotower.index.indexing import Indexing, IndexReport
@@ -44,7 +45,7 @@ def describe_model(encoder: Encoder, source: str, vectors: str | None) -> ModelR
     """Return the record of a model that is not in the catalog yet (`id` 0)."""
     if name := bundled_name(source):
         source = name
-    elif (path := Path(source).expanduser()).exists():
+    elif (path := expand_home(source)).exists():
         source = str(path.absolute())
     return ModelRecord(
         id=0,

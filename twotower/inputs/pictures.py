@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
-from collections.abc import Iterable, Iterator
+import struct
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -25,8 +28,8 @@ PICTURE_SUFFIXES: frozenset[str] = frozenset((
 """Suffixes, in lower case, of the files that `find_pictures` lists in a folder."""
 # fmt: on
 
-MAX_PIXELS = 178_956_970
-"""Pillow's own limit for decompression bombs."""
+MAX_PIXELS = 2**28
+"""The limit for decompression bombs, about a gigabyte; phones make pictures of 200 megapixels."""
 
 # Tried in this order. Not all that Pillow reads: its EPS reader would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000")
@@ -35,6 +38,14 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "AVIF", "J
 _HEIF_BRANDS = frozenset(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 )
+
+_HEIF_HEADER = 2**20  # bytes; the boxes before the pixels have a few kilobytes
+
+_NAME = "twotower:name"  # the key of a picture's name in `Image.info`
+_WHITE_IS_ZERO = 0  # TIFF tag 262
+
+# libjpeg decodes what is missing before the end as middle grey, or its inverse in CMYK.
+_END_OF_IMAGE, _MISSING_LEVELS = b"\xff\xd9", (127, 128)
 
 _EIGHT_BIT_MODES = frozenset(("1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"))
 
@@ -55,15 +66,16 @@ def open_picture(
 ) -> Image.Image:
     """Decode a picture completely, and turn it upright by its EXIF orientation.
 
-    An animation gives its first frame. 16-bit pixels are scaled to 8 bits by their high byte, as
-    Pillow does for 16-bit RGB; otherwise the mode stays that of the file ("P", "CMYK", ...).
+    An animation gives its first frame. Pixels of more than 8 bits are scaled to 8 bits by their
+    highest bits, as Pillow does for 16-bit RGB; otherwise the mode stays that of the file ("P",
+    "CMYK", ...). A JPEG cut short that has pixels down to its last row is decoded with a warning.
 
     Args:
         draft_size: decode a JPEG at the smallest of the scales 1, 1/2, 1/4 and 1/8 that keeps both
             sides at least twice as long. That is much faster, and nearly the same once resized to
             `draft_size`.
-        max_pixels: checked before anything is decoded. Pillow's limit
-            (`PIL.Image.MAX_IMAGE_PIXELS`) also applies.
+        max_pixels: of the decoded picture, checked before. It replaces Pillow's own limit
+            (`PIL.Image.MAX_IMAGE_PIXELS`), which does not know of reduced scales.
 
     Raises:
         PictureError: `source` is missing, damaged, cut short, too large or no picture.
@@ -71,7 +83,8 @@ def open_picture(
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _decode(source, str(getattr(source, "filename", "")) or "<picture>", max_pixels)
+        name = source.info.get(_NAME) or getattr(source, "filename", "") or "<picture>"
+        return _decode(source, str(name), max_pixels)
     if isinstance(source, bytes):
         return _decode_file(io.BytesIO(source), "<bytes>", draft_size, max_pixels)
     if not isinstance(source, (str, os.PathLike)):
@@ -145,7 +158,7 @@ def open_header(file: IO[bytes], name: str) -> Image.Image:
         PictureError: the file is no picture, or its header is damaged.
     """
     try:
-        return _identify(file, name)
+        image = _identify(file, name)
     except PictureError:
         raise
     except Image.DecompressionBombError as error:
@@ -158,6 +171,8 @@ def open_header(file: IO[bytes], name: str) -> Image.Image:
         ) from error
     except Exception as error:  # Pillow's readers raise nearly anything on a damaged header
         raise _damaged(name, error) from error
+    image.info[_NAME] = name
+    return image
 
 
 def _decode_file(
@@ -172,7 +187,7 @@ def _decode_file(
 def _identify(file: IO[bytes], name: str) -> Image.Image:
     """Read the header. The format is known by the contents, whatever the file's name."""
     try:
-        return Image.open(file, formats=FORMATS)
+        return _open_unlimited(file, FORMATS)
     except UnidentifiedImageError:
         file.seek(0)
         head = file.read(12)
@@ -185,11 +200,41 @@ def _identify(file: IO[bytes], name: str) -> Image.Image:
             name, "HEIC pictures need one more package", "pip install twotower[heif]"
         ) from None
     pillow_heif.register_heif_opener()
-    return Image.open(file, formats=("HEIF",))
+    return _restore_orientation(_open_unlimited(file, ("HEIF",)), file)
+
+
+def _open_unlimited(file: IO[bytes], formats: Sequence[str]) -> Image.Image:
+    """Open a file as `Image.open` does, without its limit of pixels."""
+    file.seek(0)
+    head = file.read(16)
+    Image.preinit()
+    for name in formats:
+        if name not in Image.OPEN:
+            Image.init()
+        factory, accept = Image.OPEN[name]
+        with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):
+            if accept is None or accept(head) is True:
+                file.seek(0)
+                return factory(file, "")
+    raise UnidentifiedImageError
+
+
+def _restore_orientation(image: Image.Image, file: IO[bytes]) -> Image.Image:
+    """Restore the EXIF orientation of a HEIC file whose container has none.
+
+    libheif turns a picture by the container's boxes `irot` and `imir` alone, and pillow-heif resets
+    the EXIF orientation in any case.
+    """
+    orientation = image.info.get("original_orientation")
+    file.seek(0)
+    header = file.read(_HEIF_HEADER).partition(b"mdat")[0]
+    if orientation and b"irot" not in header and b"imir" not in header:
+        image.getexif()[ExifTags.Base.Orientation] = orientation
+    return image
 
 
 def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
-    pixels = image.width * image.height
+    pixels = _decoded_pixels(image)
     if not pixels:
         raise PictureError(name, "the picture has no pixels", "replace the file")
     if pixels > max_pixels:
@@ -201,8 +246,15 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     try:
         image.load()
     except Exception as error:  # as in `open_header`; one bad picture must never stop a run
-        raise _damaged(name, error) from error
-    image = _eight_bit(_upright(image))
+        complete = _complete(image)
+        if complete is None:
+            raise _damaged(name, error) from error
+        warnings.warn(
+            f"{name}: cut short, and decoded as far as it goes; copy or download it again",
+            stacklevel=2,
+        )
+        image = complete
+    image = _eight_bit(_upright(image), image)
     if image.mode not in _EIGHT_BIT_MODES:
         raise PictureError(
             name,
@@ -210,6 +262,33 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
             "convert it to 8 bits first",
         )
     return image
+
+
+def _decoded_pixels(image: Image.Image) -> int:
+    """Return the number of pixels that decoding keeps in memory."""
+    scale: int = next(iter(getattr(image, "decoderconfig", ())), 1)  # of a JPEG, by `draft`
+    progressive = bool(image.info.get("progressive"))  # decoded at a reduced scale at the very end
+    return image.width * image.height * (scale**2 if progressive else 1)
+
+
+def _complete(image: Image.Image) -> Image.Image | None:
+    """Decode a JPEG that is cut short, as browsers do.
+
+    Returns:
+        None for another format, or if the last row of pixels is missing.
+    """
+    file = getattr(image, "fp", None)
+    if image.format not in ("JPEG", "MPO") or file is None:
+        return None
+    try:
+        file.seek(0)
+        complete = _open_unlimited(io.BytesIO(file.read() + _END_OF_IMAGE), ("JPEG",))
+        complete.draft(None, image.size)
+        complete.load()
+    except Exception:  # as above
+        return None
+    missing = np.isin(np.asarray(complete)[-1], _MISSING_LEVELS)
+    return None if missing.all() else complete
 
 
 def _damaged(name: str, error: Exception) -> PictureError:
@@ -231,11 +310,21 @@ def _upright(image: Image.Image) -> Image.Image:
     return upright
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def _eight_bit(image: Image.Image, source: Image.Image) -> Image.Image:
+    """Scale 16-bit pixels to 8 bits.
+
+    Args:
+        source: the picture as opened, which knows its format and TIFF tags.
+    """
     # 16-bit PGM files arrive as "I", stretched to 0..65535.
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image
+    if not image.mode.startswith("I;16") and not (image.mode == "I" and source.format == "PPM"):
+        return image
+    tags: Mapping[int, Any] = getattr(source, "tag_v2", {})
+    bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]
+    levels = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
+    if tags.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO:
+        levels = 255 - levels  # Pillow inverts pixels of up to 8 bits by itself
+    return Image.fromarray(levels)
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:

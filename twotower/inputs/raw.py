@@ -8,6 +8,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from twotower.errors import PictureError
+from twotower.inputs.pictures import open_header
 
 # LibRaw's `flip` -> EXIF orientation
 _ORIENTATION = {3: 3, 5: 8, 6: 6}
@@ -40,10 +41,12 @@ def open_preview(content: bytes, name: str) -> Image.Image:
                 return Image.fromarray(raw.postprocess(half_size=True, use_camera_wb=True))
             if preview.format != rawpy.ThumbFormat.JPEG:
                 return Image.fromarray(np.asarray(preview.data))
-            image: Image.Image = Image.open(io.BytesIO(bytes(preview.data)), formats=("JPEG",))
+            image = open_header(io.BytesIO(bytes(preview.data)), name)
             exif = image.getexif()
             if ExifTags.Base.Orientation not in exif:
                 exif[ExifTags.Base.Orientation] = _ORIENTATION.get(raw.sizes.flip, 1)
+    except PictureError:
+        raise
     except (rawpy.LibRawError, OSError, ValueError, SyntaxError) as error:
         raise PictureError(
             name, f"not a raw file that LibRaw reads ({error})", "convert it to DNG or JPEG"

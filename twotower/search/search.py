@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import warnings
@@ -15,7 +16,8 @@ import numpy as np
 from twotower.arrays import Float32Array, IndexArray, Int64Array, normalize
 from twotower.calibration.captions import STOP_WORDS
 from twotower.calibration.curves import embed_queries
-from twotower.errors import LibraryError, PictureError, QueryError
+from twotower.errors import LibraryError, PathError, PictureError, QueryError
+from twotower.files import expand_home
 from twotower.index.catalog import STOPPED_AT
 from twotower.search.filters import Condition, in_circle, to_condition
 from twotower.search.hits import Hit, SearchResult
@@ -113,11 +115,23 @@ def similar(
         PictureError: the file cannot be read.
         LibraryError: nothing is indexed, or `folder` is not in the library.
     """
+    path = find_picture(index, picture)
+    query = Query(os.fspath(picture), (Term(picture=path),))
+    return search(index, query, top=top, offset=offset, all=all, group=group, folder=folder)
+
+
+def find_picture(index: Index, picture: str | Path) -> Path:
+    """Return the path of a picture, from the working directory or in the library.
+
+    The library need not be indexed yet.
+
+    Raises:
+        QueryError: the file does not exist.
+    """
     path = _find_picture(index, os.fspath(picture))
     if path is None:
         raise QueryError(picture, "no such file", "check the path")
-    query = Query(os.fspath(picture), (Term(picture=path),))
-    return search(index, query, top=top, offset=offset, all=all, group=group, folder=folder)
+    return path
 
 
 def parse(index: Index, text: str) -> Query:
@@ -189,10 +203,10 @@ class _Task:
 
 
 def _find_picture(index: Index, name: str) -> Path | None:
-    for path in (Path(name).expanduser(), index.root / name):
-        if path.is_file():
-            return path
-    return None
+    paths = [index.root / name]
+    with contextlib.suppress(PathError):
+        paths.insert(0, expand_home(name))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _relative_folder(index: Index, folder: Path) -> str:

@@ -6,6 +6,7 @@ Settings as in open_clip 3.3.0 (`model.py`, `tokenizer.py`, `model_configs/`).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from twotower.errors import ModelError
-from twotower.inputs.preprocess import OPENAI_MEAN, OPENAI_STD, PreprocessConfig
+from twotower.inputs.preprocess import (
+    OPENAI_MEAN,
+    OPENAI_STD,
+    Interpolation,
+    PreprocessConfig,
+    Resize,
+)
 from twotower.inputs.tokenizer import (
     OPENAI_TOKENIZER,
     SIGLIP2_TOKENIZER,
@@ -86,10 +93,12 @@ def read_open_clip(directory: Path) -> ForeignModel:
     """
     path = directory / CONFIG
     tree = read_json(path)
-    model = Settings(tree.get("model_cfg", {}), f"{path}: model_cfg")
-    vision_cfg, text_cfg = model.pop("vision_cfg", {}), model.pop("text_cfg", {})
-    activation: Activation = "quick_gelu" if model.pop("quick_gelu", False) else "gelu"
+    model = Settings(tree.get("model_cfg"), f"{path}: model_cfg")
+    vision_cfg, text_cfg = model.pop("vision_cfg"), model.pop("text_cfg")
+    activation: Activation = "quick_gelu" if model.read("quick_gelu", False) else "gelu"
     embed_dim, bias = model.pop("embed_dim"), model.pop("init_logit_bias")
+    if type(embed_dim) is not int:
+        raise model.unsupported("embed_dim", embed_dim)
     for key in ("custom_text", "init_logit_scale", "cast_dtype"):
         model.pop(key)
     model.finish()
@@ -121,39 +130,61 @@ def _table(config: CLIPConfig) -> tuple[tuple[str, str], ...]:
 
 
 def _vision(cfg: Settings, activation: Activation) -> VisionConfig:
-    image_size = cfg.pop("image_size", 224)
+    image_size = cfg.side("image_size", 224)
     for key in IGNORED_KEYS:
         cfg.pop(key)
     if name := cfg.pop("timm_model_name"):
-        return _timm_vision(cfg, name, image_size)
-    layers, width = cfg.pop("layers", 12), cfg.pop("width", 768)
-    patch_size, head_width = cfg.pop("patch_size", 16), cfg.pop("head_width", 64)
-    mlp_width = int(width * cfg.pop("mlp_ratio", 4.0))
-    eps = (cfg.pop("norm_kwargs") or {}).get("eps", 1e-5)
+        return _timm_vision(cfg, str(name), image_size)
+    layers = cfg.pop("layers", 12)
+    patch_size, head_width = cfg.side("patch_size", 16), cfg.read("head_width", 64)
+    width, mlp_width = _widths(cfg, 768)
+    eps = _eps(cfg)
     activation = _activation(cfg, activation)
     cfg.expect("pool_type", "tok")
     for key in ("no_ln_pre", "attentional_pool", "final_ln_after_pool"):
         cfg.expect(key, False)
     cfg.finish()
-    if isinstance(layers, list):
+    if (
+        isinstance(layers, list)
+        and len(layers) == 4
+        and all(type(depth) is int for depth in layers)
+    ):
         if head_width != 64:
             raise cfg.unsupported("head_width of a ResNet", head_width)
         return ResNetConfig(image_size, width, (layers[0], layers[1], layers[2], layers[3]))
+    if type(layers) is not int:
+        raise cfg.unsupported("layers", layers)
+    if width % head_width:
+        raise cfg.unsupported("head_width", head_width)
     heads = width // head_width
     return ViTConfig(image_size, patch_size, width, layers, heads, mlp_width, activation, eps=eps)
+
+
+def _widths(cfg: Settings, default: int) -> tuple[int, int]:
+    """Read the width of a tower, and that of its perceptrons."""
+    width = cfg.read("width", default)
+    return width, int(width * cfg.read("mlp_ratio", 4.0))
+
+
+def _eps(cfg: Settings) -> float:
+    """Read the only setting of the layer norms that can differ."""
+    arguments = Settings(cfg.pop("norm_kwargs") or {}, f"{cfg.section}: norm_kwargs")
+    eps = arguments.read("eps", 1e-5)
+    arguments.finish()
+    return eps
 
 
 def _timm_vision(cfg: Settings, name: str, image_size: int) -> ViTConfig:
     cfg.expect("timm_pool", "map")
     cfg.expect("timm_proj", "none", "")
     cfg.finish()
-    _, size, patch, *suffixes = [*name.split("_"), ""]
-    if size not in TIMM_WIDTHS or not patch.startswith("patch") or "siglip" not in suffixes:
+    match = re.fullmatch(r"vit_([a-z0-9]+)_patch(\d+)_siglip(_.*)?", name)
+    if not match or match[1] not in TIMM_WIDTHS:
         raise cfg.unsupported("timm_model_name", name)
-    width, layers, heads, mlp_width = TIMM_WIDTHS[size]
+    width, layers, heads, mlp_width = TIMM_WIDTHS[match[1]]
     return ViTConfig(
         image_size=image_size,
-        patch_size=int(patch.removeprefix("patch")),
+        patch_size=int(match[2]),
         width=width,
         layers=layers,
         heads=heads,
@@ -169,21 +200,21 @@ def _timm_activation(name: str) -> Activation:
 
 
 def _text(cfg: Settings, activation: Activation) -> TextTransformerConfig:
-    width = cfg.pop("width", 512)
-    bidirectional = cfg.pop("no_causal_mask", False)
-    eps = (cfg.pop("norm_kwargs") or {}).get("eps", 1e-5)
-    mlp_width = int(width * cfg.pop("mlp_ratio", 4.0))
-    vocab_size = cfg.pop("vocab_size", 49408)
+    width, mlp_width = _widths(cfg, 512)
+    bidirectional = cfg.read("no_causal_mask", False)
+    vocab_size, heads = cfg.read("vocab_size", 49408), cfg.read("heads", 8)
+    if width % heads:
+        raise cfg.unsupported("heads", heads)
     text = TextTransformerConfig(
-        context_length=cfg.pop("context_length", 77),
+        context_length=cfg.read("context_length", 77),
         vocab_size=vocab_size,
         width=width,
-        layers=cfg.pop("layers", 12),
-        heads=cfg.pop("heads", 8),
+        layers=cfg.read("layers", 12),
+        heads=heads,
         mlp_width=mlp_width,
         activation=_activation(cfg, activation),
         eos_id=None if bidirectional else vocab_size - 1,  # pooled at the largest id
-        eps=eps,
+        eps=_eps(cfg),
     )
     cfg.expect("pool_type", *(("last",) if bidirectional else ("argmax",)))
     cfg.expect("proj_bias", bidirectional)
@@ -206,35 +237,36 @@ def _activation(cfg: Settings, activation: Activation) -> Activation:
 
 
 def _tokenizer(cfg: Settings, directory: Path) -> TokenizerConfig:
-    name, arguments = cfg.pop("hf_tokenizer_name"), cfg.pop("tokenizer_kwargs") or {}
+    cfg.expect("hf_model_name", None)  # a text tower of transformers
     cfg.expect("tokenizer_mode", None)
-    if name is None and not arguments:
+    name, kwargs = cfg.pop("hf_tokenizer_name"), cfg.pop("tokenizer_kwargs") or {}
+    if name is None and not kwargs:
         literals = {"<start_of_text>": 49406, "<end_of_text>": 49407}
         return replace(OPENAI_TOKENIZER, special_tokens=literals)
-    clean = arguments.get("clean", "whitespace")
+    if "SigLIP" not in str(name):
+        raise cfg.unsupported("hf_tokenizer_name", name)
+    arguments = Settings(kwargs, f"{cfg.section}: tokenizer_kwargs")
+    clean = arguments.pop("clean", "whitespace")
     if clean != "canonicalize":
-        raise cfg.unsupported("tokenizer_kwargs.clean", clean)
+        raise arguments.unsupported("clean", clean)
+    arguments.finish()
     base = SIGLIP2_TOKENIZER if "SigLIP2" in str(name) else SIGLIP_TOKENIZER
     if (directory / "tokenizer.json").exists():
         return replace(base, kind="tokenizers", file="tokenizer.json", cleaning="canonicalize")
     return replace(base, cleaning="canonicalize")
 
 
-def _preprocess(cfg: Mapping[str, Any], image_size: int, path: Path) -> PreprocessConfig:
+def _preprocess(cfg: Any, image_size: int, path: Path) -> PreprocessConfig:
     settings = Settings(cfg, f"{path}: preprocess_cfg")
     settings.expect("size", image_size, [image_size, image_size])
     settings.expect("mode", "RGB")
     settings.pop("fill_color")
-    mean, std = settings.pop("mean", OPENAI_MEAN), settings.pop("std", OPENAI_STD)
-    interpolation = settings.pop("interpolation", "bicubic")
-    resize = settings.pop("resize_mode", "shortest")
+    mean, std = settings.channels("mean", OPENAI_MEAN), settings.deviations("std", OPENAI_STD)
+    interpolation: Interpolation = settings.expect("interpolation", "bicubic", "bilinear")
+    resize: Resize = settings.expect("resize_mode", "shortest", "squash")
     settings.finish()
     return PreprocessConfig(
-        image_size=image_size,
-        resize=resize,
-        interpolation=interpolation,
-        mean=tuple(mean),
-        std=tuple(std),
+        image_size=image_size, resize=resize, interpolation=interpolation, mean=mean, std=std
     )
 
 

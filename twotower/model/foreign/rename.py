@@ -11,10 +11,11 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ from twotower.model.pickles import read_pickle_weights
 from twotower.model.weights import expected_shapes, mismatch, read_safetensors
 
 Table: TypeAlias = Sequence[tuple[str, str]]
+Channels: TypeAlias = tuple[float, float, float]
+Value = TypeVar("Value")
 CONVERTIBLE = "choose a model of a supported architecture (twotower.model.presets)"
 
 
@@ -136,7 +139,8 @@ def read_tensors(directory: Path, stem: str, pickled: str) -> dict[str, Tensor]:
     if single.exists():
         tensors = read_safetensors(single)
     elif index.exists():
-        shards = sorted(set(read_json(index)["weight_map"].values()))
+        weight_map = Settings(read_json(index).get("weight_map"), f"{index}: weight_map")
+        shards = sorted({str(shard) for shard in weight_map.unread.values()})
         tensors = {k: v for shard in shards for k, v in read_safetensors(directory / shard).items()}
     elif (directory / pickled).exists():
         arrays = read_pickle_weights(directory / pickled)
@@ -174,19 +178,62 @@ class Settings:
         section: its file and name, for errors.
     """
 
-    def __init__(self, tree: Mapping[str, Any], section: str) -> None:
+    def __init__(self, tree: Any, section: str) -> None:
+        if not isinstance(tree, Mapping):
+            reason = "missing" if tree is None else f"it is {tree!r}, not an object"
+            raise ModelError(section, reason, "copy or download the file again")
         self.unread = dict(tree)
         self.section = section
 
     def pop(self, key: str, default: Any = None) -> Any:
-        """Read a key; return `default` if it is absent."""
+        """Read a key of any type; return `default` if it is absent."""
         return self.unread.pop(key, default)
 
-    def expect(self, key: str, *allowed: Any) -> None:
-        """Read a key whose value, unless absent, must be one of `allowed`. Raises `ModelError`."""
+    def read(self, key: str, default: Value) -> Value:
+        """Read a key of the type of `default`; numbers must be above 0. Raises `ModelError`."""
+        value = self.unread.pop(key, default)
+        kinds = (int, float) if isinstance(default, float) else type(default)
+        if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
+            raise self.unsupported(key, value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
+            raise self.unsupported(key, value)
+        return typing.cast(Value, value)
+
+    def side(self, key: str, default: int) -> int:
+        """Read the side of a square: a number, or a pair of equal ones. Raises `ModelError`."""
+        value = self.unread.get(key, default)
+        if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+            self.unread[key] = value[0]
+        return self.read(key, default)
+
+    def channels(self, key: str, default: Channels) -> Channels:
+        """Read three numbers, or one for all channels. Raises `ModelError`."""
+        value = self.unread.pop(key, default)
+        if type(value) in (int, float):
+            value = (value, value, value)
+        if not isinstance(value, list | tuple) or len(value) != 3:
+            raise self.unsupported(key, value)
+        if not all(type(number) in (int, float) for number in value):
+            raise self.unsupported(key, value)
+        return (float(value[0]), float(value[1]), float(value[2]))
+
+    def deviations(self, key: str, default: Channels) -> Channels:
+        """Read standard deviations as `channels` does; none may be 0. Raises `ModelError`."""
+        value = self.channels(key, default)
+        if 0 in value:
+            raise self.unsupported(key, value)
+        return value
+
+    def expect(self, key: str, *allowed: Value) -> Value:
+        """Read a key, by default the first of `allowed`, which must be one of them.
+
+        Raises:
+            ModelError: it is not.
+        """
         value = self.unread.pop(key, allowed[0])
         if value not in allowed:
             raise self.unsupported(key, value)
+        return value
 
     def finish(self) -> None:
         """Refuse keys that were not read, since their effect would be lost."""

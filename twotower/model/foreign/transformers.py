@@ -1,23 +1,25 @@
-"""transformers directories of CLIP and SigLIP: `config.json`, `preprocessor_config.json`, weights.
+"""transformers directories of CLIP and SigLIP: `config.json`, the image processor's, weights.
 
 Defaults are those of transformers 5 (`models/clip/configuration_clip.py` and siglip's), which omits
-values that equal them when it saves a config.json.
+values that equal them when it saves a config.json. Keys that transformers ignores are ignored.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from twotower.errors import ModelError
 from twotower.inputs.byte_pairs import clip_vocabulary
-from twotower.inputs.preprocess import OPENAI_MEAN, OPENAI_STD, PreprocessConfig
+from twotower.inputs.preprocess import OPENAI_MEAN, OPENAI_STD, PreprocessConfig, Resize
 from twotower.inputs.tokenizer import (
     OPENAI_TOKENIZER,
     SIGLIP2_TOKENIZER,
@@ -27,14 +29,16 @@ from twotower.inputs.tokenizer import (
 from twotower.model.config import Activation, CLIPConfig, TextTransformerConfig, ViTConfig
 from twotower.model.foreign.rename import (
     CONVERTIBLE,
+    Channels,
     ForeignModel,
+    Settings,
     export_tensors,
     import_tensors,
     read_json,
     read_tensors,
 )
 
-CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 
 TABLE = (
     (r"^(vision|text)\.blocks\.", r"\1_model.encoder.layers."),
@@ -95,7 +99,6 @@ SIGLIP_VISION = CLIP_VISION | {
     "patch_size": 16,
     "hidden_act": "gelu_pytorch_tanh",
     "layer_norm_eps": 1e-6,
-    "vision_use_head": True,
 }
 SIGLIP_TEXT: dict[str, Any] = CLIP_TEXT | {
     "vocab_size": 32000,
@@ -105,7 +108,6 @@ SIGLIP_TEXT: dict[str, Any] = CLIP_TEXT | {
     "max_position_embeddings": 64,
     "hidden_act": "gelu_pytorch_tanh",
     "layer_norm_eps": 1e-6,
-    "projection_size": None,
 }
 
 
@@ -121,16 +123,14 @@ def read_transformers(directory: Path) -> ForeignModel:
     if kind not in ("clip", "siglip"):
         raise ModelError(path, f"model_type is {kind!r}", "give one of type 'clip' or 'siglip'")
     siglip = kind == "siglip"
-    defaults = (SIGLIP_VISION, SIGLIP_TEXT) if siglip else (CLIP_VISION, CLIP_TEXT)
-    vision_tree = defaults[0] | (tree.get("vision_config") or {})
-    text_tree = defaults[1] | (tree.get("text_config") or {})
-    vision = _vision(vision_tree, "map" if siglip else "class", path)
-    tokenizer = _tokenizer(directory, text_tree, siglip)
+    vision = _vision(_tower(tree, "vision", siglip, path), siglip)
+    text = _text(_tower(tree, "text", siglip, path), siglip)
+    tokenizer = _tokenizer(directory, text, siglip)
     config = CLIPConfig(
         name=directory.name,
-        embed_dim=vision.width if siglip else tree.get("projection_dim", 512),
+        embed_dim=vision.width if siglip else Settings(tree, str(path)).read("projection_dim", 512),
         vision=vision,
-        text=_text(text_tree, siglip, path),
+        text=text,
         preprocess=_preprocess(directory, vision.image_size, siglip),
         tokenizer=tokenizer,
         logit_bias=siglip,
@@ -142,60 +142,84 @@ def read_transformers(directory: Path) -> ForeignModel:
     return ForeignModel(config, tensors, files)
 
 
-def _activation(tree: Mapping[str, Any], path: Path) -> Activation:
-    name = tree["hidden_act"]
+def _tower(tree: Mapping[str, Any], tower: str, siglip: bool, path: Path) -> Settings:
+    """Return the settings of a tower.
+
+    transformers' CLIP prefers `vision_config_dict` and `text_config_dict`, which old versions
+    wrote, to the sections named after the towers, and takes nothing else from the latter.
+    """
+    section = f"{tower}_config"
+    if not siglip and tree.get(f"{section}_dict") is not None:
+        section = f"{section}_dict"
+    return Settings(tree.get(section) or {}, f"{path}: {section}")
+
+
+def _activation(settings: Settings, default: str) -> Activation:
+    name = settings.read("hidden_act", default)
     if name not in ACTIVATIONS:
-        raise ModelError(path, f"hidden_act is {name!r}", f"supported are {', '.join(ACTIVATIONS)}")
+        raise ModelError(
+            settings.section,
+            f"hidden_act is {name!r}",
+            f"supported are {', '.join(ACTIVATIONS)}",
+        )
     return ACTIVATIONS[name]
 
 
-def _vision(tree: Mapping[str, Any], pool: Literal["class", "map"], path: Path) -> ViTConfig:
-    if not tree.get("vision_use_head", True):
-        raise ModelError(
-            path, "vision_use_head is false, so there is no pooled vector", CONVERTIBLE
-        )
+def _vision(settings: Settings, siglip: bool) -> ViTConfig:
+    defaults = SIGLIP_VISION if siglip else CLIP_VISION
+    settings.expect("vision_use_head", True)  # without it there is no pooled vector
+    settings.expect("num_channels", 3)
     return ViTConfig(
-        image_size=tree["image_size"],
-        patch_size=tree["patch_size"],
-        width=tree["hidden_size"],
-        layers=tree["num_hidden_layers"],
-        heads=tree["num_attention_heads"],
-        mlp_width=tree["intermediate_size"],
-        activation=_activation(tree, path),
-        pool=pool,
-        eps=tree["layer_norm_eps"],
+        image_size=settings.side("image_size", defaults["image_size"]),
+        patch_size=settings.side("patch_size", defaults["patch_size"]),
+        pool="map" if siglip else "class",
+        **_shape(settings, defaults),
     )
 
 
-def _text(tree: Mapping[str, Any], siglip: bool, path: Path) -> TextTransformerConfig:
-    if siglip and tree["projection_size"] not in (None, tree["hidden_size"]):
-        raise ModelError(
-            path, f"projection_size is {tree['projection_size']}, not hidden_size", CONVERTIBLE
-        )
-    eos_id = tree["eos_token_id"]
+def _shape(settings: Settings, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that both towers have."""
+    width = settings.read("hidden_size", defaults["hidden_size"])
+    heads = settings.read("num_attention_heads", defaults["num_attention_heads"])
+    if width % heads:
+        raise settings.unsupported("num_attention_heads", heads)
+    return {
+        "width": width,
+        "heads": heads,
+        "layers": settings.read("num_hidden_layers", defaults["num_hidden_layers"]),
+        "mlp_width": settings.read("intermediate_size", defaults["intermediate_size"]),
+        "activation": _activation(settings, defaults["hidden_act"]),
+        "eps": settings.read("layer_norm_eps", defaults["layer_norm_eps"]),
+    }
+
+
+def _text(settings: Settings, siglip: bool) -> TextTransformerConfig:
+    defaults = SIGLIP_TEXT if siglip else CLIP_TEXT
+    shape = _shape(settings, defaults)
+    if siglip:
+        settings.expect("projection_size", None, shape["width"])
+    vocab_size = settings.read("vocab_size", defaults["vocab_size"])
+    eos_id = None if siglip else settings.read("eos_token_id", defaults["eos_token_id"])
     if eos_id == 2:  # of old files; transformers then pools at the largest id
-        eos_id = tree["vocab_size"] - 1
+        eos_id = vocab_size - 1
     return TextTransformerConfig(
-        context_length=tree["max_position_embeddings"],
-        vocab_size=tree["vocab_size"],
-        width=tree["hidden_size"],
-        layers=tree["num_hidden_layers"],
-        heads=tree["num_attention_heads"],
-        mlp_width=tree["intermediate_size"],
-        activation=_activation(tree, path),
-        eos_id=None if siglip else eos_id,
-        eps=tree["layer_norm_eps"],
+        context_length=settings.read(
+            "max_position_embeddings", defaults["max_position_embeddings"]
+        ),
+        vocab_size=vocab_size,
+        eos_id=eos_id,
+        **shape,
     )
 
 
-def _tokenizer(directory: Path, text: Mapping[str, Any], siglip: bool) -> TokenizerConfig:
+def _tokenizer(directory: Path, text: TextTransformerConfig, siglip: bool) -> TokenizerConfig:
     """Describe the tokenizer: transformers' cleaning, and the vocabulary of the directory."""
-    length = text["max_position_embeddings"]
+    length = text.context_length
     if not siglip:
-        if text["vocab_size"] != 49408:
+        if text.vocab_size != 49408:
             raise ModelError(
                 directory,
-                f"vocab_size is {text['vocab_size']}, but CLIP's vocabulary has 49408",
+                f"vocab_size is {text.vocab_size}, but CLIP's vocabulary has 49408",
                 CONVERTIBLE,
             )
         return replace(
@@ -208,7 +232,7 @@ def _tokenizer(directory: Path, text: Mapping[str, Any], siglip: bool) -> Tokeni
         raise ModelError(
             directory, "holds neither spiece.model nor tokenizer.json", "add the vocabulary"
         )
-    if text["vocab_size"] >= 256_000:  # Gemma's, of SigLIP 2, which keeps punctuation
+    if text.vocab_size >= 256_000:  # Gemma's, of SigLIP 2, which keeps punctuation
         return replace(SIGLIP2_TOKENIZER, context_length=length)
     return replace(
         SIGLIP_TOKENIZER,
@@ -220,37 +244,118 @@ def _tokenizer(directory: Path, text: Mapping[str, Any], siglip: bool) -> Tokeni
 
 
 def _preprocess(directory: Path, image_size: int, siglip: bool) -> PreprocessConfig:
-    path = directory / PREPROCESSOR
-    tree = read_json(path)
-    half = (0.5, 0.5, 0.5)
-    size, crop = tree.get("size", image_size), tree.get("crop_size", image_size)
-    edges = {size} if isinstance(size, int) else set(size.values())
-    if tree.get("do_center_crop", not siglip):
-        edges |= {crop} if isinstance(crop, int) else set(crop.values())
-        squash = False
-    else:
-        squash = isinstance(size, int) or "height" in size
+    settings = _image_processor(directory)
+    siglip = _is_siglip_processor(settings, siglip)
+    settings.expect("do_resize", True)
+    settings.expect("do_pad", False, None)
+    settings.expect("use_square_size", False, None)
+    resample = settings.pop("resample", 3)
+    if resample not in (2, 3):
+        raise ModelError(
+            settings.section,
+            f"resample is {resample!r}",
+            "supported are 2 (bilinear) and 3 (bicubic)",
+        )
+    mean, std = _normalization(settings, siglip)
+    return PreprocessConfig(
+        image_size=image_size,
+        resize=_resize(settings, image_size, siglip),
+        interpolation="bicubic" if resample == 3 else "bilinear",
+        mean=mean,
+        std=std,
+        rgb="before_resize",
+        crop_offset="floor",
+    )
+
+
+def _image_processor(directory: Path) -> Settings:
+    """Return the settings of the image processor, which has a file of its own before version 5.
+
+    As in transformers, the newer file is preferred.
+    """
+    path = directory / PROCESSOR
+    tree = read_json(path).get("image_processor") if path.exists() else None
+    section = f"{path}: image_processor"
+    if tree is None:
+        path = directory / PREPROCESSOR
+        section = str(path)
+        if not path.exists():
+            raise ModelError(
+                path, f"no such file, and no image_processor in {PROCESSOR}", "save the processor"
+            )
+        tree = read_json(path)
+    return Settings(tree, section)
+
+
+def _flag(settings: Settings, key: str, default: bool) -> bool:
+    """Read a flag; null means false, as in transformers."""
+    if settings.unread.get(key, default) is None:
+        settings.unread[key] = False
+    return settings.read(key, default)
+
+
+def _is_siglip_processor(settings: Settings, siglip: bool) -> bool:
+    """Return True if defaults are those of SigLIP's processor, which a CLIP may have."""
+    default = "SiglipImageProcessor" if siglip else "CLIPImageProcessor"
+    older = settings.pop("feature_extractor_type") or default
+    name = str(settings.pop("image_processor_type") or older)
+    if not re.fullmatch(r"(CLIP|Siglip)(ImageProcessor(Fast|Pil)?|FeatureExtractor)", name):
+        raise settings.unsupported("image_processor_type", name)
+    return name.startswith("Siglip")
+
+
+def _normalization(settings: Settings, siglip: bool) -> tuple[Channels, Channels]:
+    """Return mean and standard deviation of values in 0..1, from those of any other range."""
+    half, scale = (0.5, 0.5, 0.5), 255.0
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if _flag(settings, "do_rescale", True):
+        scale *= settings.read("rescale_factor", 1 / 255)
+    if math.isclose(scale, 1):
+        scale = 1.0
+    if _flag(settings, "do_normalize", True):
+        mean = settings.channels("image_mean", half if siglip else OPENAI_MEAN)
+        std = settings.deviations("image_std", half if siglip else OPENAI_STD)
+    return (
+        (mean[0] / scale, mean[1] / scale, mean[2] / scale),
+        (std[0] / scale, std[1] / scale, std[2] / scale),
+    )
+
+
+def _resize(settings: Settings, image_size: int, siglip: bool) -> Resize:
+    square = {"height": 224, "width": 224}
+    to_square = _flag(settings, "default_to_square", False)
+    size = _edges(settings, "size", square if siglip else {"shortest_edge": 224}, to_square)
+    squash, crop = size.keys() == {"height", "width"}, _flag(settings, "do_center_crop", not siglip)
+    if not squash and size.keys() != {"shortest_edge"}:
+        raise settings.unsupported("size", size)
+    if not squash and not crop:
+        raise settings.unsupported("do_center_crop", crop)
+    edges = set(size.values())
+    if crop:
+        edges |= set(_edges(settings, "crop_size", square, to_square=True).values())
     if edges != {image_size}:
         raise ModelError(
-            path,
+            settings.section,
             f"makes pictures of {sorted(edges)} pixels, but vision_config.image_size in {CONFIG} "
             f"is {image_size}",
             "give both files of the same model",
         )
-    resample = tree.get("resample", 3)
-    if resample not in (2, 3):
-        raise ModelError(
-            path, f"resample is {resample}", "supported are 2 (bilinear) and 3 (bicubic)"
-        )
-    return PreprocessConfig(
-        image_size=image_size,
-        resize="squash" if squash else "shortest",
-        interpolation="bicubic" if resample == 3 else "bilinear",
-        mean=tuple(tree.get("image_mean", half if siglip else OPENAI_MEAN)),
-        std=tuple(tree.get("image_std", half if siglip else OPENAI_STD)),
-        rgb="before_resize",
-        crop_offset="floor",
-    )
+    return "squash" if squash else "shortest"
+
+
+def _edges(
+    settings: Settings, key: str, default: dict[str, int], to_square: bool
+) -> dict[str, int]:
+    """Read a size: a number, [height, width] or an object."""
+    size = settings.pop(key, default)
+    if isinstance(size, list) and len(size) == 2:
+        size = {"height": size[0], "width": size[1]}
+    elif not isinstance(size, dict):
+        size = {"height": size, "width": size} if to_square else {"shortest_edge": size}
+    edges = {edge: length for edge, length in size.items() if length is not None}
+    if not edges or not all(type(length) is int for length in edges.values()):
+        raise settings.unsupported(key, size)
+    return edges
 
 
 def write_transformers(config: CLIPConfig, tensors: Mapping[str, Tensor], directory: Path) -> None:
