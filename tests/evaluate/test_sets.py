@@ -210,6 +210,10 @@ def errors(tmp_path: Path) -> Iterator[tuple[str, Any, dict[str, Any], str]]:
     yield "torn", tmp_path / "torn.tar", {}, "damaged or cut short"
     (tmp_path / "c.csv").write_text("file,colour\na.png,red\n")
     yield "no column", tmp_path / "c.csv", {}, "no column of labels"
+    (tmp_path / "quote.csv").write_text('path,label\na.png,"red\nb.png,blue\n')
+    yield "open quote", tmp_path / "quote.csv", {}, "quote.csv line 2: cannot be read"
+    (tmp_path / "comma.csv").write_text("path,label\na.png,red\nb.png,sky blue, grey\n")
+    yield "surplus cell", tmp_path / "comma.csv", {}, "line 3: 3 cells below 2 columns"
 
 
 def test_errors_name_the_set_and_the_problem_in_one_line(tmp_path: Path, folders: Path) -> None:

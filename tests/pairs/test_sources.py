@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,71 @@ def test_tables(pictures: Path, suffix: str) -> None:
     assert source[1].picture == (pictures / "b.jpg").read_bytes()
     with pytest.raises(BrokenPairError, match=r"no\.jpg: No such file"):
         source[2]
+
+
+def caption_table(folder: Path, name: str, text: str) -> dict[str, tuple[str, ...] | str]:
+    """Return the captions of each picture of a table, or the error of its pair."""
+    for picture_name in re.findall(r"\w+\.jpg", text):
+        (folder / picture_name).write_bytes(b"jpeg")
+    (folder / name).write_text(text, encoding="utf-8")
+    source = open_source(folder / name)
+    captions: dict[str, tuple[str, ...] | str] = {}
+    for number, key in enumerate(keys(source)):
+        try:
+            captions[key] = source[number].captions
+        except BrokenPairError as error:
+            captions[key] = str(error)
+    return captions
+
+
+@pytest.mark.parametrize(
+    ("captions", "expected"),
+    [
+        (['"big dog', "b", 'on 5" pipe'], ['"big dog', "b", 'on 5" pipe']),
+        (['"big dog', "b", 'a pipe of 5"'], ['"big dog', "b", 'a pipe of 5"']),
+        (['"Best in show', "b", "c"], ['"Best in show', "b", "c"]),
+        (['"Best" in show', "b", "c"], ['"Best" in show', "b", "c"]),
+        (['"Best in show"', '"a ""b"""', "c"], ["Best in show", 'a "b"', "c"]),
+        (['"two\nlines, also"', "b", "c"], ["two\nlines, also", "b", "c"]),
+    ],
+)
+def test_quotes_of_tab_separated_tables(
+    tmp_path: Path, captions: list[str], expected: list[str]
+) -> None:
+    """Quotes delimit cells where all of them fit, as pandas writes them; else they are text."""
+    rows = [f"{name}.jpg\t{caption}\n" for name, caption in zip("abc", captions, strict=True)]
+    table = caption_table(tmp_path, "x.tsv", "filepath\tcaption\n" + "".join(rows))
+    assert table == {
+        f"{name}.jpg": (caption,) for name, caption in zip("abc", expected, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ('a.jpg,x\nb.jpg,"cat\nc.jpg,dog\n', r"x\.csv line 3: cannot be read \(unexpected end"),
+        ('a.jpg,x\nb.jpg,"big" dog\nc.jpg,dog\n', r"line 3: cannot be read .* expected after"),
+        (
+            'a.jpg,"big dog\nb.jpg,a bus\nc.jpg,a 5"\n',
+            "line 2: a quote takes in all lines up to .* 4",
+        ),
+        ('a.jpg,"x\ny"\nb.jpg,"cat\n', "line 4: cannot be read"),
+        (f"a.jpg,x\nb.jpg,{'x' * 140_000}\n", "line 3: .*field limit"),
+    ],
+)
+def test_a_quote_that_is_not_closed_names_its_line(tmp_path: Path, rows: str, message: str) -> None:
+    with pytest.raises(PairsError, match=message) as caught:
+        caption_table(tmp_path, "x.csv", "filepath,caption\n" + rows)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_row_with_too_many_cells_is_a_broken_pair(tmp_path: Path) -> None:
+    rows = 'a.jpg,"a cat, asleep"\nb.jpg,a 3" dog\nc.jpg,a bee, a flower\nd.jpg,a cow,\ne.jpg\n'
+    table = caption_table(tmp_path, "x.csv", "filepath,caption\n" + rows)
+    assert table["a.jpg"] == ("a cat, asleep",) and table["b.jpg"] == ('a 3" dog',)
+    assert "x.csv line 4: 3 cells below 2 columns" in table["c.jpg"]
+    assert table["d.jpg"] == ("a cow",)
+    assert "e.jpg: has no caption" in table["e.jpg"]
 
 
 def test_a_table_without_a_known_column(pictures: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.errors import EvaluationError
+from twotower.errors import EvaluationError, PairsError
 from twotower.inputs.pictures import Picture, find_pictures
 from twotower.pairs.tables import PICTURE_COLUMNS, read_table
 from twotower.pairs.tars import PICTURE_EXTENSIONS, tar_members
@@ -158,13 +158,16 @@ def read_labelled_table(path: Path, root: Path) -> StoredSet:
         root: the folder that paths are relative to.
 
     Raises:
-        EvaluationError: the file, a column or a label is missing.
+        EvaluationError: the file, a column or a label is missing, or a row does not fit the header.
     """
     if not path.is_file():
         raise EvaluationError(path, "no such file", "give a table, a folder or tars")
     if path.suffix == ".parquet":
         return _read_parquet(path, root)
-    rows = read_table(path)
+    try:
+        rows = read_table(path)
+    except PairsError as error:
+        raise EvaluationError(error.subject, error.reason, error.remedy) from None
     columns = list(rows[0]) if rows else []
     picture_column = _find_column(columns, PICTURE_COLUMNS, path, "pictures")
     label_column = _find_column(columns, LABEL_COLUMNS, path, "labels")
