@@ -338,6 +338,10 @@ def errors(tmp_path: Path) -> Iterator[tuple[str, Any, dict[str, Any], str]]:
     yield "empty json", empty_json, {}, "a has no label"
     unpictured = write_tar(tmp_path / "u.tar", [("a.cls", b"0")])
     yield "no picture", unpictured, {}, "a has no picture"
+    dotted = write_tar(tmp_path / "d.tar", [("a.b.png", png("red", 0)), ("a.b.cls", b"0")])
+    yield "dots in the key", dotted, {}, "has no picture: the extension of a.b.png is 'b.png'"
+    deep = write_tar(tmp_path / "n.tar", [("a.png", png("red", 0)), ("a.json", b"[" * 100_000)])
+    yield "deep json", deep, {}, "the .json of a cannot be read"
     (tmp_path / "torn.tar").write_bytes(unlabelled.read_bytes()[:700])
     yield "torn", tmp_path / "torn.tar", {}, "damaged or cut short"
     (tmp_path / "c.csv").write_text("file,colour\na.png,red\n")

@@ -38,6 +38,10 @@ def test_tar_samples(write_tar: Write) -> None:
         ({"k.txt": b"txt", "k.json": b'{"caption": "json"}'}, ("txt",)),
         ({"k.json": b'{"caption": " json "}'}, ("json",)),
         ({"k.txt": b"txt", "k.json": b'{"captions": ["a", "b"]}'}, ("a", "b")),
+        ({"k.json": b'{"caption": ["a dog", null, "the dog "]}'}, ("a dog", "the dog")),
+        ({"k.json": b'{"captions": null, "caption": 7}'}, ("7",)),
+        ({"k.json": b'{"caption": "half \\ud83d"}'}, ("half ?",)),
+        ({"k.txt": b"txt", "k.json": b'["tag"]'}, ("txt",)),
         ({"k.txt": b"\xef\xbb\xbfmit BOM"}, ("mit BOM",)),
         ({"k.txt": "café".encode("cp1252")}, ("café",)),
         ({"k.txt": "😀 猫".encode()}, ("😀 猫",)),
@@ -60,6 +64,16 @@ def test_captions_of_tars(
         ({"k.jpg": b"x"}, "k: has no caption"),
         ({"k.jpg": b"x", "k.txt": b" \n"}, "k: has no caption"),
         ({"k.jpg": b"x", "k.json": b"{"}, "json cannot be read"),
+        ({"k.jpg": b"x", "k.json": b"[" * 100_000}, "json cannot be read"),
+        ({"k.jpg": b"x", "k.json": b'["a cat"]'}, "json is no object"),
+        ({"k.jpg": b"x", "k.json": b'"a cat"'}, "json is no object"),
+        ({"k.jpg": b"x", "k.json": b"null"}, "json is no object"),
+        ({"k.jpg": b"x", "k.json": b'{"caption": null}'}, "k: has no caption"),
+        (
+            {"k.jpg": b"x", "k.json": b'{"caption": {"en": "a cat"}}'},
+            "caption in its json is no text",
+        ),
+        ({"k.jpg": b"x", "k.json": b'{"captions": [["a cat"]]}'}, "caption in its json is no text"),
         ({"k.txt": b"a caption"}, "k: has no picture"),
     ],
 )
@@ -72,6 +86,22 @@ def test_broken_samples_among_good_ones(
         source[1]
     assert "x.tar" in str(caught.value)
     assert source[0].captions and source[2].captions
+
+
+def test_dots_in_keys_are_explained(write_tar: Write) -> None:
+    """webdataset splits at the first dot too: all these are members of one sample, "img"."""
+    members = {}
+    for name in ("cat", "dog", "bus"):
+        members |= {f"img.{name}.v1.jpg": b"x", f"img.{name}.v1.txt": name.encode()}
+    several = sample("k") | {"k.left.jpg": b"x"}  # more pictures than one are no fault
+    source = open_source(write_tar("x.tar", members | several))
+    with pytest.raises(BrokenPairError) as caught:
+        source[0]
+    assert "img: has no picture: the extension of img.cat.v1.jpg is 'cat.v1.jpg'" in str(
+        caught.value
+    )
+    assert "and 2 more pictures" in str(caught.value)
+    assert source[1].picture == several["k.jpg"]
 
 
 def test_many_shards_are_one_source(write_tar: Write, tmp_path: Path) -> None:

@@ -17,7 +17,12 @@ from numpy.typing import NDArray
 from twotower.errors import EvaluationError, PairsError
 from twotower.inputs.pictures import Picture, find_pictures
 from twotower.pairs.tables import PICTURE_COLUMNS, read_table
-from twotower.pairs.tars import PICTURE_EXTENSIONS, tar_members
+from twotower.pairs.tars import (
+    PICTURE_EXTENSIONS,
+    is_dotted_picture,
+    missing_picture,
+    tar_members,
+)
 
 LABEL_COLUMNS = ("label", "labels", "class", "cls", "classname")
 SPLITS = frozenset("train training val valid validation dev test testing".split())
@@ -333,7 +338,8 @@ def read_tars(tars: list[Path]) -> StoredSet:
             suffixes = (suffix for suffix in PICTURE_EXTENSIONS if suffix in members)
             span = next((members[suffix] for suffix in suffixes), None)
             if span is None:
-                raise EvaluationError(path, f"{key} has no picture", "add one, or remove the label")
+                reason, remedy = missing_picture(key, [*filter(is_dotted_picture, members)])
+                raise EvaluationError(path, f"{key} {reason}", remedy)
             spans.append((shard, *span))
             keys.append(key)
             labels.append(_tar_label(path, key, members))
@@ -366,7 +372,7 @@ def _tar_label(path: Path, key: str, members: dict[str, Span]) -> Label:
         raise EvaluationError(path, f"{key} has neither .json nor .cls", "add one to each sample")
     try:
         tree = json.loads(_read_span(path, members["json"]))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise EvaluationError(
             path, f"the .json of {key} cannot be read", "write valid JSON"
         ) from None
