@@ -141,5 +141,14 @@ DROP TABLE measures;
 CREATE TABLE measures (id INTEGER PRIMARY KEY, facts BLOB NOT NULL);
 """
 
+# Words are stored as `catalog.fold_words` returns them.
+_FOLDED_WORDS = "UPDATE words SET path = fold_words(path), keywords = fold_words(keywords)"
+
 # Step i leads from schema version i to i + 1, in one transaction; version 0 is an empty file.
-MIGRATIONS: tuple[str, ...] = (_TABLES, _TAGS, _FAILED_INDEX, _MEASURES)
+MIGRATIONS: tuple[str, ...] = (
+    _TABLES,
+    _TAGS,
+    _FAILED_INDEX,
+    _MEASURES,
+    _FOLDED_WORDS,
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from twotower.arrays import Float32Array, IndexArray, Int64Array, normalize
 from twotower.calibration.captions import STOP_WORDS
 from twotower.calibration.curves import embed_queries
 from twotower.errors import LibraryError, PictureError, QueryError
-from twotower.index.catalog import STOPPED_AT
+from twotower.index.catalog import STOPPED_AT, fold_words
 from twotower.search.filters import Condition, in_circle, to_condition
 from twotower.search.hits import Hit, SearchResult
 from twotower.search.query import Query, Term, parse_query
@@ -192,6 +193,25 @@ def _find_picture(index: Index, name: str) -> Path | None:
     for path in (Path(name).expanduser(), index.root / name):
         if path.is_file():
             return path
+        if not name.isascii() and (match := _match_path(path)) and match.is_file():
+            return match
+    return None
+
+
+def _match_path(path: Path) -> Path | None:
+    """Return the path on the disk that differs in its normal form alone, as macOS' names (NFD) do.
+
+    None if there is none.
+    """
+    if path.exists() or path == path.parent:
+        return path
+    parent = _match_path(path.parent)
+    if parent is None or not parent.is_dir():
+        return None
+    name = unicodedata.normalize("NFC", path.name)
+    for child in parent.iterdir():
+        if unicodedata.normalize("NFC", child.name) == name:
+            return child
     return None
 
 
@@ -306,7 +326,7 @@ def _named(index: Index, query: Query, allowed: Int64Array | None) -> Int64Array
 
 
 def _split_words(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+", text.lower())
+    return re.findall(r"[^\W_]+", fold_words(text))
 
 
 def _ranked_groups(
