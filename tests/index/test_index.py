@@ -1,7 +1,9 @@
 """Indexing through `Library`, and the metadata read from files."""
 
 import io
+import os
 import shutil
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from twotower.index.reader import PictureReader
 from twotower.index.scan import scan
 from twotower.inputs.preprocess import Preprocess, PreprocessConfig
 from twotower.library import Library
+from twotower.metadata.xmp import NEW_PACKET
 
 SMALL = find_model("small")
 
@@ -83,6 +86,90 @@ def test_a_changed_picture_gets_a_new_id(tmp_path: Path) -> None:
     with opened(tmp_path) as (_, vectors):
         assert vectors.ids().tolist() == [after.id]
         np.testing.assert_array_equal(vectors.get(vectors.ids())[0], vector_of(picture(2)))
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    """Change a file in place, then put its times of access and modification back."""
+    status = path.stat()
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (len(content), status.st_mtime_ns)
+
+
+def padded(seed: int) -> bytes:
+    """Return a PNG of the same size for each seed."""
+    return picture(seed).ljust(1000, b"\0")
+
+
+def test_a_change_that_keeps_size_and_mtime_is_noticed(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / name).write_bytes(padded(ord(name[0])))
+    index(tmp_path)
+    before = rows_of(tmp_path)
+    overwrite(tmp_path / "a.png", padded(5))
+    (tmp_path / "b.png").chmod(0o600)  # changes ctime alone
+    report = index(tmp_path)
+    assert (report.added, report.moved, report.removed, report.unchanged) == (1, 0, 0, 2)
+    rows = rows_of(tmp_path)
+    assert (
+        rows["a.png"].content_hash == hash_of(padded(5)) and rows["b.png"].id == before["b.png"].id
+    )
+    assert index(tmp_path).unchanged == 3
+
+
+def test_a_change_of_a_sidecar_that_keeps_its_mtime_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(picture(1))
+    sidecar = tmp_path / "a.png.xmp"
+    sidecar.write_bytes(keyword_packet("cat"))
+    index(tmp_path)
+    overwrite(sidecar, keyword_packet("dog"))
+    assert index(tmp_path).moved == 1
+    assert rows_of(tmp_path)["a.png"].keywords == "dog"
+
+
+def keyword_packet(keyword: str) -> bytes:
+    text = NEW_PACKET.decode().replace(
+        " </rdf:RDF>",
+        '<rdf:Description xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:subject><rdf:Bag>'
+        f"<rdf:li>{keyword}</rdf:li></rdf:Bag></dc:subject></rdf:Description></rdf:RDF>",
+    )
+    return text.encode()
+
+
+def test_verify_content_reads_every_file(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(padded(ord(name[0])))
+    index(tmp_path)
+    before = rows_of(tmp_path)
+    overwrite(tmp_path / "a.png", padded(5))
+    with opened(tmp_path) as (catalog, vectors):
+        # as on a disk without times of change
+        catalog.set_change_times({before["a.png"].id: (tmp_path / "a.png").stat().st_ctime_ns})
+        assert indexing.Indexing(catalog, vectors, TinyEncoder()).run().unchanged == 2
+        run = indexing.Indexing(catalog, vectors, TinyEncoder(), verify_content=True)
+        report = run.run()
+    assert (report.added, report.moved, report.removed, report.unchanged) == (1, 0, 0, 1)
+    rows = rows_of(tmp_path)
+    assert (
+        rows["a.png"].content_hash == hash_of(padded(5)) and rows["b.png"].id == before["b.png"].id
+    )
+
+
+def test_a_catalog_without_change_times_and_folded_words_is_migrated(tmp_path: Path) -> None:
+    name = unicodedata.normalize("NFD", "Z\u00fcrichsee.png")
+    (tmp_path / name).write_bytes(picture(1))
+    index(tmp_path)
+    with opened(tmp_path) as (catalog, _):
+        execute = catalog._connection.execute
+        execute("UPDATE words SET path = ?", [name])
+        execute("ALTER TABLE pictures DROP COLUMN ctime_ns")
+        execute("PRAGMA user_version = 4")
+        catalog._connection.commit()
+    with opened(tmp_path) as (catalog, _):
+        assert len(catalog.match_words("Z\u00fcrichsee")) == 1
+    assert index(tmp_path).unchanged == 1
+    assert rows_of(tmp_path)[name].ctime_ns == (tmp_path / name).stat().st_ctime_ns
 
 
 def test_another_model_is_used_when_it_is_complete(photos: Path, tiny_directory: Path) -> None:

@@ -12,7 +12,7 @@ import os
 import secrets
 import sqlite3
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
@@ -155,7 +155,7 @@ class Catalog:
 
     def file_states(self) -> dict[bytes, FileState]:
         """Return the state of each indexed file, by path."""
-        query = "SELECT path, id, size, mtime_ns, sidecar_ns FROM pictures"
+        query = "SELECT path, id, size, mtime_ns, sidecar_ns, ctime_ns FROM pictures"
         return {row[0]: FileState(*row[1:]) for row in self._connection.execute(query)}
 
     def next_id(self) -> int:
@@ -193,6 +193,12 @@ class Catalog:
             if records:
                 next_id = max(self.next_id(), 1 + max(record.id for record in records))
                 execute_many(_SET, [("next_id", str(next_id))])
+
+    def set_change_times(self, times: Mapping[int, int]) -> None:
+        """Store `PictureRecord.ctime_ns` by id, for rows of an earlier version."""
+        rows = [(time, number) for number, time in times.items()]
+        with self._transaction() as execute_many:
+            execute_many("UPDATE pictures SET ctime_ns = ? WHERE id = ?", rows)
 
     # Settings
 

@@ -62,7 +62,9 @@ class PictureReader:
     def _read(self, file: ScannedFile, pixels: bool) -> PictureContent | None:
         name = os.fsdecode(file.path)
         path = self._root / name
-        record = PictureRecord(0, name, file.size, file.mtime_ns, file.sidecar_ns)
+        record = PictureRecord(
+            0, name, file.size, file.mtime_ns, file.sidecar_ns, ctime_ns=file.ctime_ns
+        )
         try:
             if media_kind(path) == "video":
                 return self._read_video(record, path, pixels)
@@ -90,7 +92,12 @@ class PictureReader:
     def _read_video(self, record: PictureRecord, path: Path, pixels: bool) -> PictureContent:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            record = replace(record, size=status.st_size, mtime_ns=status.st_mtime_ns)
+            record = replace(
+                record,
+                size=status.st_size,
+                mtime_ns=status.st_mtime_ns,
+                ctime_ns=status.st_ctime_ns,
+            )
             digest = hashlib.sha256(str(status.st_size).encode())
             for start in (0, status.st_size // 2, max(0, status.st_size - _VIDEO_SAMPLE)):
                 file.seek(start)
@@ -128,7 +135,11 @@ def _read_stable(record: PictureRecord, path: Path) -> tuple[bytes, PictureRecor
         if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
             digest = hashlib.sha256(content).digest()[:_HASH_BYTES]
             return content, replace(
-                record, size=len(content), mtime_ns=after.st_mtime_ns, content_hash=digest
+                record,
+                size=len(content),
+                mtime_ns=after.st_mtime_ns,
+                content_hash=digest,
+                ctime_ns=before.st_ctime_ns,
             )
     raise _UnstableFileError
 

@@ -282,7 +282,8 @@ def _embed_file(index: Index, picture: Path) -> Float32Array:
 
     stat = picture.stat()
     read = PictureReader(Path(), index.encoder.preprocess)
-    content = read(ScannedFile(os.fsencode(picture), stat.st_size, stat.st_mtime_ns, 0))
+    file = ScannedFile(os.fsencode(picture), stat.st_size, stat.st_mtime_ns, 0, stat.st_ctime_ns)
+    content = read(file)
     if content is None or content.pixel_values is None:
         error = content.record.error if content else None
         reason, _, remedy = (error or "no such file; check the path").partition("; ")
@@ -299,7 +300,8 @@ def _id_of(index: Index, picture: Path) -> int | None:
     relative = os.fsencode(path.relative_to(root).as_posix())
     stat = path.stat()
     ids = index.catalog.select(
-        "path = ? AND size = ? AND mtime_ns = ?", [relative, stat.st_size, stat.st_mtime_ns]
+        "path = ? AND size = ? AND mtime_ns = ? AND ctime_ns IN (?, 0)",
+        [relative, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns],
     )
     return int(ids[0]) if len(ids) else None
 
