@@ -205,6 +205,11 @@ def test_filters_limit_the_hits(photos: Library) -> None:
     filtered = photos.search("an animal folder:trips", top=100, all=True, group=False)
     assert {hit.path for hit in filtered} == {hit.path for hit in everything}
     assert photos.search("after:2021-06-02 before:2021-06-03")[0].path == NAMES["dog"]
+    undated = len(photos.catalog) - 3
+    assert photos.search("after:2021-06-02").left_out == {"date": undated}
+    in_trips = len(photos.search("folder:trips", group=False, top=100))
+    left_out = photos.search("a cat near:1,1,5km folder:trips").left_out
+    assert left_out == {"place": in_trips} and photos.search("a cat").left_out == {}
     assert photos.search("type:avif")[0].path == NAMES["desert"]
     assert photos.search("an animal type:heic").matches == 0
 
@@ -453,13 +458,13 @@ def test_names_are_found_in_both_normal_forms(tmp_path: Path, form: NormalForm) 
     def spell(text: str) -> str:
         return unicodedata.normalize(form, text)
 
-    def found_names(query: str) -> list[str]:
+    def names_of(query: str) -> list[str]:
         hits = library.search(spell(query), group=False)
         return [hit.path.relative_to(tmp_path).as_posix() for hit in hits if hit.named]
 
-    assert found_names("z\u00fcrichsee") == [stored[0]]
-    assert found_names("Z\u00dcRICHHUND") == [stored[1]]
-    assert found_names("\u00e9t\u00e9") == found_names("STRASSE") == [stored[2]]
+    assert names_of("z\u00fcrichsee") == [stored[0]]
+    assert names_of("Z\u00dcRICHHUND") == [stored[1]]
+    assert names_of("\u00e9t\u00e9") == names_of("STRASSE") == [stored[2]]
     in_folder = library.search(spell("folder:\uac00\uc871"))
     assert [hit.path for hit in in_folder] == [tmp_path / stored[2]]
     term = library.parse(spell("Z\u00fcrichsee.jpg")).terms[0]

@@ -375,7 +375,7 @@ def test_a_run_does_not_resume_with_fewer_pairs(shards: Path, tmp_path: Path) ->
 
 def test_what_a_resumed_run_changes_is_named_and_recorded(shards: Path, tmp_path: Path) -> None:
     train(config_of(shards, steps=2), tmp_path / "run")
-    first = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    shorter = load_file(tmp_path / "run" / "model" / "model.safetensors")
     moved = tmp_path / "elsewhere"
     shutil.copytree(shards, moved)
     changed = config_of(moved, steps=4, **{"optimizer.lr": 2e-3, "data.workers": 1})
@@ -389,7 +389,7 @@ def test_what_a_resumed_run_changes_is_named_and_recorded(shards: Path, tmp_path
     # the model is that of all steps, also if the run ended before it was written
     assert [step for step, *_ in losses(tmp_path / "run")] == [0, 1, 2, 3]
     extended = load_file(tmp_path / "run" / "model" / "model.safetensors")
-    assert not torch.equal(first["text.proj.weight"], extended["text.proj.weight"])
+    assert not torch.equal(shorter["text.proj.weight"], extended["text.proj.weight"])
     os.utime(tmp_path / "run" / "model" / "config.json", ns=(0, 0))  # before the last checkpoint
     train(changed, tmp_path / "run", resume="latest")
     assert (tmp_path / "run" / "model" / "config.json").stat().st_mtime_ns > 0

@@ -11,7 +11,7 @@ import importlib.util
 import os
 import time
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -193,9 +193,9 @@ class Indexing:
                 continue
             if has_same_content(file, row) and row.sidecar_ns != file.sidecar_ns:
                 rows[file] = row
-        for file, keywords in read_ahead(self._reader.keywords, rows, ahead=_READ_AHEAD):
-            assert not isinstance(keywords, PictureError)
-            row = replace(rows[file], sidecar_ns=file.sidecar_ns, keywords=keywords)
+        for file, facts in read_ahead(self._reader.sidecar_facts, rows, ahead=_READ_AHEAD):
+            assert not isinstance(facts, PictureError)
+            row = replace(rows[file], sidecar_ns=file.sidecar_ns, **asdict(facts))
             self._reuse(rows[file], row)
         self._commit()
         return [file for file in new if file not in rows]

@@ -151,6 +151,15 @@ _FOLDED_WORDS = "UPDATE words SET path = fold_words(path), keywords = fold_words
 # The time of change beside the time of modification, which programs can keep.
 _CHANGE_TIMES = "ALTER TABLE pictures ADD COLUMN ctime_ns INTEGER NOT NULL DEFAULT 0"
 
+# Dates are read from more places, and impossible ones are none: such files are read again.
+_DATES = """
+UPDATE pictures SET mtime_ns = -1 WHERE error IS NULL AND (
+    taken IS NULL
+    OR strftime('%Y-%m-%dT%H:%M:%S', taken) IS NOT taken
+    OR keywords LIKE '%darktable|%'
+)
+"""
+
 # Step i leads from schema version i to i + 1, in one transaction; version 0 is an empty file.
 MIGRATIONS: tuple[str, ...] = (
     _TABLES,
@@ -159,4 +168,5 @@ MIGRATIONS: tuple[str, ...] = (
     _MEASURES,
     _FOLDED_WORDS,
     _CHANGE_TIMES,
+    _DATES,
 )

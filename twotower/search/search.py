@@ -7,7 +7,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
@@ -20,7 +20,7 @@ from twotower.errors import LibraryError, PictureError, QueryError
 from twotower.index.catalog import STOPPED_AT, fold_words
 from twotower.search.filters import Condition, in_circle, to_condition
 from twotower.search.hits import Hit, SearchResult
-from twotower.search.query import Query, Term, parse_query
+from twotower.search.query import Filter, Query, Term, parse_query
 from twotower.search.ranking import Candidates, group_copies, joint_cutoff, judge, rank
 
 if TYPE_CHECKING:
@@ -32,6 +32,10 @@ Sort: TypeAlias = Literal["relevance", "date"]
 NEAR_SHARE = 0.1  # of the cut-off: the probability from which a picture below it comes near
 NEAR_HITS = 5  # pictures below the cut-off to name, at most; near-duplicates count once
 _NEAR_POOL = 50  # pictures below the cut-off that are grouped to find them
+_FACTS = {  # the filters on each fact, and the condition for pictures without it
+    "date": (("after", "before"), "taken IS NULL"),
+    "place": (("near",), "latitude IS NULL"),
+}
 CANDIDATES = 300  # vectors retrieved for each term at first; more if half of them match
 
 
@@ -71,8 +75,10 @@ def search(
     if isinstance(query, str):
         query = parse(index, query)
     allowed = _allowed(index, query, folder)
+    left_out = _left_out(index, query, folder)
     if not query.terms:
-        return _newest(index, query, allowed, slice(offset, offset + top))
+        newest = _newest(index, query, allowed, slice(offset, offset + top))
+        return replace(newest, left_out=left_out)
     task = _Task(
         query,
         _embed(index, query.terms),
@@ -92,6 +98,7 @@ def search(
         len(listed),
         _hits(index, listed[offset : offset + top], candidates),
         _hits(index, below[:room], candidates),
+        left_out,
     )
 
 
@@ -141,16 +148,33 @@ def select(index: Index, query: Query, folder: Path | None = None) -> Int64Array
     Raises:
         LibraryError: nothing is indexed, or `folder` is not in the library.
     """
-    condition = to_condition(query.filters)
-    sql, parameters = condition.sql, condition.parameters
+    return _select(index, query.filters, folder)
+
+
+def _select(
+    index: Index, filters: Sequence[Filter], folder: Path | None, sql: str = "1"
+) -> Int64Array:
+    """Return the ids [n] of the readable pictures that pass filters, and for which `sql` holds."""
+    condition = to_condition(filters)
+    sql, parameters = f"({condition.sql}) AND {sql}", condition.parameters
     if folder is not None and (relative := _relative_folder(index, folder)) != ".":
         in_folder, prefixes = index.catalog.in_folder(relative)
-        sql, parameters = f"({sql}) AND {in_folder}", (*parameters, *prefixes)
+        sql, parameters = f"{sql} AND {in_folder}", (*parameters, *prefixes)
     ids = index.catalog.select(sql, parameters)
     if condition.circles:
         records = index.catalog.pictures(ids)
         ids = np.array([record.id for record in records if _is_in(record, condition)], np.int64)
     return ids
+
+
+def _left_out(index: Index, query: Query, folder: Path | None) -> dict[str, int]:
+    """Count the pictures that pass all filters but those on a fact which they do not have."""
+    counts = {}
+    for fact, (keys, sql) in _FACTS.items():
+        remaining = [parsed for parsed in query.filters if parsed.key not in keys]
+        if len(remaining) < len(query.filters):
+            counts[fact] = len(_select(index, remaining, folder, sql))
+    return {fact: count for fact, count in counts.items() if count}
 
 
 def _is_in(record: PictureRecord, condition: Condition) -> bool:
