@@ -92,6 +92,7 @@ class Library:
         progress: ReportProgress = ignore_progress,
         *,
         approximate: bool = False,
+        verify_content: bool = False,
         refine: bool = True,
     ) -> IndexReport:
         """Bring the library up to date with the disk, then refine it.
@@ -101,7 +102,9 @@ class Library:
         Args:
             refine: go on with `refine`; a large new library can be searched before.
         """
-        report = self.opened.update(progress, approximate=approximate)
+        report = self.opened.update(
+            progress, approximate=approximate, verify_content=verify_content
+        )
         if refine:
             self.opened.refine(progress, approximate=approximate)
         return report

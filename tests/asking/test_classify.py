@@ -1,3 +1,4 @@
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from twotower.arrays import normalize
 from twotower.asking.classify import LABEL_PRIOR_LOG_ODDS, classify
 from twotower.calibration.calibration import text_curves
 from twotower.calibration.curves import embed_queries
-from twotower.encode.classify import to_probabilities, zero_shot_classifier
+from twotower.encode.classify import check_labels, to_probabilities, zero_shot_classifier
 from twotower.encode.encoder import Encoder
 from twotower.errors import LabelError
 
@@ -99,6 +100,14 @@ def test_top_and_order(encoder: Encoder) -> None:
 def test_bad_labels(encoder: Encoder, labels: list[str], message: str) -> None:
     with pytest.raises(LabelError, match=message):
         classify(pictures(), labels, model=encoder)
+
+
+def test_many_labels_are_checked_at_once() -> None:
+    """A comparison of each with all before it takes half a minute."""
+    labels = [f"label {number}" for number in range(200_000)]
+    start = time.process_time()
+    assert check_labels(labels) == labels
+    assert time.process_time() - start < 5
 
 
 def test_bad_template(encoder: Encoder) -> None:

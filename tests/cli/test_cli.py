@@ -12,6 +12,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from twotower.asking.classify import Classified, Label
+from twotower.cli.classify import print_lines
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -59,6 +62,14 @@ def test_lines_answer_the_good_and_name_the_bad(pictures: Path) -> None:
     done = run("classify", pictures, "--labels", "cat, dog", code=1)
     assert len(done.stdout.splitlines()) == 3
     assert "b.jpg" in done.stderr and "d.png" in done.stderr
+
+
+def test_labels_with_line_breaks_stay_on_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    answer = Classified(Path("a.jpg"), [Label("a\nb\x1b[2J", 0.5, 0.1)], None)
+    assert print_lines([answer]) == 0
+    assert capsys.readouterr().out == "a.jpg  a\\nb\\x1b[2J 50%\n"
 
 
 def test_label_files(pictures: Path, tmp_path: Path) -> None:

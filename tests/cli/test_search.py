@@ -101,7 +101,7 @@ def test_a_folder_limits_the_search(
 def test_json_has_the_documented_fields(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", "a big city at night", "--json", "--all"]) == 0
     tree = json.loads(capsys.readouterr().out)
-    assert list(tree) == ["query", "cutoff", "matches", "hits", "near"]
+    assert list(tree) == ["query", "cutoff", "matches", "hits", "near", "left_out"]
     assert len(tree["hits"]) == 5 and tree["near"] == []
     assert tree["matches"] == sum(hit["match"] for hit in tree["hits"])
     assert {"path", "score", "probability", "match"} <= set(tree["hits"][0])

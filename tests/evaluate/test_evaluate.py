@@ -33,6 +33,7 @@ def test_zero_shot_has_the_promised_keys(run: Run, folders: Path) -> None:
     result = json.loads(out)
     assert code == 0
     assert result["n"] == 12 and result["top1"] == result["mean_per_class"] == 1.0
+    assert result["ci95"]["mean_per_class"] == result["ci95"]["top1"]  # Wilson's, not 1.0 to 1.0
     assert set(result["ci95"]) == {"top1", "top5", "mean_per_class", "ece"}
     assert result["set"]["subset"] is False and result["unreadable"] == []
     assert result["outcomes"]["ranks"] == "1" * 12
@@ -41,12 +42,13 @@ def test_zero_shot_has_the_promised_keys(run: Run, folders: Path) -> None:
 
 def test_exchanged_class_names_give_wrong_answers(run: Run, folders: Path) -> None:
     """Exchange blue and red, so that only the three green squares are classified correctly."""
-    _, out, _ = run("zero-shot", folders, "--classes", "red,green,blue crimson", "--json")
+    names = "a red one,a green one,a blue one"
+    _, out, _ = run("zero-shot", folders, "--classes", names, "--json")
     result = json.loads(out)
     assert result["top1"] == 3 / 12 and result["mean_per_class"] == pytest.approx(1 / 3)
-    assert result["confusion"] == [["red", "blue crimson", 5], ["blue crimson", "red", 4]]
+    assert result["confusion"] == [["a red one", "a blue one", 5], ["a blue one", "a red one", 4]]
     by_class = {row["class"]: row["accuracy"] for row in result["per_class"]}
-    assert by_class == {"red": 0, "green": 1, "blue crimson": 0}
+    assert by_class == {"a red one": 0, "a green one": 1, "a blue one": 0}
     assert len(result["mistakes"]) == 9
 
 

@@ -136,6 +136,129 @@ def test_class_names_by_order_by_spelling_and_as_a_vocabulary(folders: Path) -> 
     assert len(more.classes) == 5 and more.classnames[more.labels[0]] == "blue"
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["Red", "sea", "Green"], "3 classes are given for 3 labels, and 'blue' is not among them"),
+        (["grass", "blood", "Red"], "and 'blue' is not among them"),
+        (["red", "green", "blue ", "x", "reed"], None),
+    ],
+)
+def test_a_class_list_with_a_synonym_is_not_taken_by_position(
+    folders: Path, names: list[str], message: str | None
+) -> None:
+    if message is None:
+        labelled = open_set(folders, names)
+        assert labelled.classnames[labelled.labels[0]] == "blue"
+        return
+    with pytest.raises(EvaluationError, match=message):
+        open_set(folders, names)
+
+
+def test_stored_names_of_numbers_are_matched_by_name(forms: dict[str, Any]) -> None:
+    for form in ("cls", "npz", "hugging face"):  # stored: red, green, blue
+        reordered = open_set(forms[form], ["Blue", "mauve", "green", "red"])
+        assert [reordered.classnames[n].lower() for n in reordered.labels] == colours(reordered)
+        renamed = open_set(forms[form], ["blood", "grass", "sky"])
+        assert [renamed.classnames[n] for n in renamed.labels[:3]] == ["blood", "grass", "sky"]
+        with pytest.raises(EvaluationError, match="'green' is not among them"):
+            open_set(forms[form], ["blue", "grass", "red"])
+
+
+def test_names_that_differ_in_signs_alone_stay_apart(tmp_path: Path) -> None:
+    for name in ("C", "C++"):
+        (tmp_path / name).mkdir()
+        square("red", 0).save(tmp_path / name / "x.png")
+    labelled = open_set(tmp_path, ["C++", "C"])
+    assert [labelled.classnames[label] for label in labelled.labels] == ["C", "C++"]
+    with pytest.raises(EvaluationError, match="'C' is not among them"):
+        open_set(tmp_path, ["c", "d"])
+
+
+def test_decomposed_names_of_folders_match(tmp_path: Path) -> None:
+    for name in ("ba\u0308r", "cafe\u0301"):  # as macOS stores them
+        (tmp_path / name).mkdir()
+        square("red", 0).save(tmp_path / name / "x.png")
+    labelled = open_set(tmp_path, ["caf\u00e9", "B\u00e4r"])
+    assert [labelled.classnames[label] for label in labelled.labels] == ["B\u00e4r", "caf\u00e9"]
+
+
+@pytest.mark.parametrize("form", ["{}", "{}.0", "{}.", "+{}", "0{}"])
+def test_numbers_in_tables_are_numbers(tmp_path: Path, form: str) -> None:
+    """A column with a gap becomes floating-point in pandas: 0.0, 1.0, ..."""
+    rows = [f"{number}.png,{form.format(number)}" for number in range(11)]
+    (tmp_path / "set.csv").write_text("\n".join(["path,label", *rows]))
+    labelled = open_set(tmp_path / "set.csv", [f"class {number}" for number in range(11)])
+    assert labelled.labels.tolist() == list(range(11))
+
+
+def test_numbers_in_every_form_are_numbers(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    names = [f"class {number}" for number in range(11)]
+    for form, tree in (("float", lambda n: float(n)), ("text", str), ("list", lambda n: [str(n)])):
+        members = [
+            (f"{number}.{suffix}", content)
+            for number in range(11)
+            for suffix, content in (
+                ("png", b"picture"),
+                ("json", json.dumps({"label": tree(number)}).encode()),
+            )
+        ]
+        labels = open_set(write_tar(tmp_path / f"{form}.tar", members), names).labels
+        assert (labels.argmax(axis=1) if form == "list" else labels).tolist() == list(range(11))
+    table = pa.table({"image": [b"picture"] * 11, "label": [float(n) for n in range(11)]})
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    assert open_set(tmp_path / "x.parquet", names).labels.tolist() == list(range(11))
+    several = "\n".join(f"{number}.png,{number}|{10 - number}" for number in range(11))
+    (tmp_path / "several.csv").write_text("path,labels\n" + several)
+    assert np.flatnonzero(open_set(tmp_path / "several.csv", names).labels[1]).tolist() == [1, 9]
+
+
+@pytest.mark.parametrize("label", ["-1", "-1.0", "0.5", "1e-3"])
+def test_labels_that_number_no_class(tmp_path: Path, label: str) -> None:
+    (tmp_path / "set.csv").write_text(f"path,label\na.png,0\nb.png,{label}\n")
+    with pytest.raises(EvaluationError, match=f"a label is {label}; number the classes 0, 1"):
+        open_set(tmp_path / "set.csv", ["a", "b"])
+
+
+def test_superscripts_are_words(tmp_path: Path) -> None:
+    (tmp_path / "set.csv").write_text("path,label\na.png,\u00b3\nb.png,\u00b2\n", encoding="utf-8")
+    assert open_set(tmp_path / "set.csv").classnames == ["\u00b2", "\u00b3"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (np.array([[2], [0], [1]], np.uint8), [2, 0, 1]),
+        (np.array([2.0, 0.0, 1.0]), [2, 0, 1]),
+        (np.array([b"c", b"a", b"b"]), [2, 0, 1]),
+        (np.eye(3)[[2, 0, 1]], [[False, False, True], [True, False, False], [False, True, False]]),
+        (np.array([[0, 1, 1]] * 3), [[False, True, True]] * 3),
+    ],
+)
+def test_shapes_and_types_of_labels_in_arrays(
+    tmp_path: Path, labels: Any, expected: list[Any]
+) -> None:
+    images = np.zeros((3, 4, 4, 3), np.uint8)
+    np.savez(tmp_path / "x.npz", images=images, labels=labels)
+    assert open_set(tmp_path / "x.npz", ["a", "b", "c"]).labels.tolist() == expected
+
+
+def test_splits_of_a_set_are_no_classes(tmp_path: Path) -> None:
+    for folder in ("train/red", "train/blue", "val/red", "val/blue"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        square("red", 0).save(tmp_path / "set" / folder / "x.png")
+    with pytest.raises(EvaluationError, match=r"splits of a set \(train, val\).*such as .*set/val"):
+        open_set(tmp_path / "set")
+    assert open_set(tmp_path / "set" / "val").classnames == ["blue", "red"]
+    trains = tmp_path / "vehicles" / "train"  # a class of that name, with its pictures
+    trains.mkdir(parents=True)
+    square("red", 0).save(trains / "x.png")
+    assert open_set(tmp_path / "vehicles").classnames == ["train"]
+
+
 def test_shards_of_one_numbering_keep_their_pictures_apart(tmp_path: Path) -> None:
     for shard, colour in enumerate(("red", "blue")):
         label = json.dumps({"label": colour}).encode()
@@ -196,6 +319,15 @@ def errors(tmp_path: Path) -> Iterator[tuple[str, Any, dict[str, Any], str]]:
     np.savez(tmp_path / "bare.npz", images=arrays, labels=np.array([0, 1, 2]))
     yield "no names", tmp_path / "bare.npz", {}, "its labels are numbers; name them with --classes"
     yield "npz classes", tmp_path / "bare.npz", {"classes": ["a", "b"]}, "2 classes are given but"
+    np.savez(tmp_path / "soft.npz", images=arrays, labels=np.full((3, 2), 0.5))
+    yield "soft labels", tmp_path / "soft.npz", {}, "of shape [3, 2] are neither numbers of classes"
+    names = ["a", "b", "c"]
+    np.savez(tmp_path / "wide.npz", images=arrays, labels=np.eye(3)[:, :2], class_names=names)
+    yield "fewer columns", tmp_path / "wide.npz", {}, "nor 0 and 1 [n, 3]"
+    np.savez(tmp_path / "minus.npz", images=arrays, labels=np.array([0, 1, -1]), class_names=names)
+    yield "minus one", tmp_path / "minus.npz", {}, "a label is -1"
+    np.savez(tmp_path / "flat.npz", images=np.zeros((3, 4)), labels=np.array([0, 1, 2]))
+    yield "flat images", tmp_path / "flat.npz", {}, "its images have the shape [3, 4]"
     np.savez(tmp_path / "field.npz", pictures=arrays)
     yield "npz field", tmp_path / "field.npz", {}, "store the arrays images and labels"
     (tmp_path / "bad.npz").write_bytes(b"PK nothing")
@@ -206,10 +338,18 @@ def errors(tmp_path: Path) -> Iterator[tuple[str, Any, dict[str, Any], str]]:
     yield "empty json", empty_json, {}, "a has no label"
     unpictured = write_tar(tmp_path / "u.tar", [("a.cls", b"0")])
     yield "no picture", unpictured, {}, "a has no picture"
+    dotted = write_tar(tmp_path / "d.tar", [("a.b.png", png("red", 0)), ("a.b.cls", b"0")])
+    yield "dots in the key", dotted, {}, "has no picture: the extension of a.b.png is 'b.png'"
+    deep = write_tar(tmp_path / "n.tar", [("a.png", png("red", 0)), ("a.json", b"[" * 100_000)])
+    yield "deep json", deep, {}, "the .json of a cannot be read"
     (tmp_path / "torn.tar").write_bytes(unlabelled.read_bytes()[:700])
     yield "torn", tmp_path / "torn.tar", {}, "damaged or cut short"
     (tmp_path / "c.csv").write_text("file,colour\na.png,red\n")
     yield "no column", tmp_path / "c.csv", {}, "no column of labels"
+    (tmp_path / "quote.csv").write_text('path,label\na.png,"red\nb.png,blue\n')
+    yield "open quote", tmp_path / "quote.csv", {}, "quote.csv line 2: cannot be read"
+    (tmp_path / "comma.csv").write_text("path,label\na.png,red\nb.png,sky blue, grey\n")
+    yield "surplus cell", tmp_path / "comma.csv", {}, "line 3: 3 cells below 2 columns"
 
 
 def test_errors_name_the_set_and_the_problem_in_one_line(tmp_path: Path, folders: Path) -> None:

@@ -1,13 +1,16 @@
 """Indexing through `Library`, and the metadata read from files."""
 
 import io
+import os
 import shutil
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+from PIL.PngImagePlugin import PngInfo
 
 import twotower
 from tests.index.tiny import TinyEncoder, hash_of, index, opened, picture, rows_of, vector_of
@@ -22,6 +25,8 @@ from twotower.index.reader import PictureReader
 from twotower.index.scan import scan
 from twotower.inputs.preprocess import Preprocess, PreprocessConfig
 from twotower.library import Library
+from twotower.metadata.dates import DatePlace, read_video_tags
+from twotower.metadata.xmp import NEW_PACKET
 
 SMALL = find_model("small")
 
@@ -83,6 +88,90 @@ def test_a_changed_picture_gets_a_new_id(tmp_path: Path) -> None:
     with opened(tmp_path) as (_, vectors):
         assert vectors.ids().tolist() == [after.id]
         np.testing.assert_array_equal(vectors.get(vectors.ids())[0], vector_of(picture(2)))
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    """Change a file in place, then put its times of access and modification back."""
+    status = path.stat()
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (len(content), status.st_mtime_ns)
+
+
+def padded(seed: int) -> bytes:
+    """Return a PNG of the same size for each seed."""
+    return picture(seed).ljust(1000, b"\0")
+
+
+def test_a_change_that_keeps_size_and_mtime_is_noticed(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / name).write_bytes(padded(ord(name[0])))
+    index(tmp_path)
+    before = rows_of(tmp_path)
+    overwrite(tmp_path / "a.png", padded(5))
+    (tmp_path / "b.png").chmod(0o600)  # changes ctime alone
+    report = index(tmp_path)
+    assert (report.added, report.moved, report.removed, report.unchanged) == (1, 0, 0, 2)
+    rows = rows_of(tmp_path)
+    assert (
+        rows["a.png"].content_hash == hash_of(padded(5)) and rows["b.png"].id == before["b.png"].id
+    )
+    assert index(tmp_path).unchanged == 3
+
+
+def test_a_change_of_a_sidecar_that_keeps_its_mtime_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(picture(1))
+    sidecar = tmp_path / "a.png.xmp"
+    sidecar.write_bytes(keyword_packet("cat"))
+    index(tmp_path)
+    overwrite(sidecar, keyword_packet("dog"))
+    assert index(tmp_path).moved == 1
+    assert rows_of(tmp_path)["a.png"].keywords == "dog"
+
+
+def keyword_packet(keyword: str) -> bytes:
+    text = NEW_PACKET.decode().replace(
+        " </rdf:RDF>",
+        '<rdf:Description xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:subject><rdf:Bag>'
+        f"<rdf:li>{keyword}</rdf:li></rdf:Bag></dc:subject></rdf:Description></rdf:RDF>",
+    )
+    return text.encode()
+
+
+def test_verify_content_reads_every_file(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(padded(ord(name[0])))
+    index(tmp_path)
+    before = rows_of(tmp_path)
+    overwrite(tmp_path / "a.png", padded(5))
+    with opened(tmp_path) as (catalog, vectors):
+        # as on a disk without times of change
+        catalog.set_change_times({before["a.png"].id: (tmp_path / "a.png").stat().st_ctime_ns})
+        assert indexing.Indexing(catalog, vectors, TinyEncoder()).run().unchanged == 2
+        run = indexing.Indexing(catalog, vectors, TinyEncoder(), verify_content=True)
+        report = run.run()
+    assert (report.added, report.moved, report.removed, report.unchanged) == (1, 0, 0, 1)
+    rows = rows_of(tmp_path)
+    assert (
+        rows["a.png"].content_hash == hash_of(padded(5)) and rows["b.png"].id == before["b.png"].id
+    )
+
+
+def test_a_catalog_without_change_times_and_folded_words_is_migrated(tmp_path: Path) -> None:
+    name = unicodedata.normalize("NFD", "Z\u00fcrichsee.png")
+    (tmp_path / name).write_bytes(picture(1))
+    index(tmp_path)
+    with opened(tmp_path) as (catalog, _):
+        execute = catalog._connection.execute
+        execute("UPDATE words SET path = ?", [name])
+        execute("ALTER TABLE pictures DROP COLUMN ctime_ns")
+        execute("PRAGMA user_version = 4")
+        catalog._connection.commit()
+    with opened(tmp_path) as (catalog, _):
+        assert len(catalog.match_words("Z\u00fcrichsee")) == 1
+    assert index(tmp_path).unchanged == 1
+    assert rows_of(tmp_path)[name].ctime_ns == (tmp_path / name).stat().st_ctime_ns
 
 
 def test_another_model_is_used_when_it_is_complete(photos: Path, tiny_directory: Path) -> None:
@@ -412,6 +501,102 @@ def test_metadata_and_sidecars(tmp_path: Path) -> None:
         assert catalog.select("camera = ?", ["FUJIFILM X-T5"]).tolist() == [row.id]
 
 
+ORIGINAL, DIGITIZED, MODIFIED = 0x9003, 0x9004, 0x0132
+
+
+def dated_exif(tag: int, text: str) -> PIL.Image.Exif:
+    exif = PIL.Image.Exif()
+    exif[MODIFIED] = "2001:02:03 04:05:06"
+    if tag == MODIFIED:
+        exif[MODIFIED] = text
+    else:
+        exif[0x8769] = {tag: text}
+    return exif
+
+
+@pytest.mark.parametrize(
+    ("tag", "text", "taken"),
+    [
+        (ORIGINAL, "2022:10:31 08:55:46", "2022-10-31T08:55:46"),
+        (ORIGINAL, "2022-10-31 08:55:46", "2022-10-31T08:55:46"),
+        (ORIGINAL, "2022-10-31T08:55:46.25+02:00", "2022-10-31T08:55:46"),
+        (ORIGINAL, "2022:10:31", "2022-10-31T00:00:00"),
+        (DIGITIZED, "2022:10:31 08:55:46", "2022-10-31T08:55:46"),
+        (MODIFIED, "2022:10:31 08:55:46", "2022-10-31T08:55:46"),
+        (ORIGINAL, "2022:02:30 08:55:46", "2001-02-03T04:05:06"),
+        (ORIGINAL, "2022:10:00 08:55:46", "2001-02-03T04:05:06"),
+        (ORIGINAL, "2022:10:31 24:60:60", "2001-02-03T04:05:06"),
+        (ORIGINAL, "0000:00:00 00:00:00", "2001-02-03T04:05:06"),
+        (ORIGINAL, "    :  :     :  :  ", "2001-02-03T04:05:06"),
+    ],
+)
+def test_dates_of_exif(tmp_path: Path, tag: int, text: str, taken: str) -> None:
+    PIL.Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=dated_exif(tag, text))
+    index(tmp_path)
+    assert rows_of(tmp_path)["a.jpg"].taken == taken
+
+
+def fact_packet(attributes: str) -> bytes:
+    return (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+        'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+        'xmlns:exif="http://ns.adobe.com/exif/1.0/" xmlns:xmp="http://ns.adobe.com/xap/1.0/" '
+        f'xmlns:photoshop="http://ns.adobe.com/photoshop/1.0/" {attributes}/></rdf:RDF></x:xmpmeta>'
+    ).encode()
+
+
+def test_dates_and_places_of_xmp_sidecars_and_png(tmp_path: Path) -> None:
+    image = PIL.Image.new("RGB", (40, 30))
+    coordinates = 'exif:GPSLatitude="48,6.0N" exif:GPSLongitude="11,30,36W"'
+    image.save(tmp_path / "created.jpg", xmp=fact_packet('photoshop:DateCreated="2022-10-31"'))
+    image.save(
+        tmp_path / "xmp.jpg", xmp=fact_packet(f'xmp:CreateDate="2022-10-31T08:55" {coordinates}')
+    )
+    image.save(tmp_path / "sidecar.jpg", exif=dated_exif(ORIGINAL, "2019:01:01 00:00:00"))
+    text = PngInfo()
+    text.add_text("Creation Time", "2022:10:31 08:55:46")
+    image.save(tmp_path / "shot.png", pnginfo=text)
+    index(tmp_path)
+    rows = rows_of(tmp_path)
+    assert rows["created.jpg"].taken == "2022-10-31T00:00:00"
+    assert rows["xmp.jpg"].taken == "2022-10-31T08:55:00"
+    assert (rows["xmp.jpg"].latitude, rows["xmp.jpg"].longitude) == (48.1, -11.51)
+    assert rows["shot.png"].taken == "2022-10-31T08:55:46"
+    assert rows["sidecar.jpg"].taken == "2019-01-01T00:00:00"
+    corrected = fact_packet(f'exif:DateTimeOriginal="2020-05-06T07:08:09.5Z" {coordinates}')
+    (tmp_path / "sidecar.jpg.xmp").write_bytes(corrected)
+    assert index(tmp_path).moved == 1
+    row = rows_of(tmp_path)["sidecar.jpg"]
+    assert (row.taken, row.latitude) == ("2020-05-06T07:08:09", 48.1)
+    (tmp_path / "sidecar.jpg.xmp").unlink()
+    index(tmp_path)
+    row = rows_of(tmp_path)["sidecar.jpg"]
+    assert (row.taken, row.latitude) == ("2019-01-01T00:00:00", None)
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        (
+            {"creation_time": "2022-10-31T08:55:46.000000Z", "location": "+48.1000+011.5000/"},
+            DatePlace("2022-10-31T08:55:46", 48.1, 11.5),
+        ),
+        (
+            {
+                "creation_time": "2022-10-31T06:55:46.000000Z",
+                "com.apple.quicktime.creationdate": "2022-10-31T08:55:46+0200",
+                "com.apple.quicktime.location.ISO6709": "-33.8568-070.5+010.0/",
+            },
+            DatePlace("2022-10-31T08:55:46", -33.8568, -70.5),
+        ),
+        ({"creation_time": "1904-01-01T00:00:00.000000Z"}, DatePlace()),
+        ({"date": "2022", "location": "+4806.5+01130/"}, DatePlace()),
+    ],
+)
+def test_tags_of_videos(tags: dict[str, str], expected: DatePlace) -> None:
+    assert read_video_tags(tags) == expected
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -557,6 +742,8 @@ def write_dng(path: Path, preview: PIL.Image.Image, orientation: int = 1) -> Non
 def test_videos_by_the_mean_of_their_frames(tmp_path: Path) -> None:
     av = pytest.importorskip("av", reason="pip install 'twotower[video]'")
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        container.metadata["creation_time"] = "2022-10-31T08:55:46.000000Z"
+        container.metadata["location"] = "+48.1000+011.5000/"
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.gop_size = 64, 48, 5
         for number in range(80):
@@ -567,6 +754,7 @@ def test_videos_by_the_mean_of_their_frames(tmp_path: Path) -> None:
     assert index(tmp_path).added == 1
     [row] = rows_of(tmp_path).values()
     assert (row.type, row.width, row.height) == ("video", 64, 48)
+    assert (row.taken, row.latitude, row.longitude) == ("2022-10-31T08:55:46", 48.1, 11.5)
     with opened(tmp_path) as (_, vectors):
         [embeds] = vectors.get(np.array([row.id]))
     shades = [

@@ -11,6 +11,7 @@ from tests.metadata.packets import (
     DIGIKAM,
     LIGHTROOM,
     NAMES,
+    NAMESPACES,
     RDF,
     SAMPLES,
     TAGGINGS,
@@ -192,6 +193,25 @@ def test_ten_thousand_tags() -> None:
     content = set_tags(NEW_PACKET, tags)
     assert keywords(content).ours == tags
     assert set_tags(content, {}) == NEW_PACKET
+
+
+def test_darktables_own_tags_are_not_a_persons() -> None:
+    """It writes their last names into the flat list too."""
+    lists = {
+        "dc:subject": ("changed", "rw2", "1. Develop Filmic", "Lima", "darktable fan"),
+        "lr:hierarchicalSubject": (
+            *("darktable|changed", "darktable|format|rw2", "Darktable|style|1. Develop Filmic"),
+            *("Country|Peru|Lima", "darktable fan"),
+        ),
+    }
+    items = ""
+    for name, texts in lists.items():
+        bag = "".join(f"<rdf:li>{text}</rdf:li>" for text in texts)
+        items += f"<{name}><rdf:Bag>{bag}</rdf:Bag></{name}>"
+    spaces = " ".join(f'xmlns:{prefix}="{uri}"' for prefix, uri in NAMESPACES.items())
+    description = f"<rdf:Description {spaces}>{items}</rdf:Description>"
+    packet = f'<rdf:RDF xmlns:rdf="{RDF}">{description}</rdf:RDF>'
+    assert keywords(packet.encode()).person == (("Country", "Peru", "Lima"), ("darktable fan",))
 
 
 def test_a_persons_keyword_is_never_ours() -> None:

@@ -54,4 +54,10 @@ def test_stats(write_tar: Write) -> None:
     assert stats.formats == {"JPEG": 1, "PNG": 1}
     assert (stats.widths, stats.heights) == ([40, 80], [30, 20])
     assert stats.words == [4, 4, 3]
-    assert any("40 to 80" in line for line in stats.lines())
+    assert "width      40 to 80, median 60, 90 % from 42 to 78" in list(stats.lines())
+    assert "words      3 to 4, median 4, 90 % from 3 to 4" in list(stats.lines())
+
+
+def test_stats_of_a_single_pair(write_tar: Write) -> None:
+    lines = list(count_pairs(open_source(write_tar("x.tar", sample("a")))).lines())
+    assert "width      40 to 40, median 40, 90 % from 40 to 40" in lines

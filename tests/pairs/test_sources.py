@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,10 @@ def test_tar_samples(write_tar: Write) -> None:
         ({"k.txt": b"txt", "k.json": b'{"caption": "json"}'}, ("txt",)),
         ({"k.json": b'{"caption": " json "}'}, ("json",)),
         ({"k.txt": b"txt", "k.json": b'{"captions": ["a", "b"]}'}, ("a", "b")),
+        ({"k.json": b'{"caption": ["a dog", null, "the dog "]}'}, ("a dog", "the dog")),
+        ({"k.json": b'{"captions": null, "caption": 7}'}, ("7",)),
+        ({"k.json": b'{"caption": "half \\ud83d"}'}, ("half ?",)),
+        ({"k.txt": b"txt", "k.json": b'["tag"]'}, ("txt",)),
         ({"k.txt": b"\xef\xbb\xbfmit BOM"}, ("mit BOM",)),
         ({"k.txt": "café".encode("cp1252")}, ("café",)),
         ({"k.txt": "😀 猫".encode()}, ("😀 猫",)),
@@ -59,6 +64,16 @@ def test_captions_of_tars(
         ({"k.jpg": b"x"}, "k: has no caption"),
         ({"k.jpg": b"x", "k.txt": b" \n"}, "k: has no caption"),
         ({"k.jpg": b"x", "k.json": b"{"}, "json cannot be read"),
+        ({"k.jpg": b"x", "k.json": b"[" * 100_000}, "json cannot be read"),
+        ({"k.jpg": b"x", "k.json": b'["a cat"]'}, "json is no object"),
+        ({"k.jpg": b"x", "k.json": b'"a cat"'}, "json is no object"),
+        ({"k.jpg": b"x", "k.json": b"null"}, "json is no object"),
+        ({"k.jpg": b"x", "k.json": b'{"caption": null}'}, "k: has no caption"),
+        (
+            {"k.jpg": b"x", "k.json": b'{"caption": {"en": "a cat"}}'},
+            "caption in its json is no text",
+        ),
+        ({"k.jpg": b"x", "k.json": b'{"captions": [["a cat"]]}'}, "caption in its json is no text"),
         ({"k.txt": b"a caption"}, "k: has no picture"),
     ],
 )
@@ -71,6 +86,22 @@ def test_broken_samples_among_good_ones(
         source[1]
     assert "x.tar" in str(caught.value)
     assert source[0].captions and source[2].captions
+
+
+def test_dots_in_keys_are_explained(write_tar: Write) -> None:
+    """webdataset splits at the first dot too: all these are members of one sample, "img"."""
+    members = {}
+    for name in ("cat", "dog", "bus"):
+        members |= {f"img.{name}.v1.jpg": b"x", f"img.{name}.v1.txt": name.encode()}
+    several = sample("k") | {"k.left.jpg": b"x"}  # more pictures than one are no fault
+    source = open_source(write_tar("x.tar", members | several))
+    with pytest.raises(BrokenPairError) as caught:
+        source[0]
+    assert "img: has no picture: the extension of img.cat.v1.jpg is 'cat.v1.jpg'" in str(
+        caught.value
+    )
+    assert "and 2 more pictures" in str(caught.value)
+    assert source[1].picture == several["k.jpg"]
 
 
 def test_many_shards_are_one_source(write_tar: Write, tmp_path: Path) -> None:
@@ -148,6 +179,71 @@ def test_tables(pictures: Path, suffix: str) -> None:
     assert source[1].picture == (pictures / "b.jpg").read_bytes()
     with pytest.raises(BrokenPairError, match=r"no\.jpg: No such file"):
         source[2]
+
+
+def caption_table(folder: Path, name: str, text: str) -> dict[str, tuple[str, ...] | str]:
+    """Return the captions of each picture of a table, or the error of its pair."""
+    for picture_name in re.findall(r"\w+\.jpg", text):
+        (folder / picture_name).write_bytes(b"jpeg")
+    (folder / name).write_text(text, encoding="utf-8")
+    source = open_source(folder / name)
+    captions: dict[str, tuple[str, ...] | str] = {}
+    for number, key in enumerate(keys(source)):
+        try:
+            captions[key] = source[number].captions
+        except BrokenPairError as error:
+            captions[key] = str(error)
+    return captions
+
+
+@pytest.mark.parametrize(
+    ("captions", "expected"),
+    [
+        (['"big dog', "b", 'on 5" pipe'], ['"big dog', "b", 'on 5" pipe']),
+        (['"big dog', "b", 'a pipe of 5"'], ['"big dog', "b", 'a pipe of 5"']),
+        (['"Best in show', "b", "c"], ['"Best in show', "b", "c"]),
+        (['"Best" in show', "b", "c"], ['"Best" in show', "b", "c"]),
+        (['"Best in show"', '"a ""b"""', "c"], ["Best in show", 'a "b"', "c"]),
+        (['"two\nlines, also"', "b", "c"], ["two\nlines, also", "b", "c"]),
+    ],
+)
+def test_quotes_of_tab_separated_tables(
+    tmp_path: Path, captions: list[str], expected: list[str]
+) -> None:
+    """Quotes delimit cells where all of them fit, as pandas writes them; else they are text."""
+    rows = [f"{name}.jpg\t{caption}\n" for name, caption in zip("abc", captions, strict=True)]
+    table = caption_table(tmp_path, "x.tsv", "filepath\tcaption\n" + "".join(rows))
+    assert table == {
+        f"{name}.jpg": (caption,) for name, caption in zip("abc", expected, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ('a.jpg,x\nb.jpg,"cat\nc.jpg,dog\n', r"x\.csv line 3: cannot be read \(unexpected end"),
+        ('a.jpg,x\nb.jpg,"big" dog\nc.jpg,dog\n', r"line 3: cannot be read .* expected after"),
+        (
+            'a.jpg,"big dog\nb.jpg,a bus\nc.jpg,a 5"\n',
+            "line 2: a quote takes in all lines up to .* 4",
+        ),
+        ('a.jpg,"x\ny"\nb.jpg,"cat\n', "line 4: cannot be read"),
+        (f"a.jpg,x\nb.jpg,{'x' * 140_000}\n", "line 3: .*field limit"),
+    ],
+)
+def test_a_quote_that_is_not_closed_names_its_line(tmp_path: Path, rows: str, message: str) -> None:
+    with pytest.raises(PairsError, match=message) as caught:
+        caption_table(tmp_path, "x.csv", "filepath,caption\n" + rows)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_row_with_too_many_cells_is_a_broken_pair(tmp_path: Path) -> None:
+    rows = 'a.jpg,"a cat, asleep"\nb.jpg,a 3" dog\nc.jpg,a bee, a flower\nd.jpg,a cow,\ne.jpg\n'
+    table = caption_table(tmp_path, "x.csv", "filepath,caption\n" + rows)
+    assert table["a.jpg"] == ("a cat, asleep",) and table["b.jpg"] == ('a 3" dog',)
+    assert "x.csv line 4: 3 cells below 2 columns" in table["c.jpg"]
+    assert table["d.jpg"] == ("a cow",)
+    assert "e.jpg: has no caption" in table["e.jpg"]
 
 
 def test_a_table_without_a_known_column(pictures: Path) -> None:

@@ -2,10 +2,11 @@
 
 import os
 import shutil
+import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import PIL.Image
@@ -27,6 +28,7 @@ from twotower.search.query import Term
 from twotower.search.ranking import COSINE_WEIGHT, group_copies
 from twotower.search.search import NEAR_HITS, NEAR_SHARE
 
+NormalForm: TypeAlias = Literal["NFC", "NFD"]
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
 
@@ -203,6 +205,11 @@ def test_filters_limit_the_hits(photos: Library) -> None:
     filtered = photos.search("an animal folder:trips", top=100, all=True, group=False)
     assert {hit.path for hit in filtered} == {hit.path for hit in everything}
     assert photos.search("after:2021-06-02 before:2021-06-03")[0].path == NAMES["dog"]
+    undated = len(photos.catalog) - 3
+    assert photos.search("after:2021-06-02").left_out == {"date": undated}
+    in_trips = len(photos.search("folder:trips", group=False, top=100))
+    left_out = photos.search("a cat near:1,1,5km folder:trips").left_out
+    assert left_out == {"place": in_trips} and photos.search("a cat").left_out == {}
     assert photos.search("type:avif")[0].path == NAMES["desert"]
     assert photos.search("an animal type:heic").matches == 0
 
@@ -428,6 +435,42 @@ def test_a_model_without_calibration_warns(tiny_directory: Path, tmp_path: Path)
         warnings.simplefilter("ignore")
         after = library.search("zebra crossing", all=True)
     assert after == before
+    library.close()
+
+
+def library_of_names(root: Path, names: Sequence[str]) -> Library:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(PHOTOS / "cat.jpg", root / name)
+    return make_library(root)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_are_found_in_both_normal_forms(tmp_path: Path, form: NormalForm) -> None:
+    """macOS stores names decomposed (NFD); people type them composed (NFC), or paste them."""
+    stored = [
+        unicodedata.normalize("NFD", "Z\u00fcrichsee.jpg"),
+        unicodedata.normalize("NFC", "Z\u00fcrichhund.jpg"),
+        unicodedata.normalize("NFD", "\uac00\uc871/Stra\u00dfe-\u00c9t\u00e9.jpg"),
+    ]
+    library = library_of_names(tmp_path, stored)
+
+    def spell(text: str) -> str:
+        return unicodedata.normalize(form, text)
+
+    def names_of(query: str) -> list[str]:
+        hits = library.search(spell(query), group=False)
+        return [hit.path.relative_to(tmp_path).as_posix() for hit in hits if hit.named]
+
+    assert names_of("z\u00fcrichsee") == [stored[0]]
+    assert names_of("Z\u00dcRICHHUND") == [stored[1]]
+    assert names_of("\u00e9t\u00e9") == names_of("STRASSE") == [stored[2]]
+    in_folder = library.search(spell("folder:\uac00\uc871"))
+    assert [hit.path for hit in in_folder] == [tmp_path / stored[2]]
+    term = library.parse(spell("Z\u00fcrichsee.jpg")).terms[0]
+    assert term.picture == tmp_path / stored[0]
+    term = library.parse(spell("\uac00\uc871/Stra\u00dfe-\u00c9t\u00e9.jpg")).terms[0]
+    assert term.picture == tmp_path / stored[2]
     library.close()
 
 

@@ -617,6 +617,12 @@ def test_options_without_effect_are_wrong_usage(
     assert f"{ignored} has no effect with {options[0]}; leave it out" in capsys.readouterr().err
 
 
+def test_a_review_may_be_a_dry_run(root: Path, words: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert tag(root, "--vocabulary", words, "--review", page, "--dry-run") == 0
+    assert page.exists() and not list(root.rglob("*.xmp"))
+
+
 def test_headings_stay_headings_in_a_keyword_list(
     root: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from tests.tiny_models import tiny_config
 from tests.train.test_batches import Numbers
 from twotower.encode.load import load
-from twotower.errors import ModelError, TrainError
+from twotower.errors import ModelError, TrainError, TwotowerError
 from twotower.model.clip import CLIP
 from twotower.pairs.shards import pack
 from twotower.train.checkpoint import load_checkpoint, newest_checkpoint
@@ -345,6 +345,69 @@ def test_a_checkpoint_of_another_architecture(shards: Path, tmp_path: Path) -> N
     trainer = Trainer(config_of(shards), tmp_path / "other")
     with pytest.raises(TrainError, match=r"model\.safetensors: damaged or missing"):
         load_checkpoint(path, trainer.config, trainer.state)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.batch_size": 6}, r"was made with data\.batch_size=8, not 6"),
+        ({"seed": 1}, "was made with seed=0, not 1"),
+        ({"data.buffer": 10}, r"data\.buffer=100000, not 10"),
+        ({"steps": 1}, "has done 2 steps, more than the 1 of this run"),
+    ],
+)
+def test_a_run_does_not_resume_with_another_order_of_pairs(
+    shards: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    run_steps(config_of(shards, steps=2), tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_text()
+    with pytest.raises(TrainError, match=message):
+        run_steps(config_of(shards, **{"steps": 4, **changes}), tmp_path / "run", resume="latest")
+    assert (tmp_path / "run" / "config.json").read_text() == before
+
+
+def test_a_run_does_not_resume_with_fewer_pairs(shards: Path, tmp_path: Path) -> None:
+    run_steps(config_of(shards, steps=2), tmp_path / "run")
+    fewer = config_of(shards / "000000.tar", steps=4)
+    with pytest.raises(TrainError, match="was made with 48 pairs, and the sources now have 20"):
+        run_steps(fewer, tmp_path / "run", resume="latest")
+
+
+def test_what_a_resumed_run_changes_is_named_and_recorded(shards: Path, tmp_path: Path) -> None:
+    train(config_of(shards, steps=2), tmp_path / "run")
+    shorter = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(shards, moved)
+    changed = config_of(moved, steps=4, **{"optimizer.lr": 2e-3, "data.workers": 1})
+    with pytest.warns(UserWarning) as caught:
+        train(changed, tmp_path / "run", resume="latest")
+    [message] = [str(warning.message) for warning in caught if "resumes" in str(warning.message)]
+    assert "optimizer.lr=0.002 (was 0.001)" in message and "steps=4 (was 2)" in message
+    assert "data.sources" in message and "workers" not in message
+    stored = (tmp_path / "run" / "config.json").read_text()
+    assert TrainConfig.from_json(stored, "x") == changed
+    # the model is that of all steps, also if the run ended before it was written
+    assert [step for step, *_ in losses(tmp_path / "run")] == [0, 1, 2, 3]
+    extended = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert not torch.equal(shorter["text.proj.weight"], extended["text.proj.weight"])
+    os.utime(tmp_path / "run" / "model" / "config.json", ns=(0, 0))  # before the last checkpoint
+    train(changed, tmp_path / "run", resume="latest")
+    assert (tmp_path / "run" / "model" / "config.json").stat().st_mtime_ns > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.batch_size": 1}, "a batch of 1 has nothing to contrast a pair with"),
+        ({"data.batch_size": 64}, "48 pairs are fewer than a batch of 64"),
+    ],
+)
+def test_a_batch_of_a_wrong_size(
+    shards: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(TwotowerError, match=message):
+        train(config_of(shards, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_only_the_newest_checkpoints_are_kept(shards: Path, tmp_path: Path) -> None:

@@ -45,6 +45,10 @@ def test_a_dry_run_prints_the_plan(
     for line in ("parameters  87,849,216 vision", "memory      2.42 GB", "arithmetic", "TFLOP"):
         assert line in output
     assert not (tmp_path / "run").exists()
+    assert main([*command, "--set", "data.batch_size=1", "--dry-run"]) == 1
+    assert "a batch of 1 has nothing to contrast" in capsys.readouterr().err
+    assert main([*command, "--set", "data.batch_size=10000", "--dry-run"]) == 1
+    assert "pairs are fewer than a batch of 10000" in capsys.readouterr().err
     assert main([*command, "--set", "learning_rat=1"]) == 1
     assert "did you mean 'optimizer.lr'" in capsys.readouterr().err
 

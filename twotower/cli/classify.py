@@ -120,5 +120,5 @@ def print_lines(answers: Iterable[Classified]) -> int:
             print(f"twotower: {printable(str(answer.error))}", file=sys.stderr)
         else:
             labels = "  ".join(f"{label.label} {label.probability:.0%}" for label in answer.labels)
-            print(f"{printable(str(answer.source))}  {labels}", flush=True)
+            print(printable(f"{answer.source!s}  {labels}"), flush=True)
     return failed

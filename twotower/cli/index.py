@@ -53,6 +53,11 @@ def add_commands(commands: Commands) -> None:
         help="for millions of pictures: build lists for a search in milliseconds, which finds "
         "nearly all of the best",
     )
+    command.add_argument(
+        "--verify-content",
+        action="store_true",
+        help="read every file again, also those whose size and times are unchanged",
+    )
     command.add_argument("--watch", action="store_true", help="keep running and follow changes")
     command.add_argument(
         "--errors", action="store_true", help="only list the pictures that could not be read"
@@ -85,9 +90,11 @@ def run_index(arguments: argparse.Namespace) -> int:
     if folder and location is None:
         warn_if_nested(folder)
     if arguments.watch:
-        watch(library, approximate=arguments.approximate)
+        watch(library, approximate=arguments.approximate, verify_content=arguments.verify_content)
         return OK
-    return index_once(library, approximate=arguments.approximate)
+    return index_once(
+        library, approximate=arguments.approximate, verify_content=arguments.verify_content
+    )
 
 
 def resolve_library(folder: Path | None, location: Path | None) -> tuple[Path | None, Path | None]:
@@ -127,6 +134,7 @@ def index_once(
     out: TextIO | None = None,
     *,
     approximate: bool = False,
+    verify_content: bool = False,
     refine: bool = True,
 ) -> int:
     """Index with a progress bar, and print the result to `out`, by default stdout.
@@ -136,7 +144,9 @@ def index_once(
     """
     warnings.filterwarnings("ignore", module="PIL")  # about single files, without their names
     with show_progress("Indexing") as report_progress:
-        report = library.index(report_progress, approximate=approximate, refine=False)
+        report = library.index(
+            report_progress, approximate=approximate, verify_content=verify_content, refine=False
+        )
     print(summary(report), file=out, flush=True)
     for path, reason in report.unreadable.items():
         folder = printable(shown_path(library.root / path))
@@ -183,7 +193,7 @@ def print_errors(library: Library) -> int:
     return OK
 
 
-def watch(library: Library, *, approximate: bool = False) -> None:
+def watch(library: Library, *, approximate: bool = False, verify_content: bool = False) -> None:
     """Index, and again after each change in the folder, until Ctrl-C.
 
     Errors after the first run are printed and indexing is tried again: another process may be
@@ -194,7 +204,7 @@ def watch(library: Library, *, approximate: bool = False) -> None:
     """
     changes = watch_changes(library)
     next(changes)  # starts watching: changes during the first run are kept
-    index_once(library, approximate=approximate)
+    index_once(library, approximate=approximate, verify_content=verify_content)
     root = printable(shown_path(library.root))
     print(f"watching {root}; stop with Ctrl-C", file=sys.stderr)
     index_changes(library, changes)

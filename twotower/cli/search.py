@@ -220,6 +220,9 @@ def output_result(result: SearchResult, library: Library, arguments: argparse.Na
         print(to_json(result_tree(result), indent=1))
     else:
         print_result(result, arguments.page, arguments.top, arguments.all)
+    for fact, count in result.left_out.items():
+        pictures = "1 picture has" if count == 1 else f"{count} pictures have"
+        print(f"twotower: {pictures} no {fact}, and a filter leaves them out", file=sys.stderr)
     print_failures(errors)
     return FAILED if errors else OK
 
@@ -285,6 +288,7 @@ def result_tree(result: SearchResult) -> dict[str, Any]:
         "matches": result.matches,
         "hits": [hit_tree(hit) for hit in result.hits],
         "near": [hit_tree(hit) for hit in result.near],
+        "left_out": result.left_out,
     }
 
 

@@ -125,9 +125,9 @@ def run_tag(arguments: argparse.Namespace) -> int:
 
 def check_options(arguments: argparse.Namespace) -> None:
     """Report options without effect as wrong usage."""
-    written = ("dry_run", "json", "embed", "export", "to_folders")
+    written = ("json", "embed", "export", "to_folders")  # a review writes no sidecars anyway
     for mode, ignored in (
-        ("undo", (*written, "vocabulary", "learn", "review")),
+        ("undo", ("dry_run", *written, "vocabulary", "learn", "review")),
         ("review", written),
     ):
         if getattr(arguments, mode):

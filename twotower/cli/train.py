@@ -128,11 +128,15 @@ def _pretraining(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _train(config: TrainConfig, arguments: argparse.Namespace) -> int:
     from twotower.cli.train_progress import show_training
+    from twotower.pairs.sources import open_source
     from twotower.train.curves import explain
     from twotower.train.estimate import describe
-    from twotower.train.loop import train
+    from twotower.train.loop import open_batches, require_new, train
 
     if arguments.dry_run:
+        if not arguments.resume:
+            require_new(arguments.folder)
+        open_batches(config, list(map(open_source, config.data.sources)))
         print("\n".join(describe(config)))
         return OK
     with show_training(config) as (report, progress):

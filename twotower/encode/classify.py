@@ -45,11 +45,13 @@ def check_labels(labels: Sequence[str]) -> list[str]:
     stripped = [label.strip() for label in labels]
     if not stripped:
         raise LabelError("labels", "none given", 'give some words, such as "cat, dog, car"')
+    earlier: set[str] = set()
     for index, label in enumerate(stripped):
         if not label:
             raise LabelError(f"label {index + 1}", "empty", "remove it or write a word")
-        if label in stripped[:index]:
+        if label in earlier:
             raise LabelError(f"label {label!r}", "given twice", "remove one")
+        earlier.add(label)
     return stripped
 
 

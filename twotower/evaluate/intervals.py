@@ -65,9 +65,13 @@ def bootstrap_shares(
     )
     for column in range(numerators.shape[1]):
         share = numerators[:, column].sum() / denominators.sum()
-        if share in (0.0, 1.0):
-            intervals[column] = wilson(share, n)
+        intervals[column] = widen_point(share, intervals[column], n)
     return intervals
+
+
+def widen_point(share: float, interval: Float64Array, n: int) -> list[float]:
+    """Return Wilson's interval for a share of exactly 0 or 1, whose resamples are all equal."""
+    return list(wilson(share, n) if share in (0.0, 1.0) else interval.tolist())
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -120,8 +121,9 @@ def _spellings(key: str) -> tuple[set[str], set[str]]:
 
 
 def normalize_name(name: str) -> str:
-    """Return a class name in lower case, its words separated by single spaces.
+    """Return a class name in lower case and composed form, its words separated by single spaces.
 
-    "Baby_back-ribs" and "baby back ribs" become equal.
+    "Baby_back-ribs" and "baby back ribs" become equal, and so do folders of macOS (NFD) and others.
     """
-    return " ".join(re.findall(r"\w+", name.replace("_", " ").lower()))
+    composed = unicodedata.normalize("NFC", name.replace("_", " ").lower())
+    return " ".join(re.findall(r"\w+", composed))

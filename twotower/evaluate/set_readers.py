@@ -9,20 +9,27 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.errors import EvaluationError
+from twotower.errors import EvaluationError, PairsError
 from twotower.inputs.pictures import Picture, find_pictures
 from twotower.pairs.tables import PICTURE_COLUMNS, read_table
-from twotower.pairs.tars import PICTURE_EXTENSIONS, tar_members
+from twotower.pairs.tars import (
+    PICTURE_EXTENSIONS,
+    is_dotted_picture,
+    missing_picture,
+    tar_members,
+)
 
 LABEL_COLUMNS = ("label", "labels", "class", "cls", "classname")
+SPLITS = frozenset("train training val valid validation dev test testing".split())
 CLASS_NAMES_FILE = "classnames.txt"  # beside shards, as LAION's CLIP_benchmark writes it
 
-Label: TypeAlias = int | str | list[int] | list[str]
+Value: TypeAlias = int | float | str
+Label: TypeAlias = Value | list[Value]  # a list where a picture may have several
 Span: TypeAlias = tuple[int, int]  # offset and size of a member in a tar
 
 
@@ -38,7 +45,7 @@ class PictureSequence(Protocol):
 
 @dataclass(frozen=True)
 class StoredSet:
-    """A set as it is stored: labels are words, or numbers with or without names.
+    """A set as it is stored: labels are words, or numbers, also as text, with or without names.
 
     Attributes:
         class_names: the names of numbered labels, if they are stored.
@@ -68,14 +75,12 @@ def read_folders(folder: Path) -> StoredSet:
     """Read a folder of class folders.
 
     Raises:
-        EvaluationError: there is no class folder, or one has no pictures.
+        EvaluationError: there is no class folder, one has no pictures, or they are splits.
     """
     paths: list[Picture] = []
-    labels: list[str] = []
+    labels: list[Label] = []
     keys: list[str] = []
-    for class_folder in sorted(child for child in folder.iterdir() if child.is_dir()):
-        if class_folder.name.startswith("."):
-            continue
+    for class_folder in _class_folders(folder):
         pictures = [path for path in find_pictures([class_folder]) if path != class_folder]
         if not pictures:
             raise EvaluationError(
@@ -88,9 +93,32 @@ def read_folders(folder: Path) -> StoredSet:
         raise EvaluationError(
             folder, "holds no class folders and no tars", "sort its pictures: FOLDER/CLASS/PICTURE"
         )
-    if all(name.isdigit() for name in labels):  # "10" comes after "9"
-        return StoredSet(str(folder), paths, keys, [int(name) for name in labels])
     return StoredSet(str(folder), paths, keys, labels)
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    """Return the visible folders in a folder.
+
+    Raises:
+        EvaluationError: they are the splits of a set, each with class folders of its own.
+    """
+    folders = sorted(
+        child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")
+    )
+    if folders and all(_is_split(child) for child in folders):
+        names = ", ".join(child.name for child in folders)
+        raise EvaluationError(
+            folder,
+            f"its folders are splits of a set ({names}), not classes",
+            f"measure one of them, such as {folders[-1]}",
+        )
+    return folders
+
+
+def _is_split(folder: Path) -> bool:
+    """Return True for a folder named after a split that holds only folders."""
+    visible = [child for child in folder.iterdir() if not child.name.startswith(".")]
+    return folder.name.lower() in SPLITS and all(child.is_dir() for child in visible)
 
 
 # --- arrays --------------------------------------------------------------------------------------
@@ -99,23 +127,52 @@ def read_folders(folder: Path) -> StoredSet:
 def read_npz(path: Path) -> StoredSet:
     """Read `images`, `labels` and perhaps `class_names` of a .npz file.
 
-    `images` is uint8 [n, H, W] or [n, H, W, 3]; `labels` is [n], or bool [n, classes].
+    `images` is uint8 [n, H, W] or [n, H, W, 3]; `labels` is [n], [n, 1], or bool [n, classes].
 
     Raises:
-        EvaluationError: the file cannot be read, an array is missing, the lengths differ, or the
-            arrays are larger than the memory of this machine, into which they are unpacked.
+        EvaluationError: the file cannot be read, an array is missing, lengths or shapes do not
+            fit, or the arrays are larger than the memory of this machine, into which they are
+            unpacked.
     """
     images, labels, class_names = _load_arrays(path)
+    if images.ndim < 3:
+        raise EvaluationError(
+            path, f"its images have the shape {list(images.shape)}", "store [n, H, W, 3]"
+        )
+    labels = np.atleast_1d(labels)
     if len(images) != len(labels):
         raise EvaluationError(
             path, f"{len(images)} images but {len(labels)} labels", "store a label for each image"
         )
-    rows: list[Label] = [
-        np.flatnonzero(row).tolist() if labels.ndim == 2 else row for row in labels.tolist()
-    ]
     keys = [str(number) for number in range(len(images))]
-    names = None if class_names is None else class_names.tolist()
-    return StoredSet(path.stem, images, keys, rows, names)
+    names = None if class_names is None else [*map(str, _text_array(class_names).ravel())]
+    return StoredSet(path.stem, images, keys, _label_rows(path, labels, names), names)
+
+
+def _label_rows(path: Path, labels: NDArray[Any], class_names: list[str] | None) -> list[Label]:
+    """Return the label of each image; for a row of [n, classes], the numbers of its classes."""
+    if labels.shape[1:] == (1,) and labels.dtype != np.bool_:
+        labels = labels[:, 0]  # as Keras gives those of CIFAR
+    if labels.ndim == 1:
+        return _text_array(labels).tolist()
+    expected = None if class_names is None else len(class_names)
+    if (
+        labels.ndim != 2
+        or not np.isin(labels, (0, 1)).all()
+        or expected not in (None, labels.shape[1])
+    ):
+        raise EvaluationError(
+            path,
+            f"its labels of shape {list(labels.shape)} are neither numbers of classes [n] nor 0 "
+            f"and 1 [n, {expected or 'classes'}]",
+            "store a number for each image, or a row of 0 and 1",
+        )
+    return [list(map(int, np.flatnonzero(row))) for row in labels]
+
+
+def _text_array(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the array, bytes as text."""
+    return np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
 
 
 def _load_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
@@ -158,13 +215,16 @@ def read_labelled_table(path: Path, root: Path) -> StoredSet:
         root: the folder that paths are relative to.
 
     Raises:
-        EvaluationError: the file, a column or a label is missing.
+        EvaluationError: the file, a column or a label is missing, or a row does not fit the header.
     """
     if not path.is_file():
         raise EvaluationError(path, "no such file", "give a table, a folder or tars")
     if path.suffix == ".parquet":
         return _read_parquet(path, root)
-    rows = read_table(path)
+    try:
+        rows = read_table(path)
+    except PairsError as error:
+        raise EvaluationError(error.subject, error.reason, error.remedy) from None
     columns = list(rows[0]) if rows else []
     picture_column = _find_column(columns, PICTURE_COLUMNS, path, "pictures")
     label_column = _find_column(columns, LABEL_COLUMNS, path, "labels")
@@ -175,8 +235,6 @@ def read_labelled_table(path: Path, root: Path) -> StoredSet:
     ]
     if label_column == "labels" and not any(isinstance(label, list) for label in labels):
         labels = [[str(label)] for label in labels]  # several are allowed, but no picture has them
-    if all(isinstance(label, str) and label.isdigit() for label in labels):
-        labels = [int(str(label)) for label in labels]
     return StoredSet(path.stem, pictures, keys, labels)
 
 
@@ -200,13 +258,17 @@ def _parse_label(value: Any, path: Path, item: str) -> Label:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if isinstance(value, str) and value.strip():
-        names = [name.strip() for name in value.split("|")]
+        names: list[Value] = [name.strip() for name in value.split("|")]
         return names if len(names) > 1 else names[0]
-    if isinstance(value, list):
+    if isinstance(value, list) and all(map(_is_value, value)):
         return value
-    if isinstance(value, int) and not isinstance(value, bool):
+    if _is_value(value) and not isinstance(value, str):
         return value
     raise EvaluationError(path, f"{item} has no label", "add one, or remove the picture")
+
+
+def _is_value(value: Any) -> TypeGuard[Value]:
+    return isinstance(value, int | float | str) and not isinstance(value, bool)
 
 
 def _read_parquet(path: Path, root: Path) -> StoredSet:
@@ -276,7 +338,8 @@ def read_tars(tars: list[Path]) -> StoredSet:
             suffixes = (suffix for suffix in PICTURE_EXTENSIONS if suffix in members)
             span = next((members[suffix] for suffix in suffixes), None)
             if span is None:
-                raise EvaluationError(path, f"{key} has no picture", "add one, or remove the label")
+                reason, remedy = missing_picture(key, [*filter(is_dotted_picture, members)])
+                raise EvaluationError(path, f"{key} {reason}", remedy)
             spans.append((shard, *span))
             keys.append(key)
             labels.append(_tar_label(path, key, members))
@@ -304,13 +367,12 @@ def _read_samples(path: Path) -> list[tuple[str, dict[str, Span]]]:
 
 def _tar_label(path: Path, key: str, members: dict[str, Span]) -> Label:
     if "cls" in members:
-        text = _read_span(path, members["cls"]).decode("utf-8", "replace").strip()
-        return int(text) if text.isdigit() else _parse_label(text, path, key)
+        return _parse_label(_read_span(path, members["cls"]).strip(), path, key)
     if "json" not in members:
         raise EvaluationError(path, f"{key} has neither .json nor .cls", "add one to each sample")
     try:
         tree = json.loads(_read_span(path, members["json"]))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise EvaluationError(
             path, f"the .json of {key} cannot be read", "write valid JSON"
         ) from None

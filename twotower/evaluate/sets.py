@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,6 +33,8 @@ from twotower.evaluate.set_readers import (
 )
 from twotower.inputs.pictures import Picture
 from twotower.pairs.tars import find_tars
+
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 
 ClassNames: TypeAlias = tuple[tuple[str, ...], ...]
 
@@ -123,7 +127,7 @@ def open_set(
             (`label`) or `.cls`; a `.csv`, `.tsv` or `.parquet` table; or a `.npz` with images,
             labels and class_names. The name of a public set raises an error with its address.
         classes: names for the labels, in order; or all names to choose from, with the labels among
-            them.
+            them. They are matched by name if any label is among them.
         set_key: the public set that this is (`--as`); by default it is recognised by its classes.
         root: the folder that the paths of a table are relative to; by default, the table's.
 
@@ -161,13 +165,15 @@ def _name_classes(
     stored: StoredSet, names: Sequence[str] | None, public_set: PublicSet | None
 ) -> LabelledSet:
     """Give each class its names: from `--classes`, from a public set, or from the labels."""
-    labels = _flatten_labels(stored)
+    stored = replace(stored, labels=_unify_labels(stored))
+    labels = _flatten_labels(stored.labels)
     words = isinstance(labels[0], str)
-    label_names = sorted(set(map(str, labels))) if words else stored.class_names
+    label_names = sorted(set(labels)) if words else stored.class_names
+    numbers: dict[str, int] = {}  # the class of each name, if the labels have names
     if public_set is None and names is None and label_names:
         public_set = recognize_set(label_names, len(stored.keys))
     if names is not None:
-        classes, numbers = _names_from_user(stored, label_names if words else None, labels, names)
+        classes, numbers = _names_from_user(stored, label_names, labels, names)
     elif public_set is not None and public_set.classes:
         classes, numbers = _names_from_public_set(stored, label_names, labels, public_set)
     elif label_names is None:
@@ -178,37 +184,59 @@ def _name_classes(
         )
     else:
         classes = tuple((name.replace("_", " "),) for name in label_names)
-        numbers = {name: number for number, name in enumerate(label_names)}
+        numbers = {name: number for number, name in enumerate(label_names)} if words else {}
     if not words:
-        _check_numbers(stored, labels, len(classes))
-    matrix = _label_array(stored.labels, numbers if words else None, len(classes))
+        _check_numbers(stored, labels, len(label_names or classes))
+    order = [numbers[name] for name in label_names] if label_names and numbers else None
+    class_numbers = numbers if words else order
+    matrix = _label_array(stored.labels, class_numbers, len(classes))
     full_size = public_set.pictures if public_set else len(stored.keys)
     return LabelledSet(
         stored.name, stored.pictures, stored.keys, matrix, classes, public_set, full_size
     )
 
 
-def _flatten_labels(stored: StoredSet) -> list[Any]:
-    """Return every label of every picture.
+def _unify_labels(stored: StoredSet) -> list[Label]:
+    """Return all labels as numbers if all state numbers, as pandas' "3.0" does; else as words.
 
     Raises:
-        EvaluationError: there are no pictures, or no labels.
+        EvaluationError: there are no pictures, or no labels; or a number is negative or not whole.
     """
     if not len(stored.keys):
         raise EvaluationError(stored.name, "holds no pictures", "add pictures with labels")
-    labels: list[Any] = []
-    for label in stored.labels:
-        labels += label if isinstance(label, list) else [label]
-    if not labels:
+    values = set(_flatten_labels(stored.labels))
+    if not values:
         raise EvaluationError(stored.name, "no picture has a label", "label its pictures")
-    return labels
-
-
-def _check_numbers(stored: StoredSet, labels: list[Any], classes: int) -> None:
-    if max(map(int, labels)) >= classes:
+    if not all(isinstance(value, int | float) or _NUMBER.fullmatch(value) for value in values):
+        return _map_labels(stored.labels, str)
+    wrong = [value for value in values if not float(value).is_integer() or float(value) < 0]
+    if wrong:
         raise EvaluationError(
             stored.name,
-            f"a label is {max(map(int, labels))} but there are {classes} classes",
+            f"a label is {min(wrong, key=str)}",
+            "number the classes 0, 1, 2, ..., and leave out pictures without a class",
+        )
+    return _map_labels(stored.labels, lambda value: int(float(value)))
+
+
+def _map_labels(labels: Sequence[Label], function: Callable[[Any], Any]) -> list[Label]:
+    """Apply a function to every label of every picture."""
+    return [
+        [function(value) for value in label] if isinstance(label, list) else function(label)
+        for label in labels
+    ]
+
+
+def _flatten_labels(labels: Sequence[Label]) -> list[Any]:
+    """Return every label of every picture."""
+    return [value for label in labels for value in (label if isinstance(label, list) else [label])]
+
+
+def _check_numbers(stored: StoredSet, labels: list[int], classes: int) -> None:
+    if max(labels) >= classes:
+        raise EvaluationError(
+            stored.name,
+            f"a label is {max(labels)} but there are {classes} classes",
             "number the classes from 0, and name them all",
         )
 
@@ -216,18 +244,18 @@ def _check_numbers(stored: StoredSet, labels: list[Any], classes: int) -> None:
 def _names_from_user(
     stored: StoredSet, label_names: list[str] | None, labels: list[Any], names: Sequence[str]
 ) -> tuple[ClassNames, dict[str, int]]:
-    """Match labels with the names of `--classes`: by spelling if all are among them, or by order.
+    """Match labels with the names of `--classes`: by spelling, or by order if none is a label.
 
     Args:
-        label_names: the distinct labels if these are words; None if they are numbers.
+        label_names: the distinct labels if these are words, or the stored names of numbers.
         labels: every label.
 
     Returns:
-        The classes, and the number of the class of each word.
+        The classes, and the number of the class of each name; empty for numbers in their order.
     """
     classes = tuple((name.strip(),) for name in names)
     if label_names is None:
-        count = len(stored.class_names) if stored.class_names else max(map(int, labels)) + 1
+        count = max(labels) + 1
         if count != len(classes):
             raise EvaluationError(
                 stored.name,
@@ -235,18 +263,33 @@ def _names_from_user(
                 f"give {count} classes",
             )
         return classes, {}
-    numbers = {normalize_name(name): number for number, name in enumerate(names)}
-    if all(normalize_name(word) in numbers for word in label_names):
-        return classes, {word: numbers[normalize_name(word)] for word in label_names}
-    if len(label_names) != len(classes):
-        missing = next(word for word in label_names if normalize_name(word) not in numbers)
-        raise EvaluationError(
-            stored.name,
-            f"{len(classes)} classes are given for {len(label_names)} labels, and {missing!r} is "
-            "not among them",
-            "give one for each in order, or all of them by name",
-        )
-    return classes, {word: number for number, word in enumerate(label_names)}
+    numbers = _match_names(label_names, names)
+    if len(numbers) == len(set(label_names)):
+        return classes, numbers
+    spelt = set(map(normalize_name, label_names)) & set(map(normalize_name, names))
+    if not spelt and len(label_names) == len(classes):
+        return classes, {word: number for number, word in enumerate(label_names)}
+    missing = next(word for word in label_names if word not in numbers)
+    raise EvaluationError(
+        stored.name,
+        f"{len(classes)} classes are given for {len(label_names)} labels, and {missing!r} is "
+        "not among them",
+        "give all labels by name, or, if none has its name, a class for each in order",
+    )
+
+
+def _match_names(label_names: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+    """Return the number of the name that is each label; spellings count unless ambiguous."""
+    exact = {name.strip(): number for number, name in reversed(list(enumerate(names)))}
+    if all(name in exact for name in label_names):
+        return {name: exact[name] for name in label_names}
+    spellings = {normalize_name(name): number for name, number in exact.items()}
+    counts = Counter(map(normalize_name, set(label_names)))
+    return {
+        name: spellings[spelling]
+        for name in label_names
+        if counts[spelling := normalize_name(name)] == 1 and spelling in spellings
+    }
 
 
 def _names_from_public_set(
@@ -262,10 +305,10 @@ def _names_from_public_set(
         The classes, and the number of the class of each word.
     """
     if label_names is None:
-        if max(map(int, labels)) >= len(public_set.classes):
+        if max(labels) >= len(public_set.classes):
             raise EvaluationError(
                 stored.name,
-                f"a label is {max(map(int, labels))} but {public_set.key} has "
+                f"a label is {max(labels)} but {public_set.key} has "
                 f"{len(public_set.classes)} classes",
                 "leave out --as, or choose another set",
             )
@@ -286,21 +329,19 @@ def _names_from_public_set(
 
 
 def _label_array(
-    labels: Sequence[Label], numbers: dict[str, int] | None, classes: int
+    labels: Sequence[Label], numbers: Mapping[str, int] | Sequence[int] | None, classes: int
 ) -> Int64Array | BoolArray:
     """Return numbers of classes [n], or bool [n, classes] if a label is a list.
 
     Args:
-        numbers: the class of each word; None if labels are numbers.
+        numbers: the class of each label, a word or number; None if labels are numbers of classes.
     """
-
-    def class_number(label: Any) -> int:
-        return int(label) if numbers is None else numbers[label]
-
-    if not any(isinstance(label, list) for label in labels):
-        return np.array([class_number(label) for label in labels], np.int64)
-    matrix = np.zeros((len(labels), classes), np.bool_)
-    for row, label in zip(matrix, labels, strict=True):
-        names = label if isinstance(label, list) else [label]
-        row[[class_number(name) for name in names]] = True
+    mapped: Sequence[Any] = labels
+    if numbers is not None:
+        mapped = _map_labels(labels, numbers.__getitem__)
+    if not any(isinstance(label, list) for label in mapped):
+        return np.array(mapped, np.int64)
+    matrix = np.zeros((len(mapped), classes), np.bool_)
+    for row, label in zip(matrix, mapped, strict=True):
+        row[label] = True
     return matrix

@@ -17,7 +17,7 @@ from twotower.evaluate.accuracy import (
     top_probability,
 )
 from twotower.evaluate.embedding import embed_pictures, make_classifier
-from twotower.evaluate.intervals import RESAMPLES, bootstrap, bootstrap_shares, wilson
+from twotower.evaluate.intervals import RESAMPLES, bootstrap, bootstrap_shares, widen_point
 from twotower.evaluate.models import Model
 from twotower.evaluate.published import published_figures
 from twotower.evaluate.registry import set_title
@@ -198,19 +198,17 @@ def _accuracy_rows(answers: Answers, labelled: LabelledSet) -> tuple[list[Result
         shares = np.divide(hits, counts, out=np.full(classes, np.nan), where=counts > 0)
         return np.append(shares, _defined_mean(shares))
 
-    *shares, _ = accuracies(np.ones(len(correct)))
+    *shares, mean = accuracies(np.ones(len(correct)))
     intervals = bootstrap(accuracies, len(correct))
     counts = np.bincount(labelled.labels, minlength=classes)
     rows = []
     for number, share in enumerate(shares):
         if not counts[number]:
             continue
-        interval = intervals[number].tolist()
-        if share in (0.0, 1.0):
-            interval = list(wilson(share, int(counts[number])))  # as in `bootstrap_shares`
+        interval = widen_point(share, intervals[number], int(counts[number]))
         row = {"class": labelled.classnames[number], "n": int(counts[number]), "accuracy": share}
         rows.append(row | {"ci95": interval})
-    return rows, intervals[-1].tolist()
+    return rows, widen_point(mean, intervals[-1], len(correct))
 
 
 def _average_precision_rows(
@@ -224,16 +222,21 @@ def _average_precision_rows(
         return np.append(values, _defined_mean(values))
 
     n = len(labelled.labels)
-    *values, _ = precisions(np.ones(n))
+    *values, mean = precisions(np.ones(n))
     resamples = max(100, min(RESAMPLES, 10**9 // scores.size))  # 1000 take hours on large sets
-    intervals = bootstrap(precisions, n, resamples).tolist()
+    intervals = bootstrap(precisions, n, resamples)
     counts = labelled.labels.sum(axis=0).tolist()
     rows = [
-        {"class": name, "n": counts[i], "average_precision": values[i], "ci95": intervals[i]}
+        {
+            "class": name,
+            "n": counts[i],
+            "average_precision": values[i],
+            "ci95": widen_point(values[i], intervals[i], counts[i]),
+        }
         for i, name in enumerate(labelled.classnames)
         if counts[i]
     ]
-    return rows, intervals[-1]
+    return rows, widen_point(mean, intervals[-1], n)
 
 
 def _defined_mean(values: Float64Array) -> float:

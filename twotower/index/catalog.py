@@ -11,7 +11,8 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
@@ -132,7 +133,7 @@ class Catalog:
 
     def match_words(self, query: str) -> Int64Array:
         """Return ids of pictures with any word of `query` in path or keywords, best match first."""
-        words = [word for word in query.replace('"', " ").split() if word.strip()]
+        words = fold_words(query.replace('"', " ")).split()
         if not words:
             return np.zeros(0, np.int64)
         expression = " OR ".join(f'"{word}"' for word in words)
@@ -154,7 +155,7 @@ class Catalog:
 
     def file_states(self) -> dict[bytes, FileState]:
         """Return the state of each indexed file, by path."""
-        query = "SELECT path, id, size, mtime_ns, sidecar_ns FROM pictures"
+        query = "SELECT path, id, size, mtime_ns, sidecar_ns, ctime_ns FROM pictures"
         return {row[0]: FileState(*row[1:]) for row in self._connection.execute(query)}
 
     def next_id(self) -> int:
@@ -175,7 +176,10 @@ class Catalog:
         """
         deleted = [(int(number),) for number in removed] + [(record.id,) for record in records]
         rows = [(record.id, os.fsencode(record.path), *astuple(record)[2:]) for record in records]
-        words = [(record.id, _searchable(record.path), record.keywords) for record in records]
+        words = [
+            (record.id, fold_words(_valid_text(record.path)), fold_words(record.keywords))
+            for record in records
+        ]
         columns, marks = ", ".join(PICTURE_COLUMNS), _marks(len(PICTURE_COLUMNS))
         with self._transaction() as execute_many:
             execute_many("DELETE FROM words WHERE rowid = ?", deleted)
@@ -189,6 +193,12 @@ class Catalog:
             if records:
                 next_id = max(self.next_id(), 1 + max(record.id for record in records))
                 execute_many(_SET, [("next_id", str(next_id))])
+
+    def set_change_times(self, times: Mapping[int, int]) -> None:
+        """Store `PictureRecord.ctime_ns` by id, for rows of an earlier version."""
+        rows = [(time, number) for number, time in times.items()]
+        with self._transaction() as execute_many:
+            execute_many("UPDATE pictures SET ctime_ns = ? WHERE id = ?", rows)
 
     # Settings
 
@@ -359,6 +369,7 @@ class Catalog:
         Raises:
             LibraryError: it is of a newer version, or of an older one and cannot be written.
         """
+        self._connection.create_function("fold_words", 1, fold_words)
         version = self._schema_version()
         if version > len(MIGRATIONS):
             raise LibraryError(
@@ -409,7 +420,15 @@ def _marks(count: int) -> str:
     return ", ".join("?" * count)
 
 
-def _searchable(path: str) -> str:
+def fold_words(text: str) -> str:
+    """Return a text without the differences of case and of normal forms (macOS: NFD, others: NFC).
+
+    Words are compared in this form: "Zürich" equals "zürich", and "Straße" equals "STRASSE".
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+
+
+def _valid_text(path: str) -> str:
     """Return a path as valid UTF-8, for the table of words."""
     return os.fsencode(path).decode("utf-8", errors="replace")
 

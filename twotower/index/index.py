@@ -139,7 +139,11 @@ class Index:
         return _better_model(self.catalog)
 
     def update(
-        self, report: ReportProgress = ignore_progress, *, approximate: bool = False
+        self,
+        report: ReportProgress = ignore_progress,
+        *,
+        approximate: bool = False,
+        verify_content: bool = False,
     ) -> IndexReport:
         """Bring catalog and vectors up to date with the disk.
 
@@ -153,6 +157,7 @@ class Index:
             approximate: search from now on by inverted lists (`inverted_file.py`): a few of the
                 nearest may be missing, and ten million vectors are searched a hundred times as
                 fast.
+            verify_content: read every file, also those whose size and times are unchanged.
 
         Raises:
             LibraryError: another process is updating, the disk is full or cannot be read, or lists
@@ -161,7 +166,9 @@ class Index:
         _require_folder(self._root)
         self.close()
         source, better = self._choose_models()
-        return self._index_with(source, better, report, approximate=approximate)
+        return self._index_with(
+            source, better, report, approximate=approximate, verify_content=verify_content
+        )
 
     def refine(
         self, report: ReportProgress = ignore_progress, *, approximate: bool = False
@@ -194,7 +201,13 @@ class Index:
         return QUICK_MODEL, DEFAULT_MODEL
 
     def _index_with(
-        self, source: str, better: str | None, report: ReportProgress, *, approximate: bool
+        self,
+        source: str,
+        better: str | None,
+        report: ReportProgress,
+        *,
+        approximate: bool,
+        verify_content: bool = False,
     ) -> IndexReport:
         """Index with a model and use it; `better` is stored for `refine`."""
         from twotower.encode.load import load
@@ -213,7 +226,9 @@ class Index:
                 self.catalog.set_setting(BETTER_MODEL, better or "")
             model = describe_model(encoder, source, self._store_of_vectors())
             update = Update(self.catalog, encoder, self._open_vectors, report)
-            vectors, indexed = update.run(model, approximate=approximate)
+            vectors, indexed = update.run(
+                model, approximate=approximate, verify_content=verify_content
+            )
             self.catalog.set_setting(BETTER_MODEL, better or "")
         self.vectors, self.encoder = vectors, encoder
         return indexed

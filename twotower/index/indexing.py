@@ -11,7 +11,7 @@ import importlib.util
 import os
 import time
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -21,8 +21,8 @@ from twotower.encode.stream import read_ahead
 from twotower.errors import LibraryError, PictureError
 from twotower.index.catalog import REPLACED_TO, STOPPED_AT, Catalog
 from twotower.index.reader import PictureContent, PictureReader
-from twotower.index.scan import Scan, ScannedFile, compare, scan
-from twotower.index.schema import PictureRecord
+from twotower.index.scan import Scan, ScannedFile, compare, has_same_content, scan
+from twotower.index.schema import RETRY, PictureRecord
 from twotower.index.vectors import Vectors
 from twotower.progress import Progress, ReportProgress, ignore_progress
 
@@ -66,13 +66,16 @@ class Indexing:
         report: ReportProgress = ignore_progress,
         *,
         replaces: bool = False,
+        verify_content: bool = False,
     ) -> None:
         """Prepare the run.
 
         Args:
             replaces: the vectors are to replace those of another model, which are searched
                 meanwhile.
+            verify_content: read every file, also those whose size and times are unchanged.
         """
+        self._verify_content = verify_content
         self._catalog, self._vectors, self._encoder = catalog, vectors, encoder
         self._report = report
         self._stage = f"Indexing with {encoder.config.name}" if replaces else "Indexing"
@@ -87,7 +90,8 @@ class Indexing:
         self._committed_at = time.monotonic()
         self._next_id = 0
         self._total = self._done = self._added = self._moved = self._failed = 0
-        self._unchanged = 0
+        self._unchanged = 0  # files that were not read
+        self._verified = 0  # files that were read, with the content that is known
 
     def run(self) -> IndexReport:
         """Index all changes; after Ctrl-C, keep those that are done.
@@ -103,7 +107,8 @@ class Indexing:
         self._require_pictures(result)
         new, stale = self._compare(result, incomplete)
         try:
-            unknown = self._match_moved(self._update_sidecars(new))
+            changed = new if self._verify_content else self._update_sidecars(new)
+            unknown = self._match_moved(changed)
             for _, content in read_ahead(self._reader, unknown, ahead=_READ_AHEAD):
                 self._add(content)
         except KeyboardInterrupt:
@@ -118,7 +123,7 @@ class Indexing:
             added=self._added,
             moved=self._moved,
             removed=removed,
-            unchanged=self._unchanged,
+            unchanged=self._unchanged + self._verified,
             failed=self._failed,
             unreadable={os.fsdecode(path): why for path, why in result.unreadable.items()},
             seconds=time.monotonic() - started,
@@ -153,7 +158,8 @@ class Indexing:
             Files to read, and ids of stale rows.
         """
         states = self._catalog.file_states()
-        changes = compare(result, states)
+        changes = compare(result, states, verify_content=self._verify_content)
+        self._complete_change_times(changes.unchanged)
         repeated = [
             file
             for file in result.files
@@ -166,6 +172,13 @@ class Indexing:
         self._next_id = self._catalog.next_id()
         return new, changes.stale
 
+    def _complete_change_times(self, unchanged: dict[int, ScannedFile]) -> None:
+        """Store the times of change in rows of an earlier version, which lack them."""
+        ids = self._catalog.select("ctime_ns = 0").tolist()
+        times = {number: unchanged[number].ctime_ns for number in ids if number in unchanged}
+        if times:
+            self._catalog.set_change_times(times)
+
     def _update_sidecars(self, new: list[ScannedFile]) -> list[ScannedFile]:
         """Update the rows of files of which only the sidecar changed, without reading the files.
 
@@ -176,14 +189,14 @@ class Indexing:
         rows: dict[ScannedFile, PictureRecord] = {}
         for file in new:
             row = self._old.get(os.fsdecode(file.path))
-            if row is not None and row.error is None and row.id in stored:
-                same_file = (row.size, row.mtime_ns) == (file.size, file.mtime_ns)
-                if same_file and row.sidecar_ns != file.sidecar_ns:
-                    rows[file] = row
-        for file, keywords in read_ahead(self._reader.keywords, rows, ahead=_READ_AHEAD):
-            assert not isinstance(keywords, PictureError)
-            row = replace(rows[file], sidecar_ns=file.sidecar_ns, keywords=keywords)
-            self._reuse(row.path, row)
+            if row is None or row.error is not None or row.id not in stored:
+                continue
+            if has_same_content(file, row) and row.sidecar_ns != file.sidecar_ns:
+                rows[file] = row
+        for file, facts in read_ahead(self._reader.sidecar_facts, rows, ahead=_READ_AHEAD):
+            assert not isinstance(facts, PictureError)
+            row = replace(rows[file], sidecar_ns=file.sidecar_ns, **asdict(facts))
+            self._reuse(rows[file], row)
         self._commit()
         return [file for file in new if file not in rows]
 
@@ -210,16 +223,21 @@ class Indexing:
                 continue
             rows.sort(key=lambda row: row.path == content.record.path)
             row = rows.pop()  # that of the same path, if there is one
-            self._reuse(row.path, replace(content.record, id=row.id))
+            self._reuse(row, replace(content.record, id=row.id))
             matched.add(file)
         self._commit()
         return [file for file in new if file not in matched]
 
-    def _reuse(self, old_path: str, record: PictureRecord) -> None:
-        """Store a record under the id, and with the vector, of the stale row at `old_path`."""
-        self._old.pop(old_path)
+    def _reuse(self, stale: PictureRecord, record: PictureRecord) -> None:
+        """Store a record under the id, and with the vector, of a stale row."""
+        self._old.pop(stale.path)
         self._ready.append((record, None))
-        self._moved += 1
+        earlier_times = (record.mtime_ns, RETRY)
+        same_sidecar = stale.sidecar_ns == record.sidecar_ns
+        if stale.path == record.path and stale.mtime_ns in earlier_times and same_sidecar:
+            self._verified += 1
+        else:
+            self._moved += 1
         self._step()
 
     def _add(self, content: PictureContent | PictureError | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,20 @@ from twotower.index.scan import ScannedFile
 from twotower.index.schema import RETRY, Orientation, PictureRecord
 from twotower.inputs.media import media_kind, open_frames, open_undecoded
 from twotower.inputs.preprocess import Preprocess
+from twotower.inputs.video import read_tags
+from twotower.metadata.dates import (
+    DatePlace,
+    merge_dates_places,
+    read_packet,
+    read_video_tags,
+)
 from twotower.metadata.exif import Metadata, read_metadata
-from twotower.metadata.keywords import collect_keywords, find_sidecars, read_keywords
+from twotower.metadata.keywords import (
+    collect_keywords,
+    find_sidecars,
+    read_header,
+    read_sidecar,
+)
 from twotower.metadata.ownership import Keywords
 
 _HASH_BYTES = 16
@@ -38,6 +50,16 @@ class PictureContent:
     pixel_values: Float32Array | None
 
 
+@dataclass(frozen=True)
+class SidecarFacts:
+    """The fields of a `PictureRecord` that a sidecar can change."""
+
+    taken: str | None
+    latitude: float | None
+    longitude: float | None
+    keywords: str
+
+
 class PictureReader:
     """A reader of the files in `root` for a model's `preprocess`; safe to use from threads."""
 
@@ -52,17 +74,20 @@ class PictureReader:
         """Read and hash a file; return None if it was deleted."""
         return self._read(file, pixels=False)
 
-    def keywords(self, file: ScannedFile) -> str:
-        """Return people's keywords from header and sidecars, as in `PictureRecord.keywords`.
+    def sidecar_facts(self, file: ScannedFile) -> SidecarFacts:
+        """Return what sidecars can tell, together with the header of the file.
 
         The rest of the file is not read; unreadable metadata count as empty.
         """
-        return _lines(read_keywords(self._root / os.fsdecode(file.path)))
+        path = self._root / os.fsdecode(file.path)
+        return _sidecar_facts(read_header(path), path, find_sidecars(path))
 
     def _read(self, file: ScannedFile, pixels: bool) -> PictureContent | None:
         name = os.fsdecode(file.path)
         path = self._root / name
-        record = PictureRecord(0, name, file.size, file.mtime_ns, file.sidecar_ns)
+        record = PictureRecord(
+            0, name, file.size, file.mtime_ns, file.sidecar_ns, ctime_ns=file.ctime_ns
+        )
         try:
             if media_kind(path) == "video":
                 return self._read_video(record, path, pixels)
@@ -90,7 +115,12 @@ class PictureReader:
     def _read_video(self, record: PictureRecord, path: Path, pixels: bool) -> PictureContent:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            record = replace(record, size=status.st_size, mtime_ns=status.st_mtime_ns)
+            record = replace(
+                record,
+                size=status.st_size,
+                mtime_ns=status.st_mtime_ns,
+                ctime_ns=status.st_ctime_ns,
+            )
             digest = hashlib.sha256(str(status.st_size).encode())
             for start in (0, status.st_size // 2, max(0, status.st_size - _VIDEO_SAMPLE)):
                 file.seek(start)
@@ -128,25 +158,49 @@ def _read_stable(record: PictureRecord, path: Path) -> tuple[bytes, PictureRecor
         if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
             digest = hashlib.sha256(content).digest()[:_HASH_BYTES]
             return content, replace(
-                record, size=len(content), mtime_ns=after.st_mtime_ns, content_hash=digest
+                record,
+                size=len(content),
+                mtime_ns=after.st_mtime_ns,
+                content_hash=digest,
+                ctime_ns=before.st_ctime_ns,
             )
     raise _UnstableFileError
 
 
 def _with_metadata(record: PictureRecord, metadata: Metadata, path: Path) -> PictureRecord:
-    sidecars = find_sidecars(path) if record.sidecar_ns else []
+    facts = _sidecar_facts(metadata, path, find_sidecars(path) if record.sidecar_ns else [])
     return replace(
         record,
         type=metadata.type,
         width=metadata.width,
         height=metadata.height,
         orientation=_orientation(metadata),
-        taken=metadata.taken,
         camera=metadata.camera,
-        latitude=metadata.latitude,
-        longitude=metadata.longitude,
-        keywords=_lines(collect_keywords(metadata.keywords, metadata.xmp, sidecars)),
+        **asdict(facts),
     )
+
+
+def _sidecar_facts(metadata: Metadata, path: Path, sidecars: list[Path]) -> SidecarFacts:
+    """Merge sidecars, where people correct, with the metadata of the file and its packet."""
+    tags = _video_tags(path) if metadata.type == "video" else {}
+    facts = merge_dates_places(
+        [
+            *(read_packet(read_sidecar(sidecar)) for sidecar in sidecars),
+            DatePlace(metadata.taken, metadata.latitude, metadata.longitude),
+            read_packet(metadata.xmp),
+            read_video_tags(tags),
+            DatePlace(metadata.modified),
+        ]
+    )
+    keywords = _lines(collect_keywords(metadata.keywords, metadata.xmp, sidecars))
+    return SidecarFacts(facts.taken, facts.latitude, facts.longitude, keywords)
+
+
+def _video_tags(path: Path) -> dict[str, str]:
+    try:
+        return read_tags(path)
+    except PictureError:
+        return {}
 
 
 def _lines(keywords: Keywords) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from twotower.index.schema import FileState
+from twotower.index.schema import FileState, PictureRecord
 from twotower.inputs.media import MEDIA_SUFFIXES
 
 _SUFFIXES = frozenset(map(os.fsencode, MEDIA_SUFFIXES))
@@ -21,12 +21,13 @@ _CACHE_SUFFIXES = (b".lrdata", b".cocatalog")  # Lightroom, Capture One
 
 
 class ScannedFile(NamedTuple):
-    """A picture on the disk; `path` is relative to the root, `sidecar_ns` as in `PictureRecord`."""
+    """A picture on the disk; `path` is relative to the root, times are as in `PictureRecord`."""
 
     path: bytes
     size: int
     mtime_ns: int
     sidecar_ns: int
+    ctime_ns: int
 
 
 @dataclass
@@ -49,12 +50,12 @@ class Changes:
     Attributes:
         new: files with a path, size or time that is not in the catalog.
         stale: ids of pictures whose file is no longer there as it was.
-        unchanged: number of all other files.
+        unchanged: all other files, with their ids.
     """
 
     new: list[ScannedFile]
     stale: list[int]
-    unchanged: int
+    unchanged: dict[int, ScannedFile]
 
 
 def scan(root: Path) -> Scan:
@@ -100,7 +101,9 @@ def _classify(
             if suffix in _SUFFIXES and not is_folder:
                 pictures.append(entry)
             elif suffix == _SIDECAR and not is_folder:
-                sidecars[name[: -len(_SIDECAR)]] = entry.stat().st_mtime_ns
+                status = entry.stat()
+                # the later time, because some file systems keep no time of change
+                sidecars[name[: -len(_SIDECAR)]] = max(status.st_mtime_ns, status.st_ctime_ns)
             elif is_folder and name not in _CACHES and suffix not in _CACHE_SUFFIXES:
                 folders.append(name)
         except OSError:  # a link to itself, or a file that was just deleted
@@ -122,25 +125,33 @@ def _scanned_files(
         if sidecars:
             # of two, the sum: it changes with either
             sidecar = sidecars.get(name, 0) + sidecars.get(_split(name)[0], 0)
-        yield ScannedFile(prefix + name, status.st_size, status.st_mtime_ns, sidecar)
+        yield ScannedFile(
+            prefix + name, status.st_size, status.st_mtime_ns, sidecar, status.st_ctime_ns
+        )
 
 
 def _split(name: bytes) -> tuple[bytes, bytes]:
     return os.path.splitext(name)  # noqa: PTH122
 
 
-def compare(result: Scan, indexed: dict[bytes, FileState]) -> Changes:
+def compare(
+    result: Scan, indexed: dict[bytes, FileState], *, verify_content: bool = False
+) -> Changes:
     """Compare a scan with the files of the catalog.
 
     Pictures in an unreadable folder may still be there; they are not stale.
+
+    Args:
+        verify_content: take every file for changed, so that its content is read.
     """
-    new, unchanged = [], 0
+    new: list[ScannedFile] = []
+    unchanged: dict[int, ScannedFile] = {}
     remaining = dict(indexed)
     for file in result.files:
         state = indexed.get(file.path)
-        if state is not None and state[1:] == file[1:]:
+        if state is not None and is_unchanged(file, state) and not verify_content:
             del remaining[file.path]
-            unchanged += 1
+            unchanged[state.id] = file
         else:
             new.append(file)
     hidden = tuple(folder + b"/" for folder in result.unreadable if folder)
@@ -148,3 +159,14 @@ def compare(result: Scan, indexed: dict[bytes, FileState]) -> Changes:
         state.id for path, state in remaining.items() if not (hidden and path.startswith(hidden))
     ]
     return Changes(new, stale, unchanged)
+
+
+def is_unchanged(file: ScannedFile, state: FileState | PictureRecord) -> bool:
+    """Return True if size and times of a file are those of its row in the catalog."""
+    return has_same_content(file, state) and file.sidecar_ns == state.sidecar_ns
+
+
+def has_same_content(file: ScannedFile, state: FileState | PictureRecord) -> bool:
+    """Return True if size and times of a file, without its sidecar, are those of its row."""
+    same_change = state.ctime_ns in (file.ctime_ns, 0)
+    return (file.size, file.mtime_ns) == (state.size, state.mtime_ns) and same_change

@@ -16,14 +16,16 @@ class PictureRecord:
 
     Attributes:
         path: relative to the library's root, with "/" between folders; as `os.fsdecode` returns it.
-        sidecar_ns: modification time of the XMP file beside the picture (of two, the sum); 0
-            without one.
+        sidecar_ns: time of the last change of the XMP file beside the picture or of its metadata
+            (of two, the sum); 0 without one.
         content_hash: the first 16 bytes of the SHA-256 of the file; of a video, of samples.
         type: the file format, such as "jpeg", "raw" or "video".
         width: as displayed, like `height`.
         taken: the camera's local time, ISO 8601 without a zone.
         keywords: those that people gave, one a line; levels of a hierarchy are separated by "|".
         error: reason and remedy if the picture cannot be read.
+        ctime_ns: time of the last change of the file or its metadata, which a program that keeps
+            `mtime_ns` cannot set; 0 in a row of an earlier version.
     """
 
     id: int
@@ -42,6 +44,7 @@ class PictureRecord:
     longitude: float | None = None
     keywords: str = ""
     error: str | None = None
+    ctime_ns: int = 0
 
 
 PICTURE_COLUMNS = tuple(field.name for field in fields(PictureRecord))
@@ -54,6 +57,7 @@ class FileState(NamedTuple):
     size: int
     mtime_ns: int
     sidecar_ns: int
+    ctime_ns: int
 
 
 class Correction(NamedTuple):
@@ -141,5 +145,28 @@ DROP TABLE measures;
 CREATE TABLE measures (id INTEGER PRIMARY KEY, facts BLOB NOT NULL);
 """
 
+# Words are stored as `catalog.fold_words` returns them.
+_FOLDED_WORDS = "UPDATE words SET path = fold_words(path), keywords = fold_words(keywords)"
+
+# The time of change beside the time of modification, which programs can keep.
+_CHANGE_TIMES = "ALTER TABLE pictures ADD COLUMN ctime_ns INTEGER NOT NULL DEFAULT 0"
+
+# Dates are read from more places, and impossible ones are none: such files are read again.
+_DATES = """
+UPDATE pictures SET mtime_ns = -1 WHERE error IS NULL AND (
+    taken IS NULL
+    OR strftime('%Y-%m-%dT%H:%M:%S', taken) IS NOT taken
+    OR keywords LIKE '%darktable|%'
+)
+"""
+
 # Step i leads from schema version i to i + 1, in one transaction; version 0 is an empty file.
-MIGRATIONS: tuple[str, ...] = (_TABLES, _TAGS, _FAILED_INDEX, _MEASURES)
+MIGRATIONS: tuple[str, ...] = (
+    _TABLES,
+    _TAGS,
+    _FAILED_INDEX,
+    _MEASURES,
+    _FOLDED_WORDS,
+    _CHANGE_TIMES,
+    _DATES,
+)

@@ -79,11 +79,14 @@ class Update:
         self._catalog, self._encoder = catalog, encoder
         self._open_vectors, self._report = open_vectors, report
 
-    def run(self, model: ModelRecord, *, approximate: bool) -> tuple[Vectors, IndexReport]:
+    def run(
+        self, model: ModelRecord, *, approximate: bool, verify_content: bool
+    ) -> tuple[Vectors, IndexReport]:
         """Index with `model` and use it from now on.
 
         Args:
             approximate: build inverted lists.
+            verify_content: as in `Indexing`.
 
         Returns:
             The vectors of the model, and the counts.
@@ -102,7 +105,14 @@ class Update:
             replaces = True
             same_model = previous.fingerprint == target.fingerprint
             had_lists = self._copy_vectors(previous, vectors, same_model)
-        indexing = Indexing(self._catalog, vectors, self._encoder, self._report, replaces=replaces)
+        indexing = Indexing(
+            self._catalog,
+            vectors,
+            self._encoder,
+            self._report,
+            replaces=replaces,
+            verify_content=verify_content,
+        )
         indexed = indexing.run()
         self._build_lists(vectors, requested=approximate, had_lists=had_lists)
         self._catalog.use_model(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,26 @@ def sample_frames(path: Path, count: int = 8) -> list[Image.Image]:
     Raises:
         PictureError: PyAV is not installed, or no frame can be decoded.
     """
+    with _opened(path) as container:
+        frames = list(_frames(container, count))
+    if not frames:
+        raise PictureError(str(path), "a video without pictures", "replace the file")
+    return frames
+
+
+def read_tags(path: Path) -> dict[str, str]:
+    """Return the tags of a video, such as "creation_time", by their names in FFmpeg.
+
+    Raises:
+        PictureError: PyAV is not installed, or the file is no video.
+    """
+    with _opened(path) as container:
+        return {**container.streams.video[0].metadata, **container.metadata}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a video. Raises `PictureError`, also for errors inside the block."""
     try:
         import av
     except ImportError:
@@ -27,14 +48,11 @@ def sample_frames(path: Path, count: int = 8) -> list[Image.Image]:
         ) from None
     try:
         with av.open(str(path)) as container:
-            frames = list(_frames(container, count))
+            yield container
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:
         raise PictureError(
             str(path), f"not a video that can be decoded ({error})", "convert it to MP4"
         ) from None
-    if not frames:
-        raise PictureError(str(path), "a video without pictures", "replace the file")
-    return frames
 
 
 def _frames(container: Any, count: int) -> Iterator[Image.Image]:

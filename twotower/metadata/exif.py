@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import ExifTags, Image, ImageFile, IptcImagePlugin
 
+from twotower.metadata.dates import parse_date
+
 # Pillow's names of formats that users call otherwise; an MPO file is a JPEG with more pictures.
 USUAL_FORMATS = {"heif": "heic", "mpo": "jpeg", "dib": "bmp"}
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-_DATE = re.compile(r"(\d{4}):(\d\d):(\d\d)[ T](\d\d):(\d\d):(\d\d)")
 _IPTC_KEYWORDS = (2, 25)
 
 
@@ -23,6 +23,7 @@ class Metadata:
         type: format in lower case ("jpeg", "heic"), or "raw" or "video".
         width, height: in pixels, as displayed.
         taken: ISO 8601, in the camera's local time.
+        modified: the time of the last change, or of the creation of a PNG, by its program.
         latitude, longitude: degrees north and east.
         keywords: those of IPTC; those of XMP are in the packet.
         xmp: the embedded XMP packet; empty without one.
@@ -37,6 +38,7 @@ class Metadata:
     longitude: float | None = None
     keywords: tuple[str, ...] = ()
     xmp: bytes = b""
+    modified: str | None = None
 
 
 def read_metadata(image: Image.Image) -> Metadata:
@@ -46,6 +48,7 @@ def read_metadata(image: Image.Image) -> Metadata:
         USUAL_FORMATS.get(pillow_format, pillow_format),
         image.width,
         image.height,
+        modified=parse_date(_text(image.info.get("Creation Time"))),  # of a PNG
         keywords=tuple(dict.fromkeys(_iptc_keywords(image))),
         xmp=_xmp(image),
     )
@@ -59,7 +62,11 @@ def read_metadata(image: Image.Image) -> Metadata:
         metadata = replace(metadata, width=image.height, height=image.width)
     return replace(
         metadata,
-        taken=_date(details.get(base.DateTimeOriginal)) or _date(exif.get(base.DateTime)),
+        taken=(
+            parse_date(_text(details.get(base.DateTimeOriginal)))
+            or parse_date(_text(details.get(base.DateTimeDigitized)))
+        ),
+        modified=parse_date(_text(exif.get(base.DateTime))) or metadata.modified,
         camera=_camera(_text(exif.get(base.Make)), _text(exif.get(base.Model))),
         latitude=_degrees(position, ExifTags.GPS.GPSLatitude, "S", 90),
         longitude=_degrees(position, ExifTags.GPS.GPSLongitude, "W", 180),
@@ -93,14 +100,6 @@ def _text(value: Any) -> str:
         return ""
     value = value.encode("utf-8", errors="replace").decode()
     return " ".join(value.replace("\0", " ").split())
-
-
-def _date(value: Any) -> str | None:
-    match = _DATE.match(_text(value))
-    if match is None or match[1] == "0000" or not "01" <= match[2] <= "12":
-        return None
-    year, month, day, hour, minute, second = match.groups()
-    return f"{year}-{month}-{day}T{hour}:{minute}:{second}"
 
 
 def _camera(make: str, model: str) -> str | None:

@@ -23,17 +23,20 @@ def find_sidecars(picture: Path) -> list[Path]:
     return sidecars
 
 
+def read_sidecar(path: Path) -> bytes:
+    """Return the content of a sidecar; empty if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError:  # deleted meanwhile, or not readable for this user
+        return b""
+
+
 def read_keywords(picture: Path) -> Keywords:
     """Read the keywords of a picture from its header and its sidecars.
 
     Files that cannot be read count as empty.
     """
-    try:
-        metadata = _header(picture)
-    except (PictureError, OSError):
-        metadata = None
-    if metadata is None:
-        return collect_keywords((), b"", find_sidecars(picture))
+    metadata = read_header(picture)
     return collect_keywords(metadata.keywords, metadata.xmp, find_sidecars(picture))
 
 
@@ -42,14 +45,8 @@ def collect_keywords(iptc: Iterable[str], xmp: bytes, sidecars: Iterable[Path]) 
 
     Packets and files that cannot be read count as empty.
     """
-    packets = [xmp] if xmp else []
-    for path in sidecars:
-        try:
-            packets.append(path.read_bytes())
-        except OSError:  # deleted meanwhile, or not readable for this user
-            continue
     sources = []
-    for content in packets:
+    for content in filter(None, [xmp, *map(read_sidecar, sidecars)]):
         try:
             sources.append(packet_keywords(Packet(content)))
         except MetadataError:
@@ -69,9 +66,12 @@ def has_our_mark(sidecar: Path) -> bool:
         return False
 
 
-def _header(picture: Path) -> Metadata | None:
-    """Read a picture's header; None for a video, of which only sidecars are read."""
-    if media_kind(picture) == "video":
-        return None
-    with picture.open("rb") as file:
-        return read_metadata(open_undecoded(file, str(picture)))
+def read_header(picture: Path) -> Metadata:
+    """Read the metadata in the header of a picture or video; empty if it cannot be read."""
+    try:
+        if media_kind(picture) == "video":
+            return Metadata("video", 0, 0)
+        with picture.open("rb") as file:
+            return read_metadata(open_undecoded(file, str(picture)))
+    except (PictureError, OSError):
+        return Metadata("unknown", 0, 0)

@@ -7,9 +7,10 @@ the tag, and the tag:
 
     0.93 5f0c2a917be4 dc+lr+digiKam animal|dog|poodle
 
-A keyword that the mark does not claim is a person's. A tag that the mark claims, and that is
-missing in one of its lists while others of ours are there, was removed by a person. Its claim then
-has `-` in place of the lists, and the tag is not written again.
+A keyword that the mark does not claim is a person's, except those that darktable gives by itself.
+A tag that the mark claims, and that is missing in one of its lists while others of ours are there,
+was removed by a person. Its claim then has `-` in place of the lists, and the tag is not written
+again.
 """
 
 from __future__ import annotations
@@ -119,10 +120,15 @@ def _keywords(packet: Packet, claims: Sequence[_Claim]) -> Keywords:
         if (tag := clean_tag([text])) and _tag_key(tag)[0] not in repeated:
             paths.setdefault(_tag_key(tag), tag)
     return Keywords(
-        person=tuple(paths.values()),
+        person=tuple(tag for tag in paths.values() if not _is_of_program(tag)),
         ours={claim.tag: claim.probability for claim in claims if claim.stands},
         rejected=tuple(claim.tag for claim in claims if claim.rejected and claim.key not in paths),
     )
+
+
+def _is_of_program(tag: Tag) -> bool:
+    """Return True for the tags below "darktable", with which it marks styles, formats and edits."""
+    return len(tag) > 1 and _key(tag[0]) == "darktable"
 
 
 def merge_keywords(sources: Iterable[Keywords]) -> Keywords:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from twotower.errors import BrokenPairError
+
+CAPTION_JSON = 'write {"caption": "..."} or {"captions": ["...", "..."]}, or remove it'
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def parse_captions(subject: str, text: bytes | None, tree: bytes | None) -> tupl
     """Return the captions of a picture.
 
     They are `captions` of the JSON object if it has such a list, else the lines of the text, else
-    `caption` of the JSON object.
+    `caption` of the JSON object, a text or a list.
 
     Args:
         subject: the picture, for errors.
@@ -53,21 +54,34 @@ def parse_captions(subject: str, text: bytes | None, tree: bytes | None) -> tupl
         tree: a JSON file.
 
     Raises:
-        BrokenPairError: there is no caption, or the JSON is invalid.
+        BrokenPairError: there is no caption, or the JSON is invalid or no object.
     """
-    fields: Mapping[str, Any] = {}
-    if tree is not None:
-        try:
-            fields = json.loads(tree)
-        except ValueError:
-            raise BrokenPairError(
-                subject, "its json cannot be read", "correct the file or remove it"
-            ) from None
-    captions = fields.get("captions") if isinstance(fields, Mapping) else None
+    fields = _parse_json(subject, tree) if tree is not None else {}
+    if not isinstance(fields, dict):
+        if text is None:
+            raise BrokenPairError(subject, "its json is no object", CAPTION_JSON)
+        fields = {}
+    captions = fields.get("captions")
     if not isinstance(captions, list):
-        captions = [fields.get("caption") or ""] if text is None else decode(text).splitlines()
-    stripped = (str(caption).strip() for caption in captions)
+        caption = fields.get("caption")
+        captions = caption if isinstance(caption, list) else [caption]
+        captions = captions if text is None else decode(text).splitlines()
+    stripped = (_caption_text(subject, caption) for caption in captions if caption is not None)
     return require_captions(subject, tuple(caption for caption in stripped if caption))
+
+
+def _parse_json(subject: str, content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        raise BrokenPairError(subject, "its json cannot be read", CAPTION_JSON) from None
+
+
+def _caption_text(subject: str, caption: Any) -> str:
+    """Return a caption as valid text. Raises `BrokenPairError` for a list or an object."""
+    if isinstance(caption, list | dict):
+        raise BrokenPairError(subject, "a caption in its json is no text", CAPTION_JSON)
+    return str(caption).encode("utf-8", "replace").decode().strip()  # half a surrogate pair: "?"
 
 
 def require_captions(subject: str, captions: tuple[str, ...]) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ class PairStats:
 
 
 def _spread(values: list[int]) -> str:
-    cuts = quantiles(values, n=20) if len(values) > 1 else values * 19
+    cuts = quantiles(values, n=20, method="inclusive") if len(values) > 1 else values * 19
     return (
         f"{min(values)} to {max(values)}, median {cuts[9]:.0f}, "
         f"90 % from {cuts[0]:.0f} to {cuts[18]:.0f}"

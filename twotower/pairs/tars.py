@@ -52,6 +52,7 @@ class TarPairs:
         self.name = tars[0] if len(tars) == 1 else f"{tars[0]} and {len(tars) - 1} more"
         self.paths = [local_copy(tar) for tar in tars]
         self.faults: list[str] = []
+        self._dotted: dict[str, list[str]] = {}  # of samples without a picture: dotted extensions
         indexes = [self._index(path) for path in self.paths]
         self._keys = np.concatenate([keys for keys, _ in indexes])
         self._members = np.concatenate([members for _, members in indexes])  # [n, 3, 2]
@@ -77,7 +78,7 @@ class TarPairs:
             self._read(shard, offset, size) for offset, size in self._members[number].tolist()
         )
         if picture is None:
-            raise BrokenPairError(subject, "has no picture", "add one, or remove the caption")
+            raise BrokenPairError(subject, *missing_picture(key, self._dotted.get(key, ())))
         return Pair(key, picture, parse_captions(subject, text, tree))
 
     def _read(self, shard: int, offset: int, size: int) -> bytes | None:
@@ -97,6 +98,9 @@ class TarPairs:
                 if not keys or keys[-1] != member.key:
                     keys.append(member.key)
                     members.append([ABSENT] * 3)
+                if is_dotted_picture(member.extension):
+                    key = member.key.decode("utf-8", "replace")
+                    self._dotted.setdefault(key, []).append(member.extension)
                 kind = _kind(member.extension)
                 if kind is not None:
                     members[-1][kind] = member.offset, member.size
@@ -116,6 +120,26 @@ def _kind(extension: str) -> int | None:
     if extension in PICTURE_EXTENSIONS:
         return 0
     return {"txt": 1, "json": 2}.get(extension)
+
+
+def is_dotted_picture(extension: str) -> bool:
+    """Return True for the extension of a picture with a dot in it, as that of `a.cat.jpg`."""
+    return extension.rpartition(".")[2] in PICTURE_EXTENSIONS and "." in extension
+
+
+def missing_picture(key: str, extensions: Sequence[str]) -> tuple[str, str]:
+    """Return reason and remedy for a sample without a picture.
+
+    Args:
+        extensions: those of its members that are pictures but for a dot in the extension.
+    """
+    if not extensions:
+        return "has no picture", "add one, or remove the caption"
+    name, more = f"{key}.{extensions[0]}", len(extensions) - 1
+    reason = f"has no picture: the extension of {name} is {extensions[0]!r}"
+    if more:
+        reason += f", and {more} more pictures have such extensions"
+    return reason, "the extension begins at the first dot: replace the other dots in the names"
 
 
 def tar_members(path: Path) -> Iterator[TarMember]:

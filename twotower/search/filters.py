@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -69,10 +70,15 @@ def _camera(name: str) -> Clause:
 
 
 def _folder(name: str) -> Clause:
-    """Match the folder of that name or path at any depth, and everything below it."""
+    """Match the folder of that name or path at any depth, and everything below it.
+
+    The name is compared in its composed and its decomposed form, which macOS stores.
+    """
     # as bytes, because names need not be text; bytes.lower() and SQL's lower() change A to Z alone
-    folder = os.fsencode(f"/{name}/").lower()
-    return "instr(CAST(lower('/' || CAST(path AS TEXT)) AS BLOB), ?)", [folder]
+    spellings = {name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))}
+    folders = sorted(os.fsencode(f"/{spelling}/").lower() for spelling in spellings)
+    match = "instr(CAST(lower('/' || CAST(path AS TEXT)) AS BLOB), ?)"
+    return f"({' OR '.join([match] * len(folders))})", list(folders)
 
 
 def _near(circle: Circle) -> Clause:

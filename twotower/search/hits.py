@@ -46,6 +46,8 @@ class SearchResult(Sequence[Hit]):
         hits: the hits on this page.
         near: the nearest few pictures below the cut-off that come near, best first: on the page
             where the matches end, as far as it has room.
+        left_out: by fact, "date" or "place", the number of pictures that a filter leaves out
+            because they have none.
     """
 
     query: str
@@ -54,6 +56,7 @@ class SearchResult(Sequence[Hit]):
     groups: int
     hits: list[Hit]
     near: list[Hit] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
 
     @overload
     def __getitem__(self, index: int) -> Hit: ...

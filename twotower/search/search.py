@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import unicodedata
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
@@ -18,10 +19,10 @@ from twotower.calibration.captions import STOP_WORDS
 from twotower.calibration.curves import embed_queries
 from twotower.errors import LibraryError, PathError, PictureError, QueryError
 from twotower.files import expand_home
-from twotower.index.catalog import STOPPED_AT
+from twotower.index.catalog import STOPPED_AT, fold_words
 from twotower.search.filters import Condition, in_circle, to_condition
 from twotower.search.hits import Hit, SearchResult
-from twotower.search.query import Query, Term, parse_query
+from twotower.search.query import Filter, Query, Term, parse_query
 from twotower.search.ranking import Candidates, group_copies, joint_cutoff, judge, rank
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ Sort: TypeAlias = Literal["relevance", "date"]
 NEAR_SHARE = 0.1  # of the cut-off: the probability from which a picture below it comes near
 NEAR_HITS = 5  # pictures below the cut-off to name, at most; near-duplicates count once
 _NEAR_POOL = 50  # pictures below the cut-off that are grouped to find them
+_FACTS = {  # the filters on each fact, and the condition for pictures without it
+    "date": (("after", "before"), "taken IS NULL"),
+    "place": (("near",), "latitude IS NULL"),
+}
 CANDIDATES = 300  # vectors retrieved for each term at first; more if half of them match
 
 
@@ -72,8 +77,10 @@ def search(
     if isinstance(query, str):
         query = parse(index, query)
     allowed = _allowed(index, query, folder)
+    left_out = _left_out(index, query, folder)
     if not query.terms:
-        return _newest(index, query, allowed, slice(offset, offset + top))
+        newest = _newest(index, query, allowed, slice(offset, offset + top))
+        return replace(newest, left_out=left_out)
     task = _Task(
         query,
         _embed(index, query.terms),
@@ -93,6 +100,7 @@ def search(
         len(listed),
         _hits(index, listed[offset : offset + top], candidates),
         _hits(index, below[:room], candidates),
+        left_out,
     )
 
 
@@ -154,16 +162,33 @@ def select(index: Index, query: Query, folder: Path | None = None) -> Int64Array
     Raises:
         LibraryError: nothing is indexed, or `folder` is not in the library.
     """
-    condition = to_condition(query.filters)
-    sql, parameters = condition.sql, condition.parameters
+    return _select(index, query.filters, folder)
+
+
+def _select(
+    index: Index, filters: Sequence[Filter], folder: Path | None, sql: str = "1"
+) -> Int64Array:
+    """Return the ids [n] of the readable pictures that pass filters, and for which `sql` holds."""
+    condition = to_condition(filters)
+    sql, parameters = f"({condition.sql}) AND {sql}", condition.parameters
     if folder is not None and (relative := _relative_folder(index, folder)) != ".":
         in_folder, prefixes = index.catalog.in_folder(relative)
-        sql, parameters = f"({sql}) AND {in_folder}", (*parameters, *prefixes)
+        sql, parameters = f"{sql} AND {in_folder}", (*parameters, *prefixes)
     ids = index.catalog.select(sql, parameters)
     if condition.circles:
         records = index.catalog.pictures(ids)
         ids = np.array([record.id for record in records if _is_in(record, condition)], np.int64)
     return ids
+
+
+def _left_out(index: Index, query: Query, folder: Path | None) -> dict[str, int]:
+    """Count the pictures that pass all filters but those on a fact which they do not have."""
+    counts = {}
+    for fact, (keys, sql) in _FACTS.items():
+        remaining = [parsed for parsed in query.filters if parsed.key not in keys]
+        if len(remaining) < len(query.filters):
+            counts[fact] = len(_select(index, remaining, folder, sql))
+    return {fact: count for fact, count in counts.items() if count}
 
 
 def _is_in(record: PictureRecord, condition: Condition) -> bool:
@@ -206,7 +231,29 @@ def _find_picture(index: Index, name: str) -> Path | None:
     paths = [index.root / name]
     with contextlib.suppress(PathError):
         paths.insert(0, expand_home(name))
-    return next((path for path in paths if path.is_file()), None)
+    for path in paths:
+        if path.is_file():
+            return path
+        if not name.isascii() and (match := _match_path(path)) and match.is_file():
+            return match
+    return None
+
+
+def _match_path(path: Path) -> Path | None:
+    """Return the path on the disk that differs in its normal form alone, as macOS' names (NFD) do.
+
+    None if there is none.
+    """
+    if path.exists() or path == path.parent:
+        return path
+    parent = _match_path(path.parent)
+    if parent is None or not parent.is_dir():
+        return None
+    name = unicodedata.normalize("NFC", path.name)
+    for child in parent.iterdir():
+        if unicodedata.normalize("NFC", child.name) == name:
+            return child
+    return None
 
 
 def _relative_folder(index: Index, folder: Path) -> str:
@@ -276,7 +323,8 @@ def _embed_file(index: Index, picture: Path) -> Float32Array:
 
     stat = picture.stat()
     read = PictureReader(Path(), index.encoder.preprocess)
-    content = read(ScannedFile(os.fsencode(picture), stat.st_size, stat.st_mtime_ns, 0))
+    file = ScannedFile(os.fsencode(picture), stat.st_size, stat.st_mtime_ns, 0, stat.st_ctime_ns)
+    content = read(file)
     if content is None or content.pixel_values is None:
         error = content.record.error if content else None
         reason, _, remedy = (error or "no such file; check the path").partition("; ")
@@ -293,7 +341,8 @@ def _id_of(index: Index, picture: Path) -> int | None:
     relative = os.fsencode(path.relative_to(root).as_posix())
     stat = path.stat()
     ids = index.catalog.select(
-        "path = ? AND size = ? AND mtime_ns = ?", [relative, stat.st_size, stat.st_mtime_ns]
+        "path = ? AND size = ? AND mtime_ns = ? AND ctime_ns IN (?, 0)",
+        [relative, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns],
     )
     return int(ids[0]) if len(ids) else None
 
@@ -320,7 +369,7 @@ def _named(index: Index, query: Query, allowed: Int64Array | None) -> Int64Array
 
 
 def _split_words(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+", text.lower())
+    return re.findall(r"[^\W_]+", fold_words(text))
 
 
 def _ranked_groups(

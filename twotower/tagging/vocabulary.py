@@ -6,6 +6,7 @@ describes this format and its equivalents in CSV, YAML and JSON.
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,7 +72,7 @@ class Vocabulary:
 
         Synonyms count as names, case is ignored, and headings are not found.
         """
-        path = tuple(step.strip().casefold() for step in name.split("|"))
+        path = casefold_path(tuple(step.strip() for step in name.split("|")))
         if path in self._by_path:
             return self._by_path[path]
         tags = self._by_name.get(path[0], []) if len(path) == 1 else []
@@ -95,5 +96,5 @@ class Vocabulary:
 
 
 def casefold_path(path: TagPath) -> TagPath:
-    """Return `path` with the case of its names removed, for comparisons."""
-    return tuple(name.casefold() for name in path)
+    """Return `path` with the case and the normal form of its names removed, for comparisons."""
+    return tuple(unicodedata.normalize("NFC", name).casefold() for name in path)

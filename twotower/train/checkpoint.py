@@ -3,7 +3,7 @@
     RUN/checkpoints/000000500/
         model.safetensors, optimizer.safetensors, ema.safetensors    (of one process)
         model-2-of-4.safetensors, ...                                (FSDP: a file for each rank)
-        state.json      the step and the configuration
+        state.json      the step, the configuration and the number of pairs
 
 A checkpoint is written to a temporary folder, flushed to the disk and then renamed. No random state
 is stored: the order of pairs and all random numbers are functions of (seed, step).
@@ -14,7 +14,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,21 @@ from torch.distributed.tensor import DTensor
 
 from twotower.errors import TrainError
 from twotower.files import atomic_folder, sync_file
-from twotower.train.config import TrainConfig
+from twotower.train.config import TrainConfig, setting_types, value_of
 from twotower.train.distributed import rank, wait_for_all, world_size
 
 FOLDER, STATE = "checkpoints", "state.json"
+# With others, the tensors would not fit, or a step would not have the pairs that follow.
+FIXED_SETTINGS = (
+    *("optimizer.name", "optimizer.locked", "optimizer.lora", "seed"),
+    *("data.batch_size", "data.weights", "data.buffer"),
+)
+# These change no numbers.
+NEUTRAL_SETTINGS = (
+    *("data.workers", "start_from", "tokenizer_files", "validation.", "output."),
+    *("memory.chunk_size", "memory.limit", "memory.checkpointing", "memory.compile"),
+)
+SAME_CONFIGURATION = "start a new run, or resume with the configuration it was made with"
 
 
 @dataclass(frozen=True)
@@ -48,8 +60,13 @@ class TrainState:
         return any(isinstance(weight, DTensor) for weight in self.model.parameters())
 
 
-def save_checkpoint(run: Path, step: int, config: TrainConfig, state: TrainState) -> Path:
+def save_checkpoint(
+    run: Path, step: int, config: TrainConfig, state: TrainState, pairs: Sequence[int] = ()
+) -> Path:
     """Write the state after `step` steps and remove the oldest beyond `config.output.keep`.
+
+    Args:
+        pairs: the number of pairs in each source, from which the order of pairs follows.
 
     Raises:
         TrainError: the disk is full or cannot be written; older checkpoints are untouched.
@@ -67,7 +84,9 @@ def save_checkpoint(run: Path, step: int, config: TrainConfig, state: TrainState
                 for stem, named_tensors in tensors.items():
                     _save(named_tensors, folder / _file_name(stem, state.sharded))
             if rank() == 0:
-                (folder / STATE).write_text(_state_json(step, config, state), encoding="utf-8")
+                (folder / STATE).write_text(
+                    _state_json(step, config, state, pairs), encoding="utf-8"
+                )
         if rank() == 0:
             for old in sorted(_complete_checkpoints(run))[: -config.output.keep]:
                 shutil.rmtree(old)
@@ -95,9 +114,10 @@ def _folder_of_all_ranks(path: Path) -> Iterator[Path]:
         wait_for_all()
 
 
-def _state_json(step: int, config: TrainConfig, state: TrainState) -> str:
+def _state_json(step: int, config: TrainConfig, state: TrainState, pairs: Sequence[int]) -> str:
     tree = {
         "step": step,
+        "pairs": list(pairs),
         "ranks": world_size() if state.sharded else 1,
         "scaler": state.scaler.state_dict(),
         "config": json.loads(config.to_json()),
@@ -105,20 +125,34 @@ def _state_json(step: int, config: TrainConfig, state: TrainState) -> str:
     return json.dumps(tree, indent=2)
 
 
-def load_checkpoint(path: Path, config: TrainConfig, state: TrainState) -> int:
+def load_checkpoint(
+    path: Path, config: TrainConfig, state: TrainState, pairs: Sequence[int] = ()
+) -> int:
     """Copy a checkpoint into a fresh model and optimizers.
+
+    Warns of settings that are others than before and change the numbers.
+
+    Args:
+        pairs: the number of pairs in each source.
 
     Returns:
         The number of steps that it has done.
 
     Raises:
-        TrainError: missing, damaged, of an earlier version, or of another architecture, optimizer
-            or number of ranks.
+        TrainError: missing, damaged, of an earlier version, or of another architecture, optimizer,
+            order of pairs or number of ranks; or it has done more steps than the run has.
     """
     stored = read_state(path)
-    _require_same_run(
-        TrainConfig.from_json(json.dumps(stored["config"]), path / STATE), config, path
-    )
+    before = TrainConfig.from_json(json.dumps(stored["config"]), path / STATE)
+    _require_same_run(before, config, path)
+    _require_same_pairs(stored.get("pairs", []), list(pairs), path)
+    if stored["step"] > config.steps:
+        raise TrainError(
+            path,
+            f"has done {stored['step']} steps, more than the {config.steps} of this run",
+            "ask for more steps, or resume from an earlier checkpoint",
+        )
+    _warn_of_changes(before, config, path)
     sharded = state.sharded
     ranks = world_size() if sharded else 1
     if stored["ranks"] != ranks:
@@ -139,18 +173,42 @@ def load_checkpoint(path: Path, config: TrainConfig, state: TrainState) -> int:
 
 def _require_same_run(stored: TrainConfig, config: TrainConfig, path: Path) -> None:
     """Raise `TrainError` where a checkpoint's tensors do not fit a run."""
-    values = {
-        "model": (stored.model, config.model),
-        "optimizer": (stored.optimizer.name, config.optimizer.name),
-        "optimizer.locked": (stored.optimizer.locked, config.optimizer.locked),
-    }
-    for name, (before, after) in values.items():
-        if before != after:
+    if stored.model != config.model:
+        raise TrainError(path, "was made with another model than this run has", SAME_CONFIGURATION)
+    changes = _changes(stored, config)
+    for name in FIXED_SETTINGS:
+        if name in changes:
+            before, after = changes[name]
             raise TrainError(
-                path,
-                f"was made with another {name} than this run has",
-                "start a new run, or resume with the configuration it was made with",
+                path, f"was made with {name}={before}, not {after}", SAME_CONFIGURATION
             )
+
+
+def _require_same_pairs(stored: list[int], pairs: list[int], path: Path) -> None:
+    """Raise `TrainError` if sources have other numbers of pairs, so that their order differs."""
+    if stored and pairs and stored != pairs:
+        before, after = (" and ".join(map(str, counts)) for counts in (stored, pairs))
+        raise TrainError(
+            path,
+            f"was made with {before} pairs, and the sources now have {after}",
+            "resume with the same pairs, or start a new run",
+        )
+
+
+def _changes(before: TrainConfig, after: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ, with both values."""
+    pairs = {name: (value_of(before, name), value_of(after, name)) for name in setting_types()}
+    return {name: values for name, values in pairs.items() if values[0] != values[1]}
+
+
+def _warn_of_changes(before: TrainConfig, after: TrainConfig, path: Path) -> None:
+    changes = [
+        f"{name}={new} (was {old})"
+        for name, (old, new) in _changes(before, after).items()
+        if not name.startswith(NEUTRAL_SETTINGS)
+    ]
+    if changes and rank() == 0:
+        warnings.warn(f"{path}: resumes with {', '.join(changes)}", stacklevel=2)
 
 
 def newest_checkpoint(run: Path) -> Path:

@@ -158,6 +158,11 @@ def with_values(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
     return config
 
 
+def value_of(config: TrainConfig, name: str) -> Any:
+    """Return the value of a field by a name such as `optimizer.lr` or `steps`."""
+    return functools.reduce(getattr, name.split("."), config)
+
+
 def with_settings(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
     """Return `config` with `NAME=VALUE` overrides, such as `optimizer.lr=1e-4`.
 

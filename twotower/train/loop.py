@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from twotower.progress import ReportProgress, ignore_progress
 from twotower.train.accumulate import backward_batch
 from twotower.train.batches import Batch, Batches, normalize_pixels
 from twotower.train.checkpoint import (
+    STATE,
     TrainState,
     load_checkpoint,
     newest_checkpoint,
@@ -104,13 +106,8 @@ class Trainer:
         self, config: TrainConfig, run: Path, sources: Sequence[Source] | None = None
     ) -> None:
         """`sources` replace those that `config` names."""
-        validation = config.validation
-        if config.memory.wrapper == "fsdp" and (validation.retrieval or validation.zero_shot):
-            raise TrainError(
-                "memory.wrapper",
-                "a sharded model (fsdp) cannot be scored on held-out pairs while it trains",
-                "use --set memory.wrapper=ddp, or name no held-out pairs",
-            )
+        self.sources = list(sources or map(open_source, config.data.sources))
+        self.batches = open_batches(config, self.sources)
         torch.manual_seed(config.seed)
         self.config, self.run = config, run
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -120,31 +117,41 @@ class Trainer:
         self.scaler = _gradient_scaler(config, self.device)
         self.ema = _copy_weights(self.model) if config.optimizer.ema is not None else None
         self.state = TrainState(self.model, self.optimizers, self.ema, self.scaler)
-        self.sources = list(sources or map(open_source, config.data.sources))
-        self.batches = _open_batches(config, self.sources)
         self.chunk_size = choose_chunk_size(config, self.towers, self.device)
         teacher = config.loss.teacher
         self.teacher = Teacher(Path(teacher), config.model.embed_dim) if teacher else None
-        self.validation = Validation(validation, config.steps, self.model, self.batches.tokenizer)
+        self.validation = Validation(
+            config.validation, config.steps, self.model, self.batches.tokenizer
+        )
         self.log = RunLog(run, config.output)
+        self._trained = False  # by a step since the model was opened
 
     def begin(self) -> int:
         """Begin at step 0 in a new folder. Raises `TrainError` if it holds a run."""
         if rank() > 0:  # rank 0 checks and writes, or other ranks would find its files
             return 0
-        if (self.run / CONFIG).exists():
-            raise TrainError(self.run, "holds a run already", "resume it or choose another folder")
-        self.run.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self.run / CONFIG) as file:
-            file.write(self.config.to_json() + "\n")
+        require_new(self.run)
+        self._write_config()
         return 0
 
     def resume(self, resume: str | Path) -> int:
         """Load a checkpoint, and remove later rows of the log. Returns the next step."""
         path = newest_checkpoint(self.run) if resume == "latest" else Path(resume)
-        step = load_checkpoint(path, self.config, self.state)
+        step = load_checkpoint(path, self.config, self.state, self._pairs)
+        if rank() == 0:
+            self._write_config()
         self.log.cut(step)
         return step
+
+    @property
+    def _pairs(self) -> list[int]:
+        """The number of pairs in each source."""
+        return list(map(len, self.sources))
+
+    def _write_config(self) -> None:
+        self.run.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.run / CONFIG) as file:
+            file.write(self.config.to_json() + "\n")
 
     def prepare_teacher(self, progress: ReportProgress) -> None:
         """Embed all pairs with the teacher, if there is one; each rank embeds a share of them."""
@@ -167,20 +174,30 @@ class Trainer:
         scores = self.validation.scores(batch.step + 1)
         row = self._log(batch, loss, gradient_norm, scores)
         self._save(batch.step + 1)
+        self._trained = True
         self.log.end_step()
         return row
 
     def finish(self) -> Path:
         """Write the trained model (the average of weights, with EMA) as a model directory."""
         destination = self.run / "model"
-        if destination.exists():  # of a run that had ended before it was resumed
+        if self._is_written(destination):
             return destination
         weights = self.weights()
         if rank() == 0:
+            shutil.rmtree(destination, ignore_errors=True)  # of fewer steps
             folder = Path(self.config.tokenizer_files or ".")
             files = [folder / name for name in self.config.model.tokenizer.files]
             write_directory(self.config.model, weights, files, destination)
         return destination
+
+    def _is_written(self, destination: Path) -> bool:
+        """Return True for the model of a run that had ended before it was resumed."""
+        if self._trained or not destination.exists():
+            return False
+        checkpoint = newest_checkpoint(self.run)
+        times = [file.stat().st_mtime_ns for file in (destination / CONFIG, checkpoint / STATE)]
+        return times[0] >= times[1]
 
     def weights(self) -> dict[str, Tensor]:
         """Return the trained weights (the average, with EMA) by the names of a plain model."""
@@ -270,10 +287,35 @@ class Trainer:
     def _save(self, done: int) -> None:
         """Write a checkpoint if one is due after `done` steps."""
         if done % self.config.output.save_every == 0 or done == self.config.steps:
-            save_checkpoint(self.run, done, self.config, self.state)
+            save_checkpoint(self.run, done, self.config, self.state, self._pairs)
 
 
-def _open_batches(config: TrainConfig, sources: Sequence[Source]) -> Batches:
+def require_new(run: Path) -> None:
+    """Raise `TrainError` if a folder holds a run."""
+    if (run / CONFIG).exists():
+        raise TrainError(run, "holds a run already", "resume it or choose another folder")
+
+
+def open_batches(config: TrainConfig, sources: Sequence[Source]) -> Batches:
+    """Open the batches of this rank.
+
+    Raises:
+        TrainError: the run cannot start: a batch is too small, or validation cannot work.
+        PairsError: fewer pairs than a batch.
+    """
+    validation = config.validation
+    if config.memory.wrapper == "fsdp" and (validation.retrieval or validation.zero_shot):
+        raise TrainError(
+            "memory.wrapper",
+            "a sharded model (fsdp) cannot be scored on held-out pairs while it trains",
+            "use --set memory.wrapper=ddp, or name no held-out pairs",
+        )
+    if config.data.batch_size < 2 and config.loss.contrastive_weight:
+        raise TrainError(
+            "data.batch_size",
+            f"a batch of {config.data.batch_size} has nothing to contrast a pair with",
+            "use at least 2, and better hundreds",
+        )
     data = config.data
     files = Path(config.tokenizer_files) if config.tokenizer_files else None
     return Batches(

@@ -88,11 +88,11 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         if path.suffix.lower() != ".jsonl":
             return read_table(path)
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # a text may hold U+2028
         return [dict(json.loads(line)) for line in lines if line.strip()]
     except PairsError as error:
         raise TrainError(error.subject, error.reason, error.remedy) from None
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise TrainError(path, f"not JSON, an object on each line ({error})", FORMATS) from None
 
 
@@ -107,7 +107,7 @@ def _read_questions_of_folder(folder: Path) -> list[Sample]:
         questions = [
             question for path in question_files for question in _read_questions(path, answers)
         ]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"not VQA's JSON ({type(error).__name__}: {error})"
         raise TrainError(folder, reason, FORMATS) from None
     return [
