@@ -14,12 +14,11 @@ import twotower
 
 torch = pytest.importorskip("torch")
 
-from huggingface_hub.utils import filter_repo_objects
 from transformers import CLIPConfig as HubConfig
 from transformers import CLIPModel, SiglipModel
 
-from twotower.encode.load import bundled_name, find_model, find_source, load
-from twotower.encode.registry import DEFAULT_MODEL
+from twotower.encode.load import find_model, find_source, load
+from twotower.encode.registry import DEFAULT_MODEL, bundled_name
 from twotower.errors import EngineError, ModelError, PathError
 
 
@@ -145,40 +144,6 @@ def test_a_revision_of_a_hub_repository(foreign: Path, hub: Path) -> None:
         find_source("hf-hub:acme/x@v3")
 
 
-@pytest.mark.parametrize(
-    ("files", "weights"),
-    [
-        (("config.json", "model.safetensors", "pytorch_model.bin"), {"model.safetensors"}),
-        (("config.json", "pytorch_model.bin"), {"pytorch_model.bin"}),
-        (
-            ("config.json", "model-00001-of-00002.safetensors", "model.fp16.safetensors"),
-            {"model-00001-of-00002.safetensors"},
-        ),
-        (
-            (
-                *("config.json", "open_clip_config.json", "open_clip_model.safetensors"),
-                *("model.safetensors", "open_clip_pytorch_model.bin", "onnx/model.onnx"),
-            ),
-            {"open_clip_model.safetensors"},
-        ),
-        (("open_clip_config.json", "open_clip_pytorch_model.bin"), {"open_clip_pytorch_model.bin"}),
-    ],
-)
-def test_weights_are_fetched_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: tuple[str, ...], weights: set[str]
-) -> None:
-    """Many repositories have the same weights in several formats."""
-
-    def download(repository: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        for file in filter_repo_objects(files, allow_patterns=allow_patterns):
-            (tmp_path / file).write_text("{}")
-        return str(tmp_path)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert find_source("hf-hub:acme/x") == tmp_path
-    assert {path.name for path in tmp_path.iterdir() if path.suffix != ".json"} == weights
-
-
 HTTP = "HTTP/1.1 {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}"
 
 
@@ -283,7 +248,7 @@ def test_siglip_goes_to_transformers_and_back_with_its_vocabulary(
         ("smal", "smal: no such model; did you mean 'small'?"),
         (
             "ViT-L-14-does-not-exist",
-            "give 'base', 'small', a directory, an OpenAI",
+            "give 'base', 'small', a name of `twotower models`, a directory, an OpenAI",
         ),
     ],
 )

@@ -15,7 +15,7 @@ import numpy as np
 from twotower.calibration.background import background_texts
 from twotower.encode.encoder import Encoder
 from twotower.encode.golden import file_facts, has_image_tower, image_fingerprint
-from twotower.encode.load import bundled_name
+from twotower.encode.registry import bundled_name
 from twotower.errors import LibraryError
 from twotower.files import expand_home
 from twotower.index import inverted_file
