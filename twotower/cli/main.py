@@ -25,6 +25,7 @@ from twotower.cli import (
     weights,
 )
 from twotower.cli.output import FAILED, INTERRUPTED, OK, printable
+from twotower.encode.devices import AUTO
 from twotower.errors import TwotowerError
 from twotower.version import __version__
 
@@ -56,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_ESCAPE)
     arguments = build_parser().parse_args(search.keep_minus(sys.argv[1:] if argv is None else argv))
+    if getattr(arguments, "device", AUTO) != AUTO:
+        arguments.engine += f":{arguments.device}"
     warnings.showwarning = _print_warning  # type: ignore[assignment]
     try:
         return int(arguments.run(arguments))

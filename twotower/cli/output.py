@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from twotower.encode.devices import AUTO, DEVICES
 from twotower.encode.registry import BUNDLED_MODELS, DEFAULT_MODEL
 from twotower.progress import Progress, ReportProgress, ignore_progress
 
@@ -139,8 +140,8 @@ def print_failures(failures: Sequence[str], limit: int = 20) -> None:
 
 
 def add_model_options(command: argparse.ArgumentParser, positional: bool = False) -> None:
-    """Add `--model` (or the argument `model`) and `--engine`."""
-    text = f"{BUNDLED}, a model directory, file or hf-hub:org/name ({DEFAULT})"
+    """Add `--model` (or the argument `model`), `--engine` and `--device`."""
+    text = f"{BUNDLED}, a name of `models`, a directory, file or hf-hub:org/name ({DEFAULT})"
     if positional:
         command.add_argument("model", nargs="?", help=text)
     else:
@@ -150,6 +151,12 @@ def add_model_options(command: argparse.ArgumentParser, positional: bool = False
         choices=("onnxruntime", "openvino", "torch"),
         default="onnxruntime",
         help="the runtime of the model (onnxruntime)",
+    )
+    command.add_argument(
+        "--device",
+        choices=DEVICES,
+        default=AUTO,
+        help="what computes; the CPU replaces one that fails (cuda if there is one, else cpu)",
     )
 
 

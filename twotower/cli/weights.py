@@ -52,7 +52,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
     model = load(arguments.model, engine=arguments.engine)
     cosine = model.verify()
     print(
-        f"{model.config.name}: golden vectors reproduced with {arguments.engine}, "
+        f"{model.config.name}: golden vectors reproduced with {model.engine}, "
         f"lowest cosine {cosine:.6f}"
     )
     return OK

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import PIL.Image
 from safetensors import safe_open
 
 from twotower.arrays import Float32Array, normalize
-from twotower.encode.engine import GRAPH_FILES, Engine, start_engine
+from twotower.encode.devices import fallback_message, split_engine
+from twotower.encode.engine import GRAPH_FILES, Engine, Tower, accelerator, start_engine
 from twotower.encode.golden import GOLDEN_COSINE, read_golden
 from twotower.encode.stream import EncodedPicture, encode_stream
 from twotower.errors import EngineError, VerificationError
@@ -34,7 +35,8 @@ class Encoder:
     Attributes:
         config: the configuration of the model.
         directory: the model directory.
-        engine: the runtime: "onnxruntime", "openvino" or "torch".
+        engine: the runtime: "onnxruntime", "openvino" or "torch"; with a device, such as
+            "onnxruntime:cuda". After a device has failed, it names the CPU.
     """
 
     def __init__(
@@ -91,7 +93,9 @@ class Encoder:
         Other engines than torch need `patch_features.onnx`, which earlier directories lack.
         """
         graph = self.directory / GRAPH_FILES["patch_features"]
-        return self.config.embeds_patches and (self.engine == "torch" or graph.is_file())
+        return self.config.embeds_patches and (
+            split_engine(self.engine)[0] == "torch" or graph.is_file()
+        )
 
     def encode_patches(self, pixel_values: Float32Array) -> Float32Array:
         """Embed each patch of outputs of `preprocess` [n, 3, S, S], without training for it.
@@ -184,18 +188,34 @@ class Encoder:
 
     @cached_property
     def _vision(self) -> Engine:
-        engine = start_engine(self.engine, self.directory, "vision", self.threads)
-        golden = read_golden(self.directory)
-        features = engine(np.stack([self.preprocess(golden.pictures[0])]))
-        self._compare("picture", normalize(features), golden.image_embeds[:1])
-        return engine
+        def check(engine: Engine) -> None:
+            golden = read_golden(self.directory)
+            features = engine(np.stack([self.preprocess(golden.pictures[0])]))
+            self._compare("picture", normalize(features), golden.image_embeds[:1])
+
+        return self._start("vision", check)
 
     @cached_property
     def _text(self) -> Engine:
-        engine = start_engine(self.engine, self.directory, "text", self.threads)
-        golden = read_golden(self.directory)
-        features = engine(self.tokenizer(golden.texts[:1]).input_ids)
-        self._compare("text", normalize(features), golden.text_embeds[:1])
+        def check(engine: Engine) -> None:
+            golden = read_golden(self.directory)
+            features = engine(self.tokenizer(golden.texts[:1]).input_ids)
+            self._compare("text", normalize(features), golden.text_embeds[:1])
+
+        return self._start("text", check)
+
+    def _start(self, tower: Tower, check: Callable[[Engine], None]) -> Engine:
+        """Start and check a tower; on the CPU, with a warning, if its device fails."""
+        if device := accelerator(self.engine):
+            try:
+                engine = start_engine(self.engine, self.directory, tower, self.threads)
+                check(engine)
+                return engine
+            except Exception as error:  # onnxruntime's exceptions have no public base class
+                warnings.warn(fallback_message(device, error), stacklevel=2)
+                self.engine = "onnxruntime:cpu"
+        engine = start_engine(self.engine, self.directory, tower, self.threads)
+        check(engine)
         return engine
 
     @cached_property

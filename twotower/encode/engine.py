@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
@@ -11,6 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.arrays import Float32Array
+from twotower.encode.devices import (
+    AUTO,
+    CPU,
+    CPU_PROVIDER,
+    PROVIDERS,
+    choose_device,
+    fallback_message,
+    prepare_options,
+    split_engine,
+)
 from twotower.encode.runtimes import import_onnxruntime, import_openvino
 from twotower.errors import EngineError
 from twotower.model.config import read_config
@@ -47,20 +58,35 @@ def start_engine(name: str, directory: Path, tower: Tower, threads: int | None =
     """Load a tower of a model directory.
 
     Args:
-        name: "onnxruntime", "openvino" or "torch".
+        name: "onnxruntime", "openvino" or "torch"; with a device, such as "onnxruntime:cuda".
         threads: CPU threads; by default all cores.
 
     Raises:
-        EngineError: the name is unknown, its package is not installed, or it cannot read the graph.
+        EngineError: the name is unknown, its package is not installed, it does not have the device,
+            or it cannot read the graph.
     """
-    if name not in ENGINES:
-        raise EngineError(name, "no such engine", f"choose one of {', '.join(ENGINES)}")
+    runtime, device = split_engine(name)
+    if runtime not in ENGINES:
+        raise EngineError(runtime, "no such engine", f"choose one of {', '.join(ENGINES)}")
+    if device not in DEVICES_OF_ENGINES.get(runtime, (device,)):
+        raise EngineError(
+            f"--engine {runtime}", f"does not have the device {device}", "leave it out"
+        )
     try:
-        return ENGINES[name](directory, tower, threads)
+        return ENGINES[runtime](directory, tower, threads, device)
     except ModuleNotFoundError as error:
         raise EngineError(
-            f"the {name} engine", f"needs the package {error.name!r}", INSTALL[name]
+            f"the {runtime} engine", f"needs the package {error.name!r}", INSTALL[runtime]
         ) from None
+
+
+def accelerator(name: str) -> str | None:
+    """Return the device of an onnxruntime engine if it is not the CPU, such as "cuda"."""
+    runtime, device = split_engine(name)
+    if runtime != "onnxruntime":
+        return None
+    device = choose_device(device, import_onnxruntime().get_available_providers())
+    return None if device == CPU else device
 
 
 def graph_path(directory: Path, tower: Tower) -> Path:
@@ -73,13 +99,16 @@ def graph_path(directory: Path, tower: Tower) -> Path:
     return path
 
 
-def start_session(path: Path, threads: int | None = None) -> Any:
+def start_session(path: Path, threads: int | None = None, device: str = AUTO) -> Any:
     """Load a graph as an `InferenceSession` of onnxruntime.
 
+    If the provider of the device cannot start, the CPU is used and a warning shown.
+
     Raises:
-        EngineError: the graph cannot be read.
+        EngineError: the graph cannot be read, or this onnxruntime does not have the device.
     """
     onnxruntime = import_onnxruntime()
+    device = choose_device(device, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
@@ -87,22 +116,29 @@ def start_session(path: Path, threads: int | None = None) -> Any:
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     # spinning threads would compete with the thread that converts the weights
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    available = onnxruntime.get_available_providers()
-    preferred = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    providers = [provider for provider in preferred if provider in available]
+    prepare_options(options, device)
+    if device != CPU:
+        providers = [PROVIDERS[device], CPU_PROVIDER]
+        try:
+            session = onnxruntime.InferenceSession(path, options, providers=providers)
+            if PROVIDERS[device] in session.get_providers():
+                return session
+            raise EngineError(PROVIDERS[device], "did not start", "see the messages above")
+        except Exception as error:  # onnxruntime's exceptions have no public base class
+            warnings.warn(fallback_message(device, error), stacklevel=2)
     try:
-        return onnxruntime.InferenceSession(path, options, providers=providers)
-    except Exception as error:  # onnxruntime's exceptions have no public base class
+        return onnxruntime.InferenceSession(path, options, providers=[CPU_PROVIDER])
+    except Exception as error:  # as above
         raise _unreadable(path, "onnxruntime", error) from None
 
 
-def _start_onnxruntime(directory: Path, tower: Tower, threads: int | None) -> Engine:
-    session = start_session(graph_path(directory, tower), threads)
+def _start_onnxruntime(directory: Path, tower: Tower, threads: int | None, device: str) -> Engine:
+    session = start_session(graph_path(directory, tower), threads, device)
     name = session.get_inputs()[0].name
     return lambda batch: np.asarray(session.run(None, {name: batch})[0], np.float32)
 
 
-def _start_openvino(directory: Path, tower: Tower, threads: int | None) -> Engine:
+def _start_openvino(directory: Path, tower: Tower, threads: int | None, device: str) -> Engine:
     # Otherwise OpenVINO can compute in bfloat16, and quantise activations for int8 weights.
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "f32",
@@ -136,14 +172,15 @@ def _openvino_core() -> Any:
     return _CORE[0]
 
 
-def _start_torch(directory: Path, tower: Tower, threads: int | None) -> Engine:
+def _start_torch(directory: Path, tower: Tower, threads: int | None, device: str) -> Engine:
     import torch
 
     from twotower.model.weights import load_model
 
     if threads:
         torch.set_num_threads(threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == AUTO:
+        device = "cuda" if torch.cuda.is_available() else CPU
     model = load_model(directory)
     module = (model.text if tower in ("text", "tokens") else model.vision).to(device)
     compute = module if tower in ("vision", "text") else getattr(module, tower)
@@ -163,11 +200,12 @@ def _unreadable(path: Path, runtime: str, error: Exception) -> EngineError:
     )
 
 
-ENGINES: dict[str, Callable[[Path, Tower, int | None], Engine]] = {
+ENGINES: dict[str, Callable[[Path, Tower, int | None, str], Engine]] = {
     "onnxruntime": _start_onnxruntime,
     "openvino": _start_openvino,
     "torch": _start_torch,
 }
+DEVICES_OF_ENGINES = {"openvino": (AUTO, CPU), "torch": (AUTO, CPU, "cuda")}  # the others: any
 INSTALL = {
     "onnxruntime": "pip install onnxruntime",
     "openvino": "pip install 'twotower[openvino]'",

@@ -16,6 +16,7 @@ import numpy as np
 import PIL
 
 from twotower.arrays import Int64Array
+from twotower.encode.devices import split_engine
 from twotower.evaluate.models import Model
 from twotower.version import __version__
 
@@ -55,7 +56,8 @@ def configuration(model: Model, **options: Any) -> Result:
         "pillow": PIL.__version__,
     }
     if "engine" in description:
-        versions[description["engine"]] = version(description["engine"])
+        runtime, _ = split_engine(description["engine"])
+        versions[runtime] = version(runtime)
     made = datetime.now(UTC).isoformat(timespec="seconds")
     return {"model": description, **options, "versions": versions, "made": made}
 
