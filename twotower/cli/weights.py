@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twotower.cli.output import BUNDLED, OK, add_model_options, show_progress
+from twotower.cli.output import BUNDLED, FAILED, OK, add_model_options, show_progress
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -31,6 +31,12 @@ def add_commands(commands: Commands) -> None:
     command = commands.add_parser("verify", help="check a model against its golden vectors")
     command.set_defaults(run=run_verify)
     add_model_options(command, positional=True)
+    command.add_argument(
+        "--suspect",
+        type=Path,
+        metavar="FOLDER",
+        help="find wrong settings with pictures in folders (or files) named after their content",
+    )
 
 
 def run_convert(arguments: argparse.Namespace) -> int:
@@ -49,6 +55,8 @@ def run_convert(arguments: argparse.Namespace) -> int:
 def run_verify(arguments: argparse.Namespace) -> int:
     from twotower.encode.load import load
 
+    if arguments.suspect is not None:
+        return _suspect(arguments.model, arguments.suspect)
     model = load(arguments.model, engine=arguments.engine)
     cosine = model.verify()
     print(
@@ -56,3 +64,33 @@ def run_verify(arguments: argparse.Namespace) -> int:
         f"lowest cosine {cosine:.6f}"
     )
     return OK
+
+
+def _suspect(name: str | None, folder: Path) -> int:
+    """Print the outcome of each setting. Returns 1 if the declared one of any is suspected."""
+    from twotower.encode.load import find_model
+    from twotower.encode.suspect import suspect
+
+    directory = find_model(name)
+    with show_progress("Trying settings") as report:
+        suspicion = suspect(directory, folder, report)
+    print(
+        f"{suspicion.pictures} pictures, {suspicion.words} words: {suspicion.accuracy:.0%} right "
+        "as declared\n"
+    )
+    for outcome in suspicion.outcomes:
+        verdict = "better" if outcome.is_better else "worse" if outcome.gain < 0 else "no evidence"
+        print(
+            f"{outcome.setting:28} instead of {outcome.declared:12} {outcome.accuracy:4.0%} right  "
+            f"gain {outcome.gain:+.3f} ({outcome.certainty:+.1f} standard errors): {verdict}"
+        )
+    best = suspicion.best
+    if best is None:
+        print("\nNo other setting is surely better.")
+        return OK
+    print(
+        f"\nSuspected: {best.setting} fits better than the declared {best.declared} "
+        f"({best.accuracy:.0%} right instead of {suspicion.accuracy:.0%}). Compare the settings "
+        "with the model's source."
+    )
+    return FAILED
