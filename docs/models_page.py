@@ -35,6 +35,17 @@ source was read. GFLOP are for the image tower and a picture, parameters in mill
 those in which at least 40 % of Crossmodal-3600's captions find their picture first, and English;
 "multilingual" is what the authors say. A licence that is not named is on the model's page.
 
+## Check the settings of a model
+
+A wrong activation, normalisation, resize, padding or end of text is no error, only a worse model.
+`twotower verify MODEL --suspect FOLDER` tries the plausible settings on pictures in folders (or
+files) named after their content, compares the log-probabilities of the right words picture by
+picture, and suspects a setting if another is better by 0.05 nats a picture and by 4 standard
+errors. Some need torch. Give hundreds of pictures: with `twotower-small` declared to have mean 0
+and deviation 1, its true 0.5 was better by 8.4 standard errors on 500 ImageNet photographs (67 %
+right instead of 58 %), but by 1.5 on the 50 example photographs; and on those, `twotower-base` with
+GELU instead of its QuickGELU cannot be told from the true one.
+
 ## Sources
 
 {sources}
