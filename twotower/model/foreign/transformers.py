@@ -25,6 +25,7 @@ from twotower.inputs.tokenizer import (
     TokenizerConfig,
 )
 from twotower.model.config import Activation, CLIPConfig, TextTransformerConfig, ViTConfig
+from twotower.model.foreign.hub_tokenizer import ROBERTA, T5, hub_tokenizer
 from twotower.model.foreign.rename import (
     CONVERTIBLE,
     ForeignModel,
@@ -34,6 +35,7 @@ from twotower.model.foreign.rename import (
     read_tensors,
 )
 
+MODEL_TYPES = ("clip", "metaclip_2", "siglip")
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
 TABLE = (
@@ -118,19 +120,24 @@ def read_transformers(directory: Path) -> ForeignModel:
     path = directory / CONFIG
     tree = read_json(path)
     kind = tree.get("model_type")
-    if kind not in ("clip", "siglip"):
-        raise ModelError(path, f"model_type is {kind!r}", "give one of type 'clip' or 'siglip'")
+    if kind not in MODEL_TYPES:
+        raise ModelError(path, f"model_type is {kind!r}", f"supported are {', '.join(MODEL_TYPES)}")
     siglip = kind == "siglip"
     defaults = (SIGLIP_VISION, SIGLIP_TEXT) if siglip else (CLIP_VISION, CLIP_TEXT)
     vision_tree = defaults[0] | (tree.get("vision_config") or {})
     text_tree = defaults[1] | (tree.get("text_config") or {})
     vision = _vision(vision_tree, "map" if siglip else "class", path)
-    tokenizer = _tokenizer(directory, text_tree, siglip)
+    text = _text(text_tree, siglip, path)
+    if kind == "metaclip_2":
+        text = replace(text, eos_id=text_tree["eos_token_id"])
+        tokenizer = _metaclip_2_tokenizer(directory, text.context_length)
+    else:
+        tokenizer = _tokenizer(directory, text_tree, siglip)
     config = CLIPConfig(
         name=directory.name,
         embed_dim=vision.width if siglip else tree.get("projection_dim", 512),
         vision=vision,
-        text=_text(text_tree, siglip, path),
+        text=text,
         preprocess=_preprocess(directory, vision.image_size, siglip),
         tokenizer=tokenizer,
         logit_bias=siglip,
@@ -219,6 +226,13 @@ def _tokenizer(directory: Path, text: Mapping[str, Any], siglip: bool) -> Tokeni
     )
 
 
+def _metaclip_2_tokenizer(directory: Path, context_length: int) -> TokenizerConfig:
+    """Describe the tokenizer of XLM-V, or of mT5 in the smaller models."""
+    settings = directory / "tokenizer_config.json"
+    kind = read_json(settings).get("tokenizer_class", "") if settings.exists() else ""
+    return hub_tokenizer(directory, T5 if "T5" in kind else ROBERTA, "none", context_length)
+
+
 def _preprocess(directory: Path, image_size: int, siglip: bool) -> PreprocessConfig:
     path = directory / PREPROCESSOR
     tree = read_json(path)
@@ -268,7 +282,7 @@ def write_transformers(config: CLIPConfig, tensors: Mapping[str, Tensor], direct
             f"transformers' CLIP has no {vision.kind} with {text.kind} towers",
             "keep it in twotower's format",
         )
-    if (vision.pool == "map") != config.logit_bias or text.causal == config.logit_bias:
+    if vision.pool != ("map" if config.logit_bias else "class") or not _is_plain(config):
         raise ModelError(
             config.name,
             "neither transformers' CLIP nor its SigLIP has this architecture",
@@ -292,6 +306,17 @@ def write_transformers(config: CLIPConfig, tensors: Mapping[str, Tensor], direct
     _write_json(directory / PREPROCESSOR, _preprocessor_tree(config.preprocess, siglip))
     if config.tokenizer.kind == "bpe":
         _write_clip_tokenizer(config, directory)
+
+
+def _is_plain(config: CLIPConfig) -> bool:
+    """Return True for towers whose settings are those of `CLIPModel` or `SiglipModel`."""
+    vision, text = config.vision, config.text
+    assert isinstance(vision, ViTConfig) and isinstance(text, TextTransformerConfig)
+    if vision.no_ln_pre or vision.patch_bias or text.class_token or text.projection:
+        return False
+    if not text.causal:
+        return config.logit_bias
+    return not config.logit_bias and config.tokenizer.kind == "bpe"
 
 
 def _vision_tree(vision: ViTConfig, embed_dim: int) -> dict[str, Any]:
