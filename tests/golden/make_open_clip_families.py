@@ -68,9 +68,9 @@ def fill(model: torch.nn.Module) -> dict[str, list[int]]:
 def input_ids(length: int) -> torch.Tensor:
     """Return ids [3, length] that begin with 3 and end with 2; 1 is padding."""
     ids = torch.ones(3, length, dtype=torch.long)
-    for row, last in enumerate((3, 7, length - 1)):
-        ids[row, :last] = torch.randint(4, 60, (last,))
-        ids[row, 0], ids[row, last] = 3, 2
+    for row, end in enumerate((3, 7, length - 1)):
+        ids[row, :end] = torch.randint(4, 60, (end,))
+        ids[row, 0], ids[row, end] = 3, 2
     return ids
 
 
