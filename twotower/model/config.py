@@ -86,6 +86,24 @@ class EfficientNetLiteConfig:
 
 
 @dataclass(frozen=True)
+class ConvNeXtConfig:
+    """ConvNeXt (Liu et al. 2022) with patches of 4 x 4 pixels.
+
+    Attributes:
+        depths, widths: of the four stages.
+        hidden_width: of a layer before the projection; 0 for none.
+        eps: of the layer norms.
+    """
+
+    image_size: int
+    depths: tuple[int, int, int, int]
+    widths: tuple[int, int, int, int]
+    hidden_width: int = 0
+    eps: float = 1e-6
+    kind: Literal["convnext"] = "convnext"
+
+
+@dataclass(frozen=True)
 class TextTransformerConfig:
     """A pre-norm text transformer.
 
@@ -155,8 +173,46 @@ class SentenceEncoderConfig:
         return False
 
 
-VisionConfig: TypeAlias = ViTConfig | ResNetConfig | EfficientNetLiteConfig
-TextConfig: TypeAlias = TextTransformerConfig | SentenceEncoderConfig
+@dataclass(frozen=True)
+class BertConfig:
+    """An encoder of transformers with a padding mask: BERT, RoBERTa, XLM-RoBERTa or NLLB.
+
+    Attributes:
+        positions: the rows of the table of learned positions; 0 for NLLB.
+        first_position: the row of the first token.
+        token_types: the rows of the table of token types, of which the first is used.
+        pool: "mean" over the tokens other than `pad_id`, "first" for the first token, or "pooler"
+            for BERT's, a dense layer with tanh on it.
+        projection: without biases; "mlp" has a hidden layer as wide as the mean of both sides.
+        pre_norm: NLLB's form: norms before attention and MLP and at the end, scaled token embeds,
+            sine and cosine positions.
+    """
+
+    context_length: int
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    pad_id: int
+    positions: int
+    first_position: int
+    token_types: int
+    pool: Literal["mean", "first", "pooler"]
+    projection: Literal["linear", "mlp", "none"]
+    activation: Activation = "gelu"
+    pre_norm: bool = False
+    eps: float = 1e-5
+    kind: Literal["bert"] = "bert"
+
+    @property
+    def fixed_length(self) -> bool:
+        """False, since padding does not change the features."""
+        return False
+
+
+VisionConfig: TypeAlias = ViTConfig | ResNetConfig | EfficientNetLiteConfig | ConvNeXtConfig
+TextConfig: TypeAlias = TextTransformerConfig | SentenceEncoderConfig | BertConfig
 
 
 @dataclass(frozen=True)

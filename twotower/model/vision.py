@@ -1,6 +1,6 @@
 """Image towers: pixel_values [B, 3, image_size, image_size] -> image_features [B, embed_dim].
 
-This file has the vision transformer; convolutional towers are in `convnets.py`.
+This file has the vision transformer; convolutional towers are in `convnets.py` and `convnext.py`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twotower.model.config import ResNetConfig, VisionConfig, ViTConfig
+from twotower.model.config import ConvNeXtConfig, ResNetConfig, VisionConfig, ViTConfig
 from twotower.model.convnets import EfficientNetLite, ModifiedResNet
+from twotower.model.convnext import ConvNeXt
 from twotower.model.layers import (
     AttentionPool,
     Block,
@@ -28,6 +29,8 @@ def build_vision(config: VisionConfig, embed_dim: int) -> VisionTower:
         return VisionTransformer(config, embed_dim)
     if isinstance(config, ResNetConfig):
         return ModifiedResNet(config, embed_dim)
+    if isinstance(config, ConvNeXtConfig):
+        return ConvNeXt(config, embed_dim)
     return EfficientNetLite(config, embed_dim)
 
 
@@ -158,4 +161,4 @@ class PatchFeatures(nn.Module):
         return self.vision.patch_features(pixel_values)
 
 
-VisionTower = VisionTransformer | ModifiedResNet | EfficientNetLite
+VisionTower = VisionTransformer | ModifiedResNet | EfficientNetLite | ConvNeXt
