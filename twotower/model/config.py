@@ -254,6 +254,13 @@ class CLIPConfig:
                 f"text.context_length is {positions}",
                 f"make the first {positions} or less",
             )
+        if isinstance(self.text, BertConfig) and self.text.pad_id != self.tokenizer.pad_id:
+            raise ModelError(
+                self.name,
+                f"tokenizer.pad_id is {self.tokenizer.pad_id} but text.pad_id is "
+                f"{self.text.pad_id}",
+                "make them equal",
+            )
 
     @property
     def embeds_patches(self) -> bool:
