@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twotower.cli.output import BUNDLED, FAILED, OK, add_model_options, show_progress
+from twotower.cli.output import (
+    BUNDLED,
+    FAILED,
+    OK,
+    add_arch_option,
+    add_model_options,
+    show_progress,
+)
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -27,10 +34,12 @@ def add_commands(commands: Commands) -> None:
         default="twotower",
         help="the format to write (twotower)",
     )
+    add_arch_option(command)
 
     command = commands.add_parser("verify", help="check a model against its golden vectors")
     command.set_defaults(run=run_verify)
     add_model_options(command, positional=True)
+    add_arch_option(command)
     command.add_argument(
         "--suspect",
         type=Path,
@@ -44,7 +53,8 @@ def run_convert(arguments: argparse.Namespace) -> int:
     from twotower.encode.load import find_source
 
     with show_progress(f"Converting {arguments.source}"):
-        convert(find_source(arguments.source), arguments.destination, arguments.to)
+        source = find_source(arguments.source)
+        convert(source, arguments.destination, arguments.to, arguments.arch)
     print(
         f"Converted {arguments.source} to {arguments.destination} (format {arguments.to}); golden "
         "vectors reproduced"
@@ -57,7 +67,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
     if arguments.suspect is not None:
         return _suspect(arguments.model, arguments.suspect)
-    model = load(arguments.model, engine=arguments.engine)
+    model = load(arguments.model, engine=arguments.engine, arch=arguments.arch)
     cosine = model.verify()
     print(
         f"{model.config.name}: golden vectors reproduced with {model.engine}, "

@@ -30,9 +30,14 @@ class ViTConfig:
     """A vision transformer.
 
     Attributes:
-        pool: "class" for CLIP (class token, `ln_pre`, bias-free patch convolution and projection)
-            or "map" for SigLIP (attention pooling by a learned probe, without a projection).
+        pool: "class" for CLIP (class token, `ln_pre`, bias-free patch convolution and projection),
+            "map" for SigLIP (attention pooling by a learned probe, without a projection), "average"
+            for CLIPA (a class token that is not pooled, the norm after the average of the patches)
+            or "query" for CoCa (attention of a learned query to all tokens, then a projection).
         eps: of the layer norms.
+        no_ln_pre: the embedded patches are not normalised (CLIPA, timm's towers); "map" never does.
+        patch_bias: the patch convolution has a bias (timm's towers); with "map" it always has.
+        pool_heads: the heads of the attention of "query".
     """
 
     image_size: int
@@ -42,8 +47,11 @@ class ViTConfig:
     heads: int
     mlp_width: int
     activation: Activation
-    pool: Literal["class", "map"] = "class"
+    pool: Literal["class", "map", "average", "query"] = "class"
     eps: float = 1e-5
+    no_ln_pre: bool = field(default=False, metadata=OPTIONAL)
+    patch_bias: bool = field(default=False, metadata=OPTIONAL)
+    pool_heads: int = field(default=0, metadata=OPTIONAL)
     kind: Literal["vit"] = "vit"
 
 
@@ -78,13 +86,35 @@ class EfficientNetLiteConfig:
 
 
 @dataclass(frozen=True)
+class ConvNeXtConfig:
+    """ConvNeXt (Liu et al. 2022) with patches of 4 x 4 pixels.
+
+    Attributes:
+        depths, widths: of the four stages.
+        hidden_width: of a layer before the projection; 0 for none.
+        eps: of the layer norms.
+    """
+
+    image_size: int
+    depths: tuple[int, int, int, int]
+    widths: tuple[int, int, int, int]
+    hidden_width: int = 0
+    eps: float = 1e-6
+    kind: Literal["convnext"] = "convnext"
+
+
+@dataclass(frozen=True)
 class TextTransformerConfig:
     """A pre-norm text transformer.
 
     Attributes:
         eos_id: the end-of-text token of a causal transformer, which is pooled at its first
             occurrence (CLIP). None for a bidirectional one, which is pooled at the last position
-            and needs inputs padded to `context_length` (SigLIP).
+            and needs inputs padded to `context_length` (SigLIP, CLIPA).
+        projection: "linear" without a bias, "affine" with one, or "none"; None for the usual form,
+            which is linear for a causal transformer and affine for a bidirectional one.
+        class_token: a learned token after the last position is pooled (CoCa), which needs inputs
+            padded with 0 to `context_length`.
     """
 
     context_length: int
@@ -96,12 +126,19 @@ class TextTransformerConfig:
     activation: Activation
     eos_id: int | None = 49407
     eps: float = 1e-5
+    projection: Literal["linear", "affine", "none"] | None = field(default=None, metadata=OPTIONAL)
+    class_token: bool = field(default=False, metadata=OPTIONAL)
     kind: Literal["transformer"] = "transformer"
 
     @property
     def causal(self) -> bool:
         """True if a position attends only to itself and those before it."""
         return self.eos_id is not None
+
+    @property
+    def fixed_length(self) -> bool:
+        """True if the features depend on padding, so that texts keep their full length."""
+        return not self.causal or self.class_token
 
 
 @dataclass(frozen=True)
@@ -130,9 +167,52 @@ class SentenceEncoderConfig:
     lexicon_rank: int = field(default=0, metadata=OPTIONAL)
     kind: Literal["sentence_encoder"] = "sentence_encoder"
 
+    @property
+    def fixed_length(self) -> bool:
+        """False, since padding does not change the features."""
+        return False
 
-VisionConfig: TypeAlias = ViTConfig | ResNetConfig | EfficientNetLiteConfig
-TextConfig: TypeAlias = TextTransformerConfig | SentenceEncoderConfig
+
+@dataclass(frozen=True)
+class BertConfig:
+    """An encoder of transformers with a padding mask: BERT, RoBERTa, XLM-RoBERTa or NLLB.
+
+    Attributes:
+        positions: the rows of the table of learned positions; 0 for NLLB.
+        first_position: the row of the first token.
+        token_types: the rows of the table of token types, of which the first is used.
+        pool: "mean" over the tokens other than `pad_id`, "first" for the first token, or "pooler"
+            for BERT's, a dense layer with tanh on it.
+        projection: without biases; "mlp" has a hidden layer as wide as the mean of both sides.
+        pre_norm: NLLB's form: norms before attention and MLP and at the end, scaled token embeds,
+            sine and cosine positions.
+    """
+
+    context_length: int
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    pad_id: int
+    positions: int
+    first_position: int
+    token_types: int
+    pool: Literal["mean", "first", "pooler"]
+    projection: Literal["linear", "mlp", "none"]
+    activation: Activation = "gelu"
+    pre_norm: bool = False
+    eps: float = 1e-5
+    kind: Literal["bert"] = "bert"
+
+    @property
+    def fixed_length(self) -> bool:
+        """False, since padding does not change the features."""
+        return False
+
+
+VisionConfig: TypeAlias = ViTConfig | ResNetConfig | EfficientNetLiteConfig | ConvNeXtConfig
+TextConfig: TypeAlias = TextTransformerConfig | SentenceEncoderConfig | BertConfig
 
 
 @dataclass(frozen=True)
@@ -173,6 +253,13 @@ class CLIPConfig:
                 f"tokenizer.context_length is {self.tokenizer.max_length} but "
                 f"text.context_length is {positions}",
                 f"make the first {positions} or less",
+            )
+        if isinstance(self.text, BertConfig) and self.text.pad_id != self.tokenizer.pad_id:
+            raise ModelError(
+                self.name,
+                f"tokenizer.pad_id is {self.tokenizer.pad_id} but text.pad_id is "
+                f"{self.text.pad_id}",
+                "make them equal",
             )
 
     @property

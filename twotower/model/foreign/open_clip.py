@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -27,17 +27,21 @@ from twotower.inputs.tokenizer import (
     OPENAI_TOKENIZER,
     SIGLIP2_TOKENIZER,
     SIGLIP_TOKENIZER,
+    Cleaning,
     TokenizerConfig,
 )
 from twotower.model.config import (
     Activation,
     CLIPConfig,
     ResNetConfig,
+    TextConfig,
     TextTransformerConfig,
     VisionConfig,
     ViTConfig,
 )
-from twotower.model.foreign.openai import OPENAI_TABLE
+from twotower.model.foreign.hub_text import hub_text
+from twotower.model.foreign.hub_tokenizer import hub_tokenizer, open_clip_cleaning, special_tokens
+from twotower.model.foreign.open_clip_tables import open_clip_table
 from twotower.model.foreign.rename import (
     ForeignModel,
     Settings,
@@ -46,31 +50,9 @@ from twotower.model.foreign.rename import (
     read_json,
     read_tensors,
 )
+from twotower.model.foreign.timm_trunks import timm_trunk
 
 CONFIG, WEIGHTS, PICKLE = "open_clip_config.json", "open_clip_model", "open_clip_pytorch_model.bin"
-
-# SigLIP's image tower is timm's; its text tower is open_clip's, under `text.`.
-SIGLIP_TABLE = (
-    (r"^vision\.patch_embed\.", "visual.trunk.patch_embed.proj."),
-    (r"^vision\.pos_embed", "visual.trunk.pos_embed[None]"),
-    (r"^vision\.pool\.probe", "visual.trunk.attn_pool.latent"),
-    (r"^vision\.pool\.qkv\.", "visual.trunk.attn_pool.{q,kv}."),
-    (r"^vision\.pool\.out\.", "visual.trunk.attn_pool.proj."),
-    (r"^vision\.pool\.ln\.", "visual.trunk.attn_pool.norm."),
-    (r"^vision\.pool\.mlp\.", "visual.trunk.attn_pool.mlp."),
-    (r"^vision\.ln_post\.", "visual.trunk.norm."),
-    (r"^vision\.blocks\.(\d+)\.ln_([12])\.", r"visual.trunk.blocks.\1.norm\2."),
-    (r"^vision\.blocks\.(\d+)\.attn\.out\.", r"visual.trunk.blocks.\1.attn.proj."),
-    (r"^vision\.blocks\.", "visual.trunk.blocks."),
-    (r"^text\.token_embed\.", "text.token_embedding."),
-    (r"^text\.pos_embed", "text.positional_embedding"),
-    (r"^text\.proj\.", "text.text_projection."),
-    (r"^text\.blocks\.", "text.transformer.resblocks."),
-    (r"^(text\..*)\.attn\.qkv\.", r"\1.attn.in_proj_"),
-    (r"^(text\..*)\.attn\.out\.", r"\1.attn.out_proj."),
-    (r"^(text\..*)\.mlp\.fc1\.", r"\1.mlp.c_fc."),
-    (r"^(text\..*)\.mlp\.fc2\.", r"\1.mlp.c_proj."),
-)
 
 # timm 1.0.31's SigLIP towers: name -> (width, layers, heads, mlp_width). Their activation is exact
 # GELU, except in the towers of TIMM_TANH, and independent of the text tower's.
@@ -82,7 +64,19 @@ TIMM_WIDTHS = {
 }
 TIMM_TANH = ("base_patch32", "large_patch16_siglip_512", "so400m_patch16", "giantopt")
 
-IGNORED_KEYS = {"timm_model_pretrained", "patch_dropout", "output_tokens", "timm_drop"}
+# Tensors that are no weights of the towers.
+NO_WEIGHTS = (
+    r"(text\.)?attn_mask|text_decoder\..*"
+    r"|text\.transformer\.(embeddings\.position_ids|embed_positions\.weights)"
+)
+
+IGNORED_KEYS = {
+    "timm_model_pretrained",
+    "patch_dropout",
+    "output_tokens",
+    "timm_drop",
+    "timm_drop_path",
+}
 
 
 def read_open_clip(directory: Path) -> ForeignModel:
@@ -92,23 +86,40 @@ def read_open_clip(directory: Path) -> ForeignModel:
         ModelError: an unsupported setting, or weights that cannot be read or do not fit.
     """
     path = directory / CONFIG
-    tree = read_json(path)
+    tree, theirs = read_json(path), read_tensors(directory, WEIGHTS, PICKLE)
+    config = open_clip_config(tree, theirs, path)
+    file = config.tokenizer.file
+    files = (directory / file,) if file else ()
+    return ForeignModel(config, import_open_clip(config, theirs, directory), files)
+
+
+def open_clip_config(
+    tree: Mapping[str, Any], theirs: Mapping[str, Tensor], path: Path
+) -> CLIPConfig:
+    """Read the content of an `open_clip_config.json`.
+
+    Args:
+        theirs: open_clip's tensors, which have the sizes of a text tower of transformers.
+        path: of the file, for errors; the vocabulary is beside it.
+
+    Raises:
+        ModelError: an unsupported setting.
+    """
     model = Settings(tree.get("model_cfg"), f"{path}: model_cfg")
     vision_cfg, text_cfg = model.pop("vision_cfg"), model.pop("text_cfg")
     activation: Activation = "quick_gelu" if model.read("quick_gelu", False) else "gelu"
     embed_dim, bias = model.pop("embed_dim"), model.pop("init_logit_bias")
     if type(embed_dim) is not int:
         raise model.unsupported("embed_dim", embed_dim)
-    for key in ("custom_text", "init_logit_scale", "cast_dtype"):
+    for key in ("custom_text", "init_logit_scale", "cast_dtype", "multimodal_cfg"):
         model.pop(key)
     model.finish()
-    vision = _vision(Settings(vision_cfg, f"{path}: vision_cfg"), activation)
+    vision = _vision(Settings(vision_cfg, f"{path}: vision_cfg"), activation, embed_dim)
     settings = Settings(text_cfg, f"{path}: text_cfg")
-    tokenizer = _tokenizer(settings, directory)
-    text = _text(settings, activation)
-    tokenizer = replace(tokenizer, context_length=text.context_length)
-    config = CLIPConfig(
-        name=directory.name,
+    tokenizer = _tokenizer(settings, path.parent)
+    text = _text(settings, theirs, activation)
+    return CLIPConfig(
+        name=path.parent.name,
         embed_dim=embed_dim,
         vision=vision,
         text=text,
@@ -116,33 +127,33 @@ def read_open_clip(directory: Path) -> ForeignModel:
         tokenizer=tokenizer,
         logit_bias=bias is not None,
     )
-    theirs = read_tensors(directory, WEIGHTS, PICKLE)
-    if text.causal:  # CustomTextCLIP has the text tower under a prefix
-        theirs = {name.removeprefix("text."): tensor for name, tensor in theirs.items()}
-    tensors = import_tensors(config, _table(config), theirs, directory, ignored="attn_mask")
-    files = (directory / tokenizer.file,) if tokenizer.file else ()
-    return ForeignModel(config, tensors, files)
 
 
-def _table(config: CLIPConfig) -> tuple[tuple[str, str], ...]:
-    mapped = isinstance(config.vision, ViTConfig) and config.vision.pool == "map"
-    return SIGLIP_TABLE if mapped else OPENAI_TABLE
+def import_open_clip(
+    config: CLIPConfig, theirs: Mapping[str, Tensor], source: Path
+) -> dict[str, Tensor]:
+    """Rename open_clip's tensors to ours.
+
+    Raises:
+        ModelError: a tensor is missing, unexpected, or of a wrong shape.
+    """
+    prefix = "text." if any(name.startswith("text.") for name in theirs) else ""
+    return import_tensors(config, open_clip_table(config, prefix), theirs, source, NO_WEIGHTS)
 
 
-def _vision(cfg: Settings, activation: Activation) -> VisionConfig:
+def _vision(cfg: Settings, activation: Activation, embed_dim: int) -> VisionConfig:
     image_size = cfg.side("image_size", 224)
     for key in IGNORED_KEYS:
         cfg.pop(key)
     if name := cfg.pop("timm_model_name"):
-        return _timm_vision(cfg, str(name), image_size)
+        trunk = timm_trunk(cfg, str(name), image_size, embed_dim)
+        return trunk or _timm_vision(cfg, str(name), image_size)
     layers = cfg.pop("layers", 12)
     patch_size, head_width = cfg.side("patch_size", 16), cfg.read("head_width", 64)
     width, mlp_width = _widths(cfg, 768)
     eps = _eps(cfg)
     activation = _activation(cfg, activation)
-    cfg.expect("pool_type", "tok")
-    for key in ("no_ln_pre", "attentional_pool", "final_ln_after_pool"):
-        cfg.expect(key, False)
+    pooling = _pooling(cfg)
     cfg.finish()
     if (
         isinstance(layers, list)
@@ -157,7 +168,28 @@ def _vision(cfg: Settings, activation: Activation) -> VisionConfig:
     if width % head_width:
         raise cfg.unsupported("head_width", head_width)
     heads = width // head_width
-    return ViTConfig(image_size, patch_size, width, layers, heads, mlp_width, activation, eps=eps)
+    return ViTConfig(
+        image_size, patch_size, width, layers, heads, mlp_width, activation, eps=eps, **pooling
+    )
+
+
+def _pooling(cfg: Settings) -> dict[str, Any]:
+    """Read the pooling of open_clip's vision transformer and what depends on it."""
+    settings = {"no_ln_pre": cfg.pop("no_ln_pre", False)}
+    heads = cfg.pop("attn_pooler_heads", 8)
+    cfg.pop("attn_pooler_queries")
+    cfg.expect("pos_embed_type", "learnable", "sin_cos_2d")  # both are among the weights
+    after_pool = cfg.pop("final_ln_after_pool", False)
+    pool = cfg.pop("pool_type", "tok")
+    if cfg.unread.get("attentional_pool") is True and pool == "tok":
+        cfg.pop("attentional_pool")
+        return settings | {"pool": "query", "pool_heads": heads}
+    cfg.expect("attentional_pool", False)
+    if pool == "avg" and after_pool:
+        return settings | {"pool": "average"}
+    if pool != "tok":
+        raise cfg.unsupported("pool_type", pool)
+    return settings  # of one token, the norm before and after the pooling is the same
 
 
 def _widths(cfg: Settings, default: int) -> tuple[int, int]:
@@ -175,12 +207,12 @@ def _eps(cfg: Settings) -> float:
 
 
 def _timm_vision(cfg: Settings, name: str, image_size: int) -> ViTConfig:
-    cfg.expect("timm_pool", "map")
-    cfg.expect("timm_proj", "none", "")
-    cfg.finish()
     match = re.fullmatch(r"vit_([a-z0-9]+)_patch(\d+)_siglip(_.*)?", name)
     if not match or match[1] not in TIMM_WIDTHS:
         raise cfg.unsupported("timm_model_name", name)
+    cfg.expect("timm_pool", "map")
+    cfg.expect("timm_proj", "none", "")
+    cfg.finish()
     width, layers, heads, mlp_width = TIMM_WIDTHS[match[1]]
     return ViTConfig(
         image_size=image_size,
@@ -199,31 +231,58 @@ def _timm_activation(name: str) -> Activation:
     return "gelu_tanh" if any(tower in name for tower in TIMM_TANH) else "gelu"
 
 
-def _text(cfg: Settings, activation: Activation) -> TextTransformerConfig:
+def _text(cfg: Settings, theirs: Mapping[str, Tensor], activation: Activation) -> TextConfig:
+    context_length = cfg.read("context_length", 77)
+    if name := cfg.pop("hf_model_name"):
+        return hub_text(cfg, name, theirs, context_length)
     width, mlp_width = _widths(cfg, 512)
     bidirectional = cfg.read("no_causal_mask", False)
     vocab_size, heads = cfg.read("vocab_size", 49408), cfg.read("heads", 8)
     if width % heads:
         raise cfg.unsupported("heads", heads)
     text = TextTransformerConfig(
-        context_length=cfg.read("context_length", 77),
+        context_length=context_length,
         vocab_size=vocab_size,
         width=width,
         layers=cfg.read("layers", 12),
         heads=heads,
         mlp_width=mlp_width,
         activation=_activation(cfg, activation),
-        eos_id=None if bidirectional else vocab_size - 1,  # pooled at the largest id
+        eos_id=_pooled_id(cfg, vocab_size, bidirectional),
         eps=_eps(cfg),
+        projection=_projection(cfg, bidirectional),
+        class_token=cfg.pop("embed_cls", False),
     )
-    cfg.expect("pool_type", *(("last",) if bidirectional else ("argmax",)))
-    cfg.expect("proj_bias", bidirectional)
-    cfg.expect("proj_type", "linear")
-    cfg.expect("embed_cls", False)
     cfg.expect("pad_id", 0)
     cfg.pop("output_tokens")
     cfg.finish()
     return text
+
+
+def _pooled_id(cfg: Settings, vocab_size: int, bidirectional: bool) -> int | None:
+    """Read the pooling of a text tower; return the id whose first position is pooled."""
+    if bidirectional:
+        cfg.expect("pool_type", "last")
+        return None
+    largest = vocab_size - 1
+    if cfg.unread.get("pool_type") == "eos":
+        cfg.pop("pool_type")
+        return int(cfg.pop("eos_id", 2))
+    cfg.pop("eos_id")  # without effect
+    cfg.expect("pool_type", "argmax")
+    return largest
+
+
+def _projection(cfg: Settings, bidirectional: bool) -> Literal["linear", "affine", "none"] | None:
+    """Read the projection of a text tower; None for the usual form."""
+    affine = cfg.pop("proj_bias", False)
+    if cfg.unread.get("proj_type") == "none":
+        cfg.pop("proj_type")
+        return "none"
+    cfg.expect("proj_type", "linear")
+    if affine == bidirectional:
+        return None
+    return "affine" if affine else "linear"
 
 
 def _activation(cfg: Settings, activation: Activation) -> Activation:
@@ -237,23 +296,37 @@ def _activation(cfg: Settings, activation: Activation) -> Activation:
 
 
 def _tokenizer(cfg: Settings, directory: Path) -> TokenizerConfig:
-    cfg.expect("hf_model_name", None)  # a text tower of transformers
     cfg.expect("tokenizer_mode", None)
     name, kwargs = cfg.pop("hf_tokenizer_name"), cfg.pop("tokenizer_kwargs") or {}
+    context_length = cfg.unread.get("context_length", 77)
     if name is None and not kwargs:
         literals = {"<start_of_text>": 49406, "<end_of_text>": 49407}
-        return replace(OPENAI_TOKENIZER, special_tokens=literals)
-    if "SigLIP" not in str(name):
-        raise cfg.unsupported("hf_tokenizer_name", name)
+        return replace(OPENAI_TOKENIZER, context_length=context_length, special_tokens=literals)
     arguments = Settings(kwargs, f"{cfg.section}: tokenizer_kwargs")
-    clean = arguments.pop("clean", "whitespace")
-    if clean != "canonicalize":
-        raise arguments.unsupported("clean", clean)
+    cleaning = open_clip_cleaning(arguments.unread)
+    clean, strip_sep = arguments.pop("clean"), arguments.pop("strip_sep_token", False)
     arguments.finish()
-    base = SIGLIP2_TOKENIZER if "SigLIP2" in str(name) else SIGLIP_TOKENIZER
+    if cleaning is None:
+        raise arguments.unsupported("clean", clean)
+    if "siglip" in str(name).lower():
+        return _siglip_tokenizer(str(name), directory, cleaning, context_length)
+    tokens = special_tokens(str(name))
+    if tokens is None:
+        raise cfg.unsupported("hf_tokenizer_name", name)
+    tokenizer = hub_tokenizer(directory, tokens, cleaning, context_length)
+    if strip_sep:
+        return replace(tokenizer, eos_id=0)  # open_clip replaces [SEP] by 0
+    return tokenizer
+
+
+def _siglip_tokenizer(
+    name: str, directory: Path, cleaning: Cleaning, context_length: int
+) -> TokenizerConfig:
+    base = SIGLIP2_TOKENIZER if "SigLIP2" in name else SIGLIP_TOKENIZER
+    base = replace(base, context_length=context_length, cleaning=cleaning)
     if (directory / "tokenizer.json").exists():
-        return replace(base, kind="tokenizers", file="tokenizer.json", cleaning="canonicalize")
-    return replace(base, cleaning="canonicalize")
+        return replace(base, kind="tokenizers", file="tokenizer.json")
+    return base
 
 
 def _preprocess(cfg: Any, image_size: int, path: Path) -> PreprocessConfig:
@@ -279,6 +352,8 @@ def write_open_clip(config: CLIPConfig, tensors: Mapping[str, Tensor], directory
     text = config.text
     if not isinstance(text, TextTransformerConfig) or config.tokenizer.kind == "wordpiece":
         raise _inexpressible(config.name, "open_clip has no such sentence-encoder text tower")
+    if not _is_plain(config.vision, text):
+        raise _inexpressible(config.name, "only plain CLIP and SigLIP towers are written")
     if config.preprocess.fast_decode:
         raise _inexpressible(config.name, "open_clip cannot decode at reduced scale")
     model_cfg: dict[str, Any] = {
@@ -303,9 +378,20 @@ def write_open_clip(config: CLIPConfig, tensors: Mapping[str, Tensor], directory
         "resize_mode": preprocess.resize,
     }
     tree = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
-    theirs = export_tensors(_table(config), tensors)
+    table = open_clip_table(config, "text." if config.logit_bias else "")
+    theirs = export_tensors(table, tensors)
     save_file(theirs, directory / f"{WEIGHTS}.safetensors", metadata={"format": "pt"})
     (directory / CONFIG).write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_plain(vision: VisionConfig, text: TextTransformerConfig) -> bool:
+    """Return True for the towers of CLIP and SigLIP, whose pooling and projection are usual."""
+    if isinstance(vision, ViTConfig):
+        usual = vision.pool in ("class", "map") and not (vision.no_ln_pre or vision.patch_bias)
+    else:
+        usual = isinstance(vision, ResNetConfig)
+    usual_eos = text.eos_id in (None, text.vocab_size - 1)
+    return usual and usual_eos and text.projection is None and not text.class_token
 
 
 def _inexpressible(name: str, reason: str) -> ModelError:

@@ -26,7 +26,15 @@ from twotower.inputs.tokenizer import (
     SIGLIP_TOKENIZER,
     TokenizerConfig,
 )
-from twotower.model.config import Activation, CLIPConfig, TextTransformerConfig, ViTConfig
+from twotower.model.config import (
+    Activation,
+    BertConfig,
+    CLIPConfig,
+    TextTransformerConfig,
+    ViTConfig,
+)
+from twotower.model.foreign.hub_tokenizer import BERT, ROBERTA, T5, hub_tokenizer
+from twotower.model.foreign.open_clip_tables import BERT_BLOCKS
 from twotower.model.foreign.rename import (
     CONVERTIBLE,
     Channels,
@@ -38,6 +46,7 @@ from twotower.model.foreign.rename import (
     read_tensors,
 )
 
+MODEL_TYPES = ("chinese_clip", "clip", "metaclip_2", "siglip")
 CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 
 TABLE = (
@@ -66,6 +75,14 @@ SIGLIP_TABLE = (
     (r"^text\.proj\.", "text_model.head."),
     (r"^(logit_scale|logit_bias)", r"\1[None]"),
 )
+CHINESE_TABLE = (
+    *BERT_BLOCKS,
+    (r"^text\.proj\.", "text_projection."),
+    (r"^text\.", "text_model."),
+    *((ours, theirs) for ours, theirs in TABLE if "text" not in ours),
+    (r"^vision\.blocks\.", "vision_model.encoder.layers."),
+)
+CHINESE_NO_WEIGHTS = r"(vision|text)_model\.embeddings\.position_ids|text_model\.pooler\..*"
 # Old files have the positions 0, 1, 2, ... as a buffer.
 POSITION_IDS = r"(vision|text)_model\.embeddings\.position_ids"
 
@@ -95,6 +112,18 @@ CLIP_TEXT: dict[str, Any] = {
     "layer_norm_eps": 1e-5,
     "eos_token_id": 49407,
 }
+CHINESE_TEXT: dict[str, Any] = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "pad_token_id": 0,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+}
 SIGLIP_VISION = CLIP_VISION | {
     "patch_size": 16,
     "hidden_act": "gelu_pytorch_tanh",
@@ -120,12 +149,20 @@ def read_transformers(directory: Path) -> ForeignModel:
     path = directory / CONFIG
     tree = read_json(path)
     kind = tree.get("model_type")
-    if kind not in ("clip", "siglip"):
-        raise ModelError(path, f"model_type is {kind!r}", "give one of type 'clip' or 'siglip'")
+    if kind == "chinese_clip":
+        return _read_chinese_clip(directory, tree)
+    if kind not in MODEL_TYPES:
+        raise ModelError(path, f"model_type is {kind!r}", f"supported are {', '.join(MODEL_TYPES)}")
     siglip = kind == "siglip"
     vision = _vision(_tower(tree, "vision", siglip, path), siglip)
-    text = _text(_tower(tree, "text", siglip, path), siglip)
-    tokenizer = _tokenizer(directory, text, siglip)
+    settings = _tower(tree, "text", siglip, path)
+    eos_id = settings.unread.get("eos_token_id", 2)
+    text = _text(settings, siglip)
+    if kind == "metaclip_2":
+        text = replace(text, eos_id=eos_id)
+        tokenizer = _metaclip_2_tokenizer(directory, text.context_length)
+    else:
+        tokenizer = _tokenizer(directory, text, siglip)
     config = CLIPConfig(
         name=directory.name,
         embed_dim=vision.width if siglip else Settings(tree, str(path)).read("projection_dim", 512),
@@ -140,6 +177,37 @@ def read_transformers(directory: Path) -> ForeignModel:
     tensors = import_tensors(config, table, theirs, directory, POSITION_IDS)
     files = (directory / tokenizer.file,) if tokenizer.file else ()
     return ForeignModel(config, tensors, files)
+
+
+def _read_chinese_clip(directory: Path, tree: Mapping[str, Any]) -> ForeignModel:
+    """Read a directory of `ChineseCLIPModel`: CLIP's image tower and a BERT, pooled at [CLS]."""
+    path = directory / CONFIG
+    vision = _vision(_tower(tree, "vision", False, path), False)
+    settings = _tower(tree, "text", False, path)
+    positions = settings.read("max_position_embeddings", CHINESE_TEXT["max_position_embeddings"])
+    text = BertConfig(
+        context_length=positions,
+        vocab_size=settings.read("vocab_size", CHINESE_TEXT["vocab_size"]),
+        pad_id=settings.pop("pad_token_id", 0),
+        positions=positions,
+        first_position=0,
+        token_types=settings.read("type_vocab_size", CHINESE_TEXT["type_vocab_size"]),
+        pool="first",
+        projection="linear",
+        **_shape(settings, CHINESE_TEXT),
+    )
+    tokenizer = hub_tokenizer(directory, BERT, "none", text.context_length)
+    config = CLIPConfig(
+        name=directory.name,
+        embed_dim=Settings(tree, str(path)).read("projection_dim", 512),
+        vision=vision,
+        text=text,
+        preprocess=_preprocess(directory, vision.image_size, False),
+        tokenizer=tokenizer,
+    )
+    theirs = read_tensors(directory, "model", "pytorch_model.bin")
+    tensors = import_tensors(config, CHINESE_TABLE, theirs, directory, CHINESE_NO_WEIGHTS)
+    return ForeignModel(config, tensors, (directory / str(tokenizer.file),))
 
 
 def _tower(tree: Mapping[str, Any], tower: str, siglip: bool, path: Path) -> Settings:
@@ -243,6 +311,13 @@ def _tokenizer(directory: Path, text: TextTransformerConfig, siglip: bool) -> To
     )
 
 
+def _metaclip_2_tokenizer(directory: Path, context_length: int) -> TokenizerConfig:
+    """Describe the tokenizer of XLM-V, or of mT5 in the smaller models."""
+    settings = directory / "tokenizer_config.json"
+    kind = read_json(settings).get("tokenizer_class", "") if settings.exists() else ""
+    return hub_tokenizer(directory, T5 if "T5" in kind else ROBERTA, "none", context_length)
+
+
 def _preprocess(directory: Path, image_size: int, siglip: bool) -> PreprocessConfig:
     settings = _image_processor(directory)
     siglip = _is_siglip_processor(settings, siglip)
@@ -299,7 +374,9 @@ def _is_siglip_processor(settings: Settings, siglip: bool) -> bool:
     default = "SiglipImageProcessor" if siglip else "CLIPImageProcessor"
     older = settings.pop("feature_extractor_type") or default
     name = str(settings.pop("image_processor_type") or older)
-    if not re.fullmatch(r"(CLIP|Siglip)(ImageProcessor(Fast|Pil)?|FeatureExtractor)", name):
+    if not re.fullmatch(
+        r"((Chinese)?CLIP|Siglip)(ImageProcessor(Fast|Pil)?|FeatureExtractor)", name
+    ):
         raise settings.unsupported("image_processor_type", name)
     return name.startswith("Siglip")
 
@@ -373,7 +450,7 @@ def write_transformers(config: CLIPConfig, tensors: Mapping[str, Tensor], direct
             f"transformers' CLIP has no {vision.kind} with {text.kind} towers",
             "keep it in twotower's format",
         )
-    if (vision.pool == "map") != config.logit_bias or text.causal == config.logit_bias:
+    if vision.pool != ("map" if config.logit_bias else "class") or not _is_plain(config):
         raise ModelError(
             config.name,
             "neither transformers' CLIP nor its SigLIP has this architecture",
@@ -397,6 +474,17 @@ def write_transformers(config: CLIPConfig, tensors: Mapping[str, Tensor], direct
     _write_json(directory / PREPROCESSOR, _preprocessor_tree(config.preprocess, siglip))
     if config.tokenizer.kind == "bpe":
         _write_clip_tokenizer(config, directory)
+
+
+def _is_plain(config: CLIPConfig) -> bool:
+    """Return True for towers whose settings are those of `CLIPModel` or `SiglipModel`."""
+    vision, text = config.vision, config.text
+    assert isinstance(vision, ViTConfig) and isinstance(text, TextTransformerConfig)
+    if vision.no_ln_pre or vision.patch_bias or text.class_token or text.projection:
+        return False
+    if not text.causal:
+        return config.logit_bias
+    return not config.logit_bias and config.tokenizer.kind == "bpe"
 
 
 def _vision_tree(vision: ViTConfig, embed_dim: int) -> dict[str, Any]:
