@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 from twotower.errors import ModelError, TwotowerError
 from twotower.inputs.preprocess import PreprocessConfig
 from twotower.inputs.tokenizer import TokenizerConfig
+from twotower.model.trunk_configs import EvaConfig
 
 CONFIG_FILE = "config.json"
 OPTIONAL = {"optional": True}  # a field that older directories lack; they mean its default
@@ -131,7 +132,7 @@ class SentenceEncoderConfig:
     kind: Literal["sentence_encoder"] = "sentence_encoder"
 
 
-VisionConfig: TypeAlias = ViTConfig | ResNetConfig | EfficientNetLiteConfig
+VisionConfig: TypeAlias = ViTConfig | ResNetConfig | EfficientNetLiteConfig | EvaConfig
 TextConfig: TypeAlias = TextTransformerConfig | SentenceEncoderConfig
 
 

@@ -137,7 +137,11 @@ class PostNormBlock(Block):
 def run_blocks(
     blocks: nn.ModuleList, x: Tensor, mask: Tensor | None, checkpointing: bool
 ) -> Tensor:
-    """Apply blocks in order; with `checkpointing`, the backward pass recomputes activations."""
+    """Apply blocks in order; with `checkpointing`, the backward pass recomputes activations.
+
+    Args:
+        mask: the second argument of each block.
+    """
     for block in blocks:
         if checkpointing and torch.is_grad_enabled():
             x = checkpoint(block, x, mask, use_reentrant=False)

@@ -1,6 +1,7 @@
 """Image towers: pixel_values [B, 3, image_size, image_size] -> image_features [B, embed_dim].
 
-This file has the vision transformer; convolutional towers are in `convnets.py`.
+This file has the vision transformer; convolutional towers are in `convnets.py`, those with rotary
+positions in `eva.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from twotower.model.config import ResNetConfig, VisionConfig, ViTConfig
 from twotower.model.convnets import EfficientNetLite, ModifiedResNet
+from twotower.model.eva import Eva
 from twotower.model.layers import (
     AttentionPool,
     Block,
@@ -19,6 +21,7 @@ from twotower.model.layers import (
     run_blocks,
     split_heads,
 )
+from twotower.model.trunk_configs import EvaConfig
 
 
 def build_vision(config: VisionConfig, embed_dim: int) -> VisionTower:
@@ -27,6 +30,8 @@ def build_vision(config: VisionConfig, embed_dim: int) -> VisionTower:
         return VisionTransformer(config, embed_dim)
     if isinstance(config, ResNetConfig):
         return ModifiedResNet(config, embed_dim)
+    if isinstance(config, EvaConfig):
+        return Eva(config, embed_dim)
     return EfficientNetLite(config, embed_dim)
 
 
@@ -143,4 +148,4 @@ class PatchFeatures(nn.Module):
         return self.vision.patch_features(pixel_values)
 
 
-VisionTower = VisionTransformer | ModifiedResNet | EfficientNetLite
+VisionTower = VisionTransformer | ModifiedResNet | EfficientNetLite | Eva

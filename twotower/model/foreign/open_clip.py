@@ -34,11 +34,13 @@ from twotower.model.foreign.openai import OPENAI_TABLE
 from twotower.model.foreign.rename import (
     ForeignModel,
     Settings,
+    Table,
     export_tensors,
     import_tensors,
     read_json,
     read_tensors,
 )
+from twotower.model.foreign.timm_trunks import TRUNKS, read_trunk, trunk_table
 
 CONFIG, WEIGHTS, PICKLE = "open_clip_config.json", "open_clip_model", "open_clip_pytorch_model.bin"
 
@@ -75,7 +77,13 @@ TIMM_WIDTHS = {
 }
 TIMM_TANH = ("base_patch32", "large_patch16_siglip_512", "so400m_patch16", "giantopt")
 
-IGNORED_KEYS = {"timm_model_pretrained", "patch_dropout", "output_tokens", "timm_drop"}
+IGNORED_KEYS = {
+    "timm_model_pretrained",
+    "patch_dropout",
+    "output_tokens",
+    "timm_drop",
+    "timm_drop_path",
+}
 
 
 def read_open_clip(directory: Path) -> ForeignModel:
@@ -108,14 +116,16 @@ def read_open_clip(directory: Path) -> ForeignModel:
         logit_bias=bias is not None,
     )
     theirs = read_tensors(directory, WEIGHTS, PICKLE)
-    if text.causal:  # CustomTextCLIP has the text tower under a prefix
+    if text.eos_id is not None:  # CustomTextCLIP has the text tower under a prefix
         theirs = {name.removeprefix("text."): tensor for name, tensor in theirs.items()}
     tensors = import_tensors(config, _table(config), theirs, directory, ignored="attn_mask")
     files = (directory / tokenizer.file,) if tokenizer.file else ()
     return ForeignModel(config, tensors, files)
 
 
-def _table(config: CLIPConfig) -> tuple[tuple[str, str], ...]:
+def _table(config: CLIPConfig) -> Table:
+    if table := trunk_table(config.vision):
+        return table
     mapped = isinstance(config.vision, ViTConfig) and config.vision.pool == "map"
     return SIGLIP_TABLE if mapped else OPENAI_TABLE
 
@@ -143,7 +153,9 @@ def _vision(cfg: Settings, activation: Activation) -> VisionConfig:
     return ViTConfig(image_size, patch_size, width, layers, heads, mlp_width, activation, eps=eps)
 
 
-def _timm_vision(cfg: Settings, name: str, image_size: int) -> ViTConfig:
+def _timm_vision(cfg: Settings, name: str, image_size: int) -> VisionConfig:
+    if name in TRUNKS:
+        return read_trunk(cfg, name)
     cfg.expect("timm_pool", "map")
     cfg.expect("timm_proj", "none", "")
     cfg.finish()
@@ -285,7 +297,7 @@ def _vision_cfg(config: CLIPConfig) -> dict[str, Any]:
     if isinstance(vision, ResNetConfig):
         return {"image_size": vision.image_size, "layers": vision.layers, "width": vision.width}
     if not isinstance(vision, ViTConfig):
-        raise _inexpressible(config.name, f"open_clip has no {vision.kind} image tower")
+        raise _inexpressible(config.name, f"an {vision.kind} tower is not written")
     if vision.pool == "map":
         return {
             "image_size": vision.image_size,

@@ -1,0 +1,163 @@
+"""Vision transformers of the EVA family and Perception Encoders, with rotary positions."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from twotower.model.layers import (
+    MLP,
+    AttentionPool,
+    LayerNorm,
+    at_least_float32,
+    merge_heads,
+    run_blocks,
+    split_heads,
+)
+from twotower.model.trunk_configs import EvaConfig
+
+ROTARY_BASE = 10_000.0
+
+
+class Eva(nn.Module):
+    """EVA-01, EVA-02 and PE-Core: learned positions at the input, rotary ones in the attention.
+
+    Attributes:
+        checkpointing: recompute activations in the backward pass, to save memory. It can be set
+            at any time.
+    """
+
+    def __init__(self, config: EvaConfig, embed_dim: int) -> None:
+        super().__init__()
+        width, size = config.width, config.patch_size
+        self.config = config
+        self.checkpointing = False
+        self.grid = config.image_size // size
+        self.patch_embed = nn.Conv2d(3, width, size, stride=size, bias=not config.ln_pre)
+        self.class_embed = nn.Parameter(torch.randn(width) * 0.02) if config.class_token else None
+        positions = self.grid**2 + config.class_token
+        self.pos_embed = nn.Parameter(torch.randn(positions, width) * 0.02)
+        self.ln_pre = LayerNorm(width, eps=config.eps) if config.ln_pre else nn.Identity()
+        self.blocks = nn.ModuleList(EvaBlock(config) for _ in range(config.layers))
+        self.ln_post = LayerNorm(width, eps=config.eps)
+        self.pool = None
+        if config.pool == "map":
+            self.pool = AttentionPool(width, config.pool_heads, 4 * width, "gelu", config.eps)
+        self.proj = nn.Linear(width, embed_dim)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Encode [B, 3, image_size, image_size] -> image_features [B, embed_dim]."""
+        x = self.ln_post(self.tokens(pixel_values))
+        features: Tensor = self.proj(x[:, 0] if self.pool is None else self.pool(x))
+        return features
+
+    def patches(self, pixel_values: Tensor) -> Tensor:
+        """Encode without pooling: [B, 3, image_size, image_size] -> [B, patches, width]."""
+        x: Tensor = self.ln_post(self.tokens(pixel_values))
+        return x[:, int(self.class_embed is not None) :]
+
+    def tokens(self, pixel_values: Tensor) -> Tensor:
+        """Apply all blocks: [B, 3, image_size, image_size] -> [B, (class +) patches, width]."""
+        x = self.patch_embed(pixel_values).flatten(2).transpose(1, 2)  # [B, patches, width]
+        if self.class_embed is not None:
+            x = torch.cat([self.class_embed.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
+        x = self.ln_pre(x + self.pos_embed.to(x.dtype))
+        return run_blocks(self.blocks, x, self.rotation(x), self.checkpointing)
+
+    def rotation(self, x: Tensor) -> Tensor | None:
+        """Return sine and cosine [2, (class +) patches, head_width / 2]; the class token has
+        angle 0.
+        """
+        config = self.config
+        if config.rotary_grid is None:
+            return None
+        dtype, frequencies = at_least_float32(x).dtype, config.width // config.heads // 4
+        exponents = torch.arange(frequencies, device=x.device, dtype=dtype) / frequencies
+        positions = torch.arange(self.grid, device=x.device, dtype=dtype) + config.rotary_offset
+        positions = positions / self.grid * config.rotary_grid
+        angles = positions[:, None] * ROTARY_BASE**-exponents  # [grid, frequencies]
+        rows = angles[:, None].expand(-1, self.grid, -1)
+        columns = angles[None].expand(self.grid, -1, -1)
+        axes = (rows, columns) if config.rotary_order == "rows" else (columns, rows)
+        flat = torch.cat(axes, dim=-1).flatten(0, 1)  # [patches, head_width / 2]
+        flat = F.pad(flat, (0, 0, int(self.class_embed is not None), 0))
+        return torch.stack([flat.sin(), flat.cos()])
+
+
+class EvaBlock(nn.Module):
+    """A residual block, in one of the three forms of `EvaConfig.block`."""
+
+    def __init__(self, config: EvaConfig) -> None:
+        super().__init__()
+        gated, width = config.block == "gated", config.width
+        self.post_norm = config.block == "post_norm"
+        self.ln_1 = LayerNorm(width, eps=config.eps)
+        self.attn = RotaryAttention(config)
+        self.ln_2 = LayerNorm(width, eps=config.eps)
+        self.mlp = (
+            GatedMLP(width, config.mlp_width, config.eps)
+            if gated
+            else MLP(width, config.mlp_width, "gelu")
+        )
+
+    def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
+        """Transform [B, L, width] -> [B, L, width]; `rotation` as of `Eva.rotation`."""
+        if self.post_norm:
+            x = x + self.ln_1(self.attn(x, rotation))
+            return x + self.ln_2(self.mlp(x))
+        x = x + self.attn(self.ln_1(x), rotation)
+        return x + self.mlp(self.ln_2(x))
+
+
+class RotaryAttention(nn.Module):
+    """Multi-head self-attention whose queries and keys are rotated by their position."""
+
+    def __init__(self, config: EvaConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.qkv = nn.Linear(width, 3 * width, bias=config.key_bias)
+        self.q_bias = self.v_bias = None
+        if not config.key_bias:
+            self.q_bias = nn.Parameter(torch.zeros(width))
+            self.v_bias = nn.Parameter(torch.zeros(width))
+        gated = config.block == "gated"
+        self.ln = LayerNorm(width, eps=config.eps) if gated else nn.Identity()
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
+        """Attend within sequences: [B, L, width] -> [B, L, width]."""
+        bias: Tensor = self.qkv.bias
+        if self.q_bias is not None and self.v_bias is not None:
+            bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        q, k, v = split_heads(F.linear(x, self.qkv.weight, bias), 3, self.heads)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        x = merge_heads(F.scaled_dot_product_attention(q, k, v))
+        features: Tensor = self.out(self.ln(x))
+        return features
+
+
+class GatedMLP(nn.Module):
+    """SwiGLU with a norm before the last layer."""
+
+    def __init__(self, width: int, mlp_width: int, eps: float) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, mlp_width)
+        self.fc1 = nn.Linear(width, mlp_width)
+        self.ln = LayerNorm(mlp_width, eps=eps)
+        self.fc2 = nn.Linear(mlp_width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each vector: [..., width] -> [..., width]."""
+        features: Tensor = self.fc2(self.ln(F.silu(self.gate(x)) * self.fc1(x)))
+        return features
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Rotate pairs of neighbours of [B, heads, L, head_width] by [2, L, head_width / 2]."""
+    sine, cosine = rotation.to(at_least_float32(x).dtype)
+    even, odd = x[..., 0::2], x[..., 1::2]
+    pairs = torch.stack([even * cosine - odd * sine, odd * cosine + even * sine], dim=-1)
+    return pairs.flatten(-2).to(x.dtype)
