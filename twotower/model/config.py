@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 from twotower.errors import ModelError, TwotowerError
 from twotower.inputs.preprocess import PreprocessConfig
 from twotower.inputs.tokenizer import TokenizerConfig
-from twotower.model.trunk_configs import EvaConfig
+from twotower.model.trunk_configs import NaFlexConfig, TimmViTConfig
 
 CONFIG_FILE = "config.json"
 OPTIONAL = {"optional": True}  # a field that older directories lack; they mean its default
@@ -132,7 +132,9 @@ class SentenceEncoderConfig:
     kind: Literal["sentence_encoder"] = "sentence_encoder"
 
 
-VisionConfig: TypeAlias = ViTConfig | ResNetConfig | EfficientNetLiteConfig | EvaConfig
+VisionConfig: TypeAlias = (
+    ViTConfig | ResNetConfig | EfficientNetLiteConfig | TimmViTConfig | NaFlexConfig
+)
 TextConfig: TypeAlias = TextTransformerConfig | SentenceEncoderConfig
 
 

@@ -82,15 +82,20 @@ class AttentionPool(nn.Module):
         self.mlp = MLP(width, mlp_width, activation)
         nn.init.xavier_uniform_(self.probe)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Pool [B, L, width] -> [B, width]. The probe has no residual connection."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Pool [B, L, width] -> [B, width]. The probe has no residual connection.
+
+        Args:
+            mask: added to the attention logits; broadcastable to [B, heads, 1, L].
+        """
         width = x.shape[-1]
         q_weight, kv_weight = self.qkv.weight.split((width, 2 * width))
         q_bias, kv_bias = self.qkv.bias.split((width, 2 * width))
         probe = self.probe.to(x.dtype).expand(x.shape[0], -1, -1)
         (q,) = split_heads(F.linear(probe, q_weight, q_bias), 1, self.heads)
         k, v = split_heads(F.linear(x, kv_weight, kv_bias), 2, self.heads)
-        pooled = self.out(merge_heads(F.scaled_dot_product_attention(q, k, v)))  # [B, 1, width]
+        pooled = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        pooled = self.out(merge_heads(pooled))  # [B, 1, width]
         pooled = pooled + self.mlp(self.ln(pooled))
         return pooled[:, 0]
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class EvaConfig:
+class TimmViTConfig:
     """A vision transformer of the EVA family (Sun et al. 2023) or a Perception Encoder (Bolya et
     al. 2025).
 
@@ -42,4 +42,25 @@ class EvaConfig:
     rotary_order: Literal["rows", "columns"] = "rows"
     pool_heads: int = 8
     eps: float = 1e-6
-    kind: Literal["eva"] = "eva"
+    kind: Literal["timm_vit"] = "timm_vit"
+
+
+@dataclass(frozen=True)
+class NaFlexConfig:
+    """SigLIP 2's vision transformer for pictures of any shape (Tschannen et al. 2025).
+
+    Attributes:
+        image_size: of the canvas whose slots are patches (`inputs/patch_canvas.py`).
+        grid: the side of the grid of learned positions, which are resized for each picture.
+        eps: of the layer norms.
+    """
+
+    image_size: int
+    patch_size: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    grid: int
+    eps: float = 1e-6
+    kind: Literal["naflex"] = "naflex"

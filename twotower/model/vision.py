@@ -1,7 +1,7 @@
 """Image towers: pixel_values [B, 3, image_size, image_size] -> image_features [B, embed_dim].
 
 This file has the vision transformer; convolutional towers are in `convnets.py`, those with rotary
-positions in `eva.py`.
+positions in `timm_vit.py`, that for any shape of picture in `naflex.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from twotower.model.config import ResNetConfig, VisionConfig, ViTConfig
 from twotower.model.convnets import EfficientNetLite, ModifiedResNet
-from twotower.model.eva import Eva
 from twotower.model.layers import (
     AttentionPool,
     Block,
@@ -21,7 +20,9 @@ from twotower.model.layers import (
     run_blocks,
     split_heads,
 )
-from twotower.model.trunk_configs import EvaConfig
+from twotower.model.naflex import NaFlex
+from twotower.model.timm_vit import TimmViT
+from twotower.model.trunk_configs import NaFlexConfig, TimmViTConfig
 
 
 def build_vision(config: VisionConfig, embed_dim: int) -> VisionTower:
@@ -30,8 +31,10 @@ def build_vision(config: VisionConfig, embed_dim: int) -> VisionTower:
         return VisionTransformer(config, embed_dim)
     if isinstance(config, ResNetConfig):
         return ModifiedResNet(config, embed_dim)
-    if isinstance(config, EvaConfig):
-        return Eva(config, embed_dim)
+    if isinstance(config, TimmViTConfig):
+        return TimmViT(config, embed_dim)
+    if isinstance(config, NaFlexConfig):
+        return NaFlex(config, embed_dim)
     return EfficientNetLite(config, embed_dim)
 
 
@@ -127,7 +130,7 @@ class VisionTransformer(nn.Module):
 class PatchEncoder(nn.Module):
     """An image tower without its pooling, as a module of its own for export."""
 
-    def __init__(self, vision: VisionTower) -> None:
+    def __init__(self, vision: GridTower) -> None:
         super().__init__()
         self.vision = vision
 
@@ -148,4 +151,5 @@ class PatchFeatures(nn.Module):
         return self.vision.patch_features(pixel_values)
 
 
-VisionTower = VisionTransformer | ModifiedResNet | EfficientNetLite | Eva
+GridTower = VisionTransformer | ModifiedResNet | EfficientNetLite | TimmViT
+VisionTower = GridTower | NaFlex

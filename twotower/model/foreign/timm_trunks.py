@@ -10,10 +10,10 @@ from functools import partial
 
 from twotower.model.config import VisionConfig
 from twotower.model.foreign.rename import Settings, Table
-from twotower.model.trunk_configs import EvaConfig
+from twotower.model.trunk_configs import TimmViTConfig
 
 _perception = partial(
-    EvaConfig,
+    TimmViTConfig,
     pool="map",
     ln_pre=True,
     key_bias=True,
@@ -21,7 +21,7 @@ _perception = partial(
     rotary_order="columns",
     eps=1e-5,
 )
-_eva02 = partial(EvaConfig, block="gated", rotary_grid=16)
+_eva02 = partial(TimmViTConfig, block="gated", rotary_grid=16)
 
 TRUNKS: dict[str, VisionConfig] = {
     "vit_pe_core_tiny_patch16_384": _perception(384, 16, 192, 12, 3, 768, rotary_grid=24),
@@ -36,8 +36,10 @@ TRUNKS: dict[str, VisionConfig] = {
     "eva02_base_patch16_clip_224": _eva02(224, 16, 768, 12, 12, 2048),
     "eva02_large_patch14_clip_224": _eva02(224, 14, 1024, 24, 16, 2730),
     "eva02_large_patch14_clip_336": _eva02(336, 14, 1024, 24, 16, 2730),
-    "eva02_enormous_patch14_clip_224": EvaConfig(224, 14, 1792, 64, 16, 15360, block="post_norm"),
-    "eva_giant_patch14_224": EvaConfig(224, 14, 1408, 40, 16, 6144),
+    "eva02_enormous_patch14_clip_224": TimmViTConfig(
+        224, 14, 1792, 64, 16, 15360, block="post_norm"
+    ),
+    "eva_giant_patch14_224": TimmViTConfig(224, 14, 1408, 40, 16, 6144),
 }
 
 TEXT_TABLE = (
@@ -51,7 +53,7 @@ TEXT_TABLE = (
     (r"^text\.blocks\.", "transformer.resblocks."),
     (r"^text\.", ""),
 )
-EVA_TABLE = (
+VIT_TABLE = (
     *TEXT_TABLE,
     (r"^vision\.patch_embed\.", "visual.trunk.patch_embed.proj."),
     (r"^vision\.class_embed", "visual.trunk.cls_token"),
@@ -69,8 +71,8 @@ EVA_TABLE = (
     (r"^(visual\.trunk\.blocks\.\d+\.(attn|mlp))\.ln\.", r"\1.norm."),
     (r"^(visual\.trunk\.blocks\.\d+\.attn)\.out\.", r"\1.proj."),
 )
-EVA_GATED_TABLE = (
-    *EVA_TABLE,
+SUB_NORM_TABLE = (
+    *VIT_TABLE,
     (r"^(visual\.trunk\.blocks\.\d+\.attn)\.qkv\.weight", r"\1.{q,k,v}_proj.weight"),
     (r"^(visual\.trunk\.blocks\.\d+\.attn)\.([qv])_bias", r"\1.\2_proj.bias"),
     (r"^(visual\.trunk\.blocks\.\d+\.mlp)\.gate\.", r"\1.fc1_g."),
@@ -86,7 +88,7 @@ def read_trunk(cfg: Settings, name: str) -> VisionConfig:
     """
     vision = TRUNKS[name]
     pools = {"class": "token", "map": "map"}
-    cfg.expect("timm_pool", pools[vision.pool] if isinstance(vision, EvaConfig) else "avg")
+    cfg.expect("timm_pool", pools[vision.pool] if isinstance(vision, TimmViTConfig) else "avg")
     cfg.expect("timm_proj", None)
     cfg.finish()
     return vision
@@ -94,6 +96,6 @@ def read_trunk(cfg: Settings, name: str) -> VisionConfig:
 
 def trunk_table(vision: VisionConfig) -> Table | None:
     """Return the names of a model with a tower of `TRUNKS`; None for other towers."""
-    if not isinstance(vision, EvaConfig):
+    if not isinstance(vision, TimmViTConfig):
         return None
-    return EVA_GATED_TABLE if vision.block == "gated" else EVA_TABLE
+    return SUB_NORM_TABLE if vision.block == "gated" else VIT_TABLE

@@ -1,4 +1,4 @@
-"""transformers directories of CLIP and SigLIP: `config.json`, `preprocessor_config.json`, weights.
+"""transformers directories of CLIP, SigLIP and SigLIP 2 NaFlex: configurations and weights.
 
 Defaults are those of transformers 5 (`models/clip/configuration_clip.py` and siglip's), which omits
 values that equal them when it saves a config.json.
@@ -24,7 +24,14 @@ from twotower.inputs.tokenizer import (
     SIGLIP_TOKENIZER,
     TokenizerConfig,
 )
-from twotower.model.config import Activation, CLIPConfig, TextTransformerConfig, ViTConfig
+from twotower.model.config import (
+    Activation,
+    CLIPConfig,
+    TextTransformerConfig,
+    VisionConfig,
+    ViTConfig,
+)
+from twotower.model.foreign.naflex import read_canvas, read_naflex
 from twotower.model.foreign.rename import (
     CONVERTIBLE,
     ForeignModel,
@@ -110,7 +117,7 @@ SIGLIP_TEXT: dict[str, Any] = CLIP_TEXT | {
 
 
 def read_transformers(directory: Path) -> ForeignModel:
-    """Read a directory saved by `CLIPModel` or `SiglipModel`, or a download of one.
+    """Read a directory of `CLIPModel`, `SiglipModel` or `Siglip2Model`.
 
     Raises:
         ModelError: an unsupported setting, or weights that cannot be read or do not fit.
@@ -118,20 +125,26 @@ def read_transformers(directory: Path) -> ForeignModel:
     path = directory / CONFIG
     tree = read_json(path)
     kind = tree.get("model_type")
-    if kind not in ("clip", "siglip"):
-        raise ModelError(path, f"model_type is {kind!r}", "give one of type 'clip' or 'siglip'")
-    siglip = kind == "siglip"
+    if kind not in ("clip", "siglip", "siglip2"):
+        remedy = "give one of type 'clip', 'siglip' or 'siglip2'"
+        raise ModelError(path, f"model_type is {kind!r}", remedy)
+    siglip = kind != "clip"
     defaults = (SIGLIP_VISION, SIGLIP_TEXT) if siglip else (CLIP_VISION, CLIP_TEXT)
     vision_tree = defaults[0] | (tree.get("vision_config") or {})
     text_tree = defaults[1] | (tree.get("text_config") or {})
-    vision = _vision(vision_tree, "map" if siglip else "class", path)
+    preprocess = None
+    if kind == "siglip2":
+        preprocess = read_canvas(directory / PREPROCESSOR)
+        vision: VisionConfig = read_naflex(vision_tree, preprocess, path)
+    else:
+        vision = _vision(vision_tree, "map" if siglip else "class", path)
     tokenizer = _tokenizer(directory, text_tree, siglip)
     config = CLIPConfig(
         name=directory.name,
-        embed_dim=vision.width if siglip else tree.get("projection_dim", 512),
+        embed_dim=vision_tree["hidden_size"] if siglip else tree.get("projection_dim", 512),
         vision=vision,
         text=_text(text_tree, siglip, path),
-        preprocess=_preprocess(directory, vision.image_size, siglip),
+        preprocess=preprocess or _preprocess(directory, vision.image_size, siglip),
         tokenizer=tokenizer,
         logit_bias=siglip,
     )

@@ -15,12 +15,12 @@ from twotower.model.layers import (
     run_blocks,
     split_heads,
 )
-from twotower.model.trunk_configs import EvaConfig
+from twotower.model.trunk_configs import TimmViTConfig
 
 ROTARY_BASE = 10_000.0
 
 
-class Eva(nn.Module):
+class TimmViT(nn.Module):
     """EVA-01, EVA-02 and PE-Core: learned positions at the input, rotary ones in the attention.
 
     Attributes:
@@ -28,7 +28,7 @@ class Eva(nn.Module):
             at any time.
     """
 
-    def __init__(self, config: EvaConfig, embed_dim: int) -> None:
+    def __init__(self, config: TimmViTConfig, embed_dim: int) -> None:
         super().__init__()
         width, size = config.width, config.patch_size
         self.config = config
@@ -39,7 +39,7 @@ class Eva(nn.Module):
         positions = self.grid**2 + config.class_token
         self.pos_embed = nn.Parameter(torch.randn(positions, width) * 0.02)
         self.ln_pre = LayerNorm(width, eps=config.eps) if config.ln_pre else nn.Identity()
-        self.blocks = nn.ModuleList(EvaBlock(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(TimmBlock(config) for _ in range(config.layers))
         self.ln_post = LayerNorm(width, eps=config.eps)
         self.pool = None
         if config.pool == "map":
@@ -85,10 +85,10 @@ class Eva(nn.Module):
         return torch.stack([flat.sin(), flat.cos()])
 
 
-class EvaBlock(nn.Module):
-    """A residual block, in one of the three forms of `EvaConfig.block`."""
+class TimmBlock(nn.Module):
+    """A residual block, in one of the three forms of `TimmViTConfig.block`."""
 
-    def __init__(self, config: EvaConfig) -> None:
+    def __init__(self, config: TimmViTConfig) -> None:
         super().__init__()
         gated, width = config.block == "gated", config.width
         self.post_norm = config.block == "post_norm"
@@ -102,7 +102,7 @@ class EvaBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
-        """Transform [B, L, width] -> [B, L, width]; `rotation` as of `Eva.rotation`."""
+        """Transform [B, L, width] -> [B, L, width]; `rotation` as of `TimmViT.rotation`."""
         if self.post_norm:
             x = x + self.ln_1(self.attn(x, rotation))
             return x + self.ln_2(self.mlp(x))
@@ -113,7 +113,7 @@ class EvaBlock(nn.Module):
 class RotaryAttention(nn.Module):
     """Multi-head self-attention whose queries and keys are rotated by their position."""
 
-    def __init__(self, config: EvaConfig) -> None:
+    def __init__(self, config: TimmViTConfig) -> None:
         super().__init__()
         width = config.width
         self.heads = config.heads
