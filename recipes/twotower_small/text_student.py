@@ -134,9 +134,10 @@ def initialize_projection(model: CLIP, tokenizer: Tokenizer, words: Words) -> No
     weighted = vectors * words.weights[:, None]
     gram = vectors.T @ weighted + 2.0 * np.eye(vectors.shape[1])
     solution = np.linalg.solve(gram, weighted.T @ words.vectors.numpy())
+    projection: Any = model.text.proj
     with torch.no_grad():
-        model.text.proj.weight.zero_()
-        model.text.proj.weight[:, : len(gram)] = torch.from_numpy(solution.T)
+        projection.weight.zero_()
+        projection.weight[:, : len(gram)] = torch.from_numpy(solution.T)
 
 
 def train_hidden(

@@ -88,6 +88,7 @@ def assert_stages(golden: Mapping[str, Any], foreign: ForeignModel, directory: P
     filled = golden["inputs/pixel_attention_mask"].astype(bool)
     for name, ours in outputs.items():
         theirs = golden[name]
+        assert np.isfinite(theirs).all()
         if name.startswith("stages/vision.block"):
             ours, theirs = ours[torch.from_numpy(filled)], theirs[filled]
         tolerance = TOLERANCE * max(1.0, float(np.abs(theirs).max()))

@@ -14,8 +14,8 @@ from twotower.inputs.preprocess import PreprocessConfig
 from twotower.inputs.tokenizer import OPENAI_TOKENIZER, SIGLIP_TOKENIZER
 from twotower.model.clip import CLIP
 from twotower.model.config import CLIPConfig, ResNetConfig, TextTransformerConfig, ViTConfig
-from twotower.model.foreign import open_clip, read_foreign
-from twotower.model.foreign.rename import import_tensors
+from twotower.model.foreign import read_foreign
+from twotower.model.foreign.open_clip import import_open_clip
 from twotower.model.weights import build_model
 from twotower.train.loss import clip_loss, siglip_loss
 
@@ -99,7 +99,7 @@ def test_siglip_stages() -> None:
         logit_bias=True,
     )
     with np.load(GOLDEN / "siglip.npz") as golden:
-        tensors = import_tensors(config, open_clip.SIGLIP_TABLE, weights(golden), GOLDEN)
+        tensors = import_open_clip(config, weights(golden), GOLDEN)
         assert_stages(build_model(config, tensors, GOLDEN), golden)
 
 
@@ -111,6 +111,6 @@ def test_a_wrong_activation_would_show(tmp_path: Path) -> None:
         tokenizer = OPENAI_TOKENIZER.__class__(**{**vars(OPENAI_TOKENIZER), "context_length": 16})
         preprocess = PreprocessConfig(image_size=32)
         config = CLIPConfig("wrong", 24, vision, text, preprocess, tokenizer)
-        tensors = import_tensors(config, open_clip.OPENAI_TABLE, weights(golden), tmp_path)
+        tensors = import_open_clip(config, weights(golden), tmp_path)
         with pytest.raises(AssertionError, match=r"vision\.block\.0"):
             assert_stages(build_model(config, tensors, tmp_path), golden)

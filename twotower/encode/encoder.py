@@ -205,8 +205,8 @@ class Encoder:
     def _text_features(self, tokens: Tokens, batch_size: int = 256) -> Float32Array:
         """Return [n, embed_dim]; texts of similar length share a batch, cut to its longest text."""
         lengths = tokens.lengths.copy()
-        if self.config.text.kind == "transformer" and not self.config.text.causal:
-            lengths[:] = tokens.input_ids.shape[1]  # SigLIP pools at the last position
+        if self.config.text.fixed_length:
+            lengths[:] = tokens.input_ids.shape[1]
         order = np.argsort(lengths, kind="stable")
         features = np.empty((len(order), self.config.embed_dim), np.float32)
         for rows in _chunks(order, batch_size):

@@ -31,7 +31,16 @@ if TYPE_CHECKING:
 GOLDEN_FILE = "golden.safetensors"
 # Settings that are part of a fingerprint only where they are in use, so that those of older models
 # stay the same.
-LATER_FIELDS = (("text", "lexicon_size"), ("text", "lexicon_rank"), ("tokenizer", "lexicon"))
+LATER_FIELDS = (
+    ("vision", "no_ln_pre"),
+    ("vision", "patch_bias"),
+    ("vision", "pool_heads"),
+    ("text", "projection"),
+    ("text", "class_token"),
+    ("text", "lexicon_size"),
+    ("text", "lexicon_rank"),
+    ("tokenizer", "lexicon"),
+)
 GOLDEN_COSINE = 0.9999  # a model with a lower one is considered changed
 
 # `fingerprint` of earlier bundled models -> `image_fingerprint` of their image tower

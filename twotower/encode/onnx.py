@@ -55,7 +55,7 @@ def export_onnx(model: CLIP, directory: Path, towers: Sequence[Tower]) -> None:
     n = torch.export.Dim("n")
     pixel_axes: Axes = {0: n}
     id_axes: Axes = {0: n}
-    if config.text.kind != "transformer" or config.text.causal:
+    if not config.text.fixed_length:
         id_axes[1] = torch.export.Dim("length", min=2, max=length)
     pixels = {"pixel_values": torch.zeros(2, config.preprocess.channels, size, size)}
     ids = {"input_ids": torch.ones(2, length, dtype=torch.long)}

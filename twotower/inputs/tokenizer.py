@@ -19,7 +19,15 @@ from twotower.inputs.byte_pairs import CLIP_SPECIAL_TOKENS, byte_pair_encoder
 from twotower.inputs.lexicon import Lexicon, read_lexicon
 
 Kind = Literal["bpe", "wordpiece", "sentencepiece", "tokenizers"]
-Cleaning = Literal["openai", "huggingface", "canonicalize", "lower_no_punctuation", "lower", "none"]
+Cleaning = Literal[
+    "openai",
+    "whitespace",
+    "huggingface",
+    "canonicalize",
+    "lower_no_punctuation",
+    "lower",
+    "none",
+]
 
 
 @dataclass(frozen=True)
@@ -293,6 +301,11 @@ def _openai(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
+def _whitespace(text: str) -> str:
+    """Clean as open_clip before a tokenizer of transformers: repair, collapse white space."""
+    return " ".join(repair(text).split())
+
+
 def repair(text: str) -> str:
     """Repair wrong encodings and typographic characters by ftfy; undo HTML entities twice."""
     import ftfy
@@ -339,6 +352,7 @@ def _without_surrogates(text: str) -> str:
 
 CLEANERS: dict[Cleaning, Callable[[str], str]] = {
     "openai": _openai,
+    "whitespace": _whitespace,
     "huggingface": _huggingface,
     "canonicalize": _canonicalize,
     "lower_no_punctuation": _lower_no_punctuation,

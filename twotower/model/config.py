@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 from twotower.errors import ModelError, TwotowerError
 from twotower.inputs.preprocess import PreprocessConfig
 from twotower.inputs.tokenizer import TokenizerConfig
-from twotower.model.trunk_configs import NaFlexConfig, TimmViTConfig
+from twotower.model.trunk_configs import FastViTConfig, NaFlexConfig, TimmViTConfig
 
 CONFIG_FILE = "config.json"
 OPTIONAL = {"optional": True}  # a field that older directories lack; they mean its default
@@ -31,9 +31,14 @@ class ViTConfig:
     """A vision transformer.
 
     Attributes:
-        pool: "class" for CLIP (class token, `ln_pre`, bias-free patch convolution and projection)
-            or "map" for SigLIP (attention pooling by a learned probe, without a projection).
+        pool: "class" for CLIP (class token, `ln_pre`, bias-free patch convolution and projection),
+            "map" for SigLIP (attention pooling by a learned probe, without a projection), "average"
+            for CLIPA (a class token that is not pooled, the norm after the average of the patches)
+            or "query" for CoCa (attention of a learned query to all tokens, then a projection).
         eps: of the layer norms.
+        no_ln_pre: the embedded patches are not normalised (CLIPA, timm's towers); "map" never does.
+        patch_bias: the patch convolution has a bias (timm's towers); with "map" it always has.
+        pool_heads: the heads of the attention of "query".
     """
 
     image_size: int
@@ -43,8 +48,11 @@ class ViTConfig:
     heads: int
     mlp_width: int
     activation: Activation
-    pool: Literal["class", "map"] = "class"
+    pool: Literal["class", "map", "average", "query"] = "class"
     eps: float = 1e-5
+    no_ln_pre: bool = field(default=False, metadata=OPTIONAL)
+    patch_bias: bool = field(default=False, metadata=OPTIONAL)
+    pool_heads: int = field(default=0, metadata=OPTIONAL)
     kind: Literal["vit"] = "vit"
 
 
@@ -85,7 +93,13 @@ class TextTransformerConfig:
     Attributes:
         eos_id: the end-of-text token of a causal transformer, which is pooled at its first
             occurrence (CLIP). None for a bidirectional one, which is pooled at the last position
-            and needs inputs padded to `context_length` (SigLIP).
+            and needs inputs padded to `context_length` (SigLIP, CLIPA).
+        projection: "linear" without a bias, "affine" with one, or "none"; None for the usual form,
+            which is linear for a causal transformer and affine for a bidirectional one.
+        class_token: a learned token after the last position is pooled (CoCa), which needs inputs
+            padded with 0 to `context_length`.
+        bidirectional: True if positions attend to all others although `eos_id` is pooled
+            (MobileCLIP), which needs padded inputs, too.
     """
 
     context_length: int
@@ -97,12 +111,20 @@ class TextTransformerConfig:
     activation: Activation
     eos_id: int | None = 49407
     eps: float = 1e-5
+    projection: Literal["linear", "affine", "none"] | None = field(default=None, metadata=OPTIONAL)
+    class_token: bool = field(default=False, metadata=OPTIONAL)
+    bidirectional: bool = field(default=False, metadata=OPTIONAL)
     kind: Literal["transformer"] = "transformer"
 
     @property
     def causal(self) -> bool:
         """True if a position attends only to itself and those before it."""
-        return self.eos_id is not None
+        return self.eos_id is not None and not self.bidirectional
+
+    @property
+    def fixed_length(self) -> bool:
+        """True if the features depend on padding, so that texts keep their full length."""
+        return not self.causal or self.class_token
 
 
 @dataclass(frozen=True)
@@ -131,9 +153,14 @@ class SentenceEncoderConfig:
     lexicon_rank: int = field(default=0, metadata=OPTIONAL)
     kind: Literal["sentence_encoder"] = "sentence_encoder"
 
+    @property
+    def fixed_length(self) -> bool:
+        """False, since padding does not change the features."""
+        return False
+
 
 VisionConfig: TypeAlias = (
-    ViTConfig | ResNetConfig | EfficientNetLiteConfig | TimmViTConfig | NaFlexConfig
+    ViTConfig | ResNetConfig | EfficientNetLiteConfig | TimmViTConfig | NaFlexConfig | FastViTConfig
 )
 TextConfig: TypeAlias = TextTransformerConfig | SentenceEncoderConfig
 

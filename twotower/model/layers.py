@@ -100,6 +100,37 @@ class AttentionPool(nn.Module):
         return pooled[:, 0]
 
 
+class QueryPool(nn.Module):
+    """Attention pooling of CoCa: a learned query attends to all tokens, without a residual.
+
+    Of the original's queries this is the first, which the image embed is made from; the others are
+    for the caption decoder.
+    """
+
+    def __init__(self, width: int, embed_dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Parameter(torch.randn(1, embed_dim))
+        self.ln_q = LayerNorm(embed_dim)
+        self.ln_k = LayerNorm(width)
+        self.q = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.k = nn.Linear(width, embed_dim, bias=False)
+        self.v = nn.Linear(width, embed_dim, bias=False)
+        self.bias = nn.Parameter(torch.zeros(3 * embed_dim))  # of q, k and v
+        self.out = nn.Linear(embed_dim, embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool [B, L, width] -> [B, embed_dim]."""
+        x = self.ln_k(x)
+        query = self.ln_q(self.query).to(x.dtype).expand(x.shape[0], 1, -1)
+        q_bias, k_bias, v_bias = self.bias.to(x.dtype).chunk(3)
+        (q,) = split_heads(self.q(query) + q_bias, 1, self.heads)
+        (k,) = split_heads(self.k(x) + k_bias, 1, self.heads)
+        (v,) = split_heads(self.v(x) + v_bias, 1, self.heads)
+        pooled: Tensor = self.out(merge_heads(F.scaled_dot_product_attention(q, k, v)))
+        return pooled[:, 0]
+
+
 class MLP(nn.Module):
     """Two linear layers with the activation between them."""
 

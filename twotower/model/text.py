@@ -35,16 +35,22 @@ class TextTransformer(nn.Module):
     def __init__(self, config: TextTransformerConfig, embed_dim: int) -> None:
         super().__init__()
         width = config.width
-        self.eos_id = config.eos_id
+        self.eos_id, self.fixed_length = config.eos_id, config.fixed_length
+        self.causal = config.causal
         self.checkpointing = False
         self.token_embed = nn.Embedding(config.vocab_size, width)
-        self.pos_embed = nn.Parameter(torch.randn(config.context_length, width) * 0.01)
+        self.class_embed = nn.Parameter(torch.randn(width) * 0.01) if config.class_token else None
+        positions = config.context_length + config.class_token
+        self.pos_embed = nn.Parameter(torch.randn(positions, width) * 0.01)
         self.blocks = nn.ModuleList(
             Block(width, config.heads, config.mlp_width, config.activation, config.eps)
             for _ in range(config.layers)
         )
         self.ln_final = LayerNorm(width, eps=config.eps)
-        self.proj = nn.Linear(width, embed_dim, bias=not config.causal)
+        projection = config.projection or ("linear" if config.causal else "affine")
+        self.proj: nn.Module = nn.Identity()  # embed_dim == width
+        if projection != "none":
+            self.proj = nn.Linear(width, embed_dim, bias=projection == "affine")
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -53,7 +59,8 @@ class TextTransformer(nn.Module):
         """
         width, depth = self.token_embed.embedding_dim, len(self.blocks)
         nn.init.normal_(self.token_embed.weight, std=0.02)
-        nn.init.normal_(self.proj.weight, std=width**-0.5)
+        if isinstance(self.proj, nn.Linear):
+            nn.init.normal_(self.proj.weight, std=width**-0.5)
         block: Any
         for block in self.blocks:
             nn.init.normal_(block.attn.qkv.weight, std=width**-0.5)
@@ -63,18 +70,27 @@ class TextTransformer(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Encode [B, L] -> text_features [B, embed_dim]."""
-        return self.proj(self.pool(self.tokens(input_ids), input_ids))
+        return self.proj(self.pool(self.encode(input_ids), input_ids))
 
     def tokens(self, input_ids: Tensor) -> Tensor:
         """Encode without pooling: [B, L] -> [B, L, width]."""
+        x = self.encode(input_ids)
+        return x if self.class_embed is None else x[:, :-1]
+
+    def encode(self, input_ids: Tensor) -> Tensor:
+        """Apply all layers: [B, L] -> [B, L, width], or [B, L + 1, width] with a class token."""
         x = self.token_embed(input_ids)  # [B, L, width]
-        x = x + self.pos_embed[: input_ids.shape[1]].to(x.dtype)
-        mask = None if self.eos_id is None else causal_mask(x)
+        if self.class_embed is not None:
+            x = torch.cat([x, self.class_embed.to(x.dtype).expand(x.shape[0], 1, -1)], dim=1)
+        x = x + self.pos_embed[: x.shape[1]].to(x.dtype)
+        mask = causal_mask(x) if self.causal else None
+        if self.class_embed is not None:
+            mask = causal_mask(x) + class_token_mask(input_ids, x)
         return self.ln_final(run_blocks(self.blocks, x, mask, self.checkpointing))
 
     def pool(self, x: Tensor, input_ids: Tensor) -> Tensor:
         """Select the first end-of-text, or the last position: [B, L, width] -> [B, width]."""
-        if self.eos_id is None:
+        if self.eos_id is None or self.class_embed is not None:
             return x[:, -1]
         position = (input_ids == self.eos_id).int().argmax(dim=-1)  # argmax: the first maximum
         return x[torch.arange(x.shape[0], device=x.device), position]
@@ -180,6 +196,17 @@ def causal_mask(x: Tensor) -> Tensor:
     length = x.shape[1]
     mask = torch.full((length, length), float("-inf"), device=x.device, dtype=x.dtype)
     return torch.triu(mask, diagonal=1)
+
+
+def class_token_mask(input_ids: Tensor, x: Tensor) -> Tensor:
+    """Return CoCa's padding mask [B, 1, 1, L + 1] for ids [B, L]: -inf where it hides a position.
+
+    The published weights were trained with a mask that is shifted by one position (open_clip's
+    `correct_cls_mask`): a position is hidden if the id before it is padding.
+    """
+    hidden = F.pad(input_ids == 0, (1, 0))  # [B, L + 1]
+    mask = torch.zeros_like(hidden, dtype=x.dtype).masked_fill(hidden, float("-inf"))
+    return mask[:, None, None]
 
 
 TextTower = TextTransformer | SentenceEncoder

@@ -1,4 +1,4 @@
-"""Vision transformers of the EVA family and Perception Encoders, with rotary positions."""
+"""timm's vision transformers: EVA, Perception Encoders, MobileCLIP-B and -L, ViTamin."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from twotower.model.layers import (
     run_blocks,
     split_heads,
 )
+from twotower.model.stems import build_stem
 from twotower.model.trunk_configs import TimmViTConfig
 
 ROTARY_BASE = 10_000.0
 
 
 class TimmViT(nn.Module):
-    """EVA-01, EVA-02 and PE-Core: learned positions at the input, rotary ones in the attention.
+    """A vision transformer with the variations of `TimmViTConfig`, such as rotary positions.
 
     Attributes:
         checkpointing: recompute activations in the backward pass, to save memory. It can be set
@@ -30,40 +31,46 @@ class TimmViT(nn.Module):
 
     def __init__(self, config: TimmViTConfig, embed_dim: int) -> None:
         super().__init__()
-        width, size = config.width, config.patch_size
+        width, eps = config.width, config.eps
         self.config = config
         self.checkpointing = False
-        self.grid = config.image_size // size
-        self.patch_embed = nn.Conv2d(3, width, size, stride=size, bias=not config.ln_pre)
+        self.grid = config.image_size // config.patch_size
+        self.patch_embed = build_stem(config)
         self.class_embed = nn.Parameter(torch.randn(width) * 0.02) if config.class_token else None
-        positions = self.grid**2 + config.class_token
-        self.pos_embed = nn.Parameter(torch.randn(positions, width) * 0.02)
-        self.ln_pre = LayerNorm(width, eps=config.eps) if config.ln_pre else nn.Identity()
+        positions = self.grid**2 + (config.class_token and config.positions == "all")
+        self.pos_embed = None
+        if config.positions != "none":
+            self.pos_embed = nn.Parameter(torch.randn(positions, width) * 0.02)
+        self.ln_pre = LayerNorm(width, eps=eps) if config.ln_pre else nn.Identity()
         self.blocks = nn.ModuleList(TimmBlock(config) for _ in range(config.layers))
-        self.ln_post = LayerNorm(width, eps=config.eps)
+        self.ln_post = LayerNorm(width, eps=eps)
         self.pool = None
         if config.pool == "map":
-            self.pool = AttentionPool(width, config.pool_heads, 4 * width, "gelu", config.eps)
-        self.proj = nn.Linear(width, embed_dim)
+            self.pool = AttentionPool(width, config.pool_heads, 4 * width, "gelu", eps)
+        self.proj = nn.Linear(width, embed_dim, bias=config.proj_bias)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Encode [B, 3, image_size, image_size] -> image_features [B, embed_dim]."""
-        x = self.ln_post(self.tokens(pixel_values))
-        features: Tensor = self.proj(x[:, 0] if self.pool is None else self.pool(x))
-        return features
+        x = self.tokens(pixel_values)
+        if self.config.pool == "mean":
+            return self.proj(self.ln_post(x.mean(dim=1)))
+        x = self.ln_post(x)
+        return self.proj(x[:, 0] if self.pool is None else self.pool(x))
 
     def patches(self, pixel_values: Tensor) -> Tensor:
         """Encode without pooling: [B, 3, image_size, image_size] -> [B, patches, width]."""
-        x: Tensor = self.ln_post(self.tokens(pixel_values))
-        return x[:, int(self.class_embed is not None) :]
+        return self.ln_post(self.tokens(pixel_values)[:, int(self.class_embed is not None) :])
 
     def tokens(self, pixel_values: Tensor) -> Tensor:
         """Apply all blocks: [B, 3, image_size, image_size] -> [B, (class +) patches, width]."""
         x = self.patch_embed(pixel_values).flatten(2).transpose(1, 2)  # [B, patches, width]
+        if self.config.positions == "patches":
+            x = x + self.pos_embed
         if self.class_embed is not None:
             x = torch.cat([self.class_embed.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
-        x = self.ln_pre(x + self.pos_embed.to(x.dtype))
-        return run_blocks(self.blocks, x, self.rotation(x), self.checkpointing)
+        if self.config.positions == "all":
+            x = x + self.pos_embed
+        return run_blocks(self.blocks, self.ln_pre(x), self.rotation(x), self.checkpointing)
 
     def rotation(self, x: Tensor) -> Tensor | None:
         """Return sine and cosine [2, (class +) patches, head_width / 2]; the class token has
@@ -86,20 +93,21 @@ class TimmViT(nn.Module):
 
 
 class TimmBlock(nn.Module):
-    """A residual block, in one of the three forms of `TimmViTConfig.block`."""
+    """A residual block, in one of the four forms of `TimmViTConfig.block`."""
 
     def __init__(self, config: TimmViTConfig) -> None:
         super().__init__()
-        gated, width = config.block == "gated", config.width
+        width = config.width
         self.post_norm = config.block == "post_norm"
         self.ln_1 = LayerNorm(width, eps=config.eps)
         self.attn = RotaryAttention(config)
         self.ln_2 = LayerNorm(width, eps=config.eps)
-        self.mlp = (
-            GatedMLP(width, config.mlp_width, config.eps)
-            if gated
-            else MLP(width, config.mlp_width, "gelu")
-        )
+        if config.block == "gated":
+            self.mlp: nn.Module = SwiGLU(width, config.mlp_width, config.eps)
+        elif config.block == "geglu":
+            self.mlp = GeGLU(width, config.mlp_width, config.eps)
+        else:
+            self.mlp = MLP(width, config.mlp_width, "gelu")
 
     def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
         """Transform [B, L, width] -> [B, L, width]; `rotation` as of `TimmViT.rotation`."""
@@ -135,12 +143,11 @@ class RotaryAttention(nn.Module):
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         x = merge_heads(F.scaled_dot_product_attention(q, k, v))
-        features: Tensor = self.out(self.ln(x))
-        return features
+        return self.out(self.ln(x))
 
 
-class GatedMLP(nn.Module):
-    """SwiGLU with a norm before the last layer."""
+class SwiGLU(nn.Module):
+    """An MLP with a SiLU gate and a norm before the last layer."""
 
     def __init__(self, width: int, mlp_width: int, eps: float) -> None:
         super().__init__()
@@ -151,8 +158,23 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each vector: [..., width] -> [..., width]."""
-        features: Tensor = self.fc2(self.ln(F.silu(self.gate(x)) * self.fc1(x)))
-        return features
+        return self.fc2(self.ln(F.silu(self.gate(x)) * self.fc1(x)))
+
+
+class GeGLU(nn.Module):
+    """An MLP with a GELU gate and a norm before the first layer."""
+
+    def __init__(self, width: int, mlp_width: int, eps: float) -> None:
+        super().__init__()
+        self.ln = LayerNorm(width, eps=eps)
+        self.gate = nn.Linear(width, mlp_width)
+        self.fc1 = nn.Linear(width, mlp_width)
+        self.fc2 = nn.Linear(mlp_width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each vector: [..., width] -> [..., width]."""
+        x = self.ln(x)
+        return self.fc2(F.gelu(self.gate(x)) * self.fc1(x))
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Image towers: pixel_values [B, 3, image_size, image_size] -> image_features [B, embed_dim].
 
-This file has the vision transformer; convolutional towers are in `convnets.py`, those with rotary
-positions in `timm_vit.py`, that for any shape of picture in `naflex.py`.
+This file has the vision transformer; convolutional towers are in `convnets.py`, timm's in
+`timm_vit.py` and `fastvit.py`, that for any shape of picture in `naflex.py`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from torch import Tensor, nn
 
 from twotower.model.config import ResNetConfig, VisionConfig, ViTConfig
 from twotower.model.convnets import EfficientNetLite, ModifiedResNet
+from twotower.model.fastvit import FastViT
 from twotower.model.layers import (
     AttentionPool,
     Block,
     LayerNorm,
+    QueryPool,
     merge_heads,
     run_blocks,
     split_heads,
 )
 from twotower.model.naflex import NaFlex
 from twotower.model.timm_vit import TimmViT
-from twotower.model.trunk_configs import NaFlexConfig, TimmViTConfig
+from twotower.model.trunk_configs import FastViTConfig, NaFlexConfig, TimmViTConfig
 
 
 def build_vision(config: VisionConfig, embed_dim: int) -> VisionTower:
@@ -35,6 +37,8 @@ def build_vision(config: VisionConfig, embed_dim: int) -> VisionTower:
         return TimmViT(config, embed_dim)
     if isinstance(config, NaFlexConfig):
         return NaFlex(config, embed_dim)
+    if isinstance(config, FastViTConfig):
+        return FastViT(config, embed_dim)
     return EfficientNetLite(config, embed_dim)
 
 
@@ -51,41 +55,55 @@ class VisionTransformer(nn.Module):
 
     def __init__(self, config: ViTConfig, embed_dim: int) -> None:
         super().__init__()
-        width, class_token = config.width, config.pool == "class"
+        width, class_token = config.width, config.pool != "map"
         patches = (config.image_size // config.patch_size) ** 2
         self.patch_dropout = 0.0
         self.checkpointing = False
         self.patch_embed = nn.Conv2d(
-            3, width, config.patch_size, stride=config.patch_size, bias=not class_token
+            3,
+            width,
+            config.patch_size,
+            stride=config.patch_size,
+            bias=config.patch_bias or not class_token,
         )
         self.class_embed = nn.Parameter(torch.randn(width) * width**-0.5) if class_token else None
         self.pos_embed = nn.Parameter(torch.randn(patches + class_token, width) * width**-0.5)
-        self.ln_pre = LayerNorm(width, eps=config.eps) if class_token else nn.Identity()
+        normalized = class_token and not config.no_ln_pre
+        self.ln_pre = LayerNorm(width, eps=config.eps) if normalized else nn.Identity()
         self.blocks = nn.ModuleList(
             Block(width, config.heads, config.mlp_width, config.activation, config.eps)
             for _ in range(config.layers)
         )
-        self.ln_post = LayerNorm(width, eps=config.eps)
-        if class_token:
-            self.pool = None
-            self.proj: nn.Module = nn.Linear(width, embed_dim, bias=False)
-            nn.init.normal_(self.proj.weight, std=width**-0.5)
-        else:
+        self.average = config.pool == "average"
+        self.pool: AttentionPool | QueryPool | None = None
+        self.proj: nn.Module = nn.Identity()  # embed_dim == width
+        if config.pool == "map":
+            self.ln_post = LayerNorm(width, eps=config.eps)
             self.pool = AttentionPool(
                 width, config.heads, config.mlp_width, config.activation, config.eps
             )
-            self.proj = nn.Identity()  # embed_dim == width
+            return
+        if config.pool == "query":
+            self.pool = QueryPool(width, embed_dim, config.pool_heads)
+            width = embed_dim
+        self.ln_post = LayerNorm(width, eps=config.eps)
+        self.proj = nn.Linear(width, embed_dim, bias=False)
+        nn.init.normal_(self.proj.weight, std=width**-0.5)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Encode [B, 3, image_size, image_size] -> image_features [B, embed_dim]."""
         x = self.tokens(pixel_values)
-        if self.pool is not None:
+        if isinstance(self.pool, AttentionPool):
             return self.proj(self.pool(self.ln_post(x)))
-        return self.proj(self.ln_post(x[:, 0]))
+        if self.pool is not None:
+            return self.proj(self.ln_post(self.pool(x)))
+        pooled = x[:, 1:].mean(dim=1) if self.average else x[:, 0]
+        return self.proj(self.ln_post(pooled))
 
     def patches(self, pixel_values: Tensor) -> Tensor:
         """Encode without pooling: [B, 3, image_size, image_size] -> [B, patches, width]."""
-        return self.ln_post(self.tokens(pixel_values)[:, int(self.class_embed is not None) :])
+        x = self.tokens(pixel_values)[:, int(self.class_embed is not None) :]
+        return self.pool.ln_k(x) if isinstance(self.pool, QueryPool) else self.ln_post(x)
 
     def patch_features(self, pixel_values: Tensor) -> Tensor:
         """Encode each patch in the shared space: [B, 3, S, S] -> [B, patches, embed_dim].
@@ -151,5 +169,5 @@ class PatchFeatures(nn.Module):
         return self.vision.patch_features(pixel_values)
 
 
-GridTower = VisionTransformer | ModifiedResNet | EfficientNetLite | TimmViT
+GridTower = VisionTransformer | ModifiedResNet | EfficientNetLite | TimmViT | FastViT
 VisionTower = GridTower | NaFlex

@@ -84,7 +84,7 @@ def text_lengths(text: nn.Module, input_ids: Tensor) -> Tensor | None:
     """Return the number of positions [B] that text_features depend on; None for all of them."""
     if isinstance(text, SentenceEncoder):
         return (input_ids != text.pad_id).sum(dim=1).clamp(min=1)
-    if isinstance(text, TextTransformer) and text.eos_id is not None:
+    if isinstance(text, TextTransformer) and text.eos_id is not None and not text.fixed_length:
         return (input_ids == text.eos_id).int().argmax(dim=1) + 1
     return None
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,6 +20,7 @@ from twotower.inputs.tokenizer import (
     OPENAI_TOKENIZER,
     SIGLIP2_TOKENIZER,
     SIGLIP_TOKENIZER,
+    Cleaning,
     TokenizerConfig,
 )
 from twotower.model.config import (
@@ -30,42 +31,24 @@ from twotower.model.config import (
     VisionConfig,
     ViTConfig,
 )
-from twotower.model.foreign.openai import OPENAI_TABLE
+from twotower.model.foreign.hub_tokenizer import hub_tokenizer, open_clip_cleaning, special_tokens
+from twotower.model.foreign.open_clip_tables import open_clip_table
 from twotower.model.foreign.rename import (
     ForeignModel,
     Settings,
-    Table,
     export_tensors,
     import_tensors,
     read_json,
     read_tensors,
 )
-from twotower.model.foreign.timm_trunks import TRUNKS, read_trunk, trunk_table
+from twotower.model.foreign.timm_towers import (
+    FASTVITS,
+    TIMM_TOWERS,
+    read_fastvit,
+    read_timm_tower,
+)
 
 CONFIG, WEIGHTS, PICKLE = "open_clip_config.json", "open_clip_model", "open_clip_pytorch_model.bin"
-
-# SigLIP's image tower is timm's; its text tower is open_clip's, under `text.`.
-SIGLIP_TABLE = (
-    (r"^vision\.patch_embed\.", "visual.trunk.patch_embed.proj."),
-    (r"^vision\.pos_embed", "visual.trunk.pos_embed[None]"),
-    (r"^vision\.pool\.probe", "visual.trunk.attn_pool.latent"),
-    (r"^vision\.pool\.qkv\.", "visual.trunk.attn_pool.{q,kv}."),
-    (r"^vision\.pool\.out\.", "visual.trunk.attn_pool.proj."),
-    (r"^vision\.pool\.ln\.", "visual.trunk.attn_pool.norm."),
-    (r"^vision\.pool\.mlp\.", "visual.trunk.attn_pool.mlp."),
-    (r"^vision\.ln_post\.", "visual.trunk.norm."),
-    (r"^vision\.blocks\.(\d+)\.ln_([12])\.", r"visual.trunk.blocks.\1.norm\2."),
-    (r"^vision\.blocks\.(\d+)\.attn\.out\.", r"visual.trunk.blocks.\1.attn.proj."),
-    (r"^vision\.blocks\.", "visual.trunk.blocks."),
-    (r"^text\.token_embed\.", "text.token_embedding."),
-    (r"^text\.pos_embed", "text.positional_embedding"),
-    (r"^text\.proj\.", "text.text_projection."),
-    (r"^text\.blocks\.", "text.transformer.resblocks."),
-    (r"^(text\..*)\.attn\.qkv\.", r"\1.attn.in_proj_"),
-    (r"^(text\..*)\.attn\.out\.", r"\1.attn.out_proj."),
-    (r"^(text\..*)\.mlp\.fc1\.", r"\1.mlp.c_fc."),
-    (r"^(text\..*)\.mlp\.fc2\.", r"\1.mlp.c_proj."),
-)
 
 # timm 1.0.31's SigLIP towers: name -> (width, layers, heads, mlp_width). Their activation is exact
 # GELU, except in the towers of TIMM_TANH, and independent of the text tower's.
@@ -76,6 +59,9 @@ TIMM_WIDTHS = {
     "giantopt": (1536, 40, 16, 6144),
 }
 TIMM_TANH = ("base_patch32", "large_patch16_siglip_512", "so400m_patch16", "giantopt")
+
+# Tensors that are no weights of the towers.
+NO_WEIGHTS = r"(text\.)?attn_mask"
 
 IGNORED_KEYS = {
     "timm_model_pretrained",
@@ -93,7 +79,19 @@ def read_open_clip(directory: Path) -> ForeignModel:
         ModelError: an unsupported setting, or weights that cannot be read or do not fit.
     """
     path = directory / CONFIG
-    tree = read_json(path)
+    config = open_clip_config(read_json(path), path)
+    theirs = read_tensors(directory, WEIGHTS, PICKLE)
+    file = config.tokenizer.file
+    files = (directory / file,) if file else ()
+    return ForeignModel(config, import_open_clip(config, theirs, directory), files)
+
+
+def open_clip_config(tree: Mapping[str, Any], path: Path) -> CLIPConfig:
+    """Read the content of an `open_clip_config.json`; the vocabulary is beside `path`.
+
+    Raises:
+        ModelError: an unsupported setting.
+    """
     model = Settings(tree.get("model_cfg", {}), f"{path}: model_cfg")
     vision_cfg, text_cfg = model.pop("vision_cfg", {}), model.pop("text_cfg", {})
     activation: Activation = "quick_gelu" if model.pop("quick_gelu", False) else "gelu"
@@ -103,11 +101,10 @@ def read_open_clip(directory: Path) -> ForeignModel:
     model.finish()
     vision = _vision(Settings(vision_cfg, f"{path}: vision_cfg"), activation)
     settings = Settings(text_cfg, f"{path}: text_cfg")
-    tokenizer = _tokenizer(settings, directory)
+    tokenizer = _tokenizer(settings, path.parent)
     text = _text(settings, activation)
-    tokenizer = replace(tokenizer, context_length=text.context_length)
-    config = CLIPConfig(
-        name=directory.name,
+    return CLIPConfig(
+        name=path.parent.name,
         embed_dim=embed_dim,
         vision=vision,
         text=text,
@@ -115,19 +112,18 @@ def read_open_clip(directory: Path) -> ForeignModel:
         tokenizer=tokenizer,
         logit_bias=bias is not None,
     )
-    theirs = read_tensors(directory, WEIGHTS, PICKLE)
-    if text.eos_id is not None:  # CustomTextCLIP has the text tower under a prefix
-        theirs = {name.removeprefix("text."): tensor for name, tensor in theirs.items()}
-    tensors = import_tensors(config, _table(config), theirs, directory, ignored="attn_mask")
-    files = (directory / tokenizer.file,) if tokenizer.file else ()
-    return ForeignModel(config, tensors, files)
 
 
-def _table(config: CLIPConfig) -> Table:
-    if table := trunk_table(config.vision):
-        return table
-    mapped = isinstance(config.vision, ViTConfig) and config.vision.pool == "map"
-    return SIGLIP_TABLE if mapped else OPENAI_TABLE
+def import_open_clip(
+    config: CLIPConfig, theirs: Mapping[str, Tensor], source: Path
+) -> dict[str, Tensor]:
+    """Rename open_clip's tensors to ours.
+
+    Raises:
+        ModelError: a tensor is missing, unexpected, or of a wrong shape.
+    """
+    prefix = "text." if any(name.startswith("text.") for name in theirs) else ""
+    return import_tensors(config, open_clip_table(config, prefix), theirs, source, NO_WEIGHTS)
 
 
 def _vision(cfg: Settings, activation: Activation) -> VisionConfig:
@@ -154,8 +150,10 @@ def _vision(cfg: Settings, activation: Activation) -> VisionConfig:
 
 
 def _timm_vision(cfg: Settings, name: str, image_size: int) -> VisionConfig:
-    if name in TRUNKS:
-        return read_trunk(cfg, name)
+    if name in FASTVITS:
+        return read_fastvit(cfg, name, image_size)
+    if name in TIMM_TOWERS:
+        return read_timm_tower(cfg, name, image_size)
     cfg.expect("timm_pool", "map")
     cfg.expect("timm_proj", "none", "")
     cfg.finish()
@@ -194,17 +192,42 @@ def _text(cfg: Settings, activation: Activation) -> TextTransformerConfig:
         heads=cfg.pop("heads", 8),
         mlp_width=mlp_width,
         activation=_activation(cfg, activation),
-        eos_id=None if bidirectional else vocab_size - 1,  # pooled at the largest id
+        eos_id=_pooled_id(cfg, vocab_size, bidirectional),
         eps=eps,
+        projection=_projection(cfg, bidirectional),
     )
-    cfg.expect("pool_type", *(("last",) if bidirectional else ("argmax",)))
-    cfg.expect("proj_bias", bidirectional)
-    cfg.expect("proj_type", "linear")
+    text = replace(text, bidirectional=bidirectional and text.eos_id is not None)
     cfg.expect("embed_cls", False)
     cfg.expect("pad_id", 0)
     cfg.pop("output_tokens")
     cfg.finish()
     return text
+
+
+def _pooled_id(cfg: Settings, vocab_size: int, bidirectional: bool) -> int | None:
+    """Read the pooling of a text tower; return the id whose first position is pooled."""
+    if bidirectional and cfg.unread.get("pool_type") == "last":
+        cfg.pop("pool_type")
+        return None
+    largest = vocab_size - 1
+    if cfg.unread.get("pool_type") == "eos":
+        cfg.pop("pool_type")
+        return int(cfg.pop("eos_id", 2))
+    cfg.pop("eos_id")  # without effect
+    cfg.expect("pool_type", "argmax")
+    return largest
+
+
+def _projection(cfg: Settings, bidirectional: bool) -> Literal["linear", "affine", "none"] | None:
+    """Read the projection of a text tower; None for the usual form."""
+    affine = cfg.pop("proj_bias", False)
+    if cfg.unread.get("proj_type") == "none":
+        cfg.pop("proj_type")
+        return "none"
+    cfg.expect("proj_type", "linear")
+    if affine == bidirectional:
+        return None
+    return "affine" if affine else "linear"
 
 
 def _activation(cfg: Settings, activation: Activation) -> Activation:
@@ -219,17 +242,35 @@ def _activation(cfg: Settings, activation: Activation) -> Activation:
 
 def _tokenizer(cfg: Settings, directory: Path) -> TokenizerConfig:
     name, arguments = cfg.pop("hf_tokenizer_name"), cfg.pop("tokenizer_kwargs") or {}
+    context_length = cfg.unread.get("context_length", 77)
     cfg.expect("tokenizer_mode", None)
     if name is None and not arguments:
         literals = {"<start_of_text>": 49406, "<end_of_text>": 49407}
-        return replace(OPENAI_TOKENIZER, special_tokens=literals)
-    clean = arguments.get("clean", "whitespace")
-    if clean != "canonicalize":
-        raise cfg.unsupported("tokenizer_kwargs.clean", clean)
-    base = SIGLIP2_TOKENIZER if "SigLIP2" in str(name) else SIGLIP_TOKENIZER
+        return replace(OPENAI_TOKENIZER, context_length=context_length, special_tokens=literals)
+    cleaning = open_clip_cleaning(arguments)
+    if cleaning is None:
+        raise cfg.unsupported("tokenizer_kwargs.clean", arguments["clean"])
+    if unknown := arguments.keys() - {"clean", "strip_sep_token"}:
+        raise cfg.unsupported("tokenizer_kwargs", f"{min(unknown)}, ...")
+    if "siglip" in str(name).lower():
+        return _siglip_tokenizer(str(name), directory, cleaning, context_length)
+    tokens = special_tokens(str(name))
+    if tokens is None:
+        raise cfg.unsupported("hf_tokenizer_name", name)
+    tokenizer = hub_tokenizer(directory, tokens, cleaning, context_length)
+    if arguments.get("strip_sep_token", False):
+        return replace(tokenizer, eos_id=0)  # open_clip replaces [SEP] by 0
+    return tokenizer
+
+
+def _siglip_tokenizer(
+    name: str, directory: Path, cleaning: Cleaning, context_length: int
+) -> TokenizerConfig:
+    base = SIGLIP2_TOKENIZER if "SigLIP2" in name else SIGLIP_TOKENIZER
+    base = replace(base, context_length=context_length, cleaning=cleaning)
     if (directory / "tokenizer.json").exists():
-        return replace(base, kind="tokenizers", file="tokenizer.json", cleaning="canonicalize")
-    return replace(base, cleaning="canonicalize")
+        return replace(base, kind="tokenizers", file="tokenizer.json")
+    return base
 
 
 def _preprocess(cfg: Mapping[str, Any], image_size: int, path: Path) -> PreprocessConfig:
@@ -259,6 +300,8 @@ def write_open_clip(config: CLIPConfig, tensors: Mapping[str, Tensor], directory
     text = config.text
     if not isinstance(text, TextTransformerConfig) or config.tokenizer.kind == "wordpiece":
         raise _inexpressible(config.name, "open_clip has no such sentence-encoder text tower")
+    if not _is_plain(config.vision, text):
+        raise _inexpressible(config.name, "only plain CLIP and SigLIP towers are written")
     if config.preprocess.fast_decode:
         raise _inexpressible(config.name, "open_clip cannot decode at reduced scale")
     model_cfg: dict[str, Any] = {
@@ -283,9 +326,20 @@ def write_open_clip(config: CLIPConfig, tensors: Mapping[str, Tensor], directory
         "resize_mode": preprocess.resize,
     }
     tree = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
-    theirs = export_tensors(_table(config), tensors)
+    table = open_clip_table(config, "text." if config.logit_bias else "")
+    theirs = export_tensors(table, tensors)
     save_file(theirs, directory / f"{WEIGHTS}.safetensors", metadata={"format": "pt"})
     (directory / CONFIG).write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_plain(vision: VisionConfig, text: TextTransformerConfig) -> bool:
+    """Return True for the towers of CLIP and SigLIP, whose pooling and projection are usual."""
+    if isinstance(vision, ViTConfig):
+        usual = vision.pool in ("class", "map") and not (vision.no_ln_pre or vision.patch_bias)
+        if not usual:
+            return False
+    usual_eos = text.eos_id in (None, text.vocab_size - 1)
+    return usual_eos and text.projection is None and not text.class_token
 
 
 def _inexpressible(name: str, reason: str) -> ModelError:

@@ -2,7 +2,8 @@
 
 A table is a list of (ours, theirs) regular expression replacements, applied in order, that turn our
 name of a tensor into theirs. The result ends in `.T` if they store the transpose, and in `[None]`
-if they have an additional leading axis of size 1. `{q,k,v}` stands for several tensors of theirs
+if they have an additional leading axis of size 1, or in `[:1]` if ours is the first row of theirs,
+which cannot be exported. `{q,k,v}` stands for several tensors of theirs
 whose concatenation along axis 0 is ours; `kv` is twice as long as `q`.
 """
 
@@ -49,6 +50,7 @@ class ForeignNames(NamedTuple):
     names: list[str]
     transposed: bool
     unsqueezed: bool
+    first_row: bool = False
 
 
 def import_tensors(
@@ -91,6 +93,7 @@ def _import_tensor(
 ) -> Tensor:
     tensor = theirs[0] if len(theirs) == 1 else torch.cat(theirs)
     tensor = tensor.T if foreign.transposed else tensor
+    tensor = tensor[:1] if foreign.first_row else tensor
     if [size for size in tensor.shape if size != 1] != [size for size in shape if size != 1]:
         raise mismatch(
             source,
@@ -104,7 +107,7 @@ def export_tensors(table: Table, ours: Mapping[str, Tensor]) -> dict[str, Tensor
     """Rename and reshape our tensors to foreign ones."""
     theirs: dict[str, Tensor] = {}
     for name, tensor in ours.items():
-        names, transposed, unsqueezed = foreign_names(name, table)
+        names, transposed, unsqueezed, _ = foreign_names(name, table)
         lengths = [2 if re.search(r"\bkv\b", key) else 1 for key in names]
         unit = tensor.shape[0] // sum(lengths) if tensor.ndim else 1
         pieces = tensor.split([unit * length for length in lengths]) if len(names) > 1 else [tensor]
@@ -119,11 +122,12 @@ def foreign_names(name: str, table: Table) -> ForeignNames:
     for pattern, replacement in table:
         name = re.sub(pattern, replacement, name)
     transposed, unsqueezed = name.endswith(".T"), name.endswith("[None]")
-    name = name.removesuffix(".T").removesuffix("[None]")
+    first_row = name.endswith("[:1]")
+    name = name.removesuffix(".T").removesuffix("[None]").removesuffix("[:1]")
     braces = re.search(r"\{(.*)\}", name)
     choices = braces.group(1).split(",") if braces else []
     names = [name.replace(braces.group(), choice) for choice in choices] if braces else [name]
-    return ForeignNames(names, transposed, unsqueezed)
+    return ForeignNames(names, transposed, unsqueezed, first_row)
 
 
 def read_tensors(directory: Path, stem: str, pickled: str) -> dict[str, Tensor]:

@@ -31,6 +31,7 @@ from twotower.model.config import (
     VisionConfig,
     ViTConfig,
 )
+from twotower.model.foreign.hub_tokenizer import ROBERTA, T5, hub_tokenizer
 from twotower.model.foreign.naflex import read_canvas, read_naflex
 from twotower.model.foreign.rename import (
     CONVERTIBLE,
@@ -41,6 +42,7 @@ from twotower.model.foreign.rename import (
     read_tensors,
 )
 
+MODEL_TYPES = ("clip", "metaclip_2", "siglip", "siglip2")
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
 TABLE = (
@@ -125,10 +127,9 @@ def read_transformers(directory: Path) -> ForeignModel:
     path = directory / CONFIG
     tree = read_json(path)
     kind = tree.get("model_type")
-    if kind not in ("clip", "siglip", "siglip2"):
-        remedy = "give one of type 'clip', 'siglip' or 'siglip2'"
-        raise ModelError(path, f"model_type is {kind!r}", remedy)
-    siglip = kind != "clip"
+    if kind not in MODEL_TYPES:
+        raise ModelError(path, f"model_type is {kind!r}", f"supported are {', '.join(MODEL_TYPES)}")
+    siglip = kind in ("siglip", "siglip2")
     defaults = (SIGLIP_VISION, SIGLIP_TEXT) if siglip else (CLIP_VISION, CLIP_TEXT)
     vision_tree = defaults[0] | (tree.get("vision_config") or {})
     text_tree = defaults[1] | (tree.get("text_config") or {})
@@ -138,12 +139,19 @@ def read_transformers(directory: Path) -> ForeignModel:
         vision: VisionConfig = read_naflex(vision_tree, preprocess, path)
     else:
         vision = _vision(vision_tree, "map" if siglip else "class", path)
-    tokenizer = _tokenizer(directory, text_tree, siglip)
+    if siglip:
+        _check_projection(vision_tree, text_tree, path)
+    text = _text(text_tree, siglip, path)
+    if kind == "metaclip_2":
+        text = replace(text, eos_id=text_tree["eos_token_id"])
+        tokenizer = _metaclip_2_tokenizer(directory, text.context_length)
+    else:
+        tokenizer = _tokenizer(directory, text_tree, siglip)
     config = CLIPConfig(
         name=directory.name,
         embed_dim=vision_tree["hidden_size"] if siglip else tree.get("projection_dim", 512),
         vision=vision,
-        text=_text(text_tree, siglip, path),
+        text=text,
         preprocess=preprocess or _preprocess(directory, vision.image_size, siglip),
         tokenizer=tokenizer,
         logit_bias=siglip,
@@ -180,11 +188,18 @@ def _vision(tree: Mapping[str, Any], pool: Literal["class", "map"], path: Path) 
     )
 
 
-def _text(tree: Mapping[str, Any], siglip: bool, path: Path) -> TextTransformerConfig:
-    if siglip and tree["projection_size"] not in (None, tree["hidden_size"]):
+def _check_projection(vision: Mapping[str, Any], text: Mapping[str, Any], path: Path) -> None:
+    """Raise `ModelError` unless texts are projected to the width of the image tower."""
+    size = text["projection_size"] or text["hidden_size"]
+    if size != vision["hidden_size"]:
         raise ModelError(
-            path, f"projection_size is {tree['projection_size']}, not hidden_size", CONVERTIBLE
+            path,
+            f"texts are projected to {size} dimensions, pictures have {vision['hidden_size']}",
+            "correct projection_size of text_config",
         )
+
+
+def _text(tree: Mapping[str, Any], siglip: bool, path: Path) -> TextTransformerConfig:
     eos_id = tree["eos_token_id"]
     if eos_id == 2:  # of old files; transformers then pools at the largest id
         eos_id = tree["vocab_size"] - 1
@@ -230,6 +245,13 @@ def _tokenizer(directory: Path, text: Mapping[str, Any], siglip: bool) -> Tokeni
         context_length=length,
         file="tokenizer.json",
     )
+
+
+def _metaclip_2_tokenizer(directory: Path, context_length: int) -> TokenizerConfig:
+    """Describe the tokenizer of XLM-V, or of mT5 in the smaller models."""
+    settings = directory / "tokenizer_config.json"
+    kind = read_json(settings).get("tokenizer_class", "") if settings.exists() else ""
+    return hub_tokenizer(directory, T5 if "T5" in kind else ROBERTA, "none", context_length)
 
 
 def _preprocess(directory: Path, image_size: int, siglip: bool) -> PreprocessConfig:
@@ -281,7 +303,7 @@ def write_transformers(config: CLIPConfig, tensors: Mapping[str, Tensor], direct
             f"transformers' CLIP has no {vision.kind} with {text.kind} towers",
             "keep it in twotower's format",
         )
-    if (vision.pool == "map") != config.logit_bias or text.causal == config.logit_bias:
+    if vision.pool != ("map" if config.logit_bias else "class") or not _is_plain(config):
         raise ModelError(
             config.name,
             "neither transformers' CLIP nor its SigLIP has this architecture",
@@ -307,6 +329,17 @@ def write_transformers(config: CLIPConfig, tensors: Mapping[str, Tensor], direct
         _write_clip_tokenizer(config, directory)
 
 
+def _is_plain(config: CLIPConfig) -> bool:
+    """Return True for towers whose settings are those of `CLIPModel` or `SiglipModel`."""
+    vision, text = config.vision, config.text
+    assert isinstance(vision, ViTConfig) and isinstance(text, TextTransformerConfig)
+    if vision.no_ln_pre or vision.patch_bias or text.class_token or text.projection:
+        return False
+    if not text.causal:
+        return config.logit_bias
+    return not config.logit_bias and config.tokenizer.kind == "bpe"
+
+
 def _vision_tree(vision: ViTConfig, embed_dim: int) -> dict[str, Any]:
     return _tower_tree(vision) | {
         "image_size": vision.image_size,
@@ -327,7 +360,7 @@ def _text_tree(text: TextTransformerConfig, config: CLIPConfig) -> dict[str, Any
         | {
             "vocab_size": text.vocab_size,
             "max_position_embeddings": text.context_length,
-            "projection_dim": config.embed_dim,
+            "projection_size" if config.logit_bias else "projection_dim": config.embed_dim,
         }
     )
 

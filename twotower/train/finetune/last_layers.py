@@ -84,9 +84,8 @@ def text_features(model: CLIP, texts: Sequence[str], tokenizer: Tokenizer) -> Fl
     """Return the outputs of the text tower [n, width]; texts of similar length share a batch."""
     tokens = tokenizer(texts)
     lengths = tokens.lengths.copy()
-    config = model.config.text
-    if config.kind == "transformer" and not config.causal:
-        lengths[:] = tokens.input_ids.shape[1]  # it needs every position, padding too
+    if model.config.text.fixed_length:
+        lengths[:] = tokens.input_ids.shape[1]
     order = np.argsort(lengths, kind="stable")
     batches = []
     for start in range(0, len(order), TEXT_BATCH):

@@ -1,0 +1,117 @@
+"""Every stage of tiny models of more families equals open_clip 3.3.0's, and they load.
+
+The golden files, made by tests/golden/make_open_clip_families.py, have no weights: these are a
+function of the names (tests/golden/named_weights.py).
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.golden.named_weights import named_weights
+from tests.tiny_vocabularies import write_vocabulary
+from twotower.encode.load import load
+from twotower.errors import ModelError
+from twotower.model.clip import CLIP
+from twotower.model.foreign import ForeignModel, read_foreign, write_open_clip
+from twotower.model.foreign.hub_tokenizer import ROBERTA, SpecialTokens
+from twotower.model.weights import build_model
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "open_clip_families"
+TOLERANCE = 1e-5
+VOCABULARIES: dict[str, SpecialTokens] = {"metaclip2": ROBERTA}
+NAMES = list(VOCABULARIES)
+
+
+def write_golden_model(name: str, directory: Path, **text_cfg: Any) -> Path:
+    """Write the model of a golden file as open_clip does, with changes of its text_cfg."""
+    directory.mkdir(parents=True)
+    with np.load(GOLDEN / f"{name}.npz") as golden:
+        config, shapes = json.loads(str(golden["config"])), json.loads(str(golden["shapes"]))
+    config["text_cfg"] |= text_cfg
+    tree = {"model_cfg": config, "preprocess_cfg": {"interpolation": "bilinear"}}
+    (directory / "open_clip_config.json").write_text(json.dumps(tree))
+    tensors = {key: torch.from_numpy(array) for key, array in named_weights(shapes).items()}
+    save_file(tensors, directory / "open_clip_model.safetensors")
+    if name in VOCABULARIES:
+        write_vocabulary(VOCABULARIES[name], directory)
+    return directory
+
+
+def outputs_of(
+    model: CLIP, names: list[str], pixel_values: np.ndarray, input_ids: np.ndarray
+) -> dict[str, torch.Tensor]:
+    """Return the outputs of the modules with these names."""
+    outputs: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda _module, _inputs, output: outputs.__setitem__(name, output)
+
+    for name in names:
+        model.get_submodule(name).register_forward_hook(keep(name))
+    with torch.inference_mode():
+        model.embed(torch.from_numpy(pixel_values), torch.from_numpy(input_ids))
+    return outputs
+
+
+def assert_stages(foreign: ForeignModel, golden: np.lib.npyio.NpzFile) -> None:
+    names = [key.removeprefix("stages/") for key in golden.files if key.startswith("stages/")]
+    assert {"vision", "text"} < set(names)
+    model = build_model(foreign.config, foreign.tensors, GOLDEN)
+    outputs = outputs_of(model, names, golden["pixel_values"], golden["input_ids"])
+    for name in names:
+        theirs = golden[f"stages/{name}"]
+        scale = max(1.0, float(np.abs(theirs).max()))
+        np.testing.assert_allclose(
+            outputs[name].numpy(), theirs, atol=TOLERANCE * scale, rtol=0, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stages(name: str, tmp_path: Path) -> None:
+    foreign = read_foreign(write_golden_model(name, tmp_path / name))
+    with np.load(GOLDEN / f"{name}.npz") as golden:
+        assert_stages(foreign, golden)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_load(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Conversion, ONNX graphs and golden vectors: `load` and its check."""
+    monkeypatch.setenv("TWOTOWER_CACHE", str(tmp_path / "cache"))
+    model = load(write_golden_model(name, tmp_path / name))
+    assert model.verify() > 0.9999
+    texts = ["a photo", "a photo of the two dogs in a red car"]
+    together, alone = model.encode_text(texts), [model.encode_text(text)[0] for text in texts]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_open_clip_cannot_be_given_back(name: str, tmp_path: Path) -> None:
+    foreign = read_foreign(write_golden_model(name, tmp_path / name))
+    with pytest.raises(ModelError, match="keep it in twotower's format"):
+        write_open_clip(foreign.config, foreign.tensors, tmp_path)
+
+
+# MetaCLIP 2
+
+
+def test_metaclip_2_pools_at_the_first_end(tmp_path: Path) -> None:
+    directory = write_golden_model("metaclip2", tmp_path / "changed", eos_id=7)
+    with np.load(GOLDEN / "metaclip2.npz") as golden, pytest.raises(AssertionError, match="text"):
+        assert_stages(read_foreign(directory), golden)
+
+
+def test_metaclip_2_tokenizer(tmp_path: Path) -> None:
+    config = read_foreign(write_golden_model("metaclip2", tmp_path / "xlm-v")).config
+    tokenizer = config.tokenizer
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (0, 2, 1)
+    assert tokenizer.cleaning == "whitespace" and tokenizer.context_length == 12
+    (tmp_path / "xlm-v" / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"holds no tokenizer\.json"):
+        read_foreign(tmp_path / "xlm-v")
