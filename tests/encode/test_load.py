@@ -208,7 +208,7 @@ def test_a_failed_conversion_is_an_error_though_another_process_converted_the_mo
 ) -> None:
     """Only the error that the destination exists means that the conversion can be used."""
 
-    def convert(source: Path, destination: Path) -> None:
+    def convert(source: Path, destination: Path, **settings: object) -> None:
         destination.mkdir(parents=True)
         raise ModelError(subjects.pop() or destination, "a reason", "a remedy")
 

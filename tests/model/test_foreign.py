@@ -251,7 +251,7 @@ def test_so400m_i18n_has_no_text_projection(tmp_path: Path) -> None:
     }
     model_cfg = {"embed_dim": 1152, "init_logit_bias": -10, "custom_text": True}
     tree = {"model_cfg": model_cfg | {"vision_cfg": vision_cfg, "text_cfg": text_cfg}}
-    config = open_clip_config(tree, tmp_path / "open_clip_config.json")
+    config = open_clip_config(tree, {}, tmp_path / "open_clip_config.json")
     with torch.device("meta"):
         model = CLIP(config)
     assert isinstance(model.text.proj, nn.Identity)
@@ -272,7 +272,7 @@ def test_so400m_i18n_has_no_text_projection(tmp_path: Path) -> None:
 )
 def test_activations_of_timm_towers(name: str, activation: str) -> None:
     settings = {"timm_model_name": name, "timm_pool": "map", "timm_proj": "none"}
-    assert _vision(Settings(settings, "config"), "gelu").activation == activation
+    assert _vision(Settings(settings, "config"), "gelu", 768).activation == activation
 
 
 def test_quick_gelu_in_one_tower_only_cannot_go_to_open_clip(tmp_path: Path) -> None:
@@ -441,11 +441,17 @@ def test_files_that_are_missing(hub_clip: Path, file: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (["model_cfg", "vision_cfg", "attentional_pool"], True, "attentional_pool is True"),
+        (["model_cfg", "vision_cfg", "attentional_pool"], "parallel", "attentional_pool is 'par"),
+        (["model_cfg", "vision_cfg", "pool_type"], "avg", "pool_type is 'avg'"),
+        (
+            ["model_cfg", "vision_cfg", "timm_model_name"],
+            "resnet50",
+            "timm_model_name is 'resnet50'",
+        ),
         (["model_cfg", "vision_cfg", "ls_init_value"], 0.1, "ls_init_value is 0.1"),
-        (["model_cfg", "text_cfg", "hf_model_name"], "roberta", "hf_model_name is 'roberta'"),
-        (["model_cfg", "text_cfg", "embed_cls"], True, "embed_cls is True"),
-        (["model_cfg", "multimodal_cfg"], {}, "multimodal_cfg is {}"),
+        (["model_cfg", "text_cfg", "hf_model_name"], "gpt2", "hf_model_name is 'gpt2'"),
+        (["model_cfg", "text_cfg", "pool_type"], "first", "pool_type is 'first'"),
+        (["model_cfg", "text_cfg", "hf_tokenizer_name"], "gpt2", "hf_tokenizer_name is 'gpt2'"),
         (["preprocess_cfg", "mode"], "L", "mode is 'L'"),
         (["preprocess_cfg", "size"], 96, "size is 96"),
     ],

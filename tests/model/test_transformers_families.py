@@ -6,13 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import MetaClip2Config, MetaClip2Model, PreTrainedModel
+from transformers import (
+    ChineseCLIPConfig,
+    ChineseCLIPModel,
+    MetaClip2Config,
+    MetaClip2Model,
+    PreTrainedModel,
+)
 
 from tests.tiny_vocabularies import write_vocabulary
 from twotower.encode.load import load
 from twotower.errors import ModelError
+from twotower.inputs.tokenizer import load_tokenizer
 from twotower.model.foreign import read_foreign, write_transformers
-from twotower.model.foreign.hub_tokenizer import ROBERTA, T5, SpecialTokens
+from twotower.model.foreign.hub_tokenizer import BERT, ROBERTA, T5, SpecialTokens
 from twotower.model.weights import build_model
 
 TOWER = {
@@ -44,6 +51,12 @@ def metaclip_2(directory: Path, **text: Any) -> tuple[Path, MetaClip2Model]:
     config = MetaClip2Config(projection_dim=24, vision_config=VISION, text_config=TEXT | ids)
     model = MetaClip2Model(config).eval()
     return save(model, ROBERTA, directory), model
+
+
+def chinese_clip(directory: Path) -> tuple[Path, ChineseCLIPModel]:
+    config = ChineseCLIPConfig(projection_dim=24, vision_config=VISION, text_config=TEXT)
+    model = ChineseCLIPModel(config).eval()
+    return save(model, BERT, directory), model
 
 
 def features(model: Any, pixel_values: torch.Tensor, ids: torch.Tensor) -> list[torch.Tensor]:
@@ -84,7 +97,30 @@ def test_metaclip_2_with_the_vocabulary_of_mt5(tmp_path: Path) -> None:
     assert (config.text.eos_id, config.tokenizer.bos_id, config.tokenizer.eos_id) == (1, None, 1)
 
 
-def test_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chinese_clip(tmp_path: Path) -> None:
+    directory, theirs = chinese_clip(tmp_path / "chinese")
+    ids = torch.zeros(2, 9, dtype=torch.long)
+    ids[0, :5], ids[1, :9] = torch.tensor([3, 5, 9, 60, 2]), torch.arange(1, 10)
+    assert_equal_embeds(directory, theirs, ids)
+    config = read_foreign(directory).config
+    assert config.vision.activation == "quick_gelu" and config.preprocess.resize == "squash"
+    with pytest.raises(ModelError, match="keep it in twotower's format"):
+        write_transformers(config, read_foreign(directory).tensors, tmp_path)
+
+
+def test_a_chinese_vocabulary_without_json(tmp_path: Path) -> None:
+    directory, _ = chinese_clip(tmp_path / "chinese")
+    (directory / "tokenizer.json").unlink()
+    (directory / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n猫\n", encoding="utf-8")
+    tokenizer = read_foreign(directory).config.tokenizer
+    assert (tokenizer.kind, tokenizer.bos_id, tokenizer.eos_id) == ("wordpiece", 2, 3)
+    ids = load_tokenizer(tokenizer, directory)(["猫 "]).input_ids[0]
+    assert ids[:4].tolist() == [2, 4, 3, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [metaclip_2, chinese_clip])
+def test_load(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TWOTOWER_CACHE", str(tmp_path / "cache"))
-    directory, _ = metaclip_2(tmp_path / "metaclip2")
+    directory, _ = make(tmp_path / "model")
     assert load(directory).verify() > 0.9999

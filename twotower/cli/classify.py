@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from twotower.cli.output import (
     FAILED,
     OK,
+    add_arch_option,
     add_model_options,
     positive,
     print_array,
@@ -42,6 +43,7 @@ def add_commands(commands: Commands) -> None:
     )
     command.add_argument("--json", action="store_true", help="print one JSON array")
     add_model_options(command)
+    add_arch_option(command)
 
 
 def run_classify(arguments: argparse.Namespace) -> int:
@@ -51,7 +53,7 @@ def run_classify(arguments: argparse.Namespace) -> int:
 
     labels = read_labels(arguments.labels)
     pictures = find_pictures(arguments.pictures)
-    model = load(arguments.model, engine=arguments.engine)
+    model = load(arguments.model, engine=arguments.engine, arch=arguments.arch)
     answers = classify(
         pictures,
         labels,

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twotower.cli.output import OK, add_model_options, show_progress
+from twotower.cli.output import OK, add_arch_option, add_model_options, show_progress
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -21,6 +21,7 @@ def add_commands(commands: Commands) -> None:
         "--out", type=Path, default=Path("heat.png"), help="the heat map to write (heat.png)"
     )
     add_model_options(command)
+    add_arch_option(command)
 
 
 def run_explain(arguments: argparse.Namespace) -> int:
@@ -30,7 +31,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
 
     if not _is_writable_format(arguments.out):
         raise LabelError(arguments.out, "unsupported suffix", "use .png or .jpg")
-    model = load(arguments.model, engine=arguments.engine)
+    model = load(arguments.model, engine=arguments.engine, arch=arguments.arch)
     with show_progress("Explaining"):
         explanation = explain(model, arguments.picture, arguments.words)
     draw(explanation).save(arguments.out)

@@ -146,6 +146,15 @@ def add_model_options(command: argparse.ArgumentParser, positional: bool = False
     )
 
 
+def add_arch_option(command: argparse.ArgumentParser) -> None:
+    """Add `--arch`, for weights without a configuration."""
+    command.add_argument(
+        "--arch",
+        metavar="NAME",
+        help="the architecture of bare weights, by open_clip's name (ViT-B-32-quickgelu)",
+    )
+
+
 def positive(text: str) -> int:
     """Parse an argument that is an integer of at least 1."""
     value = int(text)

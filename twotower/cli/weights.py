@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twotower.cli.output import BUNDLED, OK, add_model_options, show_progress
+from twotower.cli.output import BUNDLED, OK, add_arch_option, add_model_options, show_progress
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -27,10 +27,12 @@ def add_commands(commands: Commands) -> None:
         default="twotower",
         help="the format to write (twotower)",
     )
+    add_arch_option(command)
 
     command = commands.add_parser("verify", help="check a model against its golden vectors")
     command.set_defaults(run=run_verify)
     add_model_options(command, positional=True)
+    add_arch_option(command)
 
 
 def run_convert(arguments: argparse.Namespace) -> int:
@@ -38,7 +40,8 @@ def run_convert(arguments: argparse.Namespace) -> int:
     from twotower.encode.load import find_source
 
     with show_progress(f"Converting {arguments.source}"):
-        convert(find_source(arguments.source), arguments.destination, arguments.to)
+        source = find_source(arguments.source)
+        convert(source, arguments.destination, arguments.to, arguments.arch)
     print(
         f"Converted {arguments.source} to {arguments.destination} (format {arguments.to}); golden "
         "vectors reproduced"
@@ -49,7 +52,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
 def run_verify(arguments: argparse.Namespace) -> int:
     from twotower.encode.load import load
 
-    model = load(arguments.model, engine=arguments.engine)
+    model = load(arguments.model, engine=arguments.engine, arch=arguments.arch)
     cosine = model.verify()
     print(
         f"{model.config.name}: golden vectors reproduced with {arguments.engine}, "

@@ -38,26 +38,32 @@ Format: TypeAlias = Literal["twotower", "transformers", "open_clip"]
 FORMATS: tuple[Format, ...] = ("twotower", "transformers", "open_clip")
 
 
-def convert(source: Path, destination: Path, to: Format = "twotower") -> None:
+def convert(
+    source: Path, destination: Path, to: Format = "twotower", arch: str | None = None
+) -> None:
     """Read a model in any format and write it to `destination` in the format `to`.
 
     Args:
-        source: a model directory, a transformers or open_clip directory, or an OpenAI archive.
+        source: a model directory, a transformers, open_clip or sentence-transformers directory, an
+            OpenAI archive, or bare weights of open_clip.
+        arch: the architecture of bare weights, by open_clip's name.
 
     Raises:
         ModelError: the model cannot be read, `destination` exists, or the format cannot express
             the model.
         VerificationError: the result does not reproduce the embeds of the source; it is removed.
     """
-    config, tensors, files = read_any(source)
+    config, tensors, files = read_any(source, arch)
     if to == "twotower":
         write_directory(config, tensors, files, destination)
     else:
         write_foreign(config, tensors, files, destination, to)
 
 
-def read_any(source: Path) -> tuple[CLIPConfig, dict[str, torch.Tensor], tuple[Path, ...]]:
-    """Read a model in any format.
+def read_any(
+    source: Path, arch: str | None = None
+) -> tuple[CLIPConfig, dict[str, torch.Tensor], tuple[Path, ...]]:
+    """Read a model in any format; `arch` as in `convert`.
 
     Returns:
         Its configuration, its tensors under our names, and its vocabulary files.
@@ -66,7 +72,7 @@ def read_any(source: Path) -> tuple[CLIPConfig, dict[str, torch.Tensor], tuple[P
     from twotower.model.weights import dequantize, read_stored
 
     if not is_model_directory(source):
-        foreign = read_foreign(source)
+        foreign = read_foreign(source, arch)
         return foreign.config, foreign.tensors, foreign.files
     config = read_config(source)
     files = vocabulary_files(config, source)

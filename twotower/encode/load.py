@@ -18,7 +18,11 @@ HUB_FILES = ["*.json", "*.safetensors", "*.onnx", "*.txt", "*.model", "*.bin"]
 
 
 def load(
-    model: str | Path | None = None, *, engine: str = "onnxruntime", threads: int | None = None
+    model: str | Path | None = None,
+    *,
+    engine: str = "onnxruntime",
+    threads: int | None = None,
+    arch: str | None = None,
 ) -> Encoder:
     """Load a bundled model, a model directory, or CLIP or SigLIP weights in another format.
 
@@ -27,22 +31,25 @@ def load(
 
     Args:
         model: "twotower-base" (short "base"), "twotower-small" ("small") or None for the default of
-            these two; a model directory; a transformers or open_clip directory; an OpenAI `.pt`
-            archive; or `hf-hub:org/name`.
+            these two; a model directory; a transformers, open_clip or sentence-transformers
+            directory; an OpenAI `.pt` archive; bare weights of open_clip; or `hf-hub:org/name`.
         engine: "onnxruntime", "openvino" or "torch".
         threads: CPU threads of the engine; by default all cores.
+        arch: the architecture of bare weights, by open_clip's name, such as "ViT-B-32-quickgelu".
 
     Raises:
         ModelError: the model does not exist, cannot be read, or its conversion needs a package
             that is not installed.
     """
-    return Encoder(find_model(model), engine, threads)
+    return Encoder(find_model(model, arch), engine, threads)
 
 
-def find_model(model: str | Path | None = None) -> Path:
+def find_model(model: str | Path | None = None, arch: str | None = None) -> Path:
     """Return the model directory that `load` opens; download and convert it if necessary."""
     source = find_source(model)
-    return source if is_model_directory(source) else _converted(source)
+    if arch is not None and is_model_directory(source):
+        raise ModelError(source, "has an architecture of its own", "leave out --arch")
+    return source if is_model_directory(source) else _converted(source, arch)
 
 
 def find_source(model: str | Path | None) -> Path:
@@ -93,15 +100,15 @@ def _download(repository: str) -> Path:
         ) from None
 
 
-def _converted(source: Path) -> Path:
+def _converted(source: Path, arch: str | None) -> Path:
     """Return the conversion of a model in the cache; convert it if it is not there."""
     from twotower.encode.convert import convert
 
-    destination = cache_folder() / _key(source)
+    destination = cache_folder() / _key(source, arch)
     if destination.exists():
         return destination
     try:
-        convert(source, destination)
+        convert(source, destination, arch=arch)
     except ModuleNotFoundError as error:
         raise ModelError(
             source,
@@ -115,9 +122,11 @@ def _converted(source: Path) -> Path:
     return destination
 
 
-def _key(source: Path) -> str:
+def _key(source: Path, arch: str | None) -> str:
     """Return a name that changes with the name, size or modification time of a file."""
-    files = sorted(source.iterdir()) if source.is_dir() else [source]
+    folders = (source, *filter(Path.is_dir, source.iterdir())) if source.is_dir() else ()
+    files = sorted(file for folder in folders for file in folder.iterdir()) or [source]
     stats = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
-    digest = hashlib.sha256(repr((str(source.resolve()), stats)).encode()).hexdigest()
+    identity = (str(source.resolve()), stats, *([arch] if arch else []))
+    digest = hashlib.sha256(repr(identity).encode()).hexdigest()
     return f"{source.name}-{digest[:16]}"

@@ -87,6 +87,24 @@ class EfficientNetLiteConfig:
 
 
 @dataclass(frozen=True)
+class ConvNeXtConfig:
+    """ConvNeXt (Liu et al. 2022) with patches of 4 x 4 pixels.
+
+    Attributes:
+        depths, widths: of the four stages.
+        hidden_width: of a layer before the projection; 0 for none.
+        eps: of the layer norms.
+    """
+
+    image_size: int
+    depths: tuple[int, int, int, int]
+    widths: tuple[int, int, int, int]
+    hidden_width: int = 0
+    eps: float = 1e-6
+    kind: Literal["convnext"] = "convnext"
+
+
+@dataclass(frozen=True)
 class TextTransformerConfig:
     """A pre-norm text transformer.
 
@@ -159,10 +177,54 @@ class SentenceEncoderConfig:
         return False
 
 
+@dataclass(frozen=True)
+class BertConfig:
+    """An encoder of transformers with a padding mask: BERT, RoBERTa, XLM-RoBERTa or NLLB.
+
+    Attributes:
+        positions: the rows of the table of learned positions; 0 for NLLB.
+        first_position: the row of the first token.
+        token_types: the rows of the table of token types, of which the first is used.
+        pool: "mean" over the tokens other than `pad_id`, "first" for the first token, or "pooler"
+            for BERT's, a dense layer with tanh on it.
+        projection: without biases; "mlp" has a hidden layer as wide as the mean of both sides.
+        pre_norm: NLLB's form: norms before attention and MLP and at the end, scaled token embeds,
+            sine and cosine positions.
+    """
+
+    context_length: int
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    pad_id: int
+    positions: int
+    first_position: int
+    token_types: int
+    pool: Literal["mean", "first", "pooler"]
+    projection: Literal["linear", "mlp", "none"]
+    activation: Activation = "gelu"
+    pre_norm: bool = False
+    eps: float = 1e-5
+    kind: Literal["bert"] = "bert"
+
+    @property
+    def fixed_length(self) -> bool:
+        """False, since padding does not change the features."""
+        return False
+
+
 VisionConfig: TypeAlias = (
-    ViTConfig | ResNetConfig | EfficientNetLiteConfig | TimmViTConfig | NaFlexConfig | FastViTConfig
+    ViTConfig
+    | ResNetConfig
+    | EfficientNetLiteConfig
+    | ConvNeXtConfig
+    | TimmViTConfig
+    | NaFlexConfig
+    | FastViTConfig
 )
-TextConfig: TypeAlias = TextTransformerConfig | SentenceEncoderConfig
+TextConfig: TypeAlias = TextTransformerConfig | SentenceEncoderConfig | BertConfig
 
 
 @dataclass(frozen=True)
@@ -203,6 +265,13 @@ class CLIPConfig:
                 f"tokenizer.context_length is {self.tokenizer.max_length} but "
                 f"text.context_length is {positions}",
                 f"make the first {positions} or less",
+            )
+        if isinstance(self.text, BertConfig) and self.text.pad_id != self.tokenizer.pad_id:
+            raise ModelError(
+                self.name,
+                f"tokenizer.pad_id is {self.tokenizer.pad_id} but text.pad_id is "
+                f"{self.text.pad_id}",
+                "make them equal",
             )
 
     @property

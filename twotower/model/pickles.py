@@ -25,8 +25,10 @@ from twotower.errors import ModelError, UnsafePickleError
 def read_pickle_weights(path: Path) -> dict[str, NDArray[Any]]:
     """Read all tensors of a `.pt`, `.pth` or `.bin` file, which may be a TorchScript archive.
 
-    The weights may be in a nested dictionary ("state_dict", "model", ...). Values other than
-    tensors are skipped. bfloat16 is converted to float32, which is exact.
+    The weights may be in a nested dictionary ("state_dict", "model", ...); of a training
+    checkpoint, the state of the optimizer is not read, and a moving average only if there are no
+    plain weights. Values other than tensors are skipped. bfloat16 is converted to float32, which
+    is exact.
 
     Raises:
         UnsafePickleError: the file calls a function that weights do not need.
@@ -34,11 +36,12 @@ def read_pickle_weights(path: Path) -> dict[str, NDArray[Any]]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            tree = _Archive(path, archive).load()
+            reader = _Archive(path, archive)
+            tree = reader.load()
             tensors = dict(_walk(_open_nested(tree), ""))
             if not tensors:
                 raise ModelError(path, "holds no tensors", "give a weights file")
-            return tensors
+            return {name: reader.read_tensor(tensor) for name, tensor in tensors.items()}
     except ModelError:
         raise
     except OSError as error:
@@ -64,6 +67,16 @@ class _Storage:
     member: str
     dtype: str
     size: int
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A view of a storage, not read yet."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
 
 
 class _Record:
@@ -94,6 +107,10 @@ _STORAGES = {
     "ByteStorage": "<u1",
     "BoolStorage": "?",
 }
+
+
+# Keys of checkpoints that hold the weights, in this order; the last ones hold moving averages.
+WEIGHT_KEYS = ("state_dict", "model", "module", "weights", "state_dict_ema", "model_ema", "ema")
 
 
 class _Archive:
@@ -131,15 +148,10 @@ class _Archive:
         _, dtype, key, _, size = identity
         return _Storage(f"{self.root}data/{key}", str(dtype), int(size))
 
-    def tensor(
-        self,
-        storage: _Storage,
-        offset: int,
-        shape: tuple[int, ...],
-        stride: tuple[int, ...],
-        *_: Any,
-    ) -> NDArray[Any]:
-        """Build a tensor: a copy of its elements in the storage."""
+    def read_tensor(self, tensor: _Tensor) -> NDArray[Any]:
+        """Return a copy of the elements of a tensor."""
+        storage, offset = tensor.storage, tensor.offset
+        shape, stride = tensor.shape, tensor.stride
         raw = self.read(storage.member)
         dtype = np.dtype("<u2" if storage.dtype == "bf16" else storage.dtype)
         numbers = np.frombuffer(raw, dtype)
@@ -187,7 +199,7 @@ class _Unpickler(pickle.Unpickler):
 
     def _stand_ins(self) -> dict[tuple[str, str], Callable[..., Any]]:
         return {
-            ("torch._utils", "_rebuild_tensor_v2"): self.archive.tensor,
+            ("torch._utils", "_rebuild_tensor_v2"): lambda *items: _Tensor(*items[:4]),
             ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
             ("collections", "OrderedDict"): OrderedDict,
             ("torch", "Size"): lambda *_: None,
@@ -204,7 +216,7 @@ def _open_nested(tree: Any) -> Any:
     """Return the dictionary of weights of a checkpoint such as {"epoch": 3, "model": {...}}."""
     while isinstance(tree, dict) and not _has_arrays(tree):
         inner = {key: value for key, value in tree.items() if isinstance(value, dict) and value}
-        usual = [key for key in ("state_dict", "model", "module", "weights") if key in inner]
+        usual = [key for key in WEIGHT_KEYS if key in inner]
         if not usual and len(inner) != 1:
             return tree
         tree = inner[usual[0] if usual else next(iter(inner))]
@@ -212,16 +224,16 @@ def _open_nested(tree: Any) -> Any:
 
 
 def _has_arrays(tree: dict[Any, Any]) -> bool:
-    return any(isinstance(value, np.ndarray) for value in tree.values())
+    return any(isinstance(value, _Tensor) for value in tree.values())
 
 
-def _walk(tree: Any, prefix: str) -> Iterator[tuple[str, NDArray[Any]]]:
+def _walk(tree: Any, prefix: str) -> Iterator[tuple[str, _Tensor]]:
     """Yield (dotted name, tensor) of a state dict, or of a TorchScript module's attributes."""
     items = tree.attributes if isinstance(tree, _Record) else tree
     if not isinstance(items, dict):
         return
     for key, value in items.items():
-        if isinstance(value, np.ndarray):
+        if isinstance(value, _Tensor):
             yield f"{prefix}{key}", value
         elif isinstance(value, _Record):
             yield from _walk(value, f"{prefix}{key}.")

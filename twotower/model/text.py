@@ -13,7 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twotower.model.config import SentenceEncoderConfig, TextConfig, TextTransformerConfig
+from twotower.model.bert import BertEncoder
+from twotower.model.config import (
+    BertConfig,
+    SentenceEncoderConfig,
+    TextConfig,
+    TextTransformerConfig,
+)
 from twotower.model.layers import Block, LayerNorm, PostNormBlock, run_blocks
 
 
@@ -21,6 +27,8 @@ def build_text(config: TextConfig, embed_dim: int) -> TextTower:
     """Build the tower of a configuration, with initial weights."""
     if isinstance(config, TextTransformerConfig):
         return TextTransformer(config, embed_dim)
+    if isinstance(config, BertConfig):
+        return BertEncoder(config, embed_dim)
     return SentenceEncoder(config, embed_dim)
 
 
@@ -209,4 +217,4 @@ def class_token_mask(input_ids: Tensor, x: Tensor) -> Tensor:
     return mask[:, None, None]
 
 
-TextTower = TextTransformer | SentenceEncoder
+TextTower = TextTransformer | SentenceEncoder | BertEncoder

@@ -1,7 +1,7 @@
 """Image towers: pixel_values [B, 3, image_size, image_size] -> image_features [B, embed_dim].
 
-This file has the vision transformer; convolutional towers are in `convnets.py`, timm's in
-`timm_vit.py` and `fastvit.py`, that for any shape of picture in `naflex.py`.
+This file has the vision transformer; convolutional towers are in `convnets.py` and `convnext.py`,
+timm's in `timm_vit.py` and `fastvit.py`, that for any shape of picture in `naflex.py`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twotower.model.config import ResNetConfig, VisionConfig, ViTConfig
+from twotower.model.config import ConvNeXtConfig, ResNetConfig, VisionConfig, ViTConfig
 from twotower.model.convnets import EfficientNetLite, ModifiedResNet
+from twotower.model.convnext import ConvNeXt
 from twotower.model.fastvit import FastViT
 from twotower.model.layers import (
     AttentionPool,
@@ -39,6 +40,8 @@ def build_vision(config: VisionConfig, embed_dim: int) -> VisionTower:
         return NaFlex(config, embed_dim)
     if isinstance(config, FastViTConfig):
         return FastViT(config, embed_dim)
+    if isinstance(config, ConvNeXtConfig):
+        return ConvNeXt(config, embed_dim)
     return EfficientNetLite(config, embed_dim)
 
 
@@ -169,5 +172,5 @@ class PatchFeatures(nn.Module):
         return self.vision.patch_features(pixel_values)
 
 
-GridTower = VisionTransformer | ModifiedResNet | EfficientNetLite | TimmViT | FastViT
+GridTower = VisionTransformer | ModifiedResNet | EfficientNetLite | ConvNeXt | TimmViT | FastViT
 VisionTower = GridTower | NaFlex

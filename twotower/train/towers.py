@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from twotower.model.bert import BertEncoder
 from twotower.model.clip import CLIP
 from twotower.model.text import SentenceEncoder, TextTransformer
 from twotower.model.weights import load_model
@@ -82,7 +83,7 @@ class Towers(nn.Module):
 
 def text_lengths(text: nn.Module, input_ids: Tensor) -> Tensor | None:
     """Return the number of positions [B] that text_features depend on; None for all of them."""
-    if isinstance(text, SentenceEncoder):
+    if isinstance(text, SentenceEncoder | BertEncoder):
         return (input_ids != text.pad_id).sum(dim=1).clamp(min=1)
     if isinstance(text, TextTransformer) and text.eos_id is not None and not text.fixed_length:
         return (input_ids == text.eos_id).int().argmax(dim=1) + 1

@@ -27,10 +27,12 @@ from twotower.model.config import (
     Activation,
     CLIPConfig,
     ResNetConfig,
+    TextConfig,
     TextTransformerConfig,
     VisionConfig,
     ViTConfig,
 )
+from twotower.model.foreign.hub_text import hub_text
 from twotower.model.foreign.hub_tokenizer import hub_tokenizer, open_clip_cleaning, special_tokens
 from twotower.model.foreign.open_clip_tables import open_clip_table
 from twotower.model.foreign.rename import (
@@ -47,6 +49,7 @@ from twotower.model.foreign.timm_towers import (
     read_fastvit,
     read_timm_tower,
 )
+from twotower.model.foreign.timm_trunks import timm_trunk
 
 CONFIG, WEIGHTS, PICKLE = "open_clip_config.json", "open_clip_model", "open_clip_pytorch_model.bin"
 
@@ -61,7 +64,10 @@ TIMM_WIDTHS = {
 TIMM_TANH = ("base_patch32", "large_patch16_siglip_512", "so400m_patch16", "giantopt")
 
 # Tensors that are no weights of the towers.
-NO_WEIGHTS = r"(text\.)?attn_mask"
+NO_WEIGHTS = (
+    r"(text\.)?attn_mask|text_decoder\..*"
+    r"|text\.transformer\.(embeddings\.position_ids|embed_positions\.weights)"
+)
 
 IGNORED_KEYS = {
     "timm_model_pretrained",
@@ -79,15 +85,21 @@ def read_open_clip(directory: Path) -> ForeignModel:
         ModelError: an unsupported setting, or weights that cannot be read or do not fit.
     """
     path = directory / CONFIG
-    config = open_clip_config(read_json(path), path)
-    theirs = read_tensors(directory, WEIGHTS, PICKLE)
+    tree, theirs = read_json(path), read_tensors(directory, WEIGHTS, PICKLE)
+    config = open_clip_config(tree, theirs, path)
     file = config.tokenizer.file
     files = (directory / file,) if file else ()
     return ForeignModel(config, import_open_clip(config, theirs, directory), files)
 
 
-def open_clip_config(tree: Mapping[str, Any], path: Path) -> CLIPConfig:
-    """Read the content of an `open_clip_config.json`; the vocabulary is beside `path`.
+def open_clip_config(
+    tree: Mapping[str, Any], theirs: Mapping[str, Tensor], path: Path
+) -> CLIPConfig:
+    """Read the content of an `open_clip_config.json`.
+
+    Args:
+        theirs: open_clip's tensors, which have the sizes of a text tower of transformers.
+        path: of the file, for errors; the vocabulary is beside it.
 
     Raises:
         ModelError: an unsupported setting.
@@ -96,13 +108,13 @@ def open_clip_config(tree: Mapping[str, Any], path: Path) -> CLIPConfig:
     vision_cfg, text_cfg = model.pop("vision_cfg", {}), model.pop("text_cfg", {})
     activation: Activation = "quick_gelu" if model.pop("quick_gelu", False) else "gelu"
     embed_dim, bias = model.pop("embed_dim"), model.pop("init_logit_bias")
-    for key in ("custom_text", "init_logit_scale", "cast_dtype"):
+    for key in ("custom_text", "init_logit_scale", "cast_dtype", "multimodal_cfg"):
         model.pop(key)
     model.finish()
-    vision = _vision(Settings(vision_cfg, f"{path}: vision_cfg"), activation)
+    vision = _vision(Settings(vision_cfg, f"{path}: vision_cfg"), activation, embed_dim)
     settings = Settings(text_cfg, f"{path}: text_cfg")
     tokenizer = _tokenizer(settings, path.parent)
-    text = _text(settings, activation)
+    text = _text(settings, theirs, activation)
     return CLIPConfig(
         name=path.parent.name,
         embed_dim=embed_dim,
@@ -126,27 +138,47 @@ def import_open_clip(
     return import_tensors(config, open_clip_table(config, prefix), theirs, source, NO_WEIGHTS)
 
 
-def _vision(cfg: Settings, activation: Activation) -> VisionConfig:
+def _vision(cfg: Settings, activation: Activation, embed_dim: int) -> VisionConfig:
     image_size = cfg.pop("image_size", 224)
     for key in IGNORED_KEYS:
         cfg.pop(key)
     if name := cfg.pop("timm_model_name"):
-        return _timm_vision(cfg, name, image_size)
+        trunk = timm_trunk(cfg, name, image_size, embed_dim)
+        return trunk or _timm_vision(cfg, name, image_size)
     layers, width = cfg.pop("layers", 12), cfg.pop("width", 768)
     patch_size, head_width = cfg.pop("patch_size", 16), cfg.pop("head_width", 64)
     mlp_width = int(width * cfg.pop("mlp_ratio", 4.0))
     eps = (cfg.pop("norm_kwargs") or {}).get("eps", 1e-5)
     activation = _activation(cfg, activation)
-    cfg.expect("pool_type", "tok")
-    for key in ("no_ln_pre", "attentional_pool", "final_ln_after_pool"):
-        cfg.expect(key, False)
+    pooling = _pooling(cfg)
     cfg.finish()
     if isinstance(layers, list):
         if head_width != 64:
             raise cfg.unsupported("head_width of a ResNet", head_width)
         return ResNetConfig(image_size, width, (layers[0], layers[1], layers[2], layers[3]))
     heads = width // head_width
-    return ViTConfig(image_size, patch_size, width, layers, heads, mlp_width, activation, eps=eps)
+    return ViTConfig(
+        image_size, patch_size, width, layers, heads, mlp_width, activation, eps=eps, **pooling
+    )
+
+
+def _pooling(cfg: Settings) -> dict[str, Any]:
+    """Read the pooling of open_clip's vision transformer and what depends on it."""
+    settings = {"no_ln_pre": cfg.pop("no_ln_pre", False)}
+    heads = cfg.pop("attn_pooler_heads", 8)
+    cfg.pop("attn_pooler_queries")
+    cfg.expect("pos_embed_type", "learnable", "sin_cos_2d")  # both are among the weights
+    after_pool = cfg.pop("final_ln_after_pool", False)
+    pool = cfg.pop("pool_type", "tok")
+    if cfg.unread.get("attentional_pool") is True and pool == "tok":
+        cfg.pop("attentional_pool")
+        return settings | {"pool": "query", "pool_heads": heads}
+    cfg.expect("attentional_pool", False)
+    if pool == "avg" and after_pool:
+        return settings | {"pool": "average"}
+    if pool != "tok":
+        raise cfg.unsupported("pool_type", pool)
+    return settings  # of one token, the norm before and after the pooling is the same
 
 
 def _timm_vision(cfg: Settings, name: str, image_size: int) -> VisionConfig:
@@ -154,12 +186,12 @@ def _timm_vision(cfg: Settings, name: str, image_size: int) -> VisionConfig:
         return read_fastvit(cfg, name, image_size)
     if name in TIMM_TOWERS:
         return read_timm_tower(cfg, name, image_size)
+    _, size, patch, *suffixes = [*name.split("_"), "", ""]
+    if size not in TIMM_WIDTHS or not patch.startswith("patch") or "siglip" not in suffixes:
+        raise cfg.unsupported("timm_model_name", name)
     cfg.expect("timm_pool", "map")
     cfg.expect("timm_proj", "none", "")
     cfg.finish()
-    _, size, patch, *suffixes = [*name.split("_"), ""]
-    if size not in TIMM_WIDTHS or not patch.startswith("patch") or "siglip" not in suffixes:
-        raise cfg.unsupported("timm_model_name", name)
     width, layers, heads, mlp_width = TIMM_WIDTHS[size]
     return ViTConfig(
         image_size=image_size,
@@ -178,14 +210,17 @@ def _timm_activation(name: str) -> Activation:
     return "gelu_tanh" if any(tower in name for tower in TIMM_TANH) else "gelu"
 
 
-def _text(cfg: Settings, activation: Activation) -> TextTransformerConfig:
+def _text(cfg: Settings, theirs: Mapping[str, Tensor], activation: Activation) -> TextConfig:
+    context_length = cfg.pop("context_length", 77)
+    if name := cfg.pop("hf_model_name"):
+        return hub_text(cfg, name, theirs, context_length)
     width = cfg.pop("width", 512)
     bidirectional = cfg.pop("no_causal_mask", False)
     eps = (cfg.pop("norm_kwargs") or {}).get("eps", 1e-5)
     mlp_width = int(width * cfg.pop("mlp_ratio", 4.0))
     vocab_size = cfg.pop("vocab_size", 49408)
     text = TextTransformerConfig(
-        context_length=cfg.pop("context_length", 77),
+        context_length=context_length,
         vocab_size=vocab_size,
         width=width,
         layers=cfg.pop("layers", 12),
@@ -195,9 +230,9 @@ def _text(cfg: Settings, activation: Activation) -> TextTransformerConfig:
         eos_id=_pooled_id(cfg, vocab_size, bidirectional),
         eps=eps,
         projection=_projection(cfg, bidirectional),
+        class_token=cfg.pop("embed_cls", False),
     )
     text = replace(text, bidirectional=bidirectional and text.eos_id is not None)
-    cfg.expect("embed_cls", False)
     cfg.expect("pad_id", 0)
     cfg.pop("output_tokens")
     cfg.finish()
@@ -336,10 +371,10 @@ def _is_plain(vision: VisionConfig, text: TextTransformerConfig) -> bool:
     """Return True for the towers of CLIP and SigLIP, whose pooling and projection are usual."""
     if isinstance(vision, ViTConfig):
         usual = vision.pool in ("class", "map") and not (vision.no_ln_pre or vision.patch_bias)
-        if not usual:
-            return False
+    else:
+        usual = isinstance(vision, ResNetConfig)
     usual_eos = text.eos_id in (None, text.vocab_size - 1)
-    return usual_eos and text.projection is None and not text.class_token
+    return usual and usual_eos and text.projection is None and not text.class_token
 
 
 def _inexpressible(name: str, reason: str) -> ModelError:

@@ -63,8 +63,8 @@ def read_openai(path: Path) -> ForeignModel:
         raise ModelError(
             path,
             "bare weights, which do not say their activation, preprocessing or tokenizer",
-            "put them in a directory beside their config.json or open_clip_config.json and give "
-            "the directory",
+            "name the architecture (--arch ViT-B-32 and the like), or put them in a directory "
+            "beside their config.json or open_clip_config.json and give the directory",
         )
     for name in DESCRIPTION:
         del tensors[name]

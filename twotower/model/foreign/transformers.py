@@ -26,13 +26,15 @@ from twotower.inputs.tokenizer import (
 )
 from twotower.model.config import (
     Activation,
+    BertConfig,
     CLIPConfig,
     TextTransformerConfig,
     VisionConfig,
     ViTConfig,
 )
-from twotower.model.foreign.hub_tokenizer import ROBERTA, T5, hub_tokenizer
+from twotower.model.foreign.hub_tokenizer import BERT, ROBERTA, T5, hub_tokenizer
 from twotower.model.foreign.naflex import read_canvas, read_naflex
+from twotower.model.foreign.open_clip_tables import BERT_BLOCKS
 from twotower.model.foreign.rename import (
     CONVERTIBLE,
     ForeignModel,
@@ -42,7 +44,7 @@ from twotower.model.foreign.rename import (
     read_tensors,
 )
 
-MODEL_TYPES = ("clip", "metaclip_2", "siglip", "siglip2")
+MODEL_TYPES = ("chinese_clip", "clip", "metaclip_2", "siglip", "siglip2")
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
 TABLE = (
@@ -71,6 +73,14 @@ SIGLIP_TABLE = (
     (r"^text\.proj\.", "text_model.head."),
     (r"^(logit_scale|logit_bias)", r"\1[None]"),
 )
+CHINESE_TABLE = (
+    *BERT_BLOCKS,
+    (r"^text\.proj\.", "text_projection."),
+    (r"^text\.", "text_model."),
+    *((ours, theirs) for ours, theirs in TABLE if "text" not in ours),
+    (r"^vision\.blocks\.", "vision_model.encoder.layers."),
+)
+CHINESE_NO_WEIGHTS = r"(vision|text)_model\.embeddings\.position_ids|text_model\.pooler\..*"
 # Old files have the positions 0, 1, 2, ... as a buffer.
 POSITION_IDS = r"(vision|text)_model\.embeddings\.position_ids"
 
@@ -100,6 +110,18 @@ CLIP_TEXT: dict[str, Any] = {
     "layer_norm_eps": 1e-5,
     "eos_token_id": 49407,
 }
+CHINESE_TEXT: dict[str, Any] = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "pad_token_id": 0,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+}
 SIGLIP_VISION = CLIP_VISION | {
     "patch_size": 16,
     "hidden_act": "gelu_pytorch_tanh",
@@ -127,6 +149,8 @@ def read_transformers(directory: Path) -> ForeignModel:
     path = directory / CONFIG
     tree = read_json(path)
     kind = tree.get("model_type")
+    if kind == "chinese_clip":
+        return _read_chinese_clip(directory, tree)
     if kind not in MODEL_TYPES:
         raise ModelError(path, f"model_type is {kind!r}", f"supported are {', '.join(MODEL_TYPES)}")
     siglip = kind in ("siglip", "siglip2")
@@ -161,6 +185,41 @@ def read_transformers(directory: Path) -> ForeignModel:
     tensors = import_tensors(config, table, theirs, directory, POSITION_IDS)
     files = (directory / tokenizer.file,) if tokenizer.file else ()
     return ForeignModel(config, tensors, files)
+
+
+def _read_chinese_clip(directory: Path, tree: Mapping[str, Any]) -> ForeignModel:
+    """Read a directory of `ChineseCLIPModel`: CLIP's image tower and a BERT, pooled at [CLS]."""
+    path = directory / CONFIG
+    vision = _vision(CLIP_VISION | (tree.get("vision_config") or {}), "class", path)
+    sizes = CHINESE_TEXT | (tree.get("text_config") or {})
+    text = BertConfig(
+        context_length=sizes["max_position_embeddings"],
+        vocab_size=sizes["vocab_size"],
+        width=sizes["hidden_size"],
+        layers=sizes["num_hidden_layers"],
+        heads=sizes["num_attention_heads"],
+        mlp_width=sizes["intermediate_size"],
+        pad_id=sizes["pad_token_id"],
+        positions=sizes["max_position_embeddings"],
+        first_position=0,
+        token_types=sizes["type_vocab_size"],
+        pool="first",
+        projection="linear",
+        activation=_activation(sizes, path),
+        eps=sizes["layer_norm_eps"],
+    )
+    tokenizer = hub_tokenizer(directory, BERT, "none", text.context_length)
+    config = CLIPConfig(
+        name=directory.name,
+        embed_dim=tree.get("projection_dim", 512),
+        vision=vision,
+        text=text,
+        preprocess=_preprocess(directory, vision.image_size, False),
+        tokenizer=tokenizer,
+    )
+    theirs = read_tensors(directory, "model", "pytorch_model.bin")
+    tensors = import_tensors(config, CHINESE_TABLE, theirs, directory, CHINESE_NO_WEIGHTS)
+    return ForeignModel(config, tensors, (directory / str(tokenizer.file),))
 
 
 def _activation(tree: Mapping[str, Any], path: Path) -> Activation:
