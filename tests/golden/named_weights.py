@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-SCALES = ("gamma", "norm", "ln_", "LayerNorm", "layer_norm", ".bn")
+SCALES = ("gamma", "norm", "ln_", "LayerNorm", "layer_norm", ".bn", "identity", "running_var")
 
 
 def named_weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, NDArray[np.float32]]:

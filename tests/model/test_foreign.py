@@ -28,15 +28,17 @@ from transformers import (
 from tests.tiny_models import random_tensors, siglip_config, tiny_config
 from twotower.errors import ModelError, UnsafePickleError
 from twotower.inputs.preprocess import Preprocess
+from twotower.model.clip import CLIP
 from twotower.model.config import CLIPConfig, ResNetConfig, TextTransformerConfig, ViTConfig
 from twotower.model.foreign import read_foreign, write_open_clip, write_transformers
-from twotower.model.foreign.open_clip import _vision
+from twotower.model.foreign.open_clip import _vision, open_clip_config
 from twotower.model.foreign.openai import OPENAI_TABLE
 from twotower.model.foreign.rename import Settings, export_tensors
 from twotower.model.foreign.transformers import _preprocess, _tower
 from twotower.model.foreign.transformers import _text as _text_tower
 from twotower.model.foreign.transformers import _vision as _vision_tower
 from twotower.model.presets import preset
+from twotower.model.weights import build_model
 
 TOWER = {
     "hidden_size": 32,
@@ -221,6 +223,33 @@ def test_siglip_from_transformers_and_back(hub_siglip: Path, tmp_path: Path) -> 
     assert_same(SiglipModel.from_pretrained(tmp_path / "again").state_dict(), theirs)
 
 
+def test_siglip_with_a_wider_image_tower(hub_siglip: Path, tmp_path: Path) -> None:
+    """As giant-opt's: texts are projected from the width of their tower to that of the other."""
+    torch.manual_seed(0)
+    config = SiglipConfig(
+        vision_config=TOWER | {"image_size": 64, "patch_size": 16, "hidden_size": 48},
+        text_config=TOWER | {"vocab_size": 320, "projection_size": 48},
+    )
+    theirs = SiglipModel(config).eval()
+    theirs.save_pretrained(hub_siglip)
+    foreign = read_foreign(hub_siglip)
+    assert foreign.config.embed_dim == 48 and foreign.config.text.width == 32
+    ids = torch.randint(0, 320, (2, 64))
+    ours = build_model(foreign.config, foreign.tensors, hub_siglip)
+    with torch.no_grad():
+        expected = theirs.get_text_features(ids).pooler_output
+        torch.testing.assert_close(ours.text(ids), expected, atol=1e-5, rtol=0)
+    (tmp_path / "again").mkdir()
+    write_transformers(foreign.config, foreign.tensors, tmp_path / "again")
+    reloaded = SiglipModel.from_pretrained(tmp_path / "again").state_dict()
+    assert_same(reloaded, load_file(hub_siglip / "model.safetensors"))
+    tree = json.loads((hub_siglip / "config.json").read_text())
+    tree["text_config"]["projection_size"] = 40
+    (hub_siglip / "config.json").write_text(json.dumps(tree))
+    with pytest.raises(ModelError, match="texts are projected to 40 dimensions"):
+        read_foreign(hub_siglip)
+
+
 def test_transformers_reads_our_tokenizer_files(tmp_path: Path) -> None:
     config = tiny_config()
     write_transformers(config, random_tensors(config), tmp_path)
@@ -297,6 +326,37 @@ def test_a_whole_siglip_to_open_clip_and_back(tmp_path: Path) -> None:
     assert (foreign.config.vision, foreign.config.text) == (config.vision, config.text)
     with pytest.raises(ModelError, match="timm"):
         write_open_clip(siglip_config(), random_tensors(siglip_config()), tmp_path)
+
+
+def test_so400m_i18n_has_no_text_projection(tmp_path: Path) -> None:
+    """Settings of open_clip's ViT-SO400M-16-SigLIP-i18n-256, and its number of parameters."""
+    vision_cfg = {
+        "image_size": 256,
+        "timm_model_name": "vit_so400m_patch16_siglip_256",
+        "timm_pool": "map",
+        "timm_proj": "none",
+    }
+    text_cfg = {
+        "context_length": 64,
+        "vocab_size": 250_000,
+        "hf_tokenizer_name": "timm/ViT-B-16-SigLIP-i18n-256",
+        "tokenizer_kwargs": {"clean": "canonicalize"},
+        "width": 1152,
+        "heads": 16,
+        "layers": 27,
+        "mlp_ratio": 3.7362,
+        "no_causal_mask": True,
+        "pool_type": "last",
+        "proj_type": "none",
+        "norm_kwargs": {"eps": 1e-6},
+    }
+    model_cfg = {"embed_dim": 1152, "init_logit_bias": -10, "custom_text": True}
+    tree = {"model_cfg": model_cfg | {"vision_cfg": vision_cfg, "text_cfg": text_cfg}}
+    config = open_clip_config(tree, {}, tmp_path / "open_clip_config.json")
+    with torch.device("meta"):
+        model = CLIP(config)
+    assert isinstance(model.text.proj, nn.Identity)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 1_127_430_706
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,8 @@ TEXT_TOWERS: tuple[Tower, ...] = ("text", "tokens")
 
 def vision_towers(config: CLIPConfig) -> tuple[Tower, ...]:
     """Return the towers of a model's pictures that have a graph."""
+    if config.vision.kind == "naflex":  # its patches are no fixed grid
+        return ("vision",)
     towers: tuple[Tower, ...] = ("vision", "patches")
     return (*towers, "patch_features") if config.embeds_patches else towers
 
@@ -55,12 +57,12 @@ def export_onnx(model: CLIP, directory: Path, towers: Sequence[Tower]) -> None:
     id_axes: Axes = {0: n}
     if not config.text.fixed_length:
         id_axes[1] = torch.export.Dim("length", min=2, max=length)
-    pixels = {"pixel_values": torch.zeros(2, 3, size, size)}
+    pixels = {"pixel_values": torch.zeros(2, config.preprocess.channels, size, size)}
     ids = {"input_ids": torch.ones(2, length, dtype=torch.long)}
     modules: dict[Tower, tuple[torch.nn.Module, Inputs, Axes, str]] = {
         "vision": (model.vision, pixels, pixel_axes, "vision."),
         "text": (model.text, ids, id_axes, "text."),
-        "patches": (PatchEncoder(model.vision), pixels, pixel_axes, ""),
+        "patches": (PatchEncoder(vision), pixels, pixel_axes, ""),
         "patch_features": (PatchFeatures(vision), pixels, pixel_axes, ""),
         "tokens": (TokenEncoder(model.text), ids, id_axes, ""),
     }

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image
 
-from twotower.arrays import Float32Array
+from twotower.arrays import Float32Array, UInt8Array
+from twotower.errors import ModelError
+from twotower.inputs.patch_canvas import pack_patches, patch_grid
 from twotower.inputs.pictures import Picture, on_white, open_picture
 
 # Per channel, of values in 0..1 (openai/CLIP `clip/clip.py`, commit d05afc4).
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
-Resize = Literal["shortest", "squash"]
+Resize = Literal["shortest", "squash", "patches"]
 Interpolation = Literal["bicubic", "bilinear"]
 RgbOrder = Literal["after_resize", "before_resize"]
 CropOffset = Literal["round", "floor"]
@@ -34,13 +36,16 @@ class PreprocessConfig:
     """The steps from a picture to `pixel_values`. The defaults give OpenAI's pixels to the bit.
 
     Attributes:
-        resize: scale the shorter side to `image_size` and crop the middle, or squash to a square.
+        resize: "shortest" scales the shorter side to `image_size` and crops the middle, "squash"
+            squashes to a square, "patches" keeps the shape as nearly as patches allow
+            (`patch_canvas.py`).
         mean, std: per channel, of values in 0..1.
         rgb: OpenAI converts to RGB last, which drops alpha and resizes palettes by nearest
             neighbour; transformers converts first and lays transparent parts over white.
         crop_offset: half of an odd margin is rounded to even by torchvision and open_clip, and
             down by transformers.
         fast_decode: decode large JPEGs at a reduced scale; the pixels are close, not equal.
+        patch_size: of "patches"; `image_size` is a multiple of it.
 
     Raises:
         ValueError: a field has an invalid value; the message begins with its name.
@@ -54,6 +59,7 @@ class PreprocessConfig:
     rgb: RgbOrder = "after_resize"
     crop_offset: CropOffset = "round"
     fast_decode: bool = False
+    patch_size: int | None = field(default=None, metadata={"optional": True})
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
@@ -62,15 +68,27 @@ class PreprocessConfig:
             raise ValueError(f"mean is {self.mean}; give three numbers")
         if len(self.std) != 3 or 0 in self.std:
             raise ValueError(f"std is {self.std}; give three numbers other than 0")
-        for field, choices in (
+        if (self.resize == "patches") != (self.patch_size is not None):
+            raise ValueError(
+                f"patch_size is {self.patch_size} and resize {self.resize!r}; give a patch_size "
+                "with 'patches' only"
+            )
+        if self.patch_size is not None and self.image_size % self.patch_size:
+            raise ValueError(f"image_size is {self.image_size}; give a multiple of patch_size")
+        for name, choices in (
             ("resize", Resize),
             ("interpolation", Interpolation),
             ("rgb", RgbOrder),
             ("crop_offset", CropOffset),
         ):
-            value, allowed = getattr(self, field), get_args(choices)
+            value, allowed = getattr(self, name), get_args(choices)
             if value not in allowed:
-                raise ValueError(f"{field} is {value!r}; give one of {', '.join(allowed)}")
+                raise ValueError(f"{name} is {value!r}; give one of {', '.join(allowed)}")
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of `pixel_values`: with "patches", a fourth has the shape."""
+        return 3 if self.patch_size is None else 4
 
 
 class Preprocess:
@@ -105,22 +123,42 @@ class Preprocess:
 
         Raises:
             PictureError: the picture cannot be read.
+            ModelError: the model reads pictures of several shapes.
         """
-        image = self.open(picture)
-        if self.config.rgb == "before_resize":
-            image = on_white(image)
+        if self.config.patch_size is not None:
+            raise ModelError(
+                "preprocess.resize",
+                "is 'patches', which makes no square",
+                "give a model that reads squares",
+            )
+        image = self._open_rgb(picture)
         if self.config.resize == "squash":
             size = self.config.image_size
             image = image.resize((size, size), _FILTERS[self.config.interpolation])
         else:
             image = self._resize_shortest(image, position, zoom)
-        # Transparency is dropped here anyway; with this entry, Pillow would warn about palettes.
-        image.info.pop("transparency", None)
-        return image.convert("RGB")
+        return _to_rgb(image)
 
     def __call__(self, picture: Picture) -> Float32Array:
-        """Return `pixel_values` [3, image_size, image_size]. Raises `PictureError`."""
-        levels = np.asarray(self.square(picture))  # [image_size, image_size, 3]
+        """Return `pixel_values` [channels, image_size, image_size]. Raises `PictureError`."""
+        patch_size = self.config.patch_size
+        if patch_size is None:
+            return self._normalize(np.asarray(self.square(picture)))
+        image = self._open_rgb(picture)
+        patches = (self.config.image_size // patch_size) ** 2
+        rows, columns = patch_grid(image.height, image.width, patch_size, patches)
+        size = (columns * patch_size, rows * patch_size)
+        image = _to_rgb(image.resize(size, _FILTERS[self.config.interpolation]))
+        pixel_values = self._normalize(np.asarray(image))
+        return pack_patches(pixel_values, patch_size, self.config.image_size)
+
+    def _open_rgb(self, picture: Picture) -> Image.Image:
+        """Open a picture, laid over white if the configuration says so."""
+        image = self.open(picture)
+        return on_white(image) if self.config.rgb == "before_resize" else image
+
+    def _normalize(self, levels: UInt8Array) -> Float32Array:
+        """Normalise pixels [height, width, 3] -> [3, height, width]."""
         pixel_values = levels.transpose(2, 0, 1).astype(np.float32, order="C")
         # Three steps as in OpenAI's code: one multiplication and one addition round differently.
         pixel_values /= 255
@@ -153,6 +191,12 @@ class Preprocess:
         if position is not None:
             return min(int(position * (margin + 1)), margin)
         return margin // 2 if self.config.crop_offset == "floor" else round(margin / 2)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    # Transparency is dropped here anyway; with this entry, Pillow would warn about palettes.
+    image.info.pop("transparency", None)
+    return image.convert("RGB")
 
 
 def _cut_ends(image: Image.Image, pixels: int) -> Image.Image:

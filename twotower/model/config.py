@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 from twotower.errors import ModelError, TwotowerError
 from twotower.inputs.preprocess import PreprocessConfig
 from twotower.inputs.tokenizer import TokenizerConfig
+from twotower.model.trunk_configs import FastViTConfig, NaFlexConfig, TimmViTConfig
 
 CONFIG_FILE = "config.json"
 OPTIONAL = {"optional": True}  # a field that older directories lack; they mean its default
@@ -115,6 +116,8 @@ class TextTransformerConfig:
             which is linear for a causal transformer and affine for a bidirectional one.
         class_token: a learned token after the last position is pooled (CoCa), which needs inputs
             padded with 0 to `context_length`.
+        bidirectional: True if positions attend to all others although `eos_id` is pooled
+            (MobileCLIP), which needs padded inputs, too.
     """
 
     context_length: int
@@ -128,12 +131,13 @@ class TextTransformerConfig:
     eps: float = 1e-5
     projection: Literal["linear", "affine", "none"] | None = field(default=None, metadata=OPTIONAL)
     class_token: bool = field(default=False, metadata=OPTIONAL)
+    bidirectional: bool = field(default=False, metadata=OPTIONAL)
     kind: Literal["transformer"] = "transformer"
 
     @property
     def causal(self) -> bool:
         """True if a position attends only to itself and those before it."""
-        return self.eos_id is not None
+        return self.eos_id is not None and not self.bidirectional
 
     @property
     def fixed_length(self) -> bool:
@@ -211,7 +215,15 @@ class BertConfig:
         return False
 
 
-VisionConfig: TypeAlias = ViTConfig | ResNetConfig | EfficientNetLiteConfig | ConvNeXtConfig
+VisionConfig: TypeAlias = (
+    ViTConfig
+    | ResNetConfig
+    | EfficientNetLiteConfig
+    | ConvNeXtConfig
+    | TimmViTConfig
+    | NaFlexConfig
+    | FastViTConfig
+)
 TextConfig: TypeAlias = TextTransformerConfig | SentenceEncoderConfig | BertConfig
 
 

@@ -82,15 +82,20 @@ class AttentionPool(nn.Module):
         self.mlp = MLP(width, mlp_width, activation)
         nn.init.xavier_uniform_(self.probe)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Pool [B, L, width] -> [B, width]. The probe has no residual connection."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Pool [B, L, width] -> [B, width]. The probe has no residual connection.
+
+        Args:
+            mask: added to the attention logits; broadcastable to [B, heads, 1, L].
+        """
         width = x.shape[-1]
         q_weight, kv_weight = self.qkv.weight.split((width, 2 * width))
         q_bias, kv_bias = self.qkv.bias.split((width, 2 * width))
         probe = self.probe.to(x.dtype).expand(x.shape[0], -1, -1)
         (q,) = split_heads(F.linear(probe, q_weight, q_bias), 1, self.heads)
         k, v = split_heads(F.linear(x, kv_weight, kv_bias), 2, self.heads)
-        pooled = self.out(merge_heads(F.scaled_dot_product_attention(q, k, v)))  # [B, 1, width]
+        pooled = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        pooled = self.out(merge_heads(pooled))  # [B, 1, width]
         pooled = pooled + self.mlp(self.ln(pooled))
         return pooled[:, 0]
 
@@ -168,7 +173,11 @@ class PostNormBlock(Block):
 def run_blocks(
     blocks: nn.ModuleList, x: Tensor, mask: Tensor | None, checkpointing: bool
 ) -> Tensor:
-    """Apply blocks in order; with `checkpointing`, the backward pass recomputes activations."""
+    """Apply blocks in order; with `checkpointing`, the backward pass recomputes activations.
+
+    Args:
+        mask: the second argument of each block.
+    """
     for block in blocks:
         if checkpointing and torch.is_grad_enabled():
             x = checkpoint(block, x, mask, use_reentrant=False)

@@ -44,6 +44,7 @@ class TextTransformer(nn.Module):
         super().__init__()
         width = config.width
         self.eos_id, self.fixed_length = config.eos_id, config.fixed_length
+        self.causal = config.causal
         self.checkpointing = False
         self.token_embed = nn.Embedding(config.vocab_size, width)
         self.class_embed = nn.Parameter(torch.randn(width) * 0.01) if config.class_token else None
@@ -90,7 +91,7 @@ class TextTransformer(nn.Module):
         if self.class_embed is not None:
             x = torch.cat([x, self.class_embed.to(x.dtype).expand(x.shape[0], 1, -1)], dim=1)
         x = x + self.pos_embed[: x.shape[1]].to(x.dtype)
-        mask = None if self.eos_id is None else causal_mask(x)
+        mask = causal_mask(x) if self.causal else None
         if self.class_embed is not None:
             mask = causal_mask(x) + class_token_mask(input_ids, x)
         return self.ln_final(run_blocks(self.blocks, x, mask, self.checkpointing))

@@ -1,6 +1,7 @@
 """Image towers: pixel_values [B, 3, image_size, image_size] -> image_features [B, embed_dim].
 
-This file has the vision transformer; convolutional towers are in `convnets.py` and `convnext.py`.
+This file has the vision transformer; convolutional towers are in `convnets.py` and `convnext.py`,
+timm's in `timm_vit.py` and `fastvit.py`, that for any shape of picture in `naflex.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from twotower.model.config import ConvNeXtConfig, ResNetConfig, VisionConfig, ViTConfig
 from twotower.model.convnets import EfficientNetLite, ModifiedResNet
 from twotower.model.convnext import ConvNeXt
+from twotower.model.fastvit import FastViT
 from twotower.model.layers import (
     AttentionPool,
     Block,
@@ -21,6 +23,9 @@ from twotower.model.layers import (
     run_blocks,
     split_heads,
 )
+from twotower.model.naflex import NaFlex
+from twotower.model.timm_vit import TimmViT
+from twotower.model.trunk_configs import FastViTConfig, NaFlexConfig, TimmViTConfig
 
 
 def build_vision(config: VisionConfig, embed_dim: int) -> VisionTower:
@@ -29,6 +34,12 @@ def build_vision(config: VisionConfig, embed_dim: int) -> VisionTower:
         return VisionTransformer(config, embed_dim)
     if isinstance(config, ResNetConfig):
         return ModifiedResNet(config, embed_dim)
+    if isinstance(config, TimmViTConfig):
+        return TimmViT(config, embed_dim)
+    if isinstance(config, NaFlexConfig):
+        return NaFlex(config, embed_dim)
+    if isinstance(config, FastViTConfig):
+        return FastViT(config, embed_dim)
     if isinstance(config, ConvNeXtConfig):
         return ConvNeXt(config, embed_dim)
     return EfficientNetLite(config, embed_dim)
@@ -140,7 +151,7 @@ class VisionTransformer(nn.Module):
 class PatchEncoder(nn.Module):
     """An image tower without its pooling, as a module of its own for export."""
 
-    def __init__(self, vision: VisionTower) -> None:
+    def __init__(self, vision: GridTower) -> None:
         super().__init__()
         self.vision = vision
 
@@ -161,4 +172,5 @@ class PatchFeatures(nn.Module):
         return self.vision.patch_features(pixel_values)
 
 
-VisionTower = VisionTransformer | ModifiedResNet | EfficientNetLite | ConvNeXt
+GridTower = VisionTransformer | ModifiedResNet | EfficientNetLite | ConvNeXt | TimmViT | FastViT
+VisionTower = GridTower | NaFlex

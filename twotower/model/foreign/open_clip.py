@@ -50,6 +50,12 @@ from twotower.model.foreign.rename import (
     read_json,
     read_tensors,
 )
+from twotower.model.foreign.timm_towers import (
+    FASTVITS,
+    TIMM_TOWERS,
+    read_fastvit,
+    read_timm_tower,
+)
 from twotower.model.foreign.timm_trunks import timm_trunk
 
 CONFIG, WEIGHTS, PICKLE = "open_clip_config.json", "open_clip_model", "open_clip_pytorch_model.bin"
@@ -206,7 +212,11 @@ def _eps(cfg: Settings) -> float:
     return eps
 
 
-def _timm_vision(cfg: Settings, name: str, image_size: int) -> ViTConfig:
+def _timm_vision(cfg: Settings, name: str, image_size: int) -> VisionConfig:
+    if name in FASTVITS:
+        return read_fastvit(cfg, name, image_size)
+    if name in TIMM_TOWERS:
+        return read_timm_tower(cfg, name, image_size)
     match = re.fullmatch(r"vit_([a-z0-9]+)_patch(\d+)_siglip(_.*)?", name)
     if not match or match[1] not in TIMM_WIDTHS:
         raise cfg.unsupported("timm_model_name", name)
@@ -253,6 +263,7 @@ def _text(cfg: Settings, theirs: Mapping[str, Tensor], activation: Activation) -
         projection=_projection(cfg, bidirectional),
         class_token=cfg.pop("embed_cls", False),
     )
+    text = replace(text, bidirectional=bidirectional and text.eos_id is not None)
     cfg.expect("pad_id", 0)
     cfg.pop("output_tokens")
     cfg.finish()
@@ -261,8 +272,8 @@ def _text(cfg: Settings, theirs: Mapping[str, Tensor], activation: Activation) -
 
 def _pooled_id(cfg: Settings, vocab_size: int, bidirectional: bool) -> int | None:
     """Read the pooling of a text tower; return the id whose first position is pooled."""
-    if bidirectional:
-        cfg.expect("pool_type", "last")
+    if bidirectional and cfg.unread.get("pool_type") == "last":
+        cfg.pop("pool_type")
         return None
     largest = vocab_size - 1
     if cfg.unread.get("pool_type") == "eos":
@@ -403,7 +414,7 @@ def _vision_cfg(config: CLIPConfig) -> dict[str, Any]:
     if isinstance(vision, ResNetConfig):
         return {"image_size": vision.image_size, "layers": vision.layers, "width": vision.width}
     if not isinstance(vision, ViTConfig):
-        raise _inexpressible(config.name, f"open_clip has no {vision.kind} image tower")
+        raise _inexpressible(config.name, f"an {vision.kind} tower is not written")
     if vision.pool == "map":
         return {
             "image_size": vision.image_size,

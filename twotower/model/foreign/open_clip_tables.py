@@ -14,6 +14,8 @@ from twotower.model.config import (
     VisionConfig,
     ViTConfig,
 )
+from twotower.model.foreign.timm_tables import FASTVIT, timm_vit_rules
+from twotower.model.trunk_configs import FastViTConfig, TimmViTConfig
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -118,6 +120,10 @@ def open_clip_table(config: CLIPConfig, prefix: str) -> Rules:
 
 
 def _vision_rules(vision: VisionConfig) -> Rules:
+    if isinstance(vision, TimmViTConfig):
+        return timm_vit_rules(vision)
+    if isinstance(vision, FastViTConfig):
+        return FASTVIT
     if isinstance(vision, ViTConfig) and (vision.pool == "map" or vision.patch_bias):
         return TIMM_VIT
     if isinstance(vision, ConvNeXtConfig):

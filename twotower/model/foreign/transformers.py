@@ -34,6 +34,7 @@ from twotower.model.config import (
     ViTConfig,
 )
 from twotower.model.foreign.hub_tokenizer import BERT, ROBERTA, T5, hub_tokenizer
+from twotower.model.foreign.naflex import read_canvas, read_naflex
 from twotower.model.foreign.open_clip_tables import BERT_BLOCKS
 from twotower.model.foreign.rename import (
     CONVERTIBLE,
@@ -45,8 +46,9 @@ from twotower.model.foreign.rename import (
     read_json,
     read_tensors,
 )
+from twotower.model.trunk_configs import NaFlexConfig
 
-MODEL_TYPES = ("chinese_clip", "clip", "metaclip_2", "siglip")
+MODEL_TYPES = ("chinese_clip", "clip", "metaclip_2", "siglip", "siglip2")
 CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 
 TABLE = (
@@ -128,6 +130,7 @@ SIGLIP_VISION = CLIP_VISION | {
     "patch_size": 16,
     "hidden_act": "gelu_pytorch_tanh",
     "layer_norm_eps": 1e-6,
+    "vision_use_head": True,
 }
 SIGLIP_TEXT: dict[str, Any] = CLIP_TEXT | {
     "vocab_size": 32000,
@@ -141,7 +144,7 @@ SIGLIP_TEXT: dict[str, Any] = CLIP_TEXT | {
 
 
 def read_transformers(directory: Path) -> ForeignModel:
-    """Read a directory saved by `CLIPModel` or `SiglipModel`, or a download of one.
+    """Read a directory of `CLIPModel`, `SiglipModel` or `Siglip2Model`.
 
     Raises:
         ModelError: an unsupported setting, or weights that cannot be read or do not fit.
@@ -153,11 +156,19 @@ def read_transformers(directory: Path) -> ForeignModel:
         return _read_chinese_clip(directory, tree)
     if kind not in MODEL_TYPES:
         raise ModelError(path, f"model_type is {kind!r}", f"supported are {', '.join(MODEL_TYPES)}")
-    siglip = kind == "siglip"
-    vision = _vision(_tower(tree, "vision", siglip, path), siglip)
+    siglip = kind in ("siglip", "siglip2")
+    preprocess = None
+    if kind == "siglip2":
+        preprocess = read_canvas(_image_processor(directory))
+        sizes = SIGLIP_VISION | (tree.get("vision_config") or {})
+        vision: ViTConfig | NaFlexConfig = read_naflex(sizes, preprocess, path)
+    else:
+        vision = _vision(_tower(tree, "vision", siglip, path), siglip)
     settings = _tower(tree, "text", siglip, path)
     eos_id = settings.unread.get("eos_token_id", 2)
     text = _text(settings, siglip)
+    if siglip:
+        _check_projection(settings, text.width, vision.width)
     if kind == "metaclip_2":
         text = replace(text, eos_id=eos_id)
         tokenizer = _metaclip_2_tokenizer(directory, text.context_length)
@@ -168,7 +179,7 @@ def read_transformers(directory: Path) -> ForeignModel:
         embed_dim=vision.width if siglip else Settings(tree, str(path)).read("projection_dim", 512),
         vision=vision,
         text=text,
-        preprocess=_preprocess(directory, vision.image_size, siglip),
+        preprocess=preprocess or _preprocess(directory, vision.image_size, siglip),
         tokenizer=tokenizer,
         logit_bias=siglip,
     )
@@ -261,11 +272,16 @@ def _shape(settings: Settings, defaults: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _check_projection(settings: Settings, width: int, embed_dim: int) -> None:
+    """Raise `ModelError` unless texts are projected to the width of the image tower."""
+    size = settings.pop("projection_size") or width
+    if size != embed_dim:
+        raise settings.unsupported("projection_size", size)
+
+
 def _text(settings: Settings, siglip: bool) -> TextTransformerConfig:
     defaults = SIGLIP_TEXT if siglip else CLIP_TEXT
     shape = _shape(settings, defaults)
-    if siglip:
-        settings.expect("projection_size", None, shape["width"])
     vocab_size = settings.read("vocab_size", defaults["vocab_size"])
     eos_id = None if siglip else settings.read("eos_token_id", defaults["eos_token_id"])
     if eos_id == 2:  # of old files; transformers then pools at the largest id
@@ -507,7 +523,7 @@ def _text_tree(text: TextTransformerConfig, config: CLIPConfig) -> dict[str, Any
         | {
             "vocab_size": text.vocab_size,
             "max_position_embeddings": text.context_length,
-            "projection_dim": config.embed_dim,
+            "projection_size" if config.logit_bias else "projection_dim": config.embed_dim,
         }
     )
 
