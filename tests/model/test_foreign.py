@@ -20,14 +20,16 @@ from transformers import (
     SiglipModel,
 )
 
-from tests.tiny_models import random_tensors, siglip_config, tiny_config
+from tests.tiny_models import random_tensors, resnet_config, siglip_config, tiny_config
 from twotower.errors import ModelError, UnsafePickleError
-from twotower.model.config import CLIPConfig, ResNetConfig, TextTransformerConfig, ViTConfig
+from twotower.model.config import CLIPConfig, TextTransformerConfig, ViTConfig
 from twotower.model.foreign import read_foreign, write_open_clip, write_transformers
 from twotower.model.foreign.open_clip import _vision
 from twotower.model.foreign.openai import OPENAI_TABLE
 from twotower.model.foreign.rename import Settings, export_tensors
 from twotower.model.presets import preset
+from twotower.model.weight_files import Tensors
+from twotower.model.weights import as_tensors
 
 TOWER = {
     "hidden_size": 32,
@@ -37,8 +39,9 @@ TOWER = {
 }
 
 
-def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+def assert_same(ours: Tensors, theirs: Tensors) -> None:
     """Check that names, values and precisions are equal."""
+    ours, theirs = as_tensors(ours), as_tensors(theirs)
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert tensor.dtype == theirs[name].dtype, name
@@ -47,14 +50,6 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
 
 def without_counters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
-
-
-def resnet_config() -> CLIPConfig:
-    return replace(
-        tiny_config("tiny-resnet"),
-        vision=ResNetConfig(64, 64, (1, 2, 1, 1)),
-        text=TextTransformerConfig(77, 49408, 64, 2, 1, 256, "quick_gelu"),
-    )
 
 
 def openai_config() -> CLIPConfig:
@@ -245,7 +240,7 @@ class Archive(nn.Module):
 
 def openai_tensors(config: CLIPConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors as OpenAI stored them: in half precision, with three descriptive ones."""
-    theirs = export_tensors(OPENAI_TABLE, tensors)
+    theirs = as_tensors(export_tensors(OPENAI_TABLE, tensors))
     return {
         **{
             name: tensor.half() if tensor.is_floating_point() else tensor
@@ -287,7 +282,7 @@ def test_old_archives_do_not_count_batches(tmp_path: Path) -> None:
 
 
 def test_bare_weights_do_not_say_their_activation(tmp_path: Path) -> None:
-    tensors = export_tensors(OPENAI_TABLE, random_tensors(openai_config()))
+    tensors = as_tensors(export_tensors(OPENAI_TABLE, random_tensors(openai_config())))
     torch.save(tensors, tmp_path / "bare.pt")
     with pytest.raises(ModelError, match=r"bare\.pt: .*do not say their activation"):
         read_foreign(tmp_path / "bare.pt")

@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from safetensors import SafetensorError
 
-from twotower.arrays import Float32Array, Int64Array
+from twotower.arrays import Float32Array, Int64Array, normalize
 from twotower.encode.encoder import Encoder
-from twotower.encode.golden import (
-    GOLDEN_COSINE,
-    GOLDEN_TEXTS,
-    Golden,
-    golden_pictures,
-    write_golden,
-)
+from twotower.encode.engine import Tower, start_engine
+from twotower.encode.golden import GOLDEN_TEXTS, Golden, golden_pictures, write_golden
+from twotower.encode.graphs import write_graphs
 from twotower.encode.onnx import TEXT_TOWERS, export_onnx, vision_towers
 from twotower.errors import ModelError, VerificationError
 from twotower.files import atomic_folder
 from twotower.inputs.preprocess import Preprocess
 from twotower.inputs.tokenizer import load_tokenizer
 from twotower.model.config import CLIPConfig, is_model_directory, read_config
+from twotower.model.foreign import read_foreign, write_open_clip, write_transformers
+from twotower.model.graphs import has_graphs
+from twotower.model.weight_files import (
+    TEXT_PREFIX,
+    WEIGHTS_FILE,
+    Arrays,
+    Tensors,
+    as_arrays,
+    dequantize,
+    read_stored,
+    save_arrays,
+    save_weights,
+)
 
 if TYPE_CHECKING:  # torch is imported in functions: importing this file is cheap
-    import torch
-
     from twotower.model.clip import CLIP
 
 Format: TypeAlias = Literal["twotower", "transformers", "open_clip"]
@@ -45,26 +52,30 @@ def convert(source: Path, destination: Path, to: Format = "twotower") -> None:
         source: a model directory, a transformers or open_clip directory, or an OpenAI archive.
 
     Raises:
-        ModelError: the model cannot be read, `destination` exists, or the format cannot express
-            the model.
-        VerificationError: the result does not reproduce the embeds of the source; it is removed.
+        ModelError: the model cannot be read, `destination` exists, the format cannot express the
+            model, or its architecture needs torch for the conversion, which is not installed.
+        VerificationError: the result does not reproduce the source; it is removed.
     """
-    config, tensors, files = read_any(source)
-    if to == "twotower":
-        write_directory(config, tensors, files, destination)
-    else:
-        write_foreign(config, tensors, files, destination, to)
+    try:
+        config, tensors, files = read_any(source)
+        if to == "twotower":
+            write_directory(config, tensors, files, destination)
+        else:
+            write_foreign(config, tensors, files, destination, to)
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            source,
+            f"its conversion needs the package {error.name!r}",
+            "pip install 'twotower[train]' (only for the conversion)",
+        ) from None
 
 
-def read_any(source: Path) -> tuple[CLIPConfig, dict[str, torch.Tensor], tuple[Path, ...]]:
+def read_any(source: Path) -> tuple[CLIPConfig, Arrays, tuple[Path, ...]]:
     """Read a model in any format.
 
     Returns:
         Its configuration, its tensors under our names, and its vocabulary files.
     """
-    from twotower.model.foreign import read_foreign
-    from twotower.model.weights import dequantize, read_stored
-
     if not is_model_directory(source):
         foreign = read_foreign(source)
         return foreign.config, foreign.tensors, foreign.files
@@ -80,7 +91,7 @@ def vocabulary_files(config: CLIPConfig, directory: Path) -> tuple[Path, ...]:
 
 def write_directory(
     config: CLIPConfig,
-    tensors: Mapping[str, torch.Tensor],
+    tensors: Tensors,
     files: Sequence[Path],
     destination: Path,
     int8: bool = False,
@@ -88,6 +99,8 @@ def write_directory(
     """Write a model directory: configuration, weights, vocabulary, golden vectors, ONNX graphs.
 
     The text tower is left out if `config.text_folder` names its folder (`write_text_folder`).
+    Towers that have no graph in `model.graphs` are exported by torch, which then makes the golden
+    vectors.
 
     Args:
         tensors: under the names of `CLIP.state_dict()`, or quantised.
@@ -96,25 +109,35 @@ def write_directory(
 
     Raises:
         ModelError: `destination` exists or cannot be written.
-        VerificationError: onnxruntime does not reproduce the embeds of the torch model.
+        VerificationError: the embeds of the golden pictures or texts are damaged, or not
+            reproduced.
     """
-    from twotower.model.weights import load_model, save_weights
-
+    towers = vision_towers(config) + (TEXT_TOWERS if config.text_folder is None else ())
     with new_directory(destination) as directory:
         save_weights(config, tensors, directory, int8)
         for file in files:
             shutil.copyfile(file, directory / file.name)
-        model = load_model(directory)
-        write_golden(make_golden(model, directory), directory)
-        export_onnx(model, directory, vision_towers(config))
-        if config.text_folder is None:
-            export_onnx(model, directory, TEXT_TOWERS)
+        if has_graphs(config):
+            write_graphs(config, directory, towers)
+            golden = golden_of_graphs(directory)
+        else:
+            golden = _export_by_torch(directory, towers)
+        write_golden(golden, directory)
         Encoder(directory).verify()
+
+
+def _export_by_torch(directory: Path, towers: Sequence[Tower]) -> Golden:
+    """Write the graphs of the torch model of a directory; return its golden vectors."""
+    from twotower.model.weights import load_model
+
+    model = load_model(directory)
+    export_onnx(model, directory, towers)
+    return make_golden(model, directory)
 
 
 def write_text_folder(
     config: CLIPConfig,
-    tensors: Mapping[str, torch.Tensor],
+    tensors: Tensors,
     files: Sequence[Path],
     destination: Path,
 ) -> None:
@@ -129,39 +152,27 @@ def write_text_folder(
     Raises:
         ModelError: `destination` exists or cannot be written.
     """
-    from twotower.model.weights import (
-        TEXT_PREFIX,
-        WEIGHTS_FILE,
-        build_model,
-        dequantize,
-        save_tensors,
-    )
-
     text = {name: tensor for name, tensor in tensors.items() if name.startswith(TEXT_PREFIX)}
     with new_directory(destination) as directory:
-        save_tensors(text, directory / WEIGHTS_FILE)
+        save_arrays(as_arrays(text), directory / WEIGHTS_FILE)
         for file in files:
             shutil.copyfile(file, directory / file.name)
-        model = build_model(config, dequantize(tensors), destination)
-        export_onnx(model, directory, TEXT_TOWERS)
+        write_graphs(config, directory, TEXT_TOWERS)
 
 
 def write_foreign(
     config: CLIPConfig,
-    tensors: Mapping[str, torch.Tensor],
+    tensors: Tensors,
     files: Sequence[Path],
     destination: Path,
     to: Format,
 ) -> None:
-    """Write a transformers or open_clip directory; read it again and compare its embeds.
+    """Write a transformers or open_clip directory; read it again and compare.
 
     Raises:
         ModelError: the format cannot express the model, or `destination` exists.
-        VerificationError: the embeds of the golden pictures and texts differ.
+        VerificationError: the towers or weights that are read differ.
     """
-    from twotower.model.foreign import read_foreign, write_open_clip, write_transformers
-    from twotower.model.weights import build_model
-
     write: Callable[..., None] = {
         "transformers": write_transformers,
         "open_clip": write_open_clip,
@@ -171,18 +182,21 @@ def write_foreign(
             shutil.copyfile(file, directory / file.name)
         write(config, tensors, directory)
         written = read_foreign(directory)
-        inputs = _golden_inputs(config, directory)
-        before = _embed(build_model(config, tensors, destination), *inputs)
-        after = _embed(build_model(written.config, written.tensors, destination), *inputs)
-        for kind, ours, theirs in zip(("picture", "text"), before, after, strict=True):
-            cosine = float((ours * theirs).sum(axis=1).min())
-            if not cosine >= GOLDEN_COSINE:  # also catches NaN
-                raise VerificationError(
-                    destination,
-                    f"as {to}, a golden {kind} has cosine {cosine:.6f}, below {GOLDEN_COSINE}",
-                    "nothing was written; use the original",
-                )
+        towers = (config.vision, config.text, config.embed_dim)
+        equal = towers == (written.config.vision, written.config.text, written.config.embed_dim)
+        if not (equal and _equal(as_arrays(tensors), written.tensors)):
+            raise VerificationError(
+                destination,
+                f"the model that is read from the {to} directory is not the one that was written",
+                "nothing was written; use the original",
+            )
         _warn_of_input_changes(config, written.config, to)
+
+
+def _equal(before: Arrays, after: Arrays) -> bool:
+    return before.keys() == after.keys() and all(
+        np.array_equal(array, after[name]) for name, array in before.items()
+    )
 
 
 def _warn_of_input_changes(config: CLIPConfig, written: CLIPConfig, to: Format) -> None:
@@ -198,10 +212,47 @@ def _warn_of_input_changes(config: CLIPConfig, written: CLIPConfig, to: Format) 
         )
 
 
+def golden_of_graphs(directory: Path) -> Golden:
+    """Embed the golden pictures and texts with the graphs of a model directory.
+
+    The texts have the whole context, so that `Encoder.verify` also checks that shorter ones have
+    the same embeds.
+
+    Raises:
+        VerificationError: embeds that are not finite, or equal for different inputs.
+    """
+    config = read_config(directory)
+    pixel_values, input_ids = _golden_inputs(config, directory)
+    inputs: tuple[tuple[Tower, Any], ...] = (("vision", pixel_values), ("text", input_ids))
+    embeds = []
+    for tower, batch in inputs:
+        features = start_engine("onnxruntime", directory, tower)(batch)
+        _check_features(features, tower, directory)
+        embeds.append(normalize(features))
+    return Golden(golden_pictures(), list(GOLDEN_TEXTS), *embeds)
+
+
+def _check_features(features: Float32Array, tower: Tower, directory: Path) -> None:
+    """Raise `VerificationError` for features [n, embed_dim] that no working tower computes."""
+    reason = None
+    if not np.isfinite(features).all():
+        reason = "computes NaN or infinity"
+    elif len(np.unique(features, axis=0)) < len(features):
+        reason = "computes the same for different inputs"
+    if reason:
+        raise VerificationError(
+            directory, f"the {tower} tower {reason}", "check or download the weights again"
+        )
+
+
 def make_golden(model: CLIP, directory: Path) -> Golden:
     """Embed the golden pictures and texts with a torch model, and the vocabulary of `directory`."""
-    inputs = _golden_inputs(read_config(directory), directory)
-    image_embeds, text_embeds = _embed(model, *inputs)
+    import torch
+
+    pixel_values, input_ids = _golden_inputs(read_config(directory), directory)
+    with torch.inference_mode():
+        embeds = model.embed(torch.from_numpy(pixel_values), torch.from_numpy(input_ids))
+    image_embeds, text_embeds = (tensor.numpy() for tensor in embeds)
     return Golden(golden_pictures(), list(GOLDEN_TEXTS), image_embeds, text_embeds)
 
 
@@ -211,17 +262,6 @@ def _golden_inputs(config: CLIPConfig, directory: Path) -> tuple[Float32Array, I
     pixel_values = np.stack([preprocess(picture) for picture in golden_pictures()])
     tokenizer = load_tokenizer(config.tokenizer, config.text_directory(directory))
     return pixel_values, tokenizer(GOLDEN_TEXTS).input_ids
-
-
-def _embed(
-    model: CLIP, pixel_values: Float32Array, input_ids: Int64Array
-) -> tuple[Float32Array, Float32Array]:
-    import torch
-
-    with torch.inference_mode():
-        embeds = model.embed(torch.from_numpy(pixel_values), torch.from_numpy(input_ids))
-    image_embeds, text_embeds = (tensor.numpy() for tensor in embeds)
-    return image_embeds, text_embeds
 
 
 def require_free_destination(destination: Path) -> None:

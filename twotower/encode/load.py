@@ -23,7 +23,7 @@ def load(
     """Load a bundled model, a model directory, or CLIP or SigLIP weights in another format.
 
     Other formats are converted once, checked against golden vectors and kept in the cache
-    (`TWOTOWER_CACHE`, by default `~/.cache/twotower`); the conversion needs torch.
+    (`TWOTOWER_CACHE`, by default `~/.cache/twotower`).
 
     Args:
         model: "twotower-base" (short "base"), "twotower-small" ("small") or None for the default of
@@ -102,12 +102,6 @@ def _converted(source: Path) -> Path:
         return destination
     try:
         convert(source, destination)
-    except ModuleNotFoundError as error:
-        raise ModelError(
-            source,
-            f"its conversion needs the package {error.name!r}",
-            "pip install 'twotower[train]' (only for the conversion)",
-        ) from None
     except ModelError as error:
         # unless another process has just finished the same conversion
         if error.subject != str(destination) or not destination.exists():

@@ -11,9 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-from torch import Tensor
-
 from twotower.errors import ModelError
 from twotower.inputs.preprocess import OPENAI_MEAN, OPENAI_STD, PreprocessConfig
 from twotower.inputs.tokenizer import (
@@ -39,6 +36,7 @@ from twotower.model.foreign.rename import (
     read_json,
     read_tensors,
 )
+from twotower.model.weight_files import Tensors, save_arrays
 
 CONFIG, WEIGHTS, PICKLE = "open_clip_config.json", "open_clip_model", "open_clip_pytorch_model.bin"
 
@@ -238,7 +236,7 @@ def _preprocess(cfg: Mapping[str, Any], image_size: int, path: Path) -> Preproce
     )
 
 
-def write_open_clip(config: CLIPConfig, tensors: Mapping[str, Tensor], directory: Path) -> None:
+def write_open_clip(config: CLIPConfig, tensors: Tensors, directory: Path) -> None:
     """Write `open_clip_config.json` and `open_clip_model.safetensors` into `directory`.
 
     Raises:
@@ -272,7 +270,7 @@ def write_open_clip(config: CLIPConfig, tensors: Mapping[str, Tensor], directory
     }
     tree = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
     theirs = export_tensors(_table(config), tensors)
-    save_file(theirs, directory / f"{WEIGHTS}.safetensors", metadata={"format": "pt"})
+    save_arrays(theirs, directory / f"{WEIGHTS}.safetensors", {"format": "pt"})
     (directory / CONFIG).write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
 
 

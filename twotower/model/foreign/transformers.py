@@ -12,9 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors.torch import save_file
-from torch import Tensor
-
 from twotower.errors import ModelError
 from twotower.inputs.byte_pairs import clip_vocabulary
 from twotower.inputs.preprocess import OPENAI_MEAN, OPENAI_STD, PreprocessConfig
@@ -33,6 +30,7 @@ from twotower.model.foreign.rename import (
     read_json,
     read_tensors,
 )
+from twotower.model.weight_files import WEIGHTS_FILE, Tensors, save_arrays
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
@@ -253,7 +251,7 @@ def _preprocess(directory: Path, image_size: int, siglip: bool) -> PreprocessCon
     )
 
 
-def write_transformers(config: CLIPConfig, tensors: Mapping[str, Tensor], directory: Path) -> None:
+def write_transformers(config: CLIPConfig, tensors: Tensors, directory: Path) -> None:
     """Write a directory for `CLIPModel.from_pretrained` or `SiglipModel.from_pretrained`.
 
     CLIP's vocabulary is written; any other must exist in `directory`.
@@ -285,9 +283,7 @@ def write_transformers(config: CLIPConfig, tensors: Mapping[str, Tensor], direct
     if siglip:
         del tree["projection_dim"]
     table = SIGLIP_TABLE if siglip else CLIP_TABLE
-    save_file(
-        export_tensors(table, tensors), directory / "model.safetensors", metadata={"format": "pt"}
-    )
+    save_arrays(export_tensors(table, tensors), directory / WEIGHTS_FILE, {"format": "pt"})
     _write_json(directory / CONFIG, tree)
     _write_json(directory / PREPROCESSOR, _preprocessor_tree(config.preprocess, siglip))
     if config.tokenizer.kind == "bpe":
