@@ -23,7 +23,7 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("destination", type=Path, help="a new directory")
     command.add_argument(
         "--to",
-        choices=("twotower", "transformers", "open_clip"),
+        choices=("twotower", "transformers", "open_clip", "sentence_transformers", "onnx"),
         default="twotower",
         help="the format to write (twotower)",
     )

@@ -3,28 +3,49 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from twotower.arrays import Float32Array, Int64Array, normalize
+from twotower.arrays import Float32Array, normalize
 from twotower.encode.encoder import Encoder
 from twotower.encode.engine import Tower, start_engine
-from twotower.encode.golden import GOLDEN_TEXTS, Golden, golden_pictures, write_golden
+from twotower.encode.export_pair import export_pair
+from twotower.encode.golden import (
+    GOLDEN_COSINE,
+    GOLDEN_TEXTS,
+    Golden,
+    golden_pictures,
+    write_golden,
+)
 from twotower.encode.graphs import write_graphs
 from twotower.encode.onnx import TEXT_TOWERS, export_onnx, vision_towers
+from twotower.encode.onnx_pair import OnnxPair, find_pair, write_pair
 from twotower.errors import ModelError, VerificationError
 from twotower.files import atomic_folder
 from twotower.inputs.preprocess import Preprocess
 from twotower.inputs.tokenizer import load_tokenizer
-from twotower.model.config import CLIPConfig, is_model_directory, read_config
-from twotower.model.foreign import read_foreign, write_open_clip, write_transformers
+from twotower.model.config import (
+    CLIPConfig,
+    GraphVisionConfig,
+    graph_only,
+    is_model_directory,
+    read_config,
+)
+from twotower.model.foreign import (
+    read_foreign,
+    write_modules,
+    write_open_clip,
+    write_transformers,
+)
 from twotower.model.graphs import has_graphs
 from twotower.model.weight_files import (
     TEXT_PREFIX,
@@ -41,25 +62,37 @@ from twotower.model.weight_files import (
 if TYPE_CHECKING:  # torch is imported in functions: importing this file is cheap
     from twotower.model.clip import CLIP
 
-Format: TypeAlias = Literal["twotower", "transformers", "open_clip"]
-FORMATS: tuple[Format, ...] = ("twotower", "transformers", "open_clip")
+Format: TypeAlias = Literal[
+    "twotower", "transformers", "open_clip", "sentence_transformers", "onnx"
+]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 
-def convert(source: Path, destination: Path, to: Format = "twotower") -> None:
+def convert(source: Path | OnnxPair, destination: Path, to: Format = "twotower") -> None:
     """Read a model in any format and write it to `destination` in the format `to`.
 
     Args:
-        source: a model directory, a transformers or open_clip directory, or an OpenAI archive.
+        source: a model directory, a transformers or open_clip directory, an OpenAI archive, or a
+            pair of ONNX graphs or its folder.
 
     Raises:
         ModelError: the model cannot be read, `destination` exists, the format cannot express the
             model, or its architecture needs torch for the conversion, which is not installed.
         VerificationError: the result does not reproduce the source; it is removed.
     """
+    pair = source if isinstance(source, OnnxPair) else find_pair(source)
+    if pair:
+        if to != "twotower":
+            raise graph_only(str(pair.vision))
+        write_pair_directory(pair, destination)
+        return
+    assert isinstance(source, Path)
     try:
         config, tensors, files = read_any(source)
         if to == "twotower":
             write_directory(config, tensors, files, destination)
+        elif to == "onnx":
+            write_onnx(config, tensors, files, destination)
         else:
             write_foreign(config, tensors, files, destination, to)
     except ModuleNotFoundError as error:
@@ -68,6 +101,25 @@ def convert(source: Path, destination: Path, to: Format = "twotower") -> None:
             f"its conversion needs the package {error.name!r}",
             "pip install 'twotower[train]' (only for the conversion)",
         ) from None
+
+
+def write_pair_directory(pair: OnnxPair, destination: Path) -> None:
+    """Write the model directory of a pair of ONNX graphs.
+
+    Raises:
+        ModelError: a graph or its settings cannot be used, or `destination` exists.
+        VerificationError: the embeds of the golden pictures or texts are damaged, or not
+            reproduced.
+    """
+    with new_directory(destination) as directory:
+        config = write_pair(pair, directory)
+        write_golden(golden_of_graphs(directory), directory)
+        Encoder(directory).verify()
+    warnings.warn(
+        f"{config.name}: the graphs do not contain the temperature; probabilities of labels are "
+        "computed with CLIP's, 100",
+        stacklevel=3,
+    )
 
 
 def read_any(source: Path) -> tuple[CLIPConfig, Arrays, tuple[Path, ...]]:
@@ -80,6 +132,8 @@ def read_any(source: Path) -> tuple[CLIPConfig, Arrays, tuple[Path, ...]]:
         foreign = read_foreign(source)
         return foreign.config, foreign.tensors, foreign.files
     config = read_config(source)
+    if isinstance(config.vision, GraphVisionConfig):
+        raise graph_only(str(source))
     files = vocabulary_files(config, source)
     return replace(config, text_folder=None), dequantize(read_stored(config, source)), files
 
@@ -167,7 +221,7 @@ def write_foreign(
     destination: Path,
     to: Format,
 ) -> None:
-    """Write a transformers or open_clip directory; read it again and compare.
+    """Write a directory for transformers, open_clip or sentence-transformers; read it and compare.
 
     Raises:
         ModelError: the format cannot express the model, or `destination` exists.
@@ -175,13 +229,17 @@ def write_foreign(
     """
     write: Callable[..., None] = {
         "transformers": write_transformers,
+        "sentence_transformers": write_transformers,
         "open_clip": write_open_clip,
     }[to]
     with new_directory(destination) as directory:
+        folder = directory
+        if to == "sentence_transformers":
+            folder = write_modules(config, directory)
         for file in files:
-            shutil.copyfile(file, directory / file.name)
-        write(config, tensors, directory)
-        written = read_foreign(directory)
+            shutil.copyfile(file, folder / file.name)
+        write(config, tensors, folder)
+        written = read_foreign(folder)
         towers = (config.vision, config.text, config.embed_dim)
         equal = towers == (written.config.vision, written.config.text, written.config.embed_dim)
         if not (equal and _equal(as_arrays(tensors), written.tensors)):
@@ -191,6 +249,39 @@ def write_foreign(
                 "nothing was written; use the original",
             )
         _warn_of_input_changes(config, written.config, to)
+
+
+def write_onnx(
+    config: CLIPConfig, tensors: Tensors, files: Sequence[Path], destination: Path
+) -> None:
+    """Write a pair of ONNX graphs in Xenova's layout; read it again and compare its features.
+
+    Raises:
+        ModelError: the format cannot express the model, or `destination` exists.
+        VerificationError: the features of the golden pictures or texts differ.
+    """
+    with new_directory(destination) as directory, tempfile.TemporaryDirectory() as scratch:
+        model, reread = Path(scratch) / "model", Path(scratch) / "again"
+        write_directory(config, tensors, files, model)
+        for file in files:
+            shutil.copyfile(file, directory / file.name)
+        export_pair(config, model, directory)
+        pair = find_pair(directory)
+        assert pair
+        reread.mkdir()
+        written = write_pair(pair, reread)
+        for tower, batch in _golden_inputs(config, model).items():
+            before, after = (
+                normalize(start_engine("onnxruntime", folder, tower)(batch))
+                for folder in (model, reread)
+            )
+            if not (before * after).sum(axis=1).min() >= GOLDEN_COSINE:  # also catches NaN
+                raise VerificationError(
+                    destination,
+                    f"the {tower} graph does not reproduce the golden vectors",
+                    "nothing was written; use the original",
+                )
+        _warn_of_input_changes(config, written, "onnx")
 
 
 def _equal(before: Arrays, after: Arrays) -> bool:
@@ -222,10 +313,8 @@ def golden_of_graphs(directory: Path) -> Golden:
         VerificationError: embeds that are not finite, or equal for different inputs.
     """
     config = read_config(directory)
-    pixel_values, input_ids = _golden_inputs(config, directory)
-    inputs: tuple[tuple[Tower, Any], ...] = (("vision", pixel_values), ("text", input_ids))
     embeds = []
-    for tower, batch in inputs:
+    for tower, batch in _golden_inputs(config, directory).items():
         features = start_engine("onnxruntime", directory, tower)(batch)
         _check_features(features, tower, directory)
         embeds.append(normalize(features))
@@ -249,19 +338,20 @@ def make_golden(model: CLIP, directory: Path) -> Golden:
     """Embed the golden pictures and texts with a torch model, and the vocabulary of `directory`."""
     import torch
 
-    pixel_values, input_ids = _golden_inputs(read_config(directory), directory)
+    inputs = _golden_inputs(read_config(directory), directory)
+    pixel_values, input_ids = inputs["vision"], inputs["text"]
     with torch.inference_mode():
         embeds = model.embed(torch.from_numpy(pixel_values), torch.from_numpy(input_ids))
     image_embeds, text_embeds = (tensor.numpy() for tensor in embeds)
     return Golden(golden_pictures(), list(GOLDEN_TEXTS), image_embeds, text_embeds)
 
 
-def _golden_inputs(config: CLIPConfig, directory: Path) -> tuple[Float32Array, Int64Array]:
-    """Return pixel_values [n, 3, S, S] and input_ids [t, max_length]."""
+def _golden_inputs(config: CLIPConfig, directory: Path) -> dict[Tower, NDArray[Any]]:
+    """Return pixel_values [n, 3, S, S] and input_ids [t, max_length] for their towers."""
     preprocess = Preprocess(config.preprocess)
     pixel_values = np.stack([preprocess(picture) for picture in golden_pictures()])
     tokenizer = load_tokenizer(config.tokenizer, config.text_directory(directory))
-    return pixel_values, tokenizer(GOLDEN_TEXTS).input_ids
+    return {"vision": pixel_values, "text": tokenizer(GOLDEN_TEXTS).input_ids}
 
 
 def require_free_destination(destination: Path) -> None:

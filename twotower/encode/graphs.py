@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from twotower.encode.engine import GRAPH_FILES, Tower
 from twotower.encode.onnx import WeightReferences
-from twotower.model.config import CLIPConfig, ResNetConfig, TextTransformerConfig, ViTConfig
+from twotower.model.config import CLIPConfig, GraphTextConfig, ResNetConfig, ViTConfig
 from twotower.model.graph import Graph, Value
 from twotower.model.graphs import (
     patch_features_graph,
@@ -90,7 +90,8 @@ def _input(config: CLIPConfig, tower: Tower) -> onnx.ValueInfoProto:
 def _output(config: CLIPConfig, tower: Tower) -> onnx.ValueInfoProto:
     from onnx import TensorProto, helper
 
-    vision = config.vision
+    vision, text = config.vision, config.text
+    assert not isinstance(text, GraphTextConfig)  # by `has_graph`
     patches: Axes = ["n"]
     if isinstance(vision, ViTConfig):
         patches += [(vision.image_size // vision.patch_size) ** 2, vision.width]
@@ -100,7 +101,7 @@ def _output(config: CLIPConfig, tower: Tower) -> onnx.ValueInfoProto:
         "vision": ["n", config.embed_dim],
         "text": ["n", config.embed_dim],
         "patches": patches,
-        "tokens": ["n", _length(config), config.text.width],
+        "tokens": ["n", _length(config), text.width],
         "patch_features": [*patches[:-1], config.embed_dim],
     }
     stem = Path(GRAPH_FILES[tower]).stem
@@ -110,6 +111,4 @@ def _output(config: CLIPConfig, tower: Tower) -> onnx.ValueInfoProto:
 
 def _length(config: CLIPConfig) -> int | str:
     """Return the number of tokens that a text needs, or the name of a variable one."""
-    text = config.text
-    fixed = isinstance(text, TextTransformerConfig) and not text.causal
-    return config.tokenizer.max_length if fixed else "length"
+    return config.tokenizer.max_length if config.needs_padding else "length"

@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 
 from twotower.encode.encoder import Encoder
+from twotower.encode.onnx_pair import OnnxPair, graph_in
 from twotower.encode.registry import BUNDLED_MODELS, DEFAULT_MODEL
 from twotower.errors import ModelError
 from twotower.files import cache_folder
@@ -28,7 +29,8 @@ def load(
     Args:
         model: "twotower-base" (short "base"), "twotower-small" ("small") or None for the default of
             these two; a model directory; a transformers or open_clip directory; an OpenAI `.pt`
-            archive; or `hf-hub:org/name`.
+            archive; a folder with a pair of ONNX graphs, or both with a comma between; or
+            `hf-hub:org/name`.
         engine: "onnxruntime", "openvino" or "torch".
         threads: CPU threads of the engine; by default all cores.
 
@@ -42,12 +44,22 @@ def load(
 def find_model(model: str | Path | None = None) -> Path:
     """Return the model directory that `load` opens; download and convert it if necessary."""
     source = find_source(model)
-    return source if is_model_directory(source) else _converted(source)
+    if isinstance(source, Path) and is_model_directory(source):
+        return source
+    return _converted(source)
 
 
-def find_source(model: str | Path | None) -> Path:
+def find_source(model: str | Path | None) -> Path | OnnxPair:
     """Return the file or directory of a model in any format; download it if necessary."""
     model = DEFAULT_MODEL if model is None else model
+    halves = str(model).split(",")
+    if len(halves) == 2 and not Path(model).exists():
+        return OnnxPair(*(graph_in(_find_file(half.strip())) for half in halves))
+    return _find_file(model)
+
+
+def _find_file(model: str | Path) -> Path:
+    """Return the file or directory of a name or path; download it if necessary."""
     if name := bundled_name(model):
         return BUNDLED / BUNDLED_MODELS[name]
     if str(model).startswith(HUB_PREFIX):
@@ -93,7 +105,7 @@ def _download(repository: str) -> Path:
         ) from None
 
 
-def _converted(source: Path) -> Path:
+def _converted(source: Path | OnnxPair) -> Path:
     """Return the conversion of a model in the cache; convert it if it is not there."""
     from twotower.encode.convert import convert
 
@@ -109,9 +121,16 @@ def _converted(source: Path) -> Path:
     return destination
 
 
-def _key(source: Path) -> str:
+def _key(source: Path | OnnxPair) -> str:
     """Return a name that changes with the name, size or modification time of a file."""
-    files = sorted(source.iterdir()) if source.is_dir() else [source]
+    paths = (source,) if isinstance(source, Path) else source
+    files = [file for path in paths for file in _files_in(path)]
     stats = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
-    digest = hashlib.sha256(repr((str(source.resolve()), stats)).encode()).hexdigest()
-    return f"{source.name}-{digest[:16]}"
+    location = "+".join(str(path.resolve()) for path in paths)
+    digest = hashlib.sha256(repr((location, stats)).encode()).hexdigest()
+    return f"{paths[0].name}-{digest[:16]}"
+
+
+def _files_in(path: Path) -> list[Path]:
+    """Return a file, or the files in a folder and its folders."""
+    return sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]

@@ -54,7 +54,7 @@ def export_onnx(model: CLIP, directory: Path, towers: Sequence[Tower]) -> None:
     n = torch.export.Dim("n")
     pixel_axes: Axes = {0: n}
     id_axes: Axes = {0: n}
-    if config.text.kind != "transformer" or config.text.causal:
+    if not config.needs_padding:
         id_axes[1] = torch.export.Dim("length", min=2, max=length)
     pixels = {"pixel_values": torch.zeros(2, 3, size, size)}
     ids = {"input_ids": torch.ones(2, length, dtype=torch.long)}
@@ -186,16 +186,16 @@ class WeightReferences:
 
         if key + INT4 in self.stored:
             inputs = [name + INT4, name + SCALE]
-            self._add_reference(inputs[0], key + INT4)
-            self._add_reference(f"{name}.half", key + SCALE)
+            self.add(inputs[0], key + INT4)
+            self.add(f"{name}.half", key + SCALE)
             for transpose in [node for node in body if name in node.input]:
                 _multiply_int4(body, transpose, inputs, self.stored[key + INT4].shape)
             half = [f"{name}.half"]
             return [helper.make_node("Cast", half, inputs[1:], to=TensorProto.FLOAT)]
         if key + INT8 in self.stored:
             inputs = [name + INT8, name + SCALE]
-            self._add_reference(name + INT8, key + INT8)
-            self._add_reference(name + SCALE, key + SCALE)
+            self.add(name + INT8, key + INT8)
+            self.add(name + SCALE, key + SCALE)
             users = [node for node in body if name in node.input]
             if [node.op_type for node in users] == ["Gather"] and users[0].input[0] == name:
                 position = body.index(users[0])
@@ -203,12 +203,13 @@ class WeightReferences:
                 return []
             return [helper.make_node("DequantizeLinear", inputs, [name], axis=0)]
         if self.stored[key].dtype == "F32":
-            self._add_reference(name, key)
+            self.add(name, key)
             return []
-        self._add_reference(f"{name}.half", key)
+        self.add(f"{name}.half", key)
         return [helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT)]
 
-    def _add_reference(self, name: str, key: str) -> None:
+    def add(self, name: str, key: str) -> None:
+        """Add a parameter that is the stored tensor `key`."""
         from onnx import TensorProto
 
         stored = self.stored[key]

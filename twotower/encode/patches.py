@@ -30,7 +30,7 @@ class UnpooledEncoder:
         config = read_config(directory)
         self.preprocess = Preprocess(config.preprocess)
         self.tokenizer = load_tokenizer(config.tokenizer, config.text_directory(directory))
-        self.bidirectional = config.text.kind == "transformer" and not config.text.causal
+        self.bidirectional = config.needs_padding
 
     def patches(self, pixel_values: Float32Array) -> Float32Array:
         """Encode pictures [n, 3, S, S] -> [n, patches, width], row by row; at most 7 x 7."""

@@ -131,8 +131,29 @@ class SentenceEncoderConfig:
     kind: Literal["sentence_encoder"] = "sentence_encoder"
 
 
-VisionConfig: TypeAlias = ViTConfig | ResNetConfig | EfficientNetLiteConfig
-TextConfig: TypeAlias = TextTransformerConfig | SentenceEncoderConfig
+@dataclass(frozen=True)
+class GraphVisionConfig:
+    """An image tower of which the ONNX graph is all that is known."""
+
+    image_size: int
+    kind: Literal["graph"] = "graph"
+
+
+@dataclass(frozen=True)
+class GraphTextConfig:
+    """A text tower of which the ONNX graph is all that is known.
+
+    Attributes:
+        padded: True if texts need padding to `context_length`.
+    """
+
+    context_length: int
+    padded: bool
+    kind: Literal["graph"] = "graph"
+
+
+VisionConfig: TypeAlias = ViTConfig | ResNetConfig | EfficientNetLiteConfig | GraphVisionConfig
+TextConfig: TypeAlias = TextTransformerConfig | SentenceEncoderConfig | GraphTextConfig
 
 
 @dataclass(frozen=True)
@@ -180,6 +201,13 @@ class CLIPConfig:
         """True for vision transformers with a class token, whose patches have features."""
         return isinstance(self.vision, ViTConfig) and self.vision.pool == "class"
 
+    @property
+    def needs_padding(self) -> bool:
+        """True if texts need padding to the whole context, as SigLIP's do."""
+        if isinstance(self.text, TextTransformerConfig):
+            return not self.text.causal
+        return isinstance(self.text, GraphTextConfig) and self.text.padded
+
     def text_directory(self, directory: Path) -> Path:
         """Return the folder of the text tower of the model in `directory`."""
         if self.text_folder is None:
@@ -198,6 +226,15 @@ class CLIPConfig:
             ModelError: not JSON, an unknown or missing key, or a value of a wrong type.
         """
         return typing.cast(CLIPConfig, parse(cls, text, source))
+
+
+def graph_only(tower: str) -> ModelError:
+    """Return the error for a tower whose layers are needed and not known."""
+    return ModelError(
+        tower,
+        "made from an ONNX graph, which does not name its layers",
+        "use the original weights, as safetensors",
+    )
 
 
 @dataclass(frozen=True)
@@ -248,12 +285,12 @@ def read_config(directory: Path) -> CLIPConfig:
 
 
 def is_model_directory(path: Path) -> bool:
-    """Return True for a model directory of twotower, whose config.json is not transformers'."""
+    """Return True for a model directory of twotower, not of transformers or Immich."""
     try:
         tree = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(tree, dict) and "embed_dim" in tree
+    return isinstance(tree, dict) and "embed_dim" in tree and "vision_cfg" not in tree
 
 
 def parse(expected: type, text: str, source: str | Path) -> Any:

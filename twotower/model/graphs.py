@@ -234,6 +234,7 @@ def text_graph(config: CLIPConfig) -> tuple[Graph, Value]:
     graph, x = tokens_graph(config)
     if isinstance(text, SentenceEncoderConfig):
         return graph, sentence_features(graph, x, text, config.embed_dim)
+    assert isinstance(text, TextTransformerConfig)  # by `has_graph`
     if text.eos_id is None:
         x = graph.add("Gather", x, graph.integers(-1), axis=1)
     else:
@@ -246,12 +247,15 @@ def tokens_graph(config: CLIPConfig) -> tuple[Graph, Value]:
     graph, text = Graph(), config.text
     if isinstance(text, SentenceEncoderConfig):
         return graph, sentence_tokens(graph, text)
+    assert isinstance(text, TextTransformerConfig)  # by `has_graph`
     x = embed_tokens(graph, "input_ids", text)
     x = blocks(graph, x, "text", text, range(text.layers), causal_mask(graph, text))
     return graph, layer_norm(graph, x, "text.ln_final", text.width, text.eps)
 
 
-def embed_tokens(graph: Graph, input_ids: Value, text: TextConfig) -> Value:
+def embed_tokens(
+    graph: Graph, input_ids: Value, text: TextTransformerConfig | SentenceEncoderConfig
+) -> Value:
     """Look tokens up and add their positions: [B, L] -> [B, L, width]."""
     table = graph.weight("text.token_embed.weight", text.vocab_size, text.width)
     positions = graph.weight("text.pos_embed", text.context_length, text.width)

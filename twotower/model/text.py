@@ -13,7 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twotower.model.config import SentenceEncoderConfig, TextConfig, TextTransformerConfig
+from twotower.model.config import (
+    GraphTextConfig,
+    SentenceEncoderConfig,
+    TextConfig,
+    TextTransformerConfig,
+    graph_only,
+)
 from twotower.model.layers import Block, LayerNorm, PostNormBlock, run_blocks
 
 
@@ -21,6 +27,8 @@ def build_text(config: TextConfig, embed_dim: int) -> TextTower:
     """Build the tower of a configuration, with initial weights."""
     if isinstance(config, TextTransformerConfig):
         return TextTransformer(config, embed_dim)
+    if isinstance(config, GraphTextConfig):
+        raise graph_only("text tower")
     return SentenceEncoder(config, embed_dim)
 
 

@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twotower.model.config import ResNetConfig, VisionConfig, ViTConfig
+from twotower.model.config import (
+    GraphVisionConfig,
+    ResNetConfig,
+    VisionConfig,
+    ViTConfig,
+    graph_only,
+)
 from twotower.model.convnets import EfficientNetLite, ModifiedResNet
 from twotower.model.layers import (
     AttentionPool,
@@ -27,6 +33,8 @@ def build_vision(config: VisionConfig, embed_dim: int) -> VisionTower:
         return VisionTransformer(config, embed_dim)
     if isinstance(config, ResNetConfig):
         return ModifiedResNet(config, embed_dim)
+    if isinstance(config, GraphVisionConfig):
+        raise graph_only("image tower")
     return EfficientNetLite(config, embed_dim)
 
 

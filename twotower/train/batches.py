@@ -216,7 +216,7 @@ class _Samples(Dataset[_Sample]):
         self.preprocess = Preprocess(config.preprocess, config.preprocess.image_size // 2)
         self.starts = np.cumsum([0, *(len(source) for source in sources)]).tolist()
         # a bidirectional tower without a padding mask needs every position
-        self.trim = config.text.kind != "transformer" or config.text.causal
+        self.trim = not config.needs_padding
 
     def __getitem__(self, address: Address) -> _Sample:
         epoch, position, source, number = address

@@ -193,6 +193,26 @@ def _text(cfg: Settings, activation: Activation) -> TextTransformerConfig:
     return text
 
 
+def read_input_settings(
+    model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any], vocabulary: Path
+) -> tuple[PreprocessConfig, TokenizerConfig]:
+    """Read the preparation of pictures and texts from open_clip's settings.
+
+    Args:
+        model_cfg, preprocess_cfg: the sections of `open_clip_config.json`.
+        vocabulary: the folder of the tokenizer's files, which is named in errors.
+
+    Raises:
+        ModelError: an unsupported setting.
+    """
+    text = Settings(model_cfg.get("text_cfg", {}), f"{vocabulary}: text_cfg")
+    context_length = text.pop("context_length", 77)
+    size = preprocess_cfg.get("size", 224)
+    size = size if isinstance(size, int) else size[0]
+    preprocess = _preprocess(preprocess_cfg, size, vocabulary)
+    return preprocess, replace(_tokenizer(text, vocabulary), context_length=context_length)
+
+
 def _activation(cfg: Settings, activation: Activation) -> Activation:
     """Apply open_clip's `act_kwargs` to the activation of a tower; QuickGELU has none."""
     arguments = cfg.pop("act_kwargs") or {}
@@ -292,6 +312,7 @@ def _vision_cfg(config: CLIPConfig) -> dict[str, Any]:
             "timm_pool": "map",
             "timm_proj": "none",
         }
+    assert isinstance(text, TextTransformerConfig)  # by `write_open_clip`
     if (vision.activation == "quick_gelu") != (text.activation == "quick_gelu"):
         raise _inexpressible(config.name, "open_clip has QuickGELU in both towers or in none")
     cfg = {

@@ -7,7 +7,7 @@ values that equal them when it saves a config.json.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +53,10 @@ TABLE = (
     (r"^text\.token_embed\.", "text_model.embeddings.token_embedding."),
     (r"^text\.pos_embed", "text_model.embeddings.position_embedding.weight"),
     (r"^text\.ln_final\.", "text_model.final_layer_norm."),
+)
+# The words of CLIP's tokenizer, as a regular expression of Rust.
+HUB_WORDS = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 )
 CLIP_TABLE = (*TABLE, (r"^text\.proj\.", "text_projection."))
 SIGLIP_TABLE = (
@@ -113,8 +117,24 @@ def read_transformers(directory: Path) -> ForeignModel:
     Raises:
         ModelError: an unsupported setting, or weights that cannot be read or do not fit.
     """
+    config = read_settings(directory)
+    theirs = read_tensors(directory, "model", "pytorch_model.bin")
+    table = SIGLIP_TABLE if config.logit_bias else CLIP_TABLE
+    tensors = import_tensors(config, table, theirs, directory, POSITION_IDS)
+    file = config.tokenizer.file
+    return ForeignModel(config, tensors, (directory / file,) if file else ())
+
+
+def read_settings(directory: Path) -> CLIPConfig:
+    """Read the configuration of a directory, whose weights may be in another format.
+
+    Raises:
+        ModelError: an unsupported setting.
+    """
     path = directory / CONFIG
     tree = read_json(path)
+    if tree.get("model_type") == "clip_vision_model":  # of a pair of ONNX graphs
+        tree = {"model_type": "clip", "vision_config": tree}
     kind = tree.get("model_type")
     if kind not in ("clip", "siglip"):
         raise ModelError(path, f"model_type is {kind!r}", "give one of type 'clip' or 'siglip'")
@@ -123,21 +143,15 @@ def read_transformers(directory: Path) -> ForeignModel:
     vision_tree = defaults[0] | (tree.get("vision_config") or {})
     text_tree = defaults[1] | (tree.get("text_config") or {})
     vision = _vision(vision_tree, "map" if siglip else "class", path)
-    tokenizer = _tokenizer(directory, text_tree, siglip)
-    config = CLIPConfig(
+    return CLIPConfig(
         name=directory.name,
         embed_dim=vision.width if siglip else tree.get("projection_dim", 512),
         vision=vision,
         text=_text(text_tree, siglip, path),
         preprocess=_preprocess(directory, vision.image_size, siglip),
-        tokenizer=tokenizer,
+        tokenizer=_tokenizer(directory, text_tree, siglip),
         logit_bias=siglip,
     )
-    theirs = read_tensors(directory, "model", "pytorch_model.bin")
-    table = SIGLIP_TABLE if siglip else CLIP_TABLE
-    tensors = import_tensors(config, table, theirs, directory, POSITION_IDS)
-    files = (directory / tokenizer.file,) if tokenizer.file else ()
-    return ForeignModel(config, tensors, files)
 
 
 def _activation(tree: Mapping[str, Any], path: Path) -> Activation:
@@ -259,6 +273,17 @@ def write_transformers(config: CLIPConfig, tensors: Tensors, directory: Path) ->
     Raises:
         ModelError: neither transformers' CLIP nor its SigLIP has this architecture.
     """
+    write_settings(config, directory)
+    table = SIGLIP_TABLE if config.logit_bias else CLIP_TABLE
+    save_arrays(export_tensors(table, tensors), directory / WEIGHTS_FILE, {"format": "pt"})
+
+
+def write_settings(config: CLIPConfig, directory: Path) -> None:
+    """Write the files of `write_transformers` other than the weights.
+
+    Raises:
+        ModelError: neither transformers' CLIP nor its SigLIP has this architecture.
+    """
     vision, text = config.vision, config.text
     if not isinstance(vision, ViTConfig) or not isinstance(text, TextTransformerConfig):
         raise ModelError(
@@ -282,8 +307,6 @@ def write_transformers(config: CLIPConfig, tensors: Tensors, directory: Path) ->
     }
     if siglip:
         del tree["projection_dim"]
-    table = SIGLIP_TABLE if siglip else CLIP_TABLE
-    save_arrays(export_tensors(table, tensors), directory / WEIGHTS_FILE, {"format": "pt"})
     _write_json(directory / CONFIG, tree)
     _write_json(directory / PREPROCESSOR, _preprocessor_tree(config.preprocess, siglip))
     if config.tokenizer.kind == "bpe":
@@ -358,9 +381,41 @@ def _write_clip_tokenizer(config: CLIPConfig, directory: Path) -> None:
         "unk_token": "<|endoftext|>",
         "pad_token": "<|endoftext|>",
     }
+    _write_json(directory / "tokenizer.json", _clip_tokenizer_tree(vocabulary, merges))
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": config.text.context_length}
     _write_json(directory / "tokenizer_config.json", settings | special)
     _write_json(directory / "special_tokens_map.json", special)
+
+
+def _clip_tokenizer_tree(
+    vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """Describe CLIP's tokenizer for the library `tokenizers` and for transformers.js."""
+    from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, processors
+    from tokenizers import pre_tokenizers as splitters
+
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab=dict(vocabulary),
+            merges=list(merges),
+            continuing_subword_prefix="",
+            end_of_word_suffix="</w>",
+            unk_token=end,
+        )
+    )
+    space = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), space, normalizers.Lowercase()])
+    words = splitters.Split(Regex(HUB_WORDS), behavior="removed", invert=True)
+    tokenizer.pre_tokenizer = splitters.Sequence([words, splitters.ByteLevel(False)])
+    tokenizer.post_processor = processors.RobertaProcessing(
+        (end, vocabulary[end]), (start, vocabulary[start]), False, False
+    )
+    tokenizer.add_special_tokens(
+        [AddedToken(token, normalized=token == start, special=True) for token in (start, end)]
+    )
+    tree: dict[str, Any] = json.loads(tokenizer.to_str())
+    return tree
 
 
 def _write_json(path: Path, tree: Any) -> None:
