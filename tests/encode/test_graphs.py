@@ -15,6 +15,7 @@ from tests.tiny_models import random_tensors, resnet_config, siglip_config, tiny
 from twotower.arrays import normalize
 from twotower.encode.convert import write_directory
 from twotower.encode.engine import GRAPH_FILES, start_engine
+from twotower.encode.golden import read_golden
 from twotower.encode.graphs import write_graphs
 from twotower.encode.onnx import TEXT_TOWERS, export_onnx, vision_towers
 from twotower.errors import VerificationError
@@ -134,3 +135,14 @@ def test_damaged_weights_are_not_converted(
     with pytest.raises(VerificationError, match=message):
         write_directory(tiny_config(), tensors, (), tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_towers_without_graphs_are_exported_by_torch(
+    tiny_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twotower.encode.convert.has_graphs", lambda config: False)
+    config = tiny_config()
+    write_directory(config, random_tensors(config), (), tmp_path / "model")
+    exported, direct = read_golden(tmp_path / "model"), read_golden(tiny_directory)
+    assert_same_direction(exported.image_embeds, direct.image_embeds)
+    assert_same_direction(exported.text_embeds, direct.text_embeds)

@@ -40,8 +40,8 @@ def run_convert(arguments: argparse.Namespace) -> int:
     with show_progress(f"Converting {arguments.source}"):
         convert(find_source(arguments.source), arguments.destination, arguments.to)
     print(
-        f"Converted {arguments.source} to {arguments.destination} (format {arguments.to}); golden "
-        "vectors reproduced"
+        f"Converted {arguments.source} to {arguments.destination} (format {arguments.to}) and "
+        "verified the result"
     )
     return OK
 
