@@ -22,7 +22,8 @@ from twotower.encode.convert import vocabulary_files, write_directory, write_tex
 from twotower.encode.encoder import Encoder
 from twotower.encode.golden import GOLDEN_FILE
 from twotower.model.config import read_config
-from twotower.model.weights import TEXT_PREFIX, read_stored
+from twotower.model.weight_files import TEXT_PREFIX
+from twotower.model.weights import read_stored
 
 TEXT_FOLDER = "../text"
 KEPT = (GOLDEN_FILE, "calibration.json", "head")

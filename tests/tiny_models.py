@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from twotower.model.clip import CLIP
-from twotower.model.config import CLIPConfig, TextTransformerConfig, ViTConfig
+from twotower.model.config import CLIPConfig, ResNetConfig, TextTransformerConfig, ViTConfig
 from twotower.model.presets import preset
 
 
@@ -31,6 +31,14 @@ def siglip_config() -> CLIPConfig:
         vision=ViTConfig(64, 16, 32, 2, 2, 64, "gelu_tanh", pool="map", eps=1e-6),
         text=TextTransformerConfig(64, 400, 32, 2, 2, 64, "gelu_tanh", eos_id=None, eps=1e-6),
         preprocess=replace(base.preprocess, image_size=64),
+    )
+
+
+def resnet_config() -> CLIPConfig:
+    return replace(
+        tiny_config("tiny-resnet"),
+        vision=ResNetConfig(64, 64, (1, 2, 1, 1)),
+        text=TextTransformerConfig(77, 49408, 64, 2, 1, 256, "quick_gelu"),
     )
 
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from recipes.twotower_small.gptq import compensation
 from twotower.model.layers import Block, merge_heads, split_heads
 from twotower.model.vision import VisionTransformer
-from twotower.model.weights import GROUP, INT4_LEVELS, GroupedWeight, dequantize, quantize
+from twotower.model.weight_files import GROUP
+from twotower.model.weights import INT4_LEVELS, GroupedWeight, dequantize, quantize
 
 RIDGE = 0.05  # of the mean square of the inputs
 CORRECTIONS = (0.0, 0.35, 0.7, 1.0)  # shares of the ridge regression's correction

@@ -22,7 +22,8 @@ from recipes.twotower_small.pretrained import TEACHER, load_image_tower
 from twotower.encode.convert import require_free_destination, vocabulary_files, write_directory
 from twotower.model.config import read_config
 from twotower.model.presets import preset
-from twotower.model.weights import TEXT_PREFIX, quantize, read_stored
+from twotower.model.weight_files import TEXT_PREFIX
+from twotower.model.weights import quantize, read_stored
 
 NAME = "twotower-base"
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from twotower.model.config import CLIPConfig
 from twotower.model.foreign.rename import Table, foreign_names
 from twotower.model.foreign.transformers import CLIP_TABLE
-from twotower.model.weights import expected_shapes
+from twotower.model.weight_files import expected_shapes
 
 # The names of lukemelas' EfficientNet-PyTorch, on which the Lite checkpoints are built.
 EFFICIENTNET_TABLE = (

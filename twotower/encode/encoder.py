@@ -46,6 +46,7 @@ class Encoder:
         self.config: CLIPConfig = read_config(directory)
         self.engine = engine
         self.threads = threads
+        self._needs_padding = self.config.needs_padding
 
     def encode_image(
         self, pictures: Picture | Iterable[Picture], batch_size: int = 32
@@ -225,7 +226,7 @@ class Encoder:
     def _text_features(self, tokens: Tokens, batch_size: int = 256) -> Float32Array:
         """Return [n, embed_dim]; texts of similar length share a batch, cut to its longest text."""
         lengths = tokens.lengths.copy()
-        if self.config.text.fixed_length:
+        if self._needs_padding:
             lengths[:] = tokens.input_ids.shape[1]
         order = np.argsort(lengths, kind="stable")
         features = np.empty((len(order), self.config.embed_dim), np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -134,8 +134,9 @@ def start_session(path: Path, threads: int | None = None, device: str = AUTO) ->
 
 def _start_onnxruntime(directory: Path, tower: Tower, threads: int | None, device: str) -> Engine:
     session = start_session(graph_path(directory, tower), threads, device)
-    name = session.get_inputs()[0].name
-    return lambda batch: np.asarray(session.run(None, {name: batch})[0], np.float32)
+    pixels_or_ids = session.get_inputs()[0]
+    name = pixels_or_ids.name
+    return _fit_batches(lambda batch: session.run(None, {name: batch})[0], pixels_or_ids.shape)
 
 
 def _start_openvino(directory: Path, tower: Tower, threads: int | None, device: str) -> Engine:
@@ -151,7 +152,29 @@ def _start_openvino(directory: Path, tower: Tower, threads: int | None, device: 
         compiled = _openvino_core().compile_model(path, "CPU", settings)
     except RuntimeError as error:
         raise _unreadable(path, "OpenVINO", error) from None
-    return lambda batch: np.array(compiled(batch)[0], np.float32)
+    axes = compiled.inputs[0].partial_shape
+    sizes = [axis.get_length() if axis.is_static else None for axis in axes]
+    return _fit_batches(lambda batch: np.array(compiled(batch)[0]), sizes)
+
+
+def _fit_batches(compute: Callable[[NDArray[Any]], NDArray[Any]], shape: Sequence[Any]) -> Engine:
+    """Compute batches with a graph whose input may have a fixed number of rows or tokens.
+
+    Graphs of other exporters have; positions after the end of a text are padded with 0.
+
+    Args:
+        shape: of the input; the size of a variable axis is no integer.
+    """
+    length = shape[1] if len(shape) == 2 and isinstance(shape[1], int) else 0
+
+    def run(batch: NDArray[Any]) -> Float32Array:
+        if batch.shape[1] < length:
+            batch = np.pad(batch, ((0, 0), (0, length - batch.shape[1])))
+        if shape[0] == 1:
+            return np.concatenate([compute(row[None]) for row in batch]).astype(np.float32)
+        return np.asarray(compute(batch), np.float32)
+
+    return run
 
 
 _CORE_LOCK = threading.Lock()

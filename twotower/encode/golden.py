@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 from twotower.arrays import Float32Array, UInt8Array
 from twotower.errors import VerificationError
 from twotower.model.config import CONFIG_FILE, read_config
+from twotower.model.weight_files import stored_tensors
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -155,8 +156,6 @@ def image_fingerprint(directory: Path) -> str:
     It covers what decides image_embeds: weights and architecture of the tower, and preprocessing.
     Stored in catalogs of libraries.
     """
-    from twotower.encode.onnx import stored_tensors
-
     config, weights = read_config(directory), directory / "model.safetensors"
     settings = [config.embed_dim, _settings(config.vision), _settings(config.preprocess)]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())

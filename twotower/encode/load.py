@@ -7,6 +7,7 @@ from pathlib import Path
 
 from twotower.encode.download import HUB_PREFIX, download
 from twotower.encode.encoder import Encoder
+from twotower.encode.onnx_pair import OnnxPair, graph_in
 from twotower.encode.registry import (
     BUNDLED_MODELS,
     DEFAULT_MODEL,
@@ -31,13 +32,14 @@ def load(
     """Load a bundled model, a model directory, or CLIP or SigLIP weights in another format.
 
     Other formats are converted once, checked against golden vectors and kept in the cache
-    (`TWOTOWER_CACHE`, by default `~/.cache/twotower`); the conversion needs torch.
+    (`TWOTOWER_CACHE`, by default `~/.cache/twotower`).
 
     Args:
         model: "twotower-base" (short "base"), "twotower-small" ("small") or None for the default of
             these two; a name that `twotower models` lists; a model directory; a transformers,
             open_clip or sentence-transformers directory; an OpenAI `.pt` archive; bare weights of
-            open_clip; or `hf-hub:org/name`, with `@revision` for a commit, branch or tag.
+            open_clip; a folder with a pair of ONNX graphs, or both with a comma between; or
+            `hf-hub:org/name`, with `@revision` for a commit, branch or tag.
         engine: "onnxruntime", "openvino" or "torch".
         threads: CPU threads of the engine; by default all cores.
         arch: the architecture of bare weights, by open_clip's name, such as "ViT-B-32-quickgelu".
@@ -53,14 +55,24 @@ def load(
 def find_model(model: str | Path | None = None, arch: str | None = None) -> Path:
     """Return the model directory that `load` opens; download and convert it if necessary."""
     source = find_source(model)
-    if arch is not None and is_model_directory(source):
-        raise ModelError(source, "has an architecture of its own", "leave out --arch")
-    return source if is_model_directory(source) else _converted(source, arch)
+    if isinstance(source, Path) and is_model_directory(source):
+        if arch is not None:
+            raise ModelError(source, "has an architecture of its own", "leave out --arch")
+        return source
+    return _converted(source, arch)
 
 
-def find_source(model: str | Path | None) -> Path:
+def find_source(model: str | Path | None) -> Path | OnnxPair:
     """Return the file or directory of a model in any format; download it if necessary."""
     model = DEFAULT_MODEL if model is None else model
+    halves = str(model).split(",")
+    if len(halves) == 2 and not Path(model).exists():
+        return OnnxPair(*(graph_in(_find_file(half.strip())) for half in halves))
+    return _find_file(model)
+
+
+def _find_file(model: str | Path) -> Path:
+    """Return the file or directory of a name or path; download it if necessary."""
     if name := bundled_name(model):
         return BUNDLED / BUNDLED_MODELS[name]
     if str(model).startswith(HUB_PREFIX):
@@ -86,7 +98,7 @@ def _suggestion(path: Path) -> str:
     )
 
 
-def _converted(source: Path, arch: str | None) -> Path:
+def _converted(source: Path | OnnxPair, arch: str | None) -> Path:
     """Return the conversion of a model in the cache; convert it if it is not there."""
     from twotower.encode.convert import convert
 
@@ -95,12 +107,6 @@ def _converted(source: Path, arch: str | None) -> Path:
         return destination
     try:
         convert(source, destination, arch=arch)
-    except ModuleNotFoundError as error:
-        raise ModelError(
-            source,
-            f"its conversion needs the package {error.name!r}",
-            "pip install 'twotower[train]' (only for the conversion)",
-        ) from None
     except ModelError as error:
         # unless another process has just finished the same conversion
         if error.subject != str(destination) or not destination.exists():
@@ -108,11 +114,17 @@ def _converted(source: Path, arch: str | None) -> Path:
     return destination
 
 
-def _key(source: Path, arch: str | None) -> str:
+def _key(source: Path | OnnxPair, arch: str | None) -> str:
     """Return a name that changes with the name, size or modification time of a file."""
-    folders = (source, *filter(Path.is_dir, source.iterdir())) if source.is_dir() else ()
-    files = sorted(file for folder in folders for file in folder.iterdir()) or [source]
+    paths = (source,) if isinstance(source, Path) else source
+    files = [file for path in paths for file in _files_in(path)]
     stats = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
-    identity = (str(source.resolve()), stats, *([arch] if arch else []))
+    location = "+".join(str(path.resolve()) for path in paths)
+    identity = (location, stats, *([arch] if arch else []))
     digest = hashlib.sha256(repr(identity).encode()).hexdigest()
-    return f"{source.name}-{digest[:16]}"
+    return f"{paths[0].name}-{digest[:16]}"
+
+
+def _files_in(path: Path) -> list[Path]:
+    """Return a file, or the files in a folder and its folders."""
+    return sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]

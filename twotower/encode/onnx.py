@@ -10,12 +10,13 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from twotower.encode.engine import GRAPH_FILES, Tower
+from twotower.model.weight_files import INT4, INT8, SCALE, stored_tensors
 
 if TYPE_CHECKING:  # torch and onnx are imported in functions: importing this file is cheap
     import onnx
@@ -55,7 +56,7 @@ def export_onnx(model: CLIP, directory: Path, towers: Sequence[Tower]) -> None:
     n = torch.export.Dim("n")
     pixel_axes: Axes = {0: n}
     id_axes: Axes = {0: n}
-    if not config.text.fixed_length:
+    if not config.needs_padding:
         id_axes[1] = torch.export.Dim("length", min=2, max=length)
     pixels = {"pixel_values": torch.zeros(2, config.preprocess.channels, size, size)}
     ids = {"input_ids": torch.ones(2, length, dtype=torch.long)}
@@ -134,9 +135,7 @@ def _export(
         model = onnx.load(Path(scratch) / "graph.onnx")
     parameters = [tensor.name for tensor in model.graph.initializer]
     model = _simplify(model)
-    _WeightReferences(model.graph, path.parent / weights).replace(parameters, prefix)
-    if any(node.domain == CONTRIB for node in model.graph.node):
-        model.opset_import.add(domain=CONTRIB, version=1)
+    WeightReferences(model, path.parent / weights).replace(parameters, prefix)
     onnx.save(model, path)
 
 
@@ -162,16 +161,7 @@ def _simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-class StoredTensor(NamedTuple):
-    """A tensor of a safetensors file: its type, shape, and location in bytes."""
-
-    dtype: str
-    shape: list[int]
-    offset: int
-    length: int
-
-
-class _WeightReferences:
+class WeightReferences:
     """Replaces the parameters of a graph by references into a safetensors file.
 
     float32 is read in place; float16 goes through a Cast, int8 through a DequantizeLinear. Of an
@@ -179,35 +169,35 @@ class _WeightReferences:
     gathered rows are converted, so that the model starts sooner.
     """
 
-    def __init__(self, graph: onnx.GraphProto, weights: Path) -> None:
-        self.graph, self.file = graph, weights.name
+    def __init__(self, model: onnx.ModelProto, weights: Path) -> None:
+        self.model, self.graph, self.file = model, model.graph, weights.name
         self.stored = stored_tensors(weights)
 
-    def replace(self, parameters: Sequence[str], prefix: str) -> None:
+    def replace(self, parameters: Iterable[str], prefix: str = "") -> None:
         """Replace `parameters`, which are stored under `prefix`."""
         body = list(self.graph.node)
         head = [node for name in parameters for node in self._nodes_for(name, prefix + name, body)]
         del self.graph.node[:]
         self.graph.node.extend(head + body)
+        if any(node.domain == CONTRIB for node in self.graph.node):
+            self.model.opset_import.add(domain=CONTRIB, version=1)
 
     def _nodes_for(self, name: str, key: str, body: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
         """Return the nodes that compute a parameter; change `body` if it is only gathered from."""
         from onnx import TensorProto, helper
 
-        from twotower.model.weights import INT4, INT8, SCALE
-
         if key + INT4 in self.stored:
             inputs = [name + INT4, name + SCALE]
-            self._add_reference(inputs[0], key + INT4)
-            self._add_reference(f"{name}.half", key + SCALE)
+            self.add(inputs[0], key + INT4)
+            self.add(f"{name}.half", key + SCALE)
             for transpose in [node for node in body if name in node.input]:
                 _multiply_int4(body, transpose, inputs, self.stored[key + INT4].shape)
             half = [f"{name}.half"]
             return [helper.make_node("Cast", half, inputs[1:], to=TensorProto.FLOAT)]
         if key + INT8 in self.stored:
             inputs = [name + INT8, name + SCALE]
-            self._add_reference(name + INT8, key + INT8)
-            self._add_reference(name + SCALE, key + SCALE)
+            self.add(name + INT8, key + INT8)
+            self.add(name + SCALE, key + SCALE)
             users = [node for node in body if name in node.input]
             if [node.op_type for node in users] == ["Gather"] and users[0].input[0] == name:
                 position = body.index(users[0])
@@ -215,12 +205,13 @@ class _WeightReferences:
                 return []
             return [helper.make_node("DequantizeLinear", inputs, [name], axis=0)]
         if self.stored[key].dtype == "F32":
-            self._add_reference(name, key)
+            self.add(name, key)
             return []
-        self._add_reference(f"{name}.half", key)
+        self.add(f"{name}.half", key)
         return [helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT)]
 
-    def _add_reference(self, name: str, key: str) -> None:
+    def add(self, name: str, key: str) -> None:
+        """Add a parameter that is the stored tensor `key`."""
         from onnx import TensorProto
 
         stored = self.stored[key]
@@ -280,17 +271,3 @@ def _gather_int8(gather: onnx.NodeProto, table: str, scales: str) -> Iterator[on
 
 
 ONNX_TYPES = {"F32": 1, "U8": 2, "I8": 3, "I64": 7, "F16": 10}  # of safetensors -> onnx.TensorProto
-
-
-def stored_tensors(path: Path) -> dict[str, StoredTensor]:
-    """Read the header of a safetensors file."""
-    with path.open("rb") as file:
-        header_size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(header_size))
-    start = 8 + header_size
-    return {
-        name: StoredTensor(entry["dtype"], entry["shape"], start + begin, end - begin)
-        for name, entry in header.items()
-        if name != "__metadata__"
-        for begin, end in [entry["data_offsets"]]
-    }

@@ -30,7 +30,7 @@ class UnpooledEncoder:
         config = read_config(directory)
         self.preprocess = Preprocess(config.preprocess)
         self.tokenizer = load_tokenizer(config.tokenizer, config.text_directory(directory))
-        self.fixed_length = config.text.fixed_length
+        self.needs_padding = config.needs_padding
 
     def patches(self, pixel_values: Float32Array) -> Float32Array:
         """Encode pictures [n, 3, S, S] -> [n, patches, width], row by row; at most 7 x 7."""
@@ -47,7 +47,7 @@ class UnpooledEncoder:
         """Encode questions -> tokens [n, L, width], and a mask [n, L] that is False at padding."""
         tokens = self.tokenizer(questions)
         length = int(tokens.attention_mask.sum(axis=1).max())
-        if self.fixed_length:
+        if self.needs_padding:
             length = tokens.input_ids.shape[1]
         input_ids = np.ascontiguousarray(tokens.input_ids[:, :length])
         batches = [

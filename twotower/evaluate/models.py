@@ -1,6 +1,6 @@
 """Adapters that give every kind of encoder one interface for evaluations.
 
-These are encoders of this package, foreign weights, pairs of ONNX graphs and Python objects.
+These are what `load` opens, and Python objects.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from twotower.encode.golden import fingerprint
 from twotower.encode.load import load
 from twotower.encode.stream import EncodedPicture, read_ahead
 from twotower.errors import ModelError, PictureError
-from twotower.evaluate.onnx_pair import OnnxPair, find_graphs
 from twotower.inputs.pictures import Picture, open_picture
 
 BATCH = 32
@@ -63,16 +62,13 @@ def open_model(model: str | Path | None = None, engine: str = "onnxruntime") -> 
     """Open an encoder by name.
 
     Args:
-        model: any name that `twotower.load` takes; a folder with a pair of ONNX graphs, or the
-            paths of both with a comma between; or `package.module:object`, an object with
+        model: any name that `twotower.load` takes; or `package.module:object`, an object with
             `encode_image` and `encode_text` (or a function without arguments that makes one).
 
     Raises:
-        ModelError: there is no such module, object or pair, or `load` raises it.
+        ModelError: there is no such module or object, or `load` raises it.
     """
     model = None if model is None else str(model)
-    if model and (graphs := find_graphs(model)):
-        return ObjectModel(OnnxPair(*graphs), model)
     if model and _names_an_object(model):
         return ObjectModel(_import_encoder(model), model)
     return TwotowerModel(load(model, engine=engine), model)

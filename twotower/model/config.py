@@ -171,11 +171,6 @@ class SentenceEncoderConfig:
     lexicon_rank: int = field(default=0, metadata=OPTIONAL)
     kind: Literal["sentence_encoder"] = "sentence_encoder"
 
-    @property
-    def fixed_length(self) -> bool:
-        """False, since padding does not change the features."""
-        return False
-
 
 @dataclass(frozen=True)
 class BertConfig:
@@ -209,10 +204,26 @@ class BertConfig:
     eps: float = 1e-5
     kind: Literal["bert"] = "bert"
 
-    @property
-    def fixed_length(self) -> bool:
-        """False, since padding does not change the features."""
-        return False
+
+@dataclass(frozen=True)
+class GraphVisionConfig:
+    """An image tower of which the ONNX graph is all that is known."""
+
+    image_size: int
+    kind: Literal["graph"] = "graph"
+
+
+@dataclass(frozen=True)
+class GraphTextConfig:
+    """A text tower of which the ONNX graph is all that is known.
+
+    Attributes:
+        padded: True if texts need padding to `context_length`.
+    """
+
+    context_length: int
+    padded: bool
+    kind: Literal["graph"] = "graph"
 
 
 VisionConfig: TypeAlias = (
@@ -223,8 +234,9 @@ VisionConfig: TypeAlias = (
     | TimmViTConfig
     | NaFlexConfig
     | FastViTConfig
+    | GraphVisionConfig
 )
-TextConfig: TypeAlias = TextTransformerConfig | SentenceEncoderConfig | BertConfig
+TextConfig: TypeAlias = TextTransformerConfig | SentenceEncoderConfig | BertConfig | GraphTextConfig
 
 
 @dataclass(frozen=True)
@@ -279,6 +291,13 @@ class CLIPConfig:
         """True for vision transformers with a class token, whose patches have features."""
         return isinstance(self.vision, ViTConfig) and self.vision.pool == "class"
 
+    @property
+    def needs_padding(self) -> bool:
+        """True if texts need padding to the whole context, as SigLIP's do."""
+        if isinstance(self.text, TextTransformerConfig):
+            return self.text.fixed_length
+        return isinstance(self.text, GraphTextConfig) and self.text.padded
+
     def text_directory(self, directory: Path) -> Path:
         """Return the folder of the text tower of the model in `directory`."""
         if self.text_folder is None:
@@ -297,6 +316,15 @@ class CLIPConfig:
             ModelError: not JSON, an unknown or missing key, or a value of a wrong type.
         """
         return typing.cast(CLIPConfig, parse(cls, text, source))
+
+
+def graph_only(tower: str) -> ModelError:
+    """Return the error for a tower whose layers are needed and not known."""
+    return ModelError(
+        tower,
+        "made from an ONNX graph, which does not name its layers",
+        "use the original weights, as safetensors",
+    )
 
 
 @dataclass(frozen=True)
@@ -347,12 +375,12 @@ def read_config(directory: Path) -> CLIPConfig:
 
 
 def is_model_directory(path: Path) -> bool:
-    """Return True for a model directory of twotower, whose config.json is not transformers'."""
+    """Return True for a model directory of twotower, not of transformers or Immich."""
     try:
         tree = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(tree, dict) and "embed_dim" in tree
+    return isinstance(tree, dict) and "embed_dim" in tree and "vision_cfg" not in tree
 
 
 def parse(expected: type, text: str, source: str | Path) -> Any:

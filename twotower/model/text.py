@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from twotower.model.bert import BertEncoder
 from twotower.model.config import (
     BertConfig,
+    GraphTextConfig,
     SentenceEncoderConfig,
     TextConfig,
     TextTransformerConfig,
+    graph_only,
 )
 from twotower.model.layers import Block, LayerNorm, PostNormBlock, run_blocks
 
@@ -29,6 +31,8 @@ def build_text(config: TextConfig, embed_dim: int) -> TextTower:
         return TextTransformer(config, embed_dim)
     if isinstance(config, BertConfig):
         return BertEncoder(config, embed_dim)
+    if isinstance(config, GraphTextConfig):
+        raise graph_only("text tower")
     return SentenceEncoder(config, embed_dim)
 
 

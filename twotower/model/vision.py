@@ -10,7 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twotower.model.config import ConvNeXtConfig, ResNetConfig, VisionConfig, ViTConfig
+from twotower.model.config import (
+    ConvNeXtConfig,
+    GraphVisionConfig,
+    ResNetConfig,
+    VisionConfig,
+    ViTConfig,
+    graph_only,
+)
 from twotower.model.convnets import EfficientNetLite, ModifiedResNet
 from twotower.model.convnext import ConvNeXt
 from twotower.model.fastvit import FastViT
@@ -42,6 +49,8 @@ def build_vision(config: VisionConfig, embed_dim: int) -> VisionTower:
         return FastViT(config, embed_dim)
     if isinstance(config, ConvNeXtConfig):
         return ConvNeXt(config, embed_dim)
+    if isinstance(config, GraphVisionConfig):
+        raise graph_only("image tower")
     return EfficientNetLite(config, embed_dim)
 
 

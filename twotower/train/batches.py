@@ -215,7 +215,7 @@ class _Samples(Dataset[_Sample]):
         # cosine .9999
         self.preprocess = Preprocess(config.preprocess, config.preprocess.image_size // 2)
         self.starts = np.cumsum([0, *(len(source) for source in sources)]).tolist()
-        self.trim = not config.text.fixed_length
+        self.trim = not config.needs_padding
 
     def __getitem__(self, address: Address) -> _Sample:
         epoch, position, source, number = address

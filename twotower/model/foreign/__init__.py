@@ -9,10 +9,17 @@ from twotower.model.foreign.checkpoint import read_checkpoint
 from twotower.model.foreign.open_clip import read_open_clip, write_open_clip
 from twotower.model.foreign.openai import read_openai
 from twotower.model.foreign.rename import ForeignModel
-from twotower.model.foreign.sentence_transformers import MODULES, read_sentence_transformers
+from twotower.model.foreign.sentence_modules import MODULES, write_modules
+from twotower.model.foreign.sentence_transformers import read_sentence_transformers
 from twotower.model.foreign.transformers import read_transformers, write_transformers
 
-__all__ = ["ForeignModel", "read_foreign", "write_open_clip", "write_transformers"]
+__all__ = [
+    "ForeignModel",
+    "read_foreign",
+    "write_modules",
+    "write_open_clip",
+    "write_transformers",
+]
 
 
 def read_foreign(source: Path, arch: str | None = None) -> ForeignModel:

@@ -6,16 +6,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from twotower.errors import ModelError
 from twotower.model.foreign.architectures import architecture
 from twotower.model.foreign.open_clip import import_open_clip, open_clip_config
 from twotower.model.foreign.openai import DESCRIPTION
 from twotower.model.foreign.rename import ForeignModel
 from twotower.model.pickles import read_pickle_weights
-from twotower.model.weights import read_safetensors
+from twotower.model.weight_files import Arrays, read_arrays
 
 WRAPPERS = r"^(module\.|_orig_mod\.)+"  # of DistributedDataParallel and torch.compile
 
@@ -48,7 +45,5 @@ def read_checkpoint(path: Path, arch: str) -> ForeignModel:
         raise ModelError(path, f"not the weights of {arch} ({error.reason})", remedy) from None
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)
-    return {name: torch.from_numpy(array) for name, array in read_pickle_weights(path).items()}
+def _read(path: Path) -> Arrays:
+    return read_arrays(path) if path.suffix == ".safetensors" else read_pickle_weights(path)

@@ -10,11 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from torch import Tensor
-
 from twotower.errors import ModelError
 from twotower.model.config import BertConfig
 from twotower.model.foreign.rename import Settings
+from twotower.model.weight_files import Tensors
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 HEAD_WIDTH = 64
@@ -22,9 +21,7 @@ OTHER_BERTS = "albert|camembert|deberta|distil|modern"  # with other layers, or 
 POOLS = {"mean_pooler": "mean", "cls_last_hidden_state_pooler": "first", "cls_pooler": "pooler"}
 
 
-def hub_text(
-    cfg: Settings, name: str, theirs: Mapping[str, Tensor], context_length: int
-) -> BertConfig:
+def hub_text(cfg: Settings, name: str, theirs: Tensors, context_length: int) -> BertConfig:
     """Describe the text tower of an open_clip configuration.
 
     Args:

@@ -12,9 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors.torch import save_file
-from torch import Tensor
-
 from twotower.errors import ModelError
 from twotower.inputs.preprocess import (
     OPENAI_MEAN,
@@ -57,6 +54,7 @@ from twotower.model.foreign.timm_towers import (
     read_timm_tower,
 )
 from twotower.model.foreign.timm_trunks import timm_trunk
+from twotower.model.weight_files import Arrays, Tensors, save_arrays
 
 CONFIG, WEIGHTS, PICKLE = "open_clip_config.json", "open_clip_model", "open_clip_pytorch_model.bin"
 
@@ -76,6 +74,7 @@ NO_WEIGHTS = (
     r"|text\.transformer\.(embeddings\.position_ids|embed_positions\.weights)"
 )
 
+TOKENIZER_KEYS = ("tokenizer_mode", "hf_tokenizer_name", "tokenizer_kwargs")
 IGNORED_KEYS = {
     "timm_model_pretrained",
     "patch_dropout",
@@ -99,9 +98,7 @@ def read_open_clip(directory: Path) -> ForeignModel:
     return ForeignModel(config, import_open_clip(config, theirs, directory), files)
 
 
-def open_clip_config(
-    tree: Mapping[str, Any], theirs: Mapping[str, Tensor], path: Path
-) -> CLIPConfig:
+def open_clip_config(tree: Mapping[str, Any], theirs: Tensors, path: Path) -> CLIPConfig:
     """Read the content of an `open_clip_config.json`.
 
     Args:
@@ -121,9 +118,8 @@ def open_clip_config(
         model.pop(key)
     model.finish()
     vision = _vision(Settings(vision_cfg, f"{path}: vision_cfg"), activation, embed_dim)
-    settings = Settings(text_cfg, f"{path}: text_cfg")
-    tokenizer = _tokenizer(settings, path.parent)
-    text = _text(settings, theirs, activation)
+    text = _text(Settings(text_cfg, f"{path}: text_cfg"), theirs, activation)
+    tokenizer = _tokenizer(Settings(text_cfg, f"{path}: text_cfg"), path.parent)
     return CLIPConfig(
         name=path.parent.name,
         embed_dim=embed_dim,
@@ -135,9 +131,7 @@ def open_clip_config(
     )
 
 
-def import_open_clip(
-    config: CLIPConfig, theirs: Mapping[str, Tensor], source: Path
-) -> dict[str, Tensor]:
+def import_open_clip(config: CLIPConfig, theirs: Tensors, source: Path) -> Arrays:
     """Rename open_clip's tensors to ours.
 
     Raises:
@@ -241,8 +235,10 @@ def _timm_activation(name: str) -> Activation:
     return "gelu_tanh" if any(tower in name for tower in TIMM_TANH) else "gelu"
 
 
-def _text(cfg: Settings, theirs: Mapping[str, Tensor], activation: Activation) -> TextConfig:
+def _text(cfg: Settings, theirs: Tensors, activation: Activation) -> TextConfig:
     context_length = cfg.read("context_length", 77)
+    for key in TOKENIZER_KEYS:
+        cfg.pop(key)
     if name := cfg.pop("hf_model_name"):
         return hub_text(cfg, name, theirs, context_length)
     width, mlp_width = _widths(cfg, 512)
@@ -268,6 +264,23 @@ def _text(cfg: Settings, theirs: Mapping[str, Tensor], activation: Activation) -
     cfg.pop("output_tokens")
     cfg.finish()
     return text
+
+
+def read_input_settings(
+    model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any], vocabulary: Path
+) -> tuple[PreprocessConfig, TokenizerConfig]:
+    """Read the preparation of pictures and texts from open_clip's settings.
+
+    Args:
+        model_cfg, preprocess_cfg: the sections of `open_clip_config.json`.
+        vocabulary: the folder of the tokenizer's files, which is named in errors.
+
+    Raises:
+        ModelError: an unsupported setting.
+    """
+    text = Settings(model_cfg.get("text_cfg") or {}, f"{vocabulary}: text_cfg")
+    size = Settings(preprocess_cfg, f"{vocabulary}: preprocess_cfg").side("size", 224)
+    return _preprocess(preprocess_cfg, size, vocabulary), _tokenizer(text, vocabulary)
 
 
 def _pooled_id(cfg: Settings, vocab_size: int, bidirectional: bool) -> int | None:
@@ -354,7 +367,7 @@ def _preprocess(cfg: Any, image_size: int, path: Path) -> PreprocessConfig:
     )
 
 
-def write_open_clip(config: CLIPConfig, tensors: Mapping[str, Tensor], directory: Path) -> None:
+def write_open_clip(config: CLIPConfig, tensors: Tensors, directory: Path) -> None:
     """Write `open_clip_config.json` and `open_clip_model.safetensors` into `directory`.
 
     Raises:
@@ -391,7 +404,7 @@ def write_open_clip(config: CLIPConfig, tensors: Mapping[str, Tensor], directory
     tree = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
     table = open_clip_table(config, "text." if config.logit_bias else "")
     theirs = export_tensors(table, tensors)
-    save_file(theirs, directory / f"{WEIGHTS}.safetensors", metadata={"format": "pt"})
+    save_arrays(theirs, directory / f"{WEIGHTS}.safetensors", {"format": "pt"})
     (directory / CONFIG).write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
 
 
@@ -423,6 +436,7 @@ def _vision_cfg(config: CLIPConfig) -> dict[str, Any]:
             "timm_pool": "map",
             "timm_proj": "none",
         }
+    assert isinstance(text, TextTransformerConfig)  # by `write_open_clip`
     if (vision.activation == "quick_gelu") != (text.activation == "quick_gelu"):
         raise _inexpressible(config.name, "open_clip has QuickGELU in both towers or in none")
     cfg = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from twotower.errors import ModelError
 from twotower.inputs.preprocess import PreprocessConfig
@@ -57,8 +57,7 @@ def read_openai(path: Path) -> ForeignModel:
         ModelError: the description that marks OpenAI's archives is missing, so that the activation
             is unknown.
     """
-    arrays = read_pickle_weights(path)
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    tensors = read_pickle_weights(path)
     if not all(name in tensors for name in DESCRIPTION):
         raise ModelError(
             path,
@@ -72,7 +71,7 @@ def read_openai(path: Path) -> ForeignModel:
     return ForeignModel(config, import_tensors(config, OPENAI_TABLE, tensors, path))
 
 
-def _config(path: Path, tensors: Mapping[str, Tensor]) -> CLIPConfig:
+def _config(path: Path, tensors: Mapping[str, NDArray[Any]]) -> CLIPConfig:
     """Derive the architecture from shapes; heads are 64 wide and both towers use QuickGELU."""
     try:
         context_length, width = tensors["positional_embedding"].shape
@@ -95,7 +94,7 @@ def _config(path: Path, tensors: Mapping[str, Tensor]) -> CLIPConfig:
     return CLIPConfig(path.stem, embed_dim, vision, text, preprocess, OPENAI_TOKENIZER)
 
 
-def _vision(tensors: Mapping[str, Tensor]) -> VisionConfig:
+def _vision(tensors: Mapping[str, NDArray[Any]]) -> VisionConfig:
     if "visual.proj" in tensors:
         width, _, patch_size, _ = tensors["visual.conv1.weight"].shape
         grid = round((tensors["visual.positional_embedding"].shape[0] - 1) ** 0.5)
@@ -114,7 +113,7 @@ def _vision(tensors: Mapping[str, Tensor]) -> VisionConfig:
     return ResNetConfig(32 * grid, width, (depths[0], depths[1], depths[2], depths[3]))
 
 
-def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
+def _count(tensors: Mapping[str, NDArray[Any]], pattern: str) -> int:
     """Count the different values of the group of `pattern` among the names."""
     matches = (re.fullmatch(pattern, name) for name in tensors)
     return len({match.group(1) for match in matches if match})

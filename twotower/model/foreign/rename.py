@@ -10,6 +10,7 @@ whose concatenation along axis 0 is ours; `kv` is twice as long as `q`.
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import re
 import typing
@@ -18,13 +19,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from twotower.errors import ModelError
 from twotower.model.config import CLIPConfig
+from twotower.model.graph import Shape
 from twotower.model.pickles import read_pickle_weights
-from twotower.model.weights import expected_shapes, mismatch, read_safetensors
+from twotower.model.weight_files import (
+    Arrays,
+    Tensors,
+    as_arrays,
+    expected_shapes,
+    mismatch,
+    read_arrays,
+)
 
 Table: TypeAlias = Sequence[tuple[str, str]]
 Channels: TypeAlias = tuple[float, float, float]
@@ -43,7 +52,7 @@ class ForeignModel:
     """
 
     config: CLIPConfig
-    tensors: dict[str, Tensor]
+    tensors: Arrays
     files: tuple[Path, ...] = ()
 
 
@@ -59,10 +68,10 @@ class ForeignNames(NamedTuple):
 def import_tensors(
     config: CLIPConfig,
     table: Table,
-    theirs: Mapping[str, Tensor],
+    theirs: Mapping[str, NDArray[Any]],
     source: Path,
     ignored: str = r"(?!)",
-) -> dict[str, Tensor]:
+) -> Arrays:
     """Rename and reshape foreign tensors to ours.
 
     Args:
@@ -72,12 +81,12 @@ def import_tensors(
         ModelError: a tensor is missing, unexpected, or of a wrong shape; under its foreign name.
     """
     unused = {name for name in theirs if not re.fullmatch(ignored, name)}
-    ours: dict[str, Tensor] = {}
+    ours: Arrays = {}
     for name, shape in expected_shapes(config).items():
         foreign = foreign_names(name, table)
         absent = [key for key in foreign.names if key not in theirs]
         if absent and name.endswith("num_batches_tracked"):
-            ours[name] = torch.tensor(0)  # not a weight, and missing in some exports
+            ours[name] = np.array(0)  # not a weight, and missing in some exports
             continue
         if absent:
             close = difflib.get_close_matches(absent[0], unused, 1)
@@ -92,31 +101,31 @@ def import_tensors(
 
 
 def _import_tensor(
-    theirs: list[Tensor], foreign: ForeignNames, shape: torch.Size, source: Path
-) -> Tensor:
-    tensor = theirs[0] if len(theirs) == 1 else torch.cat(theirs)
+    theirs: list[NDArray[Any]], foreign: ForeignNames, shape: Shape, source: Path
+) -> NDArray[Any]:
+    tensor = theirs[0] if len(theirs) == 1 else np.concatenate(theirs)
     tensor = tensor.T if foreign.transposed else tensor
     tensor = tensor[:1] if foreign.first_row else tensor
     if [size for size in tensor.shape if size != 1] != [size for size in shape if size != 1]:
         raise mismatch(
             source,
-            f"{foreign.names[0]!r} has shape {tuple(tensor.shape)}, but the model needs "
-            f"{tuple(shape)}",
+            f"{foreign.names[0]!r} has shape {tensor.shape}, but the model needs {shape}",
         )
     return tensor.reshape(shape)
 
 
-def export_tensors(table: Table, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def export_tensors(table: Table, ours: Tensors) -> Arrays:
     """Rename and reshape our tensors to foreign ones."""
-    theirs: dict[str, Tensor] = {}
-    for name, tensor in ours.items():
+    theirs: Arrays = {}
+    for name, tensor in as_arrays(ours).items():
         names, transposed, unsqueezed, _ = foreign_names(name, table)
         lengths = [2 if re.search(r"\bkv\b", key) else 1 for key in names]
         unit = tensor.shape[0] // sum(lengths) if tensor.ndim else 1
-        pieces = tensor.split([unit * length for length in lengths]) if len(names) > 1 else [tensor]
+        ends = [unit * end for end in itertools.accumulate(lengths)]
+        pieces = np.split(tensor, ends[:-1]) if len(names) > 1 else [tensor]
         for key, piece in zip(names, pieces, strict=True):
             piece = piece.T if transposed else piece
-            theirs[key] = (piece[None] if unsqueezed else piece).contiguous()
+            theirs[key] = piece[None] if unsqueezed else piece
     return theirs
 
 
@@ -133,7 +142,7 @@ def foreign_names(name: str, table: Table) -> ForeignNames:
     return ForeignNames(names, transposed, unsqueezed, first_row)
 
 
-def read_tensors(directory: Path, stem: str, pickled: str) -> dict[str, Tensor]:
+def read_tensors(directory: Path, stem: str, pickled: str) -> Arrays:
     """Read the weights of a directory: `STEM.safetensors`, its shards, or the pickle `pickled`.
 
     Raises:
@@ -141,20 +150,16 @@ def read_tensors(directory: Path, stem: str, pickled: str) -> dict[str, Tensor]:
     """
     single, index = directory / f"{stem}.safetensors", directory / f"{stem}.safetensors.index.json"
     if single.exists():
-        tensors = read_safetensors(single)
+        tensors = read_arrays(single)
     elif index.exists():
         weight_map = Settings(read_json(index).get("weight_map"), f"{index}: weight_map")
         shards = sorted({str(shard) for shard in weight_map.unread.values()})
-        tensors = {k: v for shard in shards for k, v in read_safetensors(directory / shard).items()}
+        tensors = {k: v for shard in shards for k, v in read_arrays(directory / shard).items()}
     elif (directory / pickled).exists():
-        arrays = read_pickle_weights(directory / pickled)
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        tensors = read_pickle_weights(directory / pickled)
     else:
         raise ModelError(directory, f"holds neither {single.name} nor {pickled}", "add the weights")
-    return {
-        name.removeprefix("module."): tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-        for name, tensor in tensors.items()
-    }
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,9 +9,8 @@ from typing import Any
 
 from twotower.errors import ModelError
 from twotower.model.foreign.rename import ForeignModel
+from twotower.model.foreign.sentence_modules import MODULES
 from twotower.model.foreign.transformers import read_transformers
-
-MODULES = "modules.json"
 
 
 def read_sentence_transformers(directory: Path) -> ForeignModel:

@@ -9,13 +9,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from safetensors.torch import save_file
-from torch import Tensor
 
 from twotower.errors import ModelError
 from twotower.inputs.byte_pairs import clip_vocabulary
@@ -47,6 +44,7 @@ from twotower.model.foreign.rename import (
     read_tensors,
 )
 from twotower.model.trunk_configs import NaFlexConfig
+from twotower.model.weight_files import WEIGHTS_FILE, Tensors, save_arrays
 
 MODEL_TYPES = ("chinese_clip", "clip", "metaclip_2", "siglip", "siglip2")
 CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
@@ -70,6 +68,10 @@ TABLE = (
     (r"^text\.token_embed\.", "text_model.embeddings.token_embedding."),
     (r"^text\.pos_embed", "text_model.embeddings.position_embedding.weight"),
     (r"^text\.ln_final\.", "text_model.final_layer_norm."),
+)
+# The words of CLIP's tokenizer, as a regular expression of Rust.
+HUB_WORDS = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 )
 CLIP_TABLE = (*TABLE, (r"^text\.proj\.", "text_projection."))
 SIGLIP_TABLE = (
@@ -149,13 +151,32 @@ def read_transformers(directory: Path) -> ForeignModel:
     Raises:
         ModelError: an unsupported setting, or weights that cannot be read or do not fit.
     """
+    config = read_settings(directory)
+    theirs = read_tensors(directory, "model", "pytorch_model.bin")
+    if isinstance(config.text, BertConfig):
+        table, ignored = CHINESE_TABLE, CHINESE_NO_WEIGHTS
+    else:
+        table, ignored = SIGLIP_TABLE if config.logit_bias else CLIP_TABLE, POSITION_IDS
+    tensors = import_tensors(config, table, theirs, directory, ignored)
+    file = config.tokenizer.file
+    return ForeignModel(config, tensors, (directory / file,) if file else ())
+
+
+def read_settings(directory: Path) -> CLIPConfig:
+    """Read the configuration of a directory, whose weights may be in another format.
+
+    Raises:
+        ModelError: an unsupported setting.
+    """
     path = directory / CONFIG
     tree = read_json(path)
+    if tree.get("model_type") == "clip_vision_model":  # of a pair of ONNX graphs
+        tree = {"model_type": "clip", "vision_config": tree}
     kind = tree.get("model_type")
-    if kind == "chinese_clip":
-        return _read_chinese_clip(directory, tree)
     if kind not in MODEL_TYPES:
         raise ModelError(path, f"model_type is {kind!r}", f"supported are {', '.join(MODEL_TYPES)}")
+    if kind == "chinese_clip":
+        return _chinese_clip_settings(directory, tree)
     siglip = kind in ("siglip", "siglip2")
     preprocess = None
     if kind == "siglip2":
@@ -174,7 +195,7 @@ def read_transformers(directory: Path) -> ForeignModel:
         tokenizer = _metaclip_2_tokenizer(directory, text.context_length)
     else:
         tokenizer = _tokenizer(directory, text, siglip)
-    config = CLIPConfig(
+    return CLIPConfig(
         name=directory.name,
         embed_dim=vision.width if siglip else Settings(tree, str(path)).read("projection_dim", 512),
         vision=vision,
@@ -183,15 +204,10 @@ def read_transformers(directory: Path) -> ForeignModel:
         tokenizer=tokenizer,
         logit_bias=siglip,
     )
-    theirs = read_tensors(directory, "model", "pytorch_model.bin")
-    table = SIGLIP_TABLE if siglip else CLIP_TABLE
-    tensors = import_tensors(config, table, theirs, directory, POSITION_IDS)
-    files = (directory / tokenizer.file,) if tokenizer.file else ()
-    return ForeignModel(config, tensors, files)
 
 
-def _read_chinese_clip(directory: Path, tree: Mapping[str, Any]) -> ForeignModel:
-    """Read a directory of `ChineseCLIPModel`: CLIP's image tower and a BERT, pooled at [CLS]."""
+def _chinese_clip_settings(directory: Path, tree: Mapping[str, Any]) -> CLIPConfig:
+    """Read a `ChineseCLIPModel`'s configuration: CLIP's image tower and a BERT, pooled at [CLS]."""
     path = directory / CONFIG
     vision = _vision(_tower(tree, "vision", False, path), False)
     settings = _tower(tree, "text", False, path)
@@ -207,18 +223,14 @@ def _read_chinese_clip(directory: Path, tree: Mapping[str, Any]) -> ForeignModel
         projection="linear",
         **_shape(settings, CHINESE_TEXT),
     )
-    tokenizer = hub_tokenizer(directory, BERT, "none", text.context_length)
-    config = CLIPConfig(
+    return CLIPConfig(
         name=directory.name,
         embed_dim=Settings(tree, str(path)).read("projection_dim", 512),
         vision=vision,
         text=text,
         preprocess=_preprocess(directory, vision.image_size, False),
-        tokenizer=tokenizer,
+        tokenizer=hub_tokenizer(directory, BERT, "none", text.context_length),
     )
-    theirs = read_tensors(directory, "model", "pytorch_model.bin")
-    tensors = import_tensors(config, CHINESE_TABLE, theirs, directory, CHINESE_NO_WEIGHTS)
-    return ForeignModel(config, tensors, (directory / str(tokenizer.file),))
 
 
 def _tower(tree: Mapping[str, Any], tower: str, siglip: bool, path: Path) -> Settings:
@@ -451,10 +463,21 @@ def _edges(
     return edges
 
 
-def write_transformers(config: CLIPConfig, tensors: Mapping[str, Tensor], directory: Path) -> None:
+def write_transformers(config: CLIPConfig, tensors: Tensors, directory: Path) -> None:
     """Write a directory for `CLIPModel.from_pretrained` or `SiglipModel.from_pretrained`.
 
     CLIP's vocabulary is written; any other must exist in `directory`.
+
+    Raises:
+        ModelError: neither transformers' CLIP nor its SigLIP has this architecture.
+    """
+    write_settings(config, directory)
+    table = SIGLIP_TABLE if config.logit_bias else CLIP_TABLE
+    save_arrays(export_tensors(table, tensors), directory / WEIGHTS_FILE, {"format": "pt"})
+
+
+def write_settings(config: CLIPConfig, directory: Path) -> None:
+    """Write the files of `write_transformers` other than the weights.
 
     Raises:
         ModelError: neither transformers' CLIP nor its SigLIP has this architecture.
@@ -482,10 +505,6 @@ def write_transformers(config: CLIPConfig, tensors: Mapping[str, Tensor], direct
     }
     if siglip:
         del tree["projection_dim"]
-    table = SIGLIP_TABLE if siglip else CLIP_TABLE
-    save_file(
-        export_tensors(table, tensors), directory / "model.safetensors", metadata={"format": "pt"}
-    )
     _write_json(directory / CONFIG, tree)
     _write_json(directory / PREPROCESSOR, _preprocessor_tree(config.preprocess, siglip))
     if config.tokenizer.kind == "bpe":
@@ -571,9 +590,41 @@ def _write_clip_tokenizer(config: CLIPConfig, directory: Path) -> None:
         "unk_token": "<|endoftext|>",
         "pad_token": "<|endoftext|>",
     }
+    _write_json(directory / "tokenizer.json", _clip_tokenizer_tree(vocabulary, merges))
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": config.text.context_length}
     _write_json(directory / "tokenizer_config.json", settings | special)
     _write_json(directory / "special_tokens_map.json", special)
+
+
+def _clip_tokenizer_tree(
+    vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """Describe CLIP's tokenizer for the library `tokenizers` and for transformers.js."""
+    from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, processors
+    from tokenizers import pre_tokenizers as splitters
+
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab=dict(vocabulary),
+            merges=list(merges),
+            continuing_subword_prefix="",
+            end_of_word_suffix="</w>",
+            unk_token=end,
+        )
+    )
+    space = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), space, normalizers.Lowercase()])
+    words = splitters.Split(Regex(HUB_WORDS), behavior="removed", invert=True)
+    tokenizer.pre_tokenizer = splitters.Sequence([words, splitters.ByteLevel(False)])
+    tokenizer.post_processor = processors.RobertaProcessing(
+        (end, vocabulary[end]), (start, vocabulary[start]), False, False
+    )
+    tokenizer.add_special_tokens(
+        [AddedToken(token, normalized=token == start, special=True) for token in (start, end)]
+    )
+    tree: dict[str, Any] = json.loads(tokenizer.to_str())
+    return tree
 
 
 def _write_json(path: Path, tree: Any) -> None:

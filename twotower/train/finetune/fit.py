@@ -30,7 +30,8 @@ from twotower.encode.load import find_model
 from twotower.errors import TrainError
 from twotower.files import atomic_write
 from twotower.model.config import read_config
-from twotower.model.weights import keep_unchanged, load_model, read_stored, save_weights
+from twotower.model.weight_files import save_weights
+from twotower.model.weights import keep_unchanged, load_model, read_stored
 from twotower.pairs.pair import Source
 from twotower.pairs.sources import open_source
 from twotower.progress import Progress, ReportProgress, ignore_progress

@@ -13,7 +13,8 @@ from twotower.encode.golden import fingerprint
 from twotower.errors import BrokenPairError
 from twotower.inputs.tokenizer import load_tokenizer
 from twotower.model.config import read_config
-from twotower.model.weights import INT8, load_model, read_stored
+from twotower.model.weight_files import INT8
+from twotower.model.weights import load_model, read_stored
 from twotower.pairs.pair import Source
 from twotower.progress import ReportProgress, ignore_progress
 from twotower.train.embed_cache import open_cache, sample_key

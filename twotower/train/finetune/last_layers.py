@@ -84,7 +84,7 @@ def text_features(model: CLIP, texts: Sequence[str], tokenizer: Tokenizer) -> Fl
     """Return the outputs of the text tower [n, width]; texts of similar length share a batch."""
     tokens = tokenizer(texts)
     lengths = tokens.lengths.copy()
-    if model.config.text.fixed_length:
+    if model.config.needs_padding:
         lengths[:] = tokens.input_ids.shape[1]
     order = np.argsort(lengths, kind="stable")
     batches = []
