@@ -200,6 +200,8 @@ def test_pairs_that_cannot_be_used(xenova: Path, tmp_path: Path) -> None:
         load(copy)
     with pytest.raises(ModelError, match="no ONNX graph"):
         load(f"{xenova},{xenova}")
+    with pytest.raises(ModelError, match="leave out --arch"):
+        load(xenova, arch="ViT-B-32")
     with pytest.raises(ModelError, match="does not name its layers"):
         twotower.convert(xenova, tmp_path / "hub", "transformers")
     with pytest.raises(ModelError, match="does not name its layers"):
