@@ -75,17 +75,16 @@ def page() -> str:
         f"| {need} | `{command}` | `{choose_models(**needs)[0].name}` |"  # type: ignore[arg-type]
         for need, command, needs in NEEDS
     ]
-    offered = [model for model in registry.models if not model.planned]
-    used = {key for model in offered for key in model.sources.values()}
+    used = {key for model in registry.models for key in model.sources.values()}
     return HEAD.format(
         recommendations="\n".join(recommendations),
         header=f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|",
-        rows="\n".join(map(_row, offered)),
+        rows="\n".join(map(_row, registry.models)),
         sources="\n".join(
             f"- {key}: {address}" for key, address in registry.sources.items() if key in used
         )
         + "\n\n"
-        + "\n".join(map(_sources_of, offered)),
+        + "\n".join(map(_sources_of, registry.models)),
     )
 
 

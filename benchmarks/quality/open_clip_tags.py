@@ -95,7 +95,11 @@ def rows(open_clip: Any) -> Iterator[dict[str, Any]]:
             theirs = build(open_clip, model_cfg)
         except Exception as error:  # an architecture that this version of timm lacks
             reason = f"open_clip cannot build it ({error})"
-        count = sum(math.prod(tensor.shape) for tensor in theirs.values())
+        count = sum(
+            math.prod(tensor.shape)
+            for name, tensor in theirs.items()
+            if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+        )
         for tag in names:
             published = open_clip.get_pretrained_cfg(architecture, tag)
             preprocess = {key: published[key] for key in PREPROCESS if key in published}

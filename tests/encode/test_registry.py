@@ -15,7 +15,6 @@ from twotower.encode.registry import (
     NamedModel,
     choose_models,
     named_model,
-    offered_models,
     read_registry,
     similar_name,
 )
@@ -66,26 +65,26 @@ def test_sizes_are_those_of_the_configuration(model: NamedModel) -> None:
 
 
 @pytest.mark.parametrize("model", HUB_MODELS, ids=lambda model: model.name)
-def test_what_is_offered_can_be_read(model: NamedModel, tmp_path: Path) -> None:
-    """The reader accepts the configuration of an offered model, and only its weights are missing.
-
-    Where this fails for a planned model, it can be read now: remove "planned" in models.json and
-    run docs/models_page.py.
-    """
+def test_named_models_can_be_read(model: NamedModel, tmp_path: Path) -> None:
+    """The reader accepts the configuration of a named model, and only its weights are missing."""
     pytest.importorskip("torch")
     from twotower.model.foreign import read_foreign
+    from twotower.model.foreign.open_clip import _vision
+    from twotower.model.foreign.rename import Settings
 
+    tree = CONFIGS[model.name]
+    if "model_cfg" in tree:  # of these the weights are read first
+        config = tree["model_cfg"]
+        settings = Settings(dict(config["vision_cfg"]), model.name)
+        assert _vision(settings, "gelu", config["embed_dim"]).image_size == model.image_size
+        return
     directory = tmp_path / model.name
     directory.mkdir()
-    tree = CONFIGS[model.name]
-    name = "open_clip_config.json" if "model_cfg" in tree else "config.json"
-    (directory / name).write_text(json.dumps(tree))
-    (directory / "preprocessor_config.json").write_text("{}")
-    for vocabulary in ("tokenizer.json", "tokenizer_config.json"):
-        (directory / vocabulary).write_text("{}")
+    for name, content in {"config": tree, "preprocessor_config": {}, "tokenizer": {}}.items():
+        (directory / f"{name}.json").write_text(json.dumps(content))
     with pytest.raises(ModelError) as caught:
         read_foreign(directory)
-    assert (caught.value.remedy == "add the weights") != model.planned, caught.value
+    assert caught.value.remedy == "add the weights", caught.value
 
 
 def test_the_bundled_models_have_their_sizes() -> None:
@@ -105,7 +104,7 @@ def test_recommendations() -> None:
         return model.imagenet or 0
 
     best = choose_models(best=True)
-    assert best == sorted(offered_models(), key=accuracy, reverse=True)
+    assert best == sorted(REGISTRY.models, key=accuracy, reverse=True)
     fast = choose_models(fast=True)
     assert fast and all((model.gflops or 99) <= FAST_GFLOPS for model in fast)
     german = choose_models(languages=["de", "zh"])
@@ -114,16 +113,7 @@ def test_recommendations() -> None:
     small = choose_models(max_size=100_000_000)
     assert {model.name for model in small} >= {"twotower-base", "tinyclip-8m"}
     assert all(model.size and model.size <= 100_000_000 for model in small)
-    assert choose_models() == offered_models()
-
-
-def test_planned_models_are_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    planned = NamedModel("soon", "org/soon", "Soon", {}, planned=True)
-    registry = type(REGISTRY)(REGISTRY.sources, (*REGISTRY.models, planned))
-    monkeypatch.setattr("twotower.encode.registry.read_registry", lambda: registry)
-    assert planned not in offered_models()
-    with pytest.raises(ModelError, match="this version cannot read the architecture Soon"):
-        named_model("soon")
+    assert choose_models() == list(REGISTRY.models)
 
 
 def test_misspelt_names() -> None:

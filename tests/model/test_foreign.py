@@ -399,7 +399,6 @@ def test_a_model_config_of_open_clip_is_not_enough(tmp_path: Path) -> None:
 
 
 def test_text_towers_of_transformers_are_named(tmp_path: Path) -> None:
-    """The error names the tower, not its tokenizer."""
     write_open_clip(tiny_config(), random_tensors(tiny_config()), tmp_path)
     text_cfg = {"hf_model_name": "albert-base-v2", "hf_tokenizer_name": "albert-base-v2"}
     change_json(tmp_path / "open_clip_config.json", ["model_cfg", "text_cfg"], text_cfg)

@@ -6,6 +6,7 @@ function of the names (tests/golden/named_weights.py).
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.golden.named_weights import named_weights
 from tests.tiny_vocabularies import write_vocabulary
 from twotower.encode.load import load
 from twotower.errors import ModelError
+from twotower.inputs.tokenizer import load_tokenizer
 from twotower.model.clip import CLIP
 from twotower.model.config import BertConfig, ConvNeXtConfig
 from twotower.model.foreign import (
@@ -127,13 +129,43 @@ def test_what_open_clip_cannot_be_given_back(name: str, tmp_path: Path) -> None:
         write_open_clip(foreign.config, foreign.tensors, tmp_path)
 
 
+# One setting changed, and the stages differ by more than the tolerance
+
+CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "metaclip2": ("text", {"eos_id": 7}),
+    "clipa": ("vision", {"pool": "class"}),
+    "coca": ("vision", {"pool_heads": 2}),
+    "roberta": ("text", {"first_position": 1}),
+    "nllb-siglip": ("text", {"first_position": 1}),
+    "biomedclip": ("text", {"pool": "mean"}),
+    "bert-pooler": ("text", {"activation": "gelu_tanh"}),
+    "convnext-linear": ("vision", {"eps": 1e-3}),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_setting_shows(name: str, tmp_path: Path) -> None:
+    foreign = read_foreign(write_golden_model(name, tmp_path / name))
+    tower, settings = CHANGES[name]
+    towers: dict[str, Any] = {tower: replace(getattr(foreign.config, tower), **settings)}
+    changed = replace(foreign, config=replace(foreign.config, **towers))
+    with np.load(GOLDEN / f"{name}.npz") as golden, pytest.raises(AssertionError, match=tower):
+        assert_stages(changed, golden)
+
+
+def test_coca_needs_its_shifted_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unshifted(input_ids: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.nn.functional.pad(input_ids == 0, (0, 1))
+        mask = torch.zeros_like(hidden, dtype=x.dtype).masked_fill(hidden, float("-inf"))
+        return mask[:, None, None]
+
+    foreign = read_foreign(write_golden_model("coca", tmp_path / "coca"))
+    monkeypatch.setattr("twotower.model.text.class_token_mask", unshifted)
+    with np.load(GOLDEN / "coca.npz") as golden, pytest.raises(AssertionError, match="text"):
+        assert_stages(foreign, golden)
+
+
 # MetaCLIP 2
-
-
-def test_metaclip_2_pools_at_the_first_end(tmp_path: Path) -> None:
-    directory = write_golden_model("metaclip2", tmp_path / "changed", eos_id=7)
-    with np.load(GOLDEN / "metaclip2.npz") as golden, pytest.raises(AssertionError, match="text"):
-        assert_stages(read_foreign(directory), golden)
 
 
 def test_metaclip_2_tokenizer(tmp_path: Path) -> None:
@@ -144,3 +176,19 @@ def test_metaclip_2_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "xlm-v" / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match=r"holds no tokenizer\.json"):
         read_foreign(tmp_path / "xlm-v")
+
+
+def test_clipa_tokenizer(tmp_path: Path) -> None:
+    """[SEP] at the end of a text becomes 0, and the text fills up with 0."""
+    directory = write_golden_model("clipa", tmp_path / "clipa")
+    config = read_foreign(directory).config.tokenizer
+    ids = load_tokenizer(config, directory)(["a photo", "a " * 40]).input_ids
+    begin, a, photo = ids[0, :3].tolist()
+    assert ids[0].tolist() == [begin, a, photo, *[0] * 9]
+    assert ids[1].tolist() == [begin, *[a] * 10, 0]
+
+
+def test_nllb_begins_with_the_language(tmp_path: Path) -> None:
+    config = read_foreign(write_golden_model("nllb-siglip", tmp_path / "nllb")).config
+    assert (config.tokenizer.bos_id, config.tokenizer.eos_id, config.tokenizer.pad_id) == (0, 2, 1)
+    assert config.logit_bias and config.vision.pool == "map"

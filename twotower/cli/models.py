@@ -111,5 +111,4 @@ def _facts(model: NamedModel, sources: dict[str, str]) -> dict[str, Any]:
     """Return what is known, with the addresses of the sources."""
     facts = {key: value for key, value in asdict(model).items() if value not in (None, ())}
     facts["sources"] = {group: sources[key] for group, key in model.sources.items()}
-    del facts["planned"]
     return facts | {"size": model.size, "local": _is_local(model)}

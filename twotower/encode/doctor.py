@@ -14,7 +14,7 @@ import numpy as np
 
 from twotower.encode.download import RECORDS, is_downloaded
 from twotower.encode.load import load
-from twotower.encode.registry import BUNDLED_MODELS, offered_models
+from twotower.encode.registry import BUNDLED_MODELS, read_registry
 from twotower.encode.runtimes import import_onnxruntime
 from twotower.files import cache_folder
 from twotower.version import __version__
@@ -47,7 +47,7 @@ def examine(seconds: float = SECONDS) -> dict[str, Any]:
             "bundled": list(BUNDLED_MODELS),
             "downloaded": [
                 model.name
-                for model in offered_models()
+                for model in read_registry().models
                 if model.hub and is_downloaded(model.hub, model.revision)
             ],
         },

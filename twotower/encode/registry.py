@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from twotower.errors import ModelError
 from twotower.model.config import OPTIONAL, parse
 
 BUNDLED_MODELS = {"twotower-base": "base", "twotower-small": "small"}  # name -> short name, folder
@@ -40,7 +39,6 @@ class NamedModel:
             captions find their picture first, and English; or "multilingual".
         imagenet: zero-shot top-1 accuracy on ImageNet, in percent.
         coco_text_to_image, coco_image_to_text: recall@1 on MS-COCO, in percent.
-        planned: this version of the package cannot read it yet, so it is not offered.
     """
 
     name: str
@@ -60,7 +58,6 @@ class NamedModel:
     imagenet: float | None = field(default=None, metadata=OPTIONAL)
     coco_text_to_image: float | None = field(default=None, metadata=OPTIONAL)
     coco_image_to_text: float | None = field(default=None, metadata=OPTIONAL)
-    planned: bool = field(default=False, metadata=OPTIONAL)
 
     @property
     def size(self) -> int | None:
@@ -90,26 +87,10 @@ def read_registry() -> Registry:
     return registry
 
 
-def offered_models() -> list[NamedModel]:
-    """Return the models that this version can load, those of the package first."""
-    return [model for model in read_registry().models if not model.planned]
-
-
 def named_model(name: str | Path) -> NamedModel | None:
-    """Return the model of the hub with this name, or None.
-
-    Raises:
-        ModelError: this version cannot read it yet.
-    """
+    """Return the model of the hub with this name, or None."""
     hub_models = (model for model in read_registry().models if model.hub)
-    model = next((model for model in hub_models if model.name == str(name)), None)
-    if model is not None and model.planned:
-        raise ModelError(
-            model.name,
-            f"this version cannot read the architecture {model.config} of {model.hub}",
-            "choose one of: twotower models",
-        )
-    return model
+    return next((model for model in hub_models if model.name == str(name)), None)
 
 
 def bundled_name(model: str | Path) -> str | None:
@@ -121,7 +102,7 @@ def bundled_name(model: str | Path) -> str | None:
 
 def similar_name(name: str, more_names: Sequence[str] = ()) -> str | None:
     """Return the name of a model, or one of `more_names`, that is nearest to a misspelt one."""
-    names = [*BUNDLED_MODELS.values(), *(model.name for model in offered_models())]
+    names = [*BUNDLED_MODELS.values(), *(model.name for model in read_registry().models)]
     return next(iter(difflib.get_close_matches(name, [*names, *more_names], 1)), None)
 
 
@@ -142,7 +123,7 @@ def choose_models(
         languages: codes such as "de", all of which it must understand.
         max_size: bytes of the weights. A model whose size is unknown is left out.
     """
-    models = offered_models()
+    models = list(read_registry().models)
     if fast:
         models = [model for model in models if (model.gflops or FAST_GFLOPS + 1) <= FAST_GFLOPS]
     if languages:
