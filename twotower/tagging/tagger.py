@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 CHUNK_SIZE = 1000  # pictures whose vectors are in memory at once
 TRUSTED_CORRECTIONS = 5  # with so many, a tag is assigned although the calibration alone would not
+DETECTOR_CUTOFF = 0.9  # at least; below, photographs on black would be screenshots
 VERDICT_LOGIT = 30.0  # log-odds of a tag on which a person has decided
 
 
@@ -99,7 +100,8 @@ class Tagger:
         # a search for the tag finds the picture too
         lowest = max(calibration.tag_cutoff(precision), calibration.text.name.cutoff)
         cutoffs = np.full(len(self.tags), lowest)
-        cutoffs[[*self._tree.grouped, *self._detected]] = precision
+        cutoffs[list(self._tree.grouped)] = precision
+        cutoffs[self._detected] = max(precision, DETECTOR_CUTOFF)
         for column, feedback in self._feedback.items():
             if len(feedback.weights) >= TRUSTED_CORRECTIONS:
                 cutoffs[column] = min(cutoffs[column], precision)
