@@ -389,6 +389,14 @@ def test_sides_as_pairs(tmp_path: Path) -> None:
     assert read_foreign(tmp_path).config.vision == config.vision
 
 
+def test_a_resnet_without_patches(tmp_path: Path) -> None:
+    """open_clip's own files of ResNets have a patch size of null."""
+    config = resnet_config()
+    write_open_clip(config, random_tensors(config), tmp_path)
+    change_json(tmp_path / "open_clip_config.json", ["model_cfg", "vision_cfg", "patch_size"], None)
+    assert read_foreign(tmp_path).config.vision == config.vision
+
+
 def test_a_model_config_of_open_clip_is_not_enough(tmp_path: Path) -> None:
     """The settings of `model_cfg` alone, as in open_clip's own model_configs."""
     write_open_clip(tiny_config(), random_tensors(tiny_config()), tmp_path)

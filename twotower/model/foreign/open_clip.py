@@ -149,6 +149,8 @@ def _vision(cfg: Settings, activation: Activation, embed_dim: int) -> VisionConf
         trunk = timm_trunk(cfg, str(name), image_size, embed_dim)
         return trunk or _timm_vision(cfg, str(name), image_size)
     layers = cfg.pop("layers", 12)
+    if isinstance(layers, list) and cfg.unread.get("patch_size", 0) is None:
+        cfg.pop("patch_size")  # as in open_clip's own files of ResNets, which have no patches
     patch_size, head_width = cfg.side("patch_size", 16), cfg.read("head_width", 64)
     width, mlp_width = _widths(cfg, 768)
     eps = _eps(cfg)
