@@ -86,6 +86,10 @@ class QuestionError(TwotowerError):
     """A question cannot be answered."""
 
 
+class ServerError(TwotowerError):
+    """The server cannot start with these settings."""
+
+
 class EvaluationError(TwotowerError):
     """A labelled set, a result or an option of an evaluation cannot be used."""
 

@@ -21,6 +21,7 @@ from twotower.cli import (
     models,
     pairs,
     search,
+    serve,
     tag,
     train,
     weights,
@@ -38,6 +39,11 @@ EXTRAS = {
     "matplotlib": "train",
     "scipy": "evaluate",
     "threadpoolctl": "evaluate",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "pydantic": "serve",
+    "prometheus_client": "serve",
+    "mcp": "serve",
 }
 _ESCAPE = "twotower-escape"  # an error handler for streams
 
@@ -96,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
         explain,
         weights,
         models,
+        serve,
         doctor,
         calibrate,
         evaluate,

@@ -1,0 +1,1 @@
+"""The HTTP server: models and libraries for programs, people and assistants."""

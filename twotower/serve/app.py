@@ -1,0 +1,79 @@
+"""The ASGI application: endpoints, middleware, start and shutdown."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from twotower.serve import embed_api, operations
+from twotower.serve.access import SECURITY_HEADERS, HostCheck, SecurityHeaders
+from twotower.serve.endpoint import Endpoint, to_route
+from twotower.serve.errors import RequestError, plain_error
+from twotower.serve.openapi import describe
+from twotower.serve.server import Server
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    *operations.ENDPOINTS,
+    *embed_api.ENDPOINTS,
+)
+
+
+def create_app(server: Server) -> Starlette:
+    """Return the application of a server; its lifespan starts and stops the server."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await server.start()
+        try:
+            yield
+        finally:
+            await server.stop()
+
+    description = describe(ENDPOINTS)
+
+    async def openapi(_: Request) -> Response:
+        return JSONResponse(description)
+
+    routes = [to_route(endpoint, server) for endpoint in ENDPOINTS]
+    routes.append(Route("/openapi.json", openapi))
+    return Starlette(
+        routes=routes,
+        middleware=_middleware(server),
+        exception_handlers={404: _not_found, 405: _wrong_method},
+        lifespan=lifespan,
+    )
+
+
+def _middleware(server: Server) -> list[Middleware]:
+    settings = server.settings
+    middleware = [
+        Middleware(SecurityHeaders, headers=SECURITY_HEADERS.items()),
+        Middleware(HostCheck, settings=settings),
+    ]
+    if settings.cors_origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=["*"],
+                allow_headers=["*"],
+            )
+        )
+    return middleware
+
+
+async def _not_found(request: Request, _: Exception) -> Response:
+    return plain_error(RequestError(404, f"there is nothing at {request.url.path}"))
+
+
+async def _wrong_method(request: Request, error: Exception) -> Response:
+    headers = getattr(error, "headers", None)
+    message = f"{request.method} is not possible at {request.url.path}"
+    return plain_error(RequestError(405, message, headers=headers))
