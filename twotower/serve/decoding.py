@@ -84,14 +84,14 @@ class DecoderPool:
         try:
             # the worker is busy until it has answered, even if the client has left
             outcome = await asyncio.shield(finished)
-        except (EOFError, OSError):
-            self.restarts += 1
-            raise PictureError(UPLOAD, "stopped its decoder", "send a picture") from None
         except TimeoutError:
             self.restarts += 1
             raise PictureError(
                 UPLOAD, f"took more than {self._seconds:g} s to decode", "send a smaller picture"
             ) from None
+        except (EOFError, OSError):
+            self.restarts += 1
+            raise PictureError(UPLOAD, "stopped its decoder", "send a picture") from None
         if isinstance(outcome, PictureError):
             raise outcome
         return outcome
@@ -160,12 +160,16 @@ def _serve(connection: Connection, memory: int, max_pixels: int) -> None:
                     content, draft_size=_draft_size(job, option), max_pixels=max_pixels
                 )
                 connection.send(_JOBS[job](image, option, *_upright_size(content, image)))
-            except PictureError as error:
-                connection.send(PictureError(UPLOAD, error.reason, error.remedy))
-            except MemoryError:
-                connection.send(PictureError(UPLOAD, "needs too much memory", "send a smaller one"))
             except Exception as error:  # of a decoder: whatever it is, it concerns this picture
-                connection.send(PictureError(UPLOAD, f"cannot be decoded ({error})", "check it"))
+                connection.send(_describe(error))
+
+
+def _describe(error: Exception) -> PictureError:
+    if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
+        return PictureError(UPLOAD, "needs too much memory", "send a smaller picture")
+    if isinstance(error, PictureError):
+        return PictureError(UPLOAD, error.reason, error.remedy)
+    return PictureError(UPLOAD, f"cannot be decoded ({error})", "check the picture")
 
 
 def _draft_size(job: str, option: Any) -> int | None:

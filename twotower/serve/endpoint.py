@@ -183,14 +183,15 @@ async def _answer(endpoint: Endpoint, request: Request, server: Server) -> Respo
 async def _read_body(request: Request, limit: int) -> bytes:
     """Return the decompressed body. Raises `RequestError` 400, 413 or 415."""
     too_large = RequestError(413, f"the body is larger than {limit // 2**20} MB")
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit:
-        raise too_large
-    body = bytearray()
+    body, size = bytearray(), 0
     async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise too_large
+        size += len(chunk)
+        if size <= limit:
+            body += chunk
+        else:  # read to its end all the same: many clients read no answer before they have sent all
+            body.clear()
+    if size > limit:
+        raise too_large
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding == "identity":
         return bytes(body)
