@@ -157,8 +157,8 @@ def test_rebound_names_are_refused(models_url: str, host: str, status: int) -> N
 
 def test_pages_of_other_origins_are_refused(models_url: str) -> None:
     body = {"texts": ["a cat"]}
-    other = call(f"{models_url}/api/embed", body, {"Origin": "https://attacker.example"})
-    assert other[0] == 403 and "access-control-allow-origin" not in other[2]
+    foreign = call(f"{models_url}/api/embed", body, {"Origin": "https://attacker.example"})
+    assert foreign[0] == 403 and "access-control-allow-origin" not in foreign[2]
     assert call(f"{models_url}/api/embed", body, {"Origin": "null"})[0] == 403
     assert call(f"{models_url}/api/embed", body, {"Origin": models_url})[0] == 200
 

@@ -75,10 +75,10 @@ class Answers(BaseHTTPRequestHandler):
             except OSError:
                 pass
         else:
-            found = self.path == "/picture"
-            self.send_response(200 if found else 404)
+            exists = self.path == "/picture"
+            self.send_response(200 if exists else 404)
             self.end_headers()
-            self.wfile.write(b"picture" if found else b"")
+            self.wfile.write(b"picture" if exists else b"")
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -91,9 +91,9 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     connect = socket.create_connection
 
-    def redirect(address: tuple[str, int], *rest: Any, **options: Any) -> socket.socket:
+    def redirect(address: tuple[str, int], *arguments: Any, **options: Any) -> socket.socket:
         assert address[0] == "8.8.8.8"  # the address that was checked, not a second lookup
-        return connect(server.server_address[:2], *rest, **options)  # type: ignore[arg-type]
+        return connect(server.server_address[:2], *arguments, **options)  # type: ignore[arg-type]
 
     def resolve(name: str, port: int, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
         address = "8.8.8.8" if name == "pictures.example" else name
