@@ -53,3 +53,12 @@ def test_no_secret_in_the_error_of_a_variable() -> None:
     with pytest.raises(ServerError) as caught:
         read_settings({}, None, {"TWOTOWER_SERVE_NO_AUTH": "hunter2"})
     assert "hunter2" not in str(caught.value)
+
+
+def test_the_guide_has_every_setting_with_its_default() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "server.md").read_text(encoding="utf-8")
+    for name, field in ServerSettings.__dataclass_fields__.items():
+        default = field.default
+        shown = str(default).lower() if isinstance(default, bool) else str(default)
+        cell = "" if default in (None, ()) else f"`{shown}`"
+        assert f"| `{name}` | {cell} |" in guide, name
