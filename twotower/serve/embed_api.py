@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +15,8 @@ from twotower.serve.errors import RequestError
 from twotower.serve.request_pictures import read_pictures
 
 _TAG = "models"
+Text = Annotated[str, Field(min_length=1)]
+Label = Annotated[str, Field(pattern=r"\S")]
 
 
 class _Body(BaseModel):
@@ -24,8 +26,8 @@ class _Body(BaseModel):
 class EmbedRequest(_Body):
     """Texts and pictures to embed; pictures as base64, data URIs or URLs."""
 
-    texts: list[str] = Field(default=[])
-    images: list[str] = Field(default=[])
+    texts: list[Text] = []
+    images: list[str] = []
     model: str | None = None
     encoding: Literal["float", "base64"] = "float"
 
@@ -56,8 +58,8 @@ class ClassifyRequest(_Body):
     """Pictures and labels to choose from."""
 
     images: list[str]
-    labels: list[str]
-    template: str | None = None
+    labels: list[Label] = Field(min_length=1)
+    template: str | None = Field(None, pattern=r"^[^{}]*\{\}[^{}]*$")
     model: str | None = None
 
 
@@ -87,8 +89,6 @@ async def embed(call: Call) -> Response:
     """Embed texts and pictures."""
     body = call.parse(EmbedRequest)
     model = call.server.models.find(body.model)
-    if not body.texts and not body.images:
-        raise RequestError(422, "texts and images are empty; give some", field="texts")
     texts: list[EmbeddedItem] = []
     if body.texts:
         embeds = await model.embed_texts(body.texts)
@@ -111,7 +111,7 @@ async def classify(call: Call) -> Response:
     model = call.server.models.find(body.model)
     contents = await read_pictures(body.images, call.server.settings)
     items = []
-    for outcome in await model.embed_pictures(contents):
+    for outcome in await model.embed_pictures(contents) if contents else ():
         if isinstance(outcome, RequestError):
             items.append(ClassifiedItem(status=outcome.status, error=_message(outcome)))
             continue
