@@ -101,6 +101,18 @@ class ServedModel:
             raise outcome
         return outcome
 
+    async def embed_pixels(self, pixel_values: Float32Array) -> Float32Array:
+        """Embed outputs of the model's preprocessing [n, channels, S, S].
+
+        Returns:
+            image_embeds [n, embed_dim], unit length.
+
+        Raises:
+            RequestError: 400 for no or too many rows; 429 if too many are waiting.
+        """
+        self._check_count(len(pixel_values))
+        return np.stack(await self.pictures.submit(list(pixel_values)))
+
     async def zero_shot(
         self, image_embeds: Float32Array, labels: Sequence[str], template: str | None = None
     ) -> Float32Array:
