@@ -46,10 +46,7 @@ class Call:
         Raises:
             RequestError: 400, it is no JSON.
         """
-        try:
-            return json.loads(self.body)
-        except (ValueError, RecursionError) as error:
-            raise RequestError(400, f"the body is no JSON ({error})") from error
+        return parse_json(self.body)
 
     async def form(self) -> FormData:
         """Parse the body as a form, `multipart/form-data` or URL-encoded.
@@ -75,6 +72,22 @@ class Call:
             RequestError: 400, it is no JSON; 422, a field is missing or wrong.
         """
         return validate(model, self.json())
+
+
+def parse_json(content: str | bytes) -> Any:
+    """Return the value of JSON.
+
+    Raises:
+        RequestError: 400, it is no JSON, or has half of a surrogate pair, which UTF-8 cannot hold.
+    """
+    escape = "\\u" if isinstance(content, str) else b"\\u"
+    try:
+        value = json.loads(content)
+        if escape in content:  # type: ignore[operator]
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise RequestError(400, f"no JSON ({error})") from error
+    return value
 
 
 def validate(model: type[Model], content: Any) -> Model:

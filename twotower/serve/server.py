@@ -6,13 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from twotower.encode.load import load
-from twotower.encode.registry import BUNDLED_MODELS, DEFAULT_MODEL
+from twotower.encode.registry import DEFAULT_MODEL
 from twotower.index.index import Index
 from twotower.serve.access import Access
 from twotower.serve.decoding import DecoderPool
 from twotower.serve.errors import RequestError
 from twotower.serve.metrics import Metrics
-from twotower.serve.models import ServedModel, ServedModels
+from twotower.serve.models import ServedModel, ServedModels, model_name
 from twotower.serve.picture_index import LocalPictureIndex, PictureIndex
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Server:
 
     def _sources(self) -> list[str]:
         """Return the models of the settings, or else the default, and that of the library."""
-        sources = list(map(_model_name, self.settings.models))
+        sources = list(map(model_name, self.settings.models))
         if self.picture_index is not None:
             sources.append(self.picture_index.model)
         return list(dict.fromkeys(sources)) or [DEFAULT_MODEL]
@@ -97,11 +97,6 @@ class Server:
     def _open_model(self, source: str) -> ServedModel:
         encoder = load(source, engine=self.settings.engine)
         return ServedModel(source, encoder, self.decoders, self.settings)
-
-
-def _model_name(source: str) -> str:
-    """Return the name of a model: of a bundled one, the long form."""
-    return {short: name for name, short in BUNDLED_MODELS.items()}.get(source, source)
 
 
 def _open_picture_index(settings: ServerSettings) -> PictureIndex | None:

@@ -16,7 +16,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from twotower.arrays import Float32Array
-from twotower.serve.endpoint import Call, Endpoint
+from twotower.serve.endpoint import Call, Endpoint, parse_json
 from twotower.serve.errors import RequestError
 from twotower.serve.models import ServedModel, ServedModels
 
@@ -115,10 +115,7 @@ def _clean(name: str) -> str:
 def _read_prediction(form: FormData) -> _Prediction:
     if "entries" not in form:
         return _read_first_form(form)
-    try:
-        entries = json.loads(str(form["entries"]))
-    except (ValueError, RecursionError):
-        raise _invalid("entries is no JSON") from None
+    entries = _read_json(form["entries"])
     if not isinstance(entries, dict) or not entries:
         raise _invalid("entries is no object of tasks")
     if unsupported := [str(task) for task in entries if task != "clip"]:
@@ -136,15 +133,19 @@ def _read_first_form(form: FormData) -> _Prediction:
         raise _invalid("entries is missing")
     if (task := form["modelType"]) != "clip":
         raise RequestError(400, f"the model type {str(task)[:40]!r} is not supported; only clip is")
-    try:
-        options = json.loads(str(form.get("options", "{}")))
-    except (ValueError, RecursionError):
-        raise _invalid("options is no JSON") from None
+    options = _read_json(form.get("options", "{}"))
     mode = options.get("mode") if isinstance(options, dict) else None
     if mode is None:
         mode = "text" if "text" in form else "vision"
     tower = {"text": "textual", "vision": "visual"}.get(mode) if isinstance(mode, str) else None
     return _Prediction(_tower(tower), _model_name(dict(form)), bare=True)
+
+
+def _read_json(field: object) -> Any:
+    try:
+        return parse_json(str(field))
+    except RequestError as error:
+        raise _invalid(error.message) from error
 
 
 def _tower(tower: object) -> Tower:

@@ -8,7 +8,6 @@ base64) and `pixel_values` (FP32, as the model's preprocessing gives them), and 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from twotower.arrays import Float32Array
-from twotower.serve.endpoint import Call, Endpoint, Handler, validate
+from twotower.serve.endpoint import Call, Endpoint, Handler, parse_json, validate
 from twotower.serve.errors import RequestError, text_error
 from twotower.serve.models import EmbeddedPicture, ServedModel
 from twotower.serve.protocols import kserve_schema as schema
@@ -122,11 +121,10 @@ def _read_request(call: Call) -> tuple[schema.InferRequest, dict[str, _Input]]:
     """Return a request and its inputs by name. Raises `RequestError` 400 or 422."""
     header, content = split_body(call.body, call.request.headers.get(HEADER_LENGTH))
     try:
-        request = validate(schema.InferRequest, json.loads(header))
-    except (ValueError, RecursionError) as error:
-        raise RequestError(
-            400, f"the JSON part is no JSON ({error}); binary tensors need {HEADER_LENGTH}"
-        ) from error
+        content_of_header = parse_json(header)
+    except RequestError as error:
+        raise RequestError(400, f"{error.message}; binary tensors need {HEADER_LENGTH}") from error
+    request = validate(schema.InferRequest, content_of_header)
     sizes = [tensor.parameters.binary_data_size for tensor in request.inputs]
     tensors = iter(split_tensors(content, [size for size in sizes if size is not None]))
     inputs: dict[str, _Input] = {}

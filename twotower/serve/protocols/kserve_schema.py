@@ -19,20 +19,20 @@ OUTPUT_OF = {TEXT: TEXT_EMBEDS, IMAGE: IMAGE_EMBEDS, PIXEL_VALUES: IMAGE_EMBEDS}
 Size = Annotated[int, Field(ge=0, strict=True)]
 
 
-class _Part(BaseModel):
+class _OpenModel(BaseModel):
     """A part of a request; further fields and parameters are allowed and ignored."""
 
     model_config = ConfigDict(extra="allow")
 
 
-class InputParameters(_Part):
+class InputParameters(_OpenModel):
     """The bytes of a binary tensor; without them, the tensor is JSON."""
 
     binary_data_size: Size | None = None
     shared_memory_region: str | None = None
 
 
-class RequestInput(_Part):
+class RequestInput(_OpenModel):
     """A tensor of a request."""
 
     name: str
@@ -42,7 +42,7 @@ class RequestInput(_Part):
     data: list[Any] | None = None
 
 
-class OutputParameters(_Part):
+class OutputParameters(_OpenModel):
     """The form of an output."""
 
     binary_data: Annotated[bool, Field(strict=True)] | None = None
@@ -50,20 +50,20 @@ class OutputParameters(_Part):
     shared_memory_region: str | None = None
 
 
-class RequestOutput(_Part):
+class RequestOutput(_OpenModel):
     """An output to return."""
 
     name: str
     parameters: OutputParameters = OutputParameters()
 
 
-class RequestParameters(_Part):
+class RequestParameters(_OpenModel):
     """The form of outputs that do not set their own."""
 
     binary_data_output: Annotated[bool, Field(strict=True)] = False
 
 
-class InferRequest(_Part):
+class InferRequest(_OpenModel):
     """A request for inference; without `outputs`, all that the inputs give."""
 
     id: str | None = None
