@@ -66,6 +66,7 @@ def test_metadata_in_the_first_rows_alone(library_url: str) -> None:
     assert all(row.keys() == {"id", "similarity"} for row in rows[2:])
     assert search(library_url, text="a cat", num_images=3).json()[:2] == rows[:2]
     assert search(library_url, text="a cat", num_images=0).json() == []
+    assert len(search(library_url, text="a cat", num_images=2.0).json()) == 2
     ids = [row["id"] for row in rows]
     answer = post_json(f"{library_url}/metadata", {"ids": [*ids, 10**9], "indice_name": "photos"})
     assert [row["id"] for row in answer.json()] == ids
@@ -125,7 +126,11 @@ def test_facts_of_the_server(library_url: str) -> None:
         ({"text": "a", "modality": "sound"}, 422),
         ({"text": "a", "num_images": -1}, 422),
         ({"text": "a", "num_images": "40"}, 422),
+        ({"text": "a", "num_images": True}, 422),
+        ({"text": "a", "num_images": 4.5}, 422),
         ({"text": "a", "num_images": 10_001}, 400),
+        ({"text": "a", "deduplicate": "yes"}, 422),
+        ({"embedding_input": ["1"] * 512}, 422),
         ({"text": "a", "num_result_ids": 10**30}, 400),
         ({"text": "a", "indice_name": "laion5B"}, 404),
         ({"image": "?"}, 400),

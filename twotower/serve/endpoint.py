@@ -9,9 +9,9 @@ import logging
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from starlette.datastructures import FormData
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from twotower.serve.server import Server
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def _to_integer(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# JSON Schema's integer: 5.0 is one, "5" and true are none
+Integer = Annotated[int, BeforeValidator(_to_integer), Field(strict=True)]
 logger = logging.getLogger("twotower.serve")
 
 

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from twotower.arrays import Float32Array, normalize
 from twotower.index.schema import PictureRecord
-from twotower.serve.endpoint import Call, Endpoint, Handler
+from twotower.serve.endpoint import Call, Endpoint, Handler, Integer
 from twotower.serve.errors import RequestError
 from twotower.serve.models import ServedModel
 from twotower.serve.picture_index import Neighbour, PictureIndex
@@ -24,8 +24,8 @@ from twotower.serve.request_pictures import decode_base64, decode_data_uri, read
 _TAG = "clip-retrieval"
 DUPLICATE_COSINE = 0.94  # from which the back end's `deduplicate` links results
 MAX_RESULTS = 10_000  # of `num_result_ids`, whose vectors are compared with each other
-Count = Annotated[int, Field(ge=0, strict=True)]
-Id = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
+Count = Annotated[Integer, Field(ge=0)]
+Id = Annotated[Integer, Field(ge=-(2**63), lt=2**63)]
 
 
 class KnnRequest(BaseModel):
@@ -34,12 +34,12 @@ class KnnRequest(BaseModel):
     text: str | None = None
     image: str | None = None
     image_url: str | None = None
-    embedding_input: list[float] | None = None
+    embedding_input: list[Annotated[float, Field(strict=True)]] | None = None
     modality: Literal["image", "text"]
     num_images: Count
     num_result_ids: Count | None = None
     indice_name: str | None
-    deduplicate: bool = False
+    deduplicate: Annotated[bool, Field(strict=True)] = False
 
 
 class KnnRow(BaseModel):

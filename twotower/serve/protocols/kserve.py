@@ -134,8 +134,6 @@ def _read_request(call: Call) -> tuple[schema.InferRequest, dict[str, _Input]]:
         tensor = _Input(description, next(tensors) if size is not None else None)
         _check_input(tensor, call.server.settings.max_items)
         inputs[description.name] = tensor
-    if not inputs:
-        raise RequestError(400, "the request has no inputs")
     if schema.IMAGE in inputs and schema.PIXEL_VALUES in inputs:
         raise RequestError(400, "image and pixel_values are in one request; give one of them")
     for output in request.outputs:
@@ -161,7 +159,7 @@ def _check_input(tensor: _Input, max_items: int) -> None:
         raise RequestError(400, f"{name} needs either data or binary_data_size")
     if datatype == "BYTES" and not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
         raise RequestError(400, f"{name} has the shape {shape[:8]}; send [n] or [n, 1]")
-    if not shape or not 0 < tensor.rows <= max_items:
+    if not 0 < tensor.rows <= max_items:
         raise RequestError(400, f"{name} has the shape {shape[:8]}; send 1 to {max_items} rows")
 
 

@@ -10,13 +10,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
+from twotower.serve.endpoint import Integer
 from twotower.serve.models import ServedModel
 
 VERSION = "1"  # of every served model
 TEXT, IMAGE, PIXEL_VALUES = "text", "image", "pixel_values"
 TEXT_EMBEDS, IMAGE_EMBEDS = "text_embeds", "image_embeds"
 OUTPUT_OF = {TEXT: TEXT_EMBEDS, IMAGE: IMAGE_EMBEDS, PIXEL_VALUES: IMAGE_EMBEDS}
-Size = Annotated[int, Field(ge=0, strict=True)]
+Size = Annotated[Integer, Field(ge=0)]
 
 
 class _OpenModel(BaseModel):
@@ -36,7 +37,7 @@ class RequestInput(_OpenModel):
     """A tensor of a request."""
 
     name: str
-    shape: list[Size]
+    shape: Annotated[list[Size], Field(min_length=1)]
     datatype: str
     parameters: InputParameters = InputParameters()
     data: list[Any] | None = None
@@ -67,7 +68,7 @@ class InferRequest(_OpenModel):
     """A request for inference; without `outputs`, all that the inputs give."""
 
     id: str | None = None
-    inputs: list[RequestInput]
+    inputs: Annotated[list[RequestInput], Field(min_length=1)]
     outputs: list[RequestOutput] = []
     parameters: RequestParameters = RequestParameters()
 
