@@ -1,5 +1,7 @@
+import asyncio
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,10 @@ import twotower
 from tests.serve.plain_http import Reply, post_json, request
 from tests.serve.sample_pictures import BAD_PICTURES, CAT
 from twotower.arrays import normalize
+from twotower.errors import LibraryError
 from twotower.serve.picture_index import first_of_duplicates
+from twotower.serve.server import Server
+from twotower.serve.settings import ServerSettings
 
 BODY = {"modality": "image", "num_images": 40, "indice_name": None}
 
@@ -128,7 +133,7 @@ def test_facts_of_the_server(library_url: str) -> None:
         ({"text": "a", "num_images": "40"}, 422),
         ({"text": "a", "num_images": True}, 422),
         ({"text": "a", "num_images": 4.5}, 422),
-        ({"text": "a", "num_images": 10_001}, 400),
+        ({"text": "a", "num_images": 5001}, 400),
         ({"text": "a", "deduplicate": "yes"}, 422),
         ({"embedding_input": ["1"] * 512}, 422),
         ({"text": "a", "num_result_ids": 10**30}, 400),
@@ -161,7 +166,7 @@ def test_required_fields_and_other_bodies(library_url: str) -> None:
         for content in (b"", b"[]", b"{", b"\xff"):
             reply = request(f"{library_url}/{path}", content)
             assert reply.status in (400, 422) and reply.json().keys() == {"message"}
-    for ids in ("1", [1.5], ["1"], [2**63], [True], None, [1] * 10_001):
+    for ids in ("1", [1.5], ["1"], [2**63], [True], None, [1] * 5001):
         assert post_json(f"{library_url}/metadata", {"ids": ids}).status == 422
     assert post_json(f"{library_url}/metadata", {"ids": [1], "indice_name": "x"}).status == 404
 
@@ -197,3 +202,14 @@ def test_duplicates_are_linked_through_others() -> None:
     angles = np.array([0.0, 0.6, 2.0, 0.3], np.float32)
     embeds = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     assert first_of_duplicates(embeds, float(np.cos(0.4))).tolist() == [0, 2]
+
+
+def test_the_model_of_the_library_is_served(photos: Path, tmp_path: Path) -> None:
+    """Its vectors are searched with no other model, whichever is the default."""
+    server = Server(ServerSettings(folder=str(photos), models=("base",)))
+    assert list(server.models.models) == ["twotower-base", "twotower-small"]
+    assert server.models.default.name == "twotower-base"
+    assert server.picture_index is not None and server.picture_index.model == "twotower-small"
+    asyncio.run(server.stop())
+    with pytest.raises(LibraryError):
+        Server(ServerSettings(folder=str(tmp_path)))

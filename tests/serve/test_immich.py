@@ -123,6 +123,8 @@ def test_missing_or_wrong_inputs(models_url: str) -> None:
     for kind in ("multipart/form-data", "application/json", "text/plain"):
         reply = request(f"{models_url}/predict", body, {"Content-Type": kind})
         assert 400 <= reply.status < 500 and "detail" in reply.json()
+    fields = {f"field{number}": "" for number in range(5000)}
+    assert predict(models_url, VISUAL, CAT, **fields).status == 400
     assert predict(models_url, VISUAL, CAT).status == 200
 
 

@@ -123,8 +123,8 @@ def first_of_duplicates(embeds: Float32Array, threshold: float) -> Int64Array:
     rows = np.arange(len(embeds))
     first_rows = rows.copy()  # of the group of each row
     for start in range(0, len(embeds), _BLOCK):
-        for linked in embeds[start : start + _BLOCK] @ embeds.T > threshold:
-            groups = np.unique(first_rows[linked])
+        for linked in embeds[start : start + _BLOCK] @ embeds[start:].T > threshold:
+            groups = np.unique(first_rows[start:][linked])
             if len(groups) > 1:
                 first_rows[np.isin(first_rows, groups)] = groups[0]
     return np.flatnonzero(first_rows == rows)

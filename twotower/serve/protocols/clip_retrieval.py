@@ -23,7 +23,7 @@ from twotower.serve.request_pictures import decode_base64, decode_data_uri, read
 
 _TAG = "clip-retrieval"
 DUPLICATE_COSINE = 0.94  # from which the back end's `deduplicate` links results
-MAX_RESULTS = 10_000  # of `num_result_ids`, whose vectors are compared with each other
+MAX_RESULTS = 5000  # of `num_result_ids`, whose vectors are compared with each other
 Count = Annotated[Integer, Field(ge=0)]
 Id = Annotated[Integer, Field(ge=-(2**63), lt=2**63)]
 
