@@ -11,17 +11,23 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from twotower.serve import embed_api, operations
 from twotower.serve.access import SECURITY_HEADERS, HostCheck, SecurityHeaders
 from twotower.serve.endpoint import Endpoint, to_route
 from twotower.serve.errors import RequestError, plain_error
 from twotower.serve.openapi import describe
+from twotower.serve.protocols import clip_retrieval, immich, kserve, weaviate
 from twotower.serve.server import Server
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     *operations.ENDPOINTS,
     *embed_api.ENDPOINTS,
+    *clip_retrieval.ENDPOINTS,
+    *immich.ENDPOINTS,
+    *kserve.ENDPOINTS,
+    *weaviate.ENDPOINTS,
 )
 
 
@@ -51,9 +57,23 @@ def create_app(server: Server) -> Starlette:
     )
 
 
+class SingleSlash:
+    """Middleware that reads `//path` as `/path`; clients append paths to addresses with a slash."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] == "http" and scope["path"].startswith("//"):
+            scope["path"] = "/" + scope["path"].lstrip("/")
+        await self._app(scope, receive, send)
+
+
 def _middleware(server: Server) -> list[Middleware]:
     settings = server.settings
     middleware = [
+        Middleware(SingleSlash),
         Middleware(SecurityHeaders, headers=SECURITY_HEADERS.items()),
         Middleware(HostCheck, settings=settings),
     ]

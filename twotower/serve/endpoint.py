@@ -9,9 +9,9 @@ import logging
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from starlette.datastructures import FormData
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from twotower.serve.server import Server
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def _to_integer(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# JSON Schema's integer: 5.0 is one, "5" and true are none
+Integer = Annotated[int, BeforeValidator(_to_integer), Field(strict=True)]
 logger = logging.getLogger("twotower.serve")
 
 
@@ -46,10 +54,7 @@ class Call:
         Raises:
             RequestError: 400, it is no JSON.
         """
-        try:
-            return json.loads(self.body)
-        except (ValueError, RecursionError) as error:
-            raise RequestError(400, f"the body is no JSON ({error})") from error
+        return parse_json(self.body)
 
     async def form(self) -> FormData:
         """Parse the body as a form, `multipart/form-data` or URL-encoded.
@@ -75,6 +80,22 @@ class Call:
             RequestError: 400, it is no JSON; 422, a field is missing or wrong.
         """
         return validate(model, self.json())
+
+
+def parse_json(content: str | bytes) -> Any:
+    """Return the value of JSON.
+
+    Raises:
+        RequestError: 400, it is no JSON, or has half of a surrogate pair, which UTF-8 cannot hold.
+    """
+    escape = "\\u" if isinstance(content, str) else b"\\u"
+    try:
+        value = json.loads(content)
+        if escape in content:  # type: ignore[operator]
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise RequestError(400, f"no JSON ({error})") from error
+    return value
 
 
 def validate(model: type[Model], content: Any) -> Model:
@@ -106,6 +127,7 @@ class Endpoint:
         body: the model of the JSON body, for OpenAPI; None for no body.
         content: for OpenAPI, the schema of bodies by content type, if they are no JSON.
         answer: the model of the JSON answer, for OpenAPI; None for other contents.
+        status: of an answer, for OpenAPI.
         query: for OpenAPI, the schema of each query parameter.
         errors: the shape of errors.
         public: answered without an API key, as for health checks.
@@ -119,6 +141,7 @@ class Endpoint:
     body: type[BaseModel] | None = None
     content: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     answer: type[BaseModel] | None = None
+    status: int = 200
     query: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     errors: ErrorShape = plain_error
     public: bool = False

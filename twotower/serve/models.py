@@ -12,6 +12,7 @@ import numpy as np
 
 from twotower.arrays import normalize
 from twotower.encode.golden import fingerprint
+from twotower.encode.registry import BUNDLED_MODELS
 from twotower.errors import PictureError, TwotowerError
 from twotower.serve.batcher import Batcher
 from twotower.serve.errors import RequestError
@@ -101,6 +102,18 @@ class ServedModel:
             raise outcome
         return outcome
 
+    async def embed_pixels(self, pixel_values: Float32Array) -> Float32Array:
+        """Embed outputs of the model's preprocessing [n, channels, S, S].
+
+        Returns:
+            image_embeds [n, embed_dim], unit length.
+
+        Raises:
+            RequestError: 400 for no or too many rows; 429 if too many are waiting.
+        """
+        self._check_count(len(pixel_values))
+        return np.stack(await self.pictures.submit(list(pixel_values)))
+
     async def zero_shot(
         self, image_embeds: Float32Array, labels: Sequence[str], template: str | None = None
     ) -> Float32Array:
@@ -149,7 +162,7 @@ class ServedModel:
         try:
             decoded = await self._decoders.preprocess(content, self.encoder.config.preprocess)
         except PictureError as error:
-            return RequestError(422, f"the picture {error.reason}; {error.remedy}")
+            return RequestError(422, f"the picture: {error.reason}; {error.remedy}")
         (embeds,) = await self.pictures.submit([decoded.pixel_values])
         return EmbeddedPicture(embeds, decoded.width, decoded.height)
 
@@ -206,6 +219,11 @@ def _batcher(
     )
 
 
+def model_name(source: str) -> str:
+    """Return the name of the model that `load` takes as `source`; "small" has a long form."""
+    return {short: name for name, short in BUNDLED_MODELS.items()}.get(source, source)
+
+
 class ServedModels:
     """The models of a server by name; the first is the default."""
 
@@ -221,6 +239,7 @@ class ServedModels:
         """
         if name is None or name in DEFAULT_NAMES:
             return self.default
+        name = model_name(name)
         if name not in self.models:
             served = ", ".join(self.models)
             raise RequestError(

@@ -62,7 +62,7 @@ def _operation(endpoint: Endpoint, path: str, method: str) -> dict[str, Any]:
         "tags": [endpoint.tag],
         "parameters": [*_path_parameters(path), *_query_parameters(endpoint)],
         "responses": {
-            "200": {"description": "The answer.", "content": _answer(endpoint)},
+            str(endpoint.status): {"description": "The answer.", "content": _answer(endpoint)},
             **{status: {"description": text} for status, text in _ERRORS.items()},
         },
         "security": [] if endpoint.public else [{"key": []}, {}],

@@ -5,7 +5,6 @@ from __future__ import annotations
 from starlette.responses import JSONResponse, Response
 
 from twotower.serve.endpoint import Call, Endpoint
-from twotower.serve.errors import RequestError
 
 _TAG = "operations"
 
@@ -17,8 +16,7 @@ async def live(call: Call) -> Response:
 
 async def ready(call: Call) -> Response:
     """Answer once the models are loaded."""
-    if not call.server.ready.is_set() or call.server.closing.is_set():
-        raise RequestError(503, "the models are being loaded, or the server is shutting down")
+    call.server.require_ready()
     return JSONResponse({"status": "ready", "models": list(call.server.models.models)})
 
 

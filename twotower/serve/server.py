@@ -6,11 +6,14 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from twotower.encode.load import load
-from twotower.encode.registry import BUNDLED_MODELS, DEFAULT_MODEL
+from twotower.encode.registry import DEFAULT_MODEL
+from twotower.index.index import Index
 from twotower.serve.access import Access
 from twotower.serve.decoding import DecoderPool
+from twotower.serve.errors import RequestError
 from twotower.serve.metrics import Metrics
-from twotower.serve.models import ServedModel, ServedModels
+from twotower.serve.models import ServedModel, ServedModels, model_name
+from twotower.serve.picture_index import LocalPictureIndex, PictureIndex
 
 if TYPE_CHECKING:
     from twotower.serve.settings import ServerSettings
@@ -20,6 +23,7 @@ class Server:
     """The models, decoders and metrics that endpoints work with.
 
     Attributes:
+        picture_index: the pictures of the library; None without one.
         ready: set once the models are loaded.
         closing: set when the server shuts down, so that open streams end.
     """
@@ -40,6 +44,7 @@ class Server:
             memory_mb=settings.decode_memory_mb,
             max_pixels=settings.max_pixels,
         )
+        self.picture_index = _open_picture_index(settings)
         self.models = ServedModels([self._open_model(source) for source in self._sources()])
         self.ready, self.closing = asyncio.Event(), asyncio.Event()
         self._warm_up: asyncio.Task[None] | None = None
@@ -66,16 +71,35 @@ class Server:
             self._warm_up.cancel()
         await asyncio.gather(*(model.close() for model in self.models.models.values()))
         await self.decoders.close()
+        if self.picture_index is not None:
+            await self.picture_index.close()
+
+    def require_ready(self) -> None:
+        """Check that the models are loaded.
+
+        Raises:
+            RequestError: 503, they are being loaded, or the server is shutting down.
+        """
+        if not self.ready.is_set() or self.closing.is_set():
+            raise RequestError(503, "the models are being loaded, or the server is shutting down")
 
     async def _load_models(self) -> None:
         await asyncio.gather(*(model.warm_up() for model in self.models.models.values()))
         self.ready.set()
 
-    def _sources(self) -> tuple[str, ...]:
-        return self.settings.models or (DEFAULT_MODEL,)
+    def _sources(self) -> list[str]:
+        """Return the models of the settings, or else the default, and that of the library."""
+        sources = list(map(model_name, self.settings.models))
+        if self.picture_index is not None:
+            sources.append(self.picture_index.model)
+        return list(dict.fromkeys(sources)) or [DEFAULT_MODEL]
 
     def _open_model(self, source: str) -> ServedModel:
         encoder = load(source, engine=self.settings.engine)
-        short = {short: name for name, short in BUNDLED_MODELS.items()}
-        name = short.get(source, source)
-        return ServedModel(name, encoder, self.decoders, self.settings)
+        return ServedModel(source, encoder, self.decoders, self.settings)
+
+
+def _open_picture_index(settings: ServerSettings) -> PictureIndex | None:
+    if settings.folder is None and settings.library is None:
+        return None
+    return LocalPictureIndex(Index(settings.folder, location=settings.library))
