@@ -1,0 +1,288 @@
+"""A page of HTML -> candidates, by the rules of docs/pairs-collect.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
+
+from twotower.pairs.candidates import PAGES, Candidate, Counts, Reason
+from twotower.pairs.readers.boilerplate import SMALL_SIDE
+from twotower.pairs.readers.consent_signals import (
+    AGENT,
+    mining_is_reserved,
+    robots_refuse,
+)
+from twotower.pairs.readers.image_sources import (
+    Attributes,
+    SizedSource,
+    choose_source,
+    declared_size,
+)
+from twotower.pairs.readers.microdata import add_microdata
+from twotower.pairs.readers.page_metadata import (
+    add_json_ld,
+    add_open_graph,
+    language_tag,
+)
+from twotower.pairs.readers.page_pairs import PageImage, PagePairs
+from twotower.pairs.readers.urls import BaseUrl
+
+MAX_TAGS = 10_000  # a page with more is measured before it is parsed
+MAX_DEPTH = 2_000  # the time of the parser grows with the square of the depth
+MAX_CAPTION_ELEMENTS = 1_000  # of a page
+MAX_TEXT_NODES = 400  # of a caption
+LEVELS = 3  # between an image and its caption or link
+IMAGE_FILE = re.compile(r"[^:]*\.(?:jpe?g|png|webp|avif)(?:\?[^/]*)?", re.IGNORECASE)
+_CAPTION_CLASS = re.compile(
+    r"(?:^|\s)(?!no-?|has-|closed-|with-)\S*caption(?:[-_]?(?:text|title|body))?(?=\s|$)"
+    r"|(?:^|\s)gallerytext(?=\s|$)",
+    re.IGNORECASE,
+)
+_CAPTIONS = 'figcaption, [class*="caption" i], .gallerytext'
+_IMAGE_LINKS = 'a[href*=".jp" i], a[href*=".png" i], a[href*=".webp" i], a[href*=".avif" i]'
+_UNSEEN = frozenset(("script", "style", "noscript", "template", "textarea", "select", "iframe"))
+# Elements that do not separate words; all others begin a new line.
+_INLINE = frozenset(
+    "a abbr acronym b bdi bdo big cite code data del dfn em font i ins kbd label mark nobr q s samp "
+    "small span strike strong sub sup time tt u var wbr img picture source svg script style noscript "
+    "template -text -comment".split()
+)
+_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9-]*)")
+_VOID = frozenset(
+    "area base br col embed hr img input link meta param source track wbr p li option td tr th dt dd "
+    "path circle rect line polygon polyline ellipse use stop g".split()
+)
+
+
+class Page(NamedTuple):
+    """A page before it is parsed.
+
+    Attributes:
+        markup: its text.
+        url: its address, or "".
+        source: the file that it was read from and the place in it.
+        language: of the header Content-Language, or "".
+    """
+
+    markup: str
+    url: str
+    source: str
+    language: str = ""
+
+
+def page_candidates(page: Page, counts: Counts, keep_refused: bool = False) -> Iterator[Candidate]:
+    """Yield the candidates of a page, and count what is left out.
+
+    Args:
+        keep_refused: ignore the refusals of `<meta name="robots">` and of TDMRep.
+    """
+    counts[PAGES] += 1
+    if _is_too_deep(page.markup):
+        counts[Reason.TOO_DEEP] += 1
+        return
+    try:
+        tree = LexborHTMLParser(page.markup)
+    except (SelectolaxError, ValueError, RuntimeError):
+        counts[Reason.UNREADABLE_PAGE] += 1
+        return
+    metas = [dict(node.attributes.items()) for node in tree.css("meta[content]")]
+    if _refuses(metas):
+        counts[Reason.REFUSED] += 1
+        if not keep_refused:
+            return
+    pairs = PagePairs(_base(tree, page.url), page.url, _language(tree, page, metas), page.source, counts)
+    add_images(tree, pairs)
+    add_open_graph(metas, pairs)
+    if "application/ld+json" in page.markup:
+        for script in tree.css('script[type="application/ld+json"]'):
+            add_json_ld(script.text(), pairs)
+    if "itemprop" in page.markup:
+        add_microdata(tree, pairs)
+    yield from pairs.candidates()
+
+
+def _is_too_deep(markup: str) -> bool:
+    """Return True if elements seem to be nested in more than `MAX_DEPTH` others."""
+    if markup.count("<") <= MAX_TAGS:
+        return False
+    depth = 0
+    for closing, name in _TAG.findall(markup):
+        if name.lower() not in _VOID:
+            depth = max(depth - 1, 0) if closing else depth + 1
+            if depth > MAX_DEPTH:
+                return True
+    return False
+
+
+def _refuses(metas: list[dict[str, str | None]]) -> bool:
+    for meta in metas:
+        name, content = (meta.get("name") or "").strip().lower(), meta["content"] or ""
+        if name in ("robots", AGENT) and robots_refuse([content]):
+            return True
+        if name == "tdm-reservation" and mining_is_reserved([content]):
+            return True
+    return False
+
+
+def _base(tree: LexborHTMLParser, page_url: str) -> BaseUrl:
+    """Return the address that the page's relative ones are joined with."""
+    base = BaseUrl(page_url)
+    if node := tree.css_first("base[href]"):
+        try:
+            return BaseUrl(base.join(node.attributes["href"] or "")) 
+        except ValueError:
+            return base
+    return base
+
+
+def _language(tree: LexborHTMLParser, page: Page, metas: list[dict[str, str | None]]) -> str:
+    root = tree.css_first("html")
+    attributes = root.attributes if root else {}
+    for meta in metas:
+        if (meta.get("http-equiv") or "").lower() == "content-language":
+            declared = language_tag(meta["content"])
+            break
+    else:
+        declared = ""
+    return (
+        language_tag(attributes.get("lang") or attributes.get("xml:lang"))
+        or declared
+        or language_tag(page.language)
+    )
+
+
+def add_images(tree: LexborHTMLParser, pairs: PagePairs) -> None:
+    """Add the images of a page with alt, title, captions and the text of their links."""
+    images: dict[int, PageImage] = {}
+    linked: dict[int, list[tuple[LexborNode, PageImage]]] = {}
+    for node in tree.css("img"):
+        attributes = node.attributes
+        chosen = choose_source(attributes, _picture_sources(node))
+        if not chosen:
+            continue
+        if _is_small(attributes):
+            pairs.count(Reason.SMALL)
+            continue
+        link = _ancestor(node, "a")
+        chosen = _linked_file(link, chosen)
+        image = pairs.add_image(*chosen)
+        if image:
+            images[node.mem_id] = image
+            image.add_text("alt", attributes.get("alt"))
+            image.add_text("title", attributes.get("title"))
+            if link:
+                linked.setdefault(link.mem_id, []).append((link, image))
+    if images:
+        _add_captions(tree, images)
+    for [(link, image), *others] in linked.values():
+        if not others:
+            image.add_text("anchor", visible_text(link).strip() or link.attributes.get("title"))
+    _add_image_links(tree, pairs)
+
+
+def _is_small(attributes: Attributes) -> bool:
+    """Return True for an image that the page shows as small as an icon, whatever its file."""
+    return any(0 < side <= SMALL_SIDE for side in declared_size(attributes))
+
+
+def _picture_sources(node: LexborNode) -> list[Attributes]:
+    """Return the attributes of each `source` of the `picture` that an image is in."""
+    parent = node.parent
+    if parent is None or parent.tag != "picture":
+        return []
+    return [child.attributes for child in parent.iter() if child.tag == "source"]
+
+
+def _ancestor(node: LexborNode, tag: str) -> LexborNode | None:
+    """Return the nearest element around a node with this tag, up to `LEVELS` above."""
+    parent = node.parent
+    for _ in range(LEVELS):
+        if parent is None or parent.tag == tag:
+            return parent
+        parent = parent.parent
+    return None
+
+
+def _linked_file(link: LexborNode | None, thumbnail: SizedSource) -> SizedSource:
+    """Return the image file that a thumbnail links to, or the thumbnail."""
+    href = link.attributes.get("href") if link else None
+    if href and IMAGE_FILE.fullmatch(href.partition("://")[2] or href):
+        return SizedSource(href, 0, 0)
+    return thumbnail
+
+
+def _add_captions(tree: LexborHTMLParser, images: dict[int, PageImage]) -> None:
+    """Add `figcaption` and elements with a class of captions to the image that they belong to."""
+    caption_ids: set[int] = set()
+    for node in tree.css(_CAPTIONS)[:MAX_CAPTION_ELEMENTS]:
+        if node.tag == "figcaption":
+            scope, origin = _ancestor(node, "figure"), "figcaption"
+        elif _CAPTION_CLASS.search(node.attributes.get("class") or "") and not _holds_image(node):
+            scope, origin = _container(node), "caption"
+        else:
+            continue
+        if _is_inside(node, caption_ids):
+            continue
+        caption_ids.add(node.mem_id)
+        if scope and (image := _only_image(scope, images)):
+            image.add_text(origin, visible_text(node))
+
+
+def _holds_image(node: LexborNode) -> bool:
+    return node.tag == "img" or node.css_first("img") is not None
+
+
+def _container(caption: LexborNode) -> LexborNode | None:
+    """Return the nearest element around a caption that holds an image."""
+    parent = caption.parent
+    for _ in range(LEVELS):
+        if parent is None or parent.tag == "body":
+            return None
+        if _holds_image(parent):
+            return parent
+        parent = parent.parent
+    return None
+
+
+def _is_inside(node: LexborNode, element_ids: set[int]) -> bool:
+    parent = node.parent
+    for _ in range(LEVELS):
+        if parent is None:
+            return False
+        if parent.mem_id in element_ids:
+            return True
+        parent = parent.parent
+    return False
+
+
+def _only_image(scope: LexborNode, images: dict[int, PageImage]) -> PageImage | None:
+    """Return the image of an element, or None if it has several with different addresses."""
+    inside = [images[node.mem_id] for node in scope.css("img") if node.mem_id in images]
+    return inside[0] if len({image.url for image in inside}) == 1 else None
+
+
+def _add_image_links(tree: LexborHTMLParser, pairs: PagePairs) -> None:
+    """Add the image files that links with a text, and without an image, lead to."""
+    for node in tree.css(_IMAGE_LINKS):
+        href = node.attributes.get("href") or ""
+        if IMAGE_FILE.fullmatch(href.partition("://")[2] or href) and not _holds_image(node):
+            text = visible_text(node)
+            if text.strip() and (image := pairs.add_image(href)):
+                image.add_text("anchor", text)
+
+
+def visible_text(node: LexborNode) -> str:
+    """Return the text that a browser shows in an element, with a space between blocks."""
+    pieces: list[str] = []
+    for number, child in enumerate(node.traverse(include_text=True)):
+        if number >= MAX_TEXT_NODES:
+            break
+        tag, previous = child.tag, child.prev if number else None
+        if tag not in _INLINE or (previous and previous.tag not in _INLINE):
+            pieces.append(" ")
+        if tag == "-text" and (child.parent is None or child.parent.tag not in _UNSEEN):
+            pieces.append(child.text_content or "")
+    return "".join(pieces)
