@@ -38,6 +38,9 @@ EXTRAS = {
     "matplotlib": "train",
     "scipy": "evaluate",
     "threadpoolctl": "evaluate",
+    "selectolax": "web",
+    "fastwarc": "web",
+    "pyarrow": "web",
 }
 _ESCAPE = "twotower-escape"  # an error handler for streams
 

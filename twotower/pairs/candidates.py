@@ -89,6 +89,13 @@ class Reason(StrEnum):
     UNDECODED_TEXT = "text with undecoded characters"
 
 
+# Reasons that point to damaged inputs; the others are rules.
+DAMAGE = (
+    Reason.MALFORMED_RECORD,
+    Reason.TRUNCATED,
+    Reason.MALFORMED_ROW,
+    Reason.UNREADABLE_PAGE,
+)
 Counts = Counter[str]  # by `Reason`, and of `PAGES` and `CANDIDATES`
 PAGES, CANDIDATES = "pages", "candidates"
 
@@ -108,7 +115,9 @@ def write_part(path: Path, candidates: Iterable[Candidate], counts: Counts) -> N
             while group := list(islice(rows, ROWS_PER_GROUP)):
                 columns = [
                     pyarrow.array(column, field.type)
-                    for column, field in zip(zip(*group, strict=True), CANDIDATE_SCHEMA, strict=True)
+                    for column, field in zip(
+                        zip(*group, strict=True), CANDIDATE_SCHEMA, strict=True
+                    )
                 ]
                 writer.write_table(pyarrow.Table.from_arrays(columns, schema=CANDIDATE_SCHEMA))
                 counts[CANDIDATES] += len(group)
@@ -121,10 +130,10 @@ def part_files(folder: Path) -> list[Path]:
     Raises:
         PairsError: there are none.
     """
-    parts = sorted(folder.glob("part-*.parquet"))
-    if not parts:
+    paths = sorted(folder.glob("part-*.parquet"))
+    if not paths:
         raise PairsError(folder, "no candidates", "make them with `twotower pairs collect`")
-    return parts
+    return paths
 
 
 def read_part(path: Path) -> Iterator[Candidate]:

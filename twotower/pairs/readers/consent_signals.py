@@ -6,7 +6,7 @@ Pure parsers of the values; robots.txt and other files of a host are read when i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 AGENT = "twotower"
 # `noindex` and `none` forbid to collect a page, the others its images, or training on them.
@@ -33,9 +33,9 @@ def robots_refuse(values: Iterable[str]) -> bool:
 def _refuses(value: str) -> bool:
     agent = ""
     for directive in value.split(","):
-        name, colon, rest = directive.partition(":")
+        name, colon, value_of_name = directive.partition(":")
         if colon and name.strip() not in _VALUED:
-            agent, directive = name.strip(), rest
+            agent, directive = name.strip(), value_of_name
         if agent in ("", "*", AGENT) and REFUSALS.intersection(directive.split()):
             return True
     return False
@@ -62,3 +62,18 @@ def response_refuses(headers: Sequence[tuple[str, str]]) -> bool:
         or usage_refuses(values("content-usage"))
         or mining_is_reserved(values("tdm-reservation"))
     )
+
+
+def metas_refuse(metas: Iterable[Mapping[str, str | None]]) -> bool:
+    """Return True if `<meta name="robots">`, or that of TDMRep, refuses collection.
+
+    Args:
+        metas: the attributes of each `<meta>`.
+    """
+    for meta in metas:
+        name, content = (meta.get("name") or "").strip().lower(), meta.get("content") or ""
+        if name in ("robots", AGENT) and robots_refuse([content]):
+            return True
+        if name == "tdm-reservation" and mining_is_reserved([content]):
+            return True
+    return False

@@ -13,8 +13,8 @@ _LABELS = {
     "utf-16-be": "utf-16be unicodefffe",
     "cp1250": "windows-1250 cp1250 x-cp1250",
     "cp1251": "windows-1251 cp1251 x-cp1251",
-    "cp1252": "windows-1252 cp1252 x-cp1252 iso-8859-1 iso8859-1 iso_8859-1 iso88591 latin1 latin-1 "
-    "l1 ascii us-ascii ansi_x3.4-1968",
+    "cp1252": "windows-1252 cp1252 x-cp1252 iso-8859-1 iso8859-1 iso_8859-1 "
+    "iso88591 latin1 latin-1 l1 ascii us-ascii ansi_x3.4-1968",
     "cp1253": "windows-1253 cp1253",
     "cp1254": "windows-1254 cp1254 iso-8859-9 iso8859-9 latin5",
     "cp1255": "windows-1255 cp1255",

@@ -8,13 +8,9 @@ from typing import NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
-from twotower.pairs.candidates import PAGES, Candidate, Counts, Reason
+from twotower.pairs.candidates import PAGES, Candidate, Reason
 from twotower.pairs.readers.boilerplate import SMALL_SIDE
-from twotower.pairs.readers.consent_signals import (
-    AGENT,
-    mining_is_reserved,
-    robots_refuse,
-)
+from twotower.pairs.readers.consent_signals import metas_refuse
 from twotower.pairs.readers.image_sources import (
     Attributes,
     SizedSource,
@@ -28,6 +24,7 @@ from twotower.pairs.readers.page_metadata import (
     language_tag,
 )
 from twotower.pairs.readers.page_pairs import PageImage, PagePairs
+from twotower.pairs.readers.reading import Reading
 from twotower.pairs.readers.urls import BaseUrl
 
 MAX_TAGS = 10_000  # a page with more is measured before it is parsed
@@ -35,7 +32,7 @@ MAX_DEPTH = 2_000  # the time of the parser grows with the square of the depth
 MAX_CAPTION_ELEMENTS = 1_000  # of a page
 MAX_TEXT_NODES = 400  # of a caption
 LEVELS = 3  # between an image and its caption or link
-IMAGE_FILE = re.compile(r"[^:]*\.(?:jpe?g|png|webp|avif)(?:\?[^/]*)?", re.IGNORECASE)
+_IMAGE_FILE = re.compile(r"[^:]*\.(?:jpe?g|png|webp|avif)(?:\?[^/]*)?", re.IGNORECASE)
 _CAPTION_CLASS = re.compile(
     r"(?:^|\s)(?!no-?|has-|closed-|with-)\S*caption(?:[-_]?(?:text|title|body))?(?=\s|$)"
     r"|(?:^|\s)gallerytext(?=\s|$)",
@@ -46,14 +43,15 @@ _IMAGE_LINKS = 'a[href*=".jp" i], a[href*=".png" i], a[href*=".webp" i], a[href*
 _UNSEEN = frozenset(("script", "style", "noscript", "template", "textarea", "select", "iframe"))
 # Elements that do not separate words; all others begin a new line.
 _INLINE = frozenset(
-    "a abbr acronym b bdi bdo big cite code data del dfn em font i ins kbd label mark nobr q s samp "
-    "small span strike strong sub sup time tt u var wbr img picture source svg script style noscript "
-    "template -text -comment".split()
+    "a abbr acronym b bdi bdo big cite code data del dfn em font i ins kbd label mark nobr q s "
+    "samp small span strike strong sub sup time tt u var wbr img picture source svg script style "
+    "noscript template -text -comment".split()
 )
+_SAVED_FROM = re.compile(r"<!-- saved from url=\(\d+\)(\S+) -->")
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9-]*)")
 _VOID = frozenset(
-    "area base br col embed hr img input link meta param source track wbr p li option td tr th dt dd "
-    "path circle rect line polygon polyline ellipse use stop g".split()
+    "area base br col embed hr img input link meta param source track wbr p li option td tr th "
+    "dt dd path circle rect line polygon polyline ellipse use stop g".split()
 )
 
 
@@ -73,12 +71,9 @@ class Page(NamedTuple):
     language: str = ""
 
 
-def page_candidates(page: Page, counts: Counts, keep_refused: bool = False) -> Iterator[Candidate]:
-    """Yield the candidates of a page, and count what is left out.
-
-    Args:
-        keep_refused: ignore the refusals of `<meta name="robots">` and of TDMRep.
-    """
+def page_candidates(page: Page, reading: Reading) -> Iterator[Candidate]:
+    """Yield the candidates of a page, and count what is left out."""
+    counts = reading.counts
     counts[PAGES] += 1
     if _is_too_deep(page.markup):
         counts[Reason.TOO_DEEP] += 1
@@ -89,11 +84,12 @@ def page_candidates(page: Page, counts: Counts, keep_refused: bool = False) -> I
         counts[Reason.UNREADABLE_PAGE] += 1
         return
     metas = [dict(node.attributes.items()) for node in tree.css("meta[content]")]
-    if _refuses(metas):
+    if metas_refuse(metas):
         counts[Reason.REFUSED] += 1
-        if not keep_refused:
+        if not reading.keep_refused:
             return
-    pairs = PagePairs(_base(tree, page.url), page.url, _language(tree, page, metas), page.source, counts)
+    url = page.url or _address_of_saved(tree, page.markup)
+    pairs = PagePairs(_base(tree, url), url, _language(tree, page, metas), page.source, counts)
     add_images(tree, pairs)
     add_open_graph(metas, pairs)
     if "application/ld+json" in page.markup:
@@ -102,6 +98,14 @@ def page_candidates(page: Page, counts: Counts, keep_refused: bool = False) -> I
     if "itemprop" in page.markup:
         add_microdata(tree, pairs)
     yield from pairs.candidates()
+
+
+def add_markup(page: Page, pairs: PagePairs) -> None:
+    """Add the images of a piece of HTML, such as the description in a feed."""
+    if _is_too_deep(page.markup):
+        pairs.count(Reason.TOO_DEEP)
+        return
+    add_images(LexborHTMLParser(page.markup), pairs)
 
 
 def _is_too_deep(markup: str) -> bool:
@@ -117,14 +121,15 @@ def _is_too_deep(markup: str) -> bool:
     return False
 
 
-def _refuses(metas: list[dict[str, str | None]]) -> bool:
-    for meta in metas:
-        name, content = (meta.get("name") or "").strip().lower(), meta["content"] or ""
-        if name in ("robots", AGENT) and robots_refuse([content]):
-            return True
-        if name == "tdm-reservation" and mining_is_reserved([content]):
-            return True
-    return False
+def _address_of_saved(tree: LexborHTMLParser, markup: str) -> str:
+    """Return the address that a saved page had, as its browser or the page itself notes it."""
+    if comment := _SAVED_FROM.search(markup, 0, 4096):
+        return BaseUrl(comment[1]).url
+    if node := tree.css_first('link[rel="canonical"][href]'):
+        return BaseUrl(node.attributes["href"] or "").url
+    if node := tree.css_first('meta[property="og:url"][content]'):
+        return BaseUrl(node.attributes["content"] or "").url
+    return ""
 
 
 def _base(tree: LexborHTMLParser, page_url: str) -> BaseUrl:
@@ -132,7 +137,7 @@ def _base(tree: LexborHTMLParser, page_url: str) -> BaseUrl:
     base = BaseUrl(page_url)
     if node := tree.css_first("base[href]"):
         try:
-            return BaseUrl(base.join(node.attributes["href"] or "")) 
+            return BaseUrl(base.join(node.attributes["href"] or ""))
         except ValueError:
             return base
     return base
@@ -177,8 +182,9 @@ def add_images(tree: LexborHTMLParser, pairs: PagePairs) -> None:
                 linked.setdefault(link.mem_id, []).append((link, image))
     if images:
         _add_captions(tree, images)
-    for [(link, image), *others] in linked.values():
-        if not others:
+    for link_images in linked.values():
+        if len(link_images) == 1:
+            [(link, image)] = link_images
             image.add_text("anchor", visible_text(link).strip() or link.attributes.get("title"))
     _add_image_links(tree, pairs)
 
@@ -209,9 +215,14 @@ def _ancestor(node: LexborNode, tag: str) -> LexborNode | None:
 def _linked_file(link: LexborNode | None, thumbnail: SizedSource) -> SizedSource:
     """Return the image file that a thumbnail links to, or the thumbnail."""
     href = link.attributes.get("href") if link else None
-    if href and IMAGE_FILE.fullmatch(href.partition("://")[2] or href):
+    if href and is_image_file(href):
         return SizedSource(href, 0, 0)
     return thumbnail
+
+
+def is_image_file(url: str) -> bool:
+    """Return True if an address seems to be of an image file, and not of a page about one."""
+    return bool(_IMAGE_FILE.fullmatch(url.partition("://")[2] or url))
 
 
 def _add_captions(tree: LexborHTMLParser, images: dict[int, PageImage]) -> None:
@@ -268,7 +279,7 @@ def _add_image_links(tree: LexborHTMLParser, pairs: PagePairs) -> None:
     """Add the image files that links with a text, and without an image, lead to."""
     for node in tree.css(_IMAGE_LINKS):
         href = node.attributes.get("href") or ""
-        if IMAGE_FILE.fullmatch(href.partition("://")[2] or href) and not _holds_image(node):
+        if is_image_file(href) and not _holds_image(node):
             text = visible_text(node)
             if text.strip() and (image := pairs.add_image(href)):
                 image.add_text("anchor", text)

@@ -22,7 +22,9 @@ _DESCRIPTORS = re.compile(r"(?:[^,(]|\([^)]*\)?)*")
 _DESCRIPTOR = re.compile(r"(?:[^ \t\n\f\r(]|\([^)]*\)?)+")
 _INTEGER = re.compile(r"[0-9]+")
 _FLOAT = re.compile(r"-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_LENGTH = re.compile(rf"{_SPACE}*([0-9]{{1,5}})(?:\.[0-9]+)?{_SPACE}*(?:px)?{_SPACE}*", re.IGNORECASE)
+_LENGTH = re.compile(
+    rf"{_SPACE}*([0-9]{{1,5}})(?:\.[0-9]+)?{_SPACE}*(?:px)?{_SPACE}*", re.IGNORECASE
+)
 
 
 class ImageSource(NamedTuple):
@@ -148,9 +150,7 @@ def _srcset_of(attributes: Attributes) -> list[ImageSource]:
         return []
     for name in LAZY_SRCSETS:
         if text := attributes.get(name):
-            sources = [
-                source for source in parse_srcset(text) if source.url[:5].lower() != "data:"
-            ]
+            sources = [source for source in parse_srcset(text) if source.url[:5].lower() != "data:"]
             if sources:
                 return sources
     return []
@@ -158,10 +158,10 @@ def _srcset_of(attributes: Attributes) -> list[ImageSource]:
 
 def _lazy_source(attributes: Attributes) -> str | None:
     for name in LAZY_SOURCES:
-        if name in attributes and (url := attributes[name]):
-            # some scripts keep settings in these attributes
-            if url[:1] not in "{[" and url[:5] != "data:":
-                return url
+        url = attributes.get(name)
+        # some scripts keep settings in these attributes
+        if url and url[0] not in "{[" and url[:5] != "data:":
+            return url
     return None
 
 

@@ -126,10 +126,11 @@ def _add_image_object(item: Any, owner_texts: list[str], pairs: PagePairs) -> No
         texts = _texts(item, _IMAGE_TEXTS)
     else:
         return
-    if isinstance(url, str) and url and (texts or owner_texts):
-        if image := pairs.add_image(html.unescape(url), width, height):
-            for text in (*texts, *owner_texts):
-                image.add_text("schema", text)
+    if not isinstance(url, str) or not url or not (texts or owner_texts):
+        return
+    if image := pairs.add_image(html.unescape(url), width, height):
+        for text in (*texts, *owner_texts):
+            image.add_text("schema", text)
 
 
 def _texts(node: dict[str, Any], keys: Iterable[str]) -> list[str]:

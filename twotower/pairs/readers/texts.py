@@ -9,7 +9,8 @@ from twotower.pairs.candidates import Reason
 
 MAX_CAPTION = 1000  # characters; longer texts are articles
 _FILE_NAME = re.compile(
-    r"\S+\.(?:jpe?g|png|gif|webp|avif|bmp|tiff?|svg|heic|jfif)|(?:img|dsc[nf]?|dcim|pict?|screenshot)[-_ ]?\d[\d_-]*",
+    r"\S+\.(?:jpe?g|png|gif|webp|avif|bmp|tiff?|svg|heic|jfif)"
+    r"|(?:img|dsc[nf]?|dcim|pict?|screenshot)[-_ ]?\d[\d_-]*",
     re.IGNORECASE,
 )
 # Texts of page parts, of placeholders and of whoever wrote none.

@@ -17,7 +17,9 @@ _NORMAL = re.compile(
 )
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-_HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*\.?")
+_HOST = re.compile(
+    r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*\.?"
+)
 _IPV6 = re.compile(r"\[[0-9a-f:.]+\]")
 _DATA_URI = re.compile(r"data:image/(?:jpe?g|png|webp|gif|avif|bmp);base64,[A-Za-z0-9+/]+={0,2}")
 _DROPPED = str.maketrans("", "", "\t\n\r")
