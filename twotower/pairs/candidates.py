@@ -1,4 +1,4 @@
-"""Candidates: pairs of an image's address and a text, in Parquet files before images are fetched."""
+"""Candidates: the addresses of images, each with a text, in Parquet files."""
 
 from __future__ import annotations
 
@@ -110,18 +110,20 @@ def write_part(path: Path, candidates: Iterable[Candidate], counts: Counts) -> N
         OSError: the file cannot be written.
     """
     rows = iter(candidates)
-    with atomic_write(path, "wb", sync=True) as file:
-        with pyarrow.parquet.ParquetWriter(file, CANDIDATE_SCHEMA, compression="zstd") as writer:
-            while group := list(islice(rows, ROWS_PER_GROUP)):
-                columns = [
-                    pyarrow.array(column, field.type)
-                    for column, field in zip(
-                        zip(*group, strict=True), CANDIDATE_SCHEMA, strict=True
-                    )
-                ]
-                writer.write_table(pyarrow.Table.from_arrays(columns, schema=CANDIDATE_SCHEMA))
-                counts[CANDIDATES] += len(group)
-            writer.add_key_value_metadata({_COUNTS: json.dumps(counts).encode()})
+    with (
+        atomic_write(path, "wb", sync=True) as file,
+        pyarrow.parquet.ParquetWriter(file, CANDIDATE_SCHEMA, compression="zstd") as writer,
+    ):
+        while group := list(islice(rows, ROWS_PER_GROUP)):
+            writer.write_table(_table(group))
+            counts[CANDIDATES] += len(group)
+        writer.add_key_value_metadata({_COUNTS: json.dumps(counts).encode()})
+
+
+def _table(rows: list[Candidate]) -> pyarrow.Table:
+    columns = zip(zip(*rows, strict=True), CANDIDATE_SCHEMA, strict=True)
+    arrays = [pyarrow.array(column, field.type) for column, field in columns]
+    return pyarrow.Table.from_arrays(arrays, schema=CANDIDATE_SCHEMA)
 
 
 def part_files(folder: Path) -> list[Path]:

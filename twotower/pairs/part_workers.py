@@ -8,9 +8,10 @@ import multiprocessing.connection
 import os
 import signal
 import time
+import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
@@ -80,18 +81,35 @@ class _Attempt(Generic[Task]):
 
 @dataclass
 class _Worker(Generic[Task]):
-    attempt: _Attempt[Task]
     process: BaseProcess
+    connection: multiprocessing.connection.Connection
     shared: Any
-    messages: multiprocessing.connection.Connection
-    started: float = field(default_factory=time.monotonic)
+    attempt: _Attempt[Task] | None = None
+    started: float = 0.0  # of the attempt, in monotonic seconds
+
+    def begin(self, attempt: _Attempt[Task]) -> None:
+        self.attempt, self.started = attempt, time.monotonic()
+        self.shared[:] = (-1.0, self.started, 0.0)
+        self.connection.send(attempt)
 
     def hangs(self) -> bool:
         return time.monotonic() - max(self.shared[1], self.started) > MAX_SECONDS
 
+    def result(self) -> str | None:
+        """Return the reason why the part failed, or ""; None if there is no answer."""
+        try:
+            return str(self.connection.recv()) if self.connection.poll() else None
+        except (EOFError, OSError):
+            return None
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
 
 def make_parts(
-    tasks: list[Task],
+    tasks: Sequence[Task],
     make: Callable[[Task, Steps], None],
     processes: int,
     report: Callable[[int], None],
@@ -102,75 +120,92 @@ def make_parts(
     made again; without that step if it hung, or crashed twice.
 
     Args:
+        make: makes a part, calling `begin` of its steps before each; it must be a function that
+            can be pickled.
         report: called several times a second with the sum of the workers' positions.
     """
     waiting = deque(_Attempt(task) for task in tasks)
     workers: list[_Worker[Task]] = []
     try:
-        while waiting or workers:
+        while waiting or any(worker.attempt for worker in workers):
             while waiting and len(workers) < processes:
-                workers.append(_start(make, waiting.popleft()))
-            multiprocessing.connection.wait(
-                [worker.process.sentinel for worker in workers], POLL_SECONDS
-            )
-            report(sum(int(worker.shared[2]) for worker in workers))
+                workers.append(_start(make))
+            for worker in workers:
+                if waiting and worker.attempt is None:
+                    worker.begin(waiting.popleft())
+            _wait(workers)
+            report(sum(int(worker.shared[2]) for worker in workers if worker.attempt))
             for worker in list(workers):
-                if worker.process.is_alive() and not worker.hangs():
+                if (attempt := worker.attempt) is None:
                     continue
-                workers.remove(worker)
-                hung = worker.process.is_alive()
-                failure = _end(worker)
-                if failure is None:
-                    step = int(worker.shared[0])
-                    waiting.appendleft(worker.attempt.without(step, hung))
-                else:
-                    yield worker.attempt.task, failure
+                if (failure := worker.result()) is not None:
+                    worker.attempt = None
+                    yield attempt.task, failure
+                elif not worker.process.is_alive() or worker.hangs():
+                    workers.remove(worker)
+                    next_attempt = _end_attempt(worker, attempt)
+                    if isinstance(next_attempt, str):
+                        yield attempt.task, next_attempt
+                    else:
+                        waiting.appendleft(next_attempt)
     finally:
         for worker in workers:
-            worker.process.kill()
-            worker.process.join()
+            worker.end()
 
 
-def _start(make: Callable[[Task, Steps], None], attempt: _Attempt[Task]) -> _Worker[Task]:
+def _wait(workers: Sequence[_Worker[Task]]) -> None:
+    """Wait until a worker answers or ends, or for a moment."""
+    sentinels = [worker.process.sentinel for worker in workers]
+    multiprocessing.connection.wait(
+        [*sentinels, *(worker.connection for worker in workers)], POLL_SECONDS
+    )
+
+
+def _start(make: Callable[[Task, Steps], None]) -> _Worker[Task]:
     context = multiprocessing.get_context("spawn")
     shared = context.Array("d", (-1.0, 0.0, 0.0), lock=False)
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(make, attempt, shared, sender), daemon=True)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_run, args=(make, shared, theirs), daemon=True)
     process.start()
-    sender.close()
-    return _Worker(attempt, process, shared, receiver)
+    theirs.close()
+    return _Worker(process, ours, shared)
 
 
 def _run(
     make: Callable[[Task, Steps], None],
-    attempt: _Attempt[Task],
     shared: Any,
-    sender: multiprocessing.connection.Connection,
+    connection: multiprocessing.connection.Connection,
 ) -> None:
-    """Make a part in a worker, and send the reason of a failure, or ""."""
+    """Make parts in a worker, and answer each with the reason of a failure, or ""."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
+    # the end of the parent closes the connection
+    with contextlib.suppress(StoppedError, EOFError, OSError):
+        while True:
+            attempt = connection.recv()
+            connection.send(_make(make, attempt, Steps(shared, attempt.skipped)))
+
+
+def _make(make: Callable[[Task, Steps], None], attempt: _Attempt[Task], steps: Steps) -> str:
     try:
-        make(attempt.task, Steps(shared, attempt.skipped))
+        make(attempt.task, steps)
     except StoppedError:
-        return
+        raise
     except (TwotowerError, OSError) as error:
-        sender.send(str(error))
-    else:
-        sender.send("")
+        return str(error)
+    except Exception:  # a fault of this package ends its part, and not the others
+        traceback.print_exc()
+        return f"{attempt.task}: stopped by a fault of this program, printed above"
+    return ""
 
 
-def _end(worker: _Worker[Task]) -> str | None:
-    """Return the reason why a worker's part failed, "" if it did not, or None to try again."""
-    worker.process.kill()
-    worker.process.join()
-    with worker.messages, contextlib.suppress(EOFError, OSError):
-        if worker.messages.poll():
-            return str(worker.messages.recv())
-    if worker.process.exitcode == 1:
-        return "stopped by an error of this program, printed above"
-    if worker.shared[0] < 0 or worker.attempt.number >= MAX_ATTEMPTS:
-        return f"its process ended with code {worker.process.exitcode}"
-    return None
+def _end_attempt(worker: _Worker[Task], attempt: _Attempt[Task]) -> _Attempt[Task] | str:
+    """Return the next attempt after a crash or a hang, or the reason to give up."""
+    hung = worker.process.is_alive()
+    worker.end()
+    step = int(worker.shared[0])
+    if attempt.number >= MAX_ATTEMPTS or (step < 0 and attempt.number > 1):
+        return f"{attempt.task}: its process ended with code {worker.process.exitcode}"
+    return attempt.without(step, hung)
 
 
 def available_cores() -> int:

@@ -68,6 +68,9 @@ class PartPlan:
     files: tuple[Path, ...]
     size: int
 
+    def __str__(self) -> str:
+        return str(self.files[0]) if len(self.files) == 1 else f"{self.files[0]} and others"
+
 
 @dataclass(frozen=True)
 class Collected:
