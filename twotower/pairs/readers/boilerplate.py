@@ -17,14 +17,15 @@ _WORDS = re.compile(
     r"(?:$|[/_.%\d-]|@\dx)",
     re.IGNORECASE,
 )
-_HOSTS = re.compile(
-    r"https?://(?:[^/]*\.)?(?:doubleclick\.net|google-analytics\.com|googletagmanager\.com|"
-    r"googlesyndication\.com|googleadservices\.com|scorecardresearch\.com|quantserve\.com|"
-    r"gravatar\.com|pixel\.wp\.com|stats\.wordpress\.com|facebook\.com/tr|mc\.yandex\.ru|"
-    r"counter\.yadro\.ru|bat\.bing\.com|px\.ads\.linkedin\.com|analytics\.twitter\.com|"
-    r"statcounter\.com|hitwebcounter\.com|adnxs\.com|adsrvr\.org|amazon-adsystem\.com|"
-    r"matomo\.cloud|feedburner\.com/~|s\.w\.org/images/core/emoji)(?:[/:]|$|\w)",
-    re.IGNORECASE,
+# Hosts of advertising, counters and default avatars, with all of their subdomains.
+_HOSTS = frozenset(
+    "doubleclick.net google-analytics.com googletagmanager.com googlesyndication.com "
+    "googleadservices.com scorecardresearch.com quantserve.com gravatar.com statcounter.com "
+    "hitwebcounter.com adnxs.com adsrvr.org amazon-adsystem.com matomo.cloud yadro.ru".split()
+)
+_PIXELS = re.compile(
+    r"https?://(?:www\.facebook\.com/tr|pixel\.wp\.com/|stats\.wordpress\.com/|mc\.yandex\.ru/|"
+    r"bat\.bing\.com/|px\.ads\.linkedin\.com/|analytics\.twitter\.com/)"
 )
 
 
@@ -43,6 +44,7 @@ def image_fault(url: str, width: int, height: int) -> Reason | None:
         return None
     path_start = url.find("/", 8)
     path = url[path_start:].partition("?")[0]
-    if _WORDS.search(path) or path.endswith(".ico") or _HOSTS.match(url):
+    domain = ".".join(url[:path_start].rpartition("/")[2].split(".")[-2:])
+    if domain in _HOSTS or _PIXELS.match(url) or _WORDS.search(path) or path.endswith(".ico"):
         return Reason.BOILERPLATE_URL
     return None

@@ -38,8 +38,17 @@ _CAPTION_CLASS = re.compile(
     r"|(?:^|\s)gallerytext(?=\s|$)",
     re.IGNORECASE,
 )
-_CAPTIONS = 'figcaption, [class*="caption" i], .gallerytext'
-_IMAGE_LINKS = 'a[href*=".jp" i], a[href*=".png" i], a[href*=".webp" i], a[href*=".avif" i]'
+# A single query, because each walks the whole tree.
+_ELEMENTS = ", ".join(
+    (
+        "meta[content]",
+        "base[href]",
+        "img",
+        'script[type="application/ld+json"]',
+        'figcaption, [class*="caption" i], .gallerytext',
+        'a[href*=".jp" i], a[href*=".png" i], a[href*=".webp" i], a[href*=".avif" i]',
+    )
+)
 _UNSEEN = frozenset(("script", "style", "noscript", "template", "textarea", "select", "iframe"))
 # Elements that do not separate words; all others begin a new line.
 _INLINE = frozenset(
@@ -51,7 +60,7 @@ _SAVED_FROM = re.compile(r"<!-- saved from url=\(\d+\)(\S+) -->")
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9-]*)")
 _VOID = frozenset(
     "area base br col embed hr img input link meta param source track wbr p li option td tr th "
-    "dt dd path circle rect line polygon polyline ellipse use stop g".split()
+    "dt dd path circle rect line polygon polyline ellipse use stop".split()
 )
 
 
@@ -83,18 +92,18 @@ def page_candidates(page: Page, reading: Reading) -> Iterator[Candidate]:
     except (SelectolaxError, ValueError, RuntimeError):
         counts[Reason.UNREADABLE_PAGE] += 1
         return
-    metas = [dict(node.attributes.items()) for node in tree.css("meta[content]")]
-    if metas_refuse(metas):
+    elements = _Elements(tree)
+    if metas_refuse(elements.metas):
         counts[Reason.REFUSED] += 1
         if not reading.keep_refused:
             return
     url = page.url or _address_of_saved(tree, page.markup)
-    pairs = PagePairs(_base(tree, url), url, _language(tree, page, metas), page.source, counts)
-    add_images(tree, pairs)
-    add_open_graph(metas, pairs)
-    if "application/ld+json" in page.markup:
-        for script in tree.css('script[type="application/ld+json"]'):
-            add_json_ld(script.text(), pairs)
+    language = _language(tree, elements, page.language)
+    pairs = PagePairs(_base(elements, url), url, language, page.source, counts)
+    _add_images(elements, pairs)
+    add_open_graph(elements.metas, pairs)
+    for script in elements.scripts:
+        add_json_ld(script.text(), pairs)
     if "itemprop" in page.markup:
         add_microdata(tree, pairs)
     yield from pairs.candidates()
@@ -105,7 +114,7 @@ def add_markup(page: Page, pairs: PagePairs) -> None:
     if _is_too_deep(page.markup):
         pairs.count(Reason.TOO_DEEP)
         return
-    add_images(LexborHTMLParser(page.markup), pairs)
+    _add_images(_Elements(LexborHTMLParser(page.markup)), pairs)
 
 
 def _is_too_deep(markup: str) -> bool:
@@ -132,10 +141,10 @@ def _address_of_saved(tree: LexborHTMLParser, markup: str) -> str:
     return ""
 
 
-def _base(tree: LexborHTMLParser, page_url: str) -> BaseUrl:
+def _base(elements: _Elements, page_url: str) -> BaseUrl:
     """Return the address that the page's relative ones are joined with."""
     base = BaseUrl(page_url)
-    if node := tree.css_first("base[href]"):
+    for node in elements.bases[:1]:
         try:
             return BaseUrl(base.join(node.attributes["href"] or ""))
         except ValueError:
@@ -143,35 +152,58 @@ def _base(tree: LexborHTMLParser, page_url: str) -> BaseUrl:
     return base
 
 
-def _language(tree: LexborHTMLParser, page: Page, metas: list[dict[str, str | None]]) -> str:
-    root = tree.css_first("html")
+def _language(tree: LexborHTMLParser, elements: _Elements, header: str) -> str:
+    """Return the language that a page declares: of its root, a meta, or the header."""
+    root = tree.root
     attributes = root.attributes if root else {}
-    for meta in metas:
+    declared = [attributes.get("lang"), attributes.get("xml:lang")]
+    for meta in elements.metas:
         if (meta.get("http-equiv") or "").lower() == "content-language":
-            declared = language_tag(meta["content"])
-            break
-    else:
-        declared = ""
-    return (
-        language_tag(attributes.get("lang") or attributes.get("xml:lang"))
-        or declared
-        or language_tag(page.language)
-    )
+            declared.append(meta.get("content"))
+    return next(filter(None, map(language_tag, [*declared, header])), "")
 
 
-def add_images(tree: LexborHTMLParser, pairs: PagePairs) -> None:
+class _Elements:
+    """The elements of a page that the rules are about, in order."""
+
+    def __init__(self, tree: LexborHTMLParser) -> None:
+        self.metas: list[Attributes] = []
+        self.bases: list[LexborNode] = []
+        self.images: list[LexborNode] = []
+        self.scripts: list[LexborNode] = []
+        self.captions: list[LexborNode] = []
+        self.links: list[LexborNode] = []
+        by_tag = {
+            "base": self.bases,
+            "img": self.images,
+            "script": self.scripts,
+            "a": self.links,
+        }
+        previous = 0
+        for node in tree.css(_ELEMENTS):
+            if node.mem_id == previous:  # an element that several selectors match
+                continue
+            previous, tag = node.mem_id, node.tag or ""
+            if tag == "meta":
+                self.metas.append(node.attributes)
+            else:
+                by_tag.get(tag, self.captions).append(node)
+
+
+def _add_images(elements: _Elements, pairs: PagePairs) -> None:
     """Add the images of a page with alt, title, captions and the text of their links."""
     images: dict[int, PageImage] = {}
     linked: dict[int, list[tuple[LexborNode, PageImage]]] = {}
-    for node in tree.css("img"):
+    for node in elements.images:
         attributes = node.attributes
-        chosen = choose_source(attributes, _picture_sources(node))
-        if not chosen:
-            continue
         if _is_small(attributes):
             pairs.count(Reason.SMALL)
             continue
-        link = _ancestor(node, "a")
+        parent = node.parent
+        chosen = choose_source(attributes, _picture_sources(parent))
+        if not chosen:
+            continue
+        link = _ancestor(parent, "a")
         chosen = _linked_file(link, chosen)
         image = pairs.add_image(*chosen)
         if image:
@@ -181,30 +213,29 @@ def add_images(tree: LexborHTMLParser, pairs: PagePairs) -> None:
             if link:
                 linked.setdefault(link.mem_id, []).append((link, image))
     if images:
-        _add_captions(tree, images)
+        _add_captions(elements.captions, images)
     for link_images in linked.values():
         if len(link_images) == 1:
             [(link, image)] = link_images
             image.add_text("anchor", visible_text(link).strip() or link.attributes.get("title"))
-    _add_image_links(tree, pairs)
+    _add_image_links(elements.links, pairs)
 
 
 def _is_small(attributes: Attributes) -> bool:
     """Return True for an image that the page shows as small as an icon, whatever its file."""
-    return any(0 < side <= SMALL_SIDE for side in declared_size(attributes))
+    width, height = declared_size(attributes)
+    return 0 < width <= SMALL_SIDE or 0 < height <= SMALL_SIDE
 
 
-def _picture_sources(node: LexborNode) -> list[Attributes]:
+def _picture_sources(parent: LexborNode | None) -> list[Attributes]:
     """Return the attributes of each `source` of the `picture` that an image is in."""
-    parent = node.parent
     if parent is None or parent.tag != "picture":
         return []
     return [child.attributes for child in parent.iter() if child.tag == "source"]
 
 
-def _ancestor(node: LexborNode, tag: str) -> LexborNode | None:
-    """Return the nearest element around a node with this tag, up to `LEVELS` above."""
-    parent = node.parent
+def _ancestor(parent: LexborNode | None, tag: str) -> LexborNode | None:
+    """Return the nearest element with this tag of `LEVELS`, from the parent of a node upwards."""
     for _ in range(LEVELS):
         if parent is None or parent.tag == tag:
             return parent
@@ -225,12 +256,12 @@ def is_image_file(url: str) -> bool:
     return bool(_IMAGE_FILE.fullmatch(url.partition("://")[2] or url))
 
 
-def _add_captions(tree: LexborHTMLParser, images: dict[int, PageImage]) -> None:
+def _add_captions(captions: list[LexborNode], images: dict[int, PageImage]) -> None:
     """Add `figcaption` and elements with a class of captions to the image that they belong to."""
     caption_ids: set[int] = set()
-    for node in tree.css(_CAPTIONS)[:MAX_CAPTION_ELEMENTS]:
+    for node in captions[:MAX_CAPTION_ELEMENTS]:
         if node.tag == "figcaption":
-            scope, origin = _ancestor(node, "figure"), "figcaption"
+            scope, origin = _ancestor(node.parent, "figure"), "figcaption"
         elif _CAPTION_CLASS.search(node.attributes.get("class") or "") and not _holds_image(node):
             scope, origin = _container(node), "caption"
         else:
@@ -275,9 +306,9 @@ def _only_image(scope: LexborNode, images: dict[int, PageImage]) -> PageImage | 
     return inside[0] if len({image.url for image in inside}) == 1 else None
 
 
-def _add_image_links(tree: LexborHTMLParser, pairs: PagePairs) -> None:
+def _add_image_links(links: list[LexborNode], pairs: PagePairs) -> None:
     """Add the image files that links with a text, and without an image, lead to."""
-    for node in tree.css(_IMAGE_LINKS):
+    for node in links:
         href = node.attributes.get("href") or ""
         if is_image_file(href) and not _holds_image(node):
             text = visible_text(node)

@@ -14,7 +14,8 @@ LAZY_SOURCES = (
     "data-src data-original data-lazy-src data-lazy data-original-src data-cfsrc data-echo "
     "data-hi-res-src data-full-src data-img-src"
 ).split()
-LAZY_SRCSETS = ("data-srcset", "data-lazy-srcset", "data-original-set", "srcset")
+SRCSETS = ("data-srcset", "data-lazy-srcset", "data-original-set", "srcset")
+_LAZY_SET, _SRCSET_SET = frozenset(LAZY_SOURCES), frozenset(SRCSETS)
 
 _SPACE = "[ \t\n\f\r]"
 _ADDRESS = re.compile(r"[ \t\n\f\r,]*([^ \t\n\f\r]+)")
@@ -117,20 +118,21 @@ def choose_source(attributes: Attributes, picture: Sequence[Attributes] = ()) ->
         attributes: of the `img`.
         picture: the attributes of each `source` beside it.
     """
+    size = declared_size(attributes)
     sources = _srcset_of(attributes)
     for source in picture:
         if not source.get("media"):
             sources += _srcset_of(source)
-    best = best_source(sources)
+    best = best_source(sources) if sources else None
     # a density of 1 says no more than `src`
     if best and (best.width or best.density > 1):
-        return _with_size(best, attributes)
+        return _with_size(best, size)
     url = _lazy_source(attributes) or (best and best.url) or attributes.get("src") or ""
-    if not url or url.startswith("data:"):
+    if picture and (not url or url.startswith("data:")):
         screens = [source for screen in picture for source in _srcset_of(screen)]
         if fallback := best_source(screens):
-            return _with_size(fallback, attributes)
-    return _with_size(ImageSource(url), attributes) if url.strip() else None
+            return _with_size(fallback, size)
+    return SizedSource(url, *size) if url.strip() else None
 
 
 def declared_size(attributes: Attributes) -> tuple[int, int]:
@@ -140,15 +142,17 @@ def declared_size(attributes: Attributes) -> tuple[int, int]:
 
 def parse_length(text: str | None) -> int:
     """Return a length in pixels, such as "640" or "640px"; 0 for anything else."""
+    if text and len(text) <= 5 and text.isascii() and text.isdigit():
+        return int(text)
     match = _LENGTH.fullmatch(text) if text else None
     return int(match[1]) if match else 0
 
 
 def _srcset_of(attributes: Attributes) -> list[ImageSource]:
     """Return the sources of the first `srcset` that does not hold a placeholder."""
-    if "svg" in (attributes.get("type") or ""):
+    if _SRCSET_SET.isdisjoint(attributes) or "svg" in (attributes.get("type") or ""):
         return []
-    for name in LAZY_SRCSETS:
+    for name in SRCSETS:
         if text := attributes.get(name):
             sources = [source for source in parse_srcset(text) if source.url[:5].lower() != "data:"]
             if sources:
@@ -157,6 +161,8 @@ def _srcset_of(attributes: Attributes) -> list[ImageSource]:
 
 
 def _lazy_source(attributes: Attributes) -> str | None:
+    if _LAZY_SET.isdisjoint(attributes):
+        return None
     for name in LAZY_SOURCES:
         url = attributes.get(name)
         # some scripts keep settings in these attributes
@@ -165,9 +171,9 @@ def _lazy_source(attributes: Attributes) -> str | None:
     return None
 
 
-def _with_size(source: ImageSource, attributes: Attributes) -> SizedSource:
+def _with_size(source: ImageSource, displayed: tuple[int, int]) -> SizedSource:
     """Return a source with the size of its file, from the displayed size where both are known."""
-    width, height = declared_size(attributes)
+    width, height = displayed
     if source.width:
         ratio = source.width / width if width else 0.0
         return SizedSource(

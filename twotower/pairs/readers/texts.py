@@ -27,7 +27,10 @@ _BOILERPLATE = re.compile(
     r"(?: ?#?\d+)?[.:!…]*(?: image| placeholder)?",
     re.IGNORECASE,
 )
-_LOGO = re.compile(r".*\b(?:logo|logotype|icon|favicon|avatar|gravatar|sprite)s?", re.IGNORECASE)
+_LAST_WORDS = frozenset(
+    "logo logos logotype icon icons favicon avatar avatars gravatar sprite sprites".split()
+)
+_LONGEST_BOILERPLATE = 60  # characters
 _LETTER = re.compile(r"[^\W\d_]")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f\u200b\u2060\ufeff]")
 
@@ -53,8 +56,10 @@ def caption_fault(caption: str) -> Reason | None:
             return Reason.UNDECODED_TEXT
     if not _LETTER.search(caption):
         return Reason.NO_LETTERS
-    if _FILE_NAME.fullmatch(caption):
+    if (" " not in caption or caption[-1].isdigit()) and _FILE_NAME.fullmatch(caption):
         return Reason.FILE_NAME
-    if _BOILERPLATE.fullmatch(caption) or _LOGO.fullmatch(caption):
+    if caption.rpartition(" ")[2].lower() in _LAST_WORDS:
+        return Reason.BOILERPLATE_TEXT
+    if len(caption) <= _LONGEST_BOILERPLATE and _BOILERPLATE.fullmatch(caption):
         return Reason.BOILERPLATE_TEXT
     return None
