@@ -127,9 +127,12 @@ def find_pairs(markup: str, url: str) -> Iterator[Pair]:
 
 def soup_pairs(markup: str, url: str, parser: str) -> Iterator[Pair]:
     """Yield the pairs of a page, found with BeautifulSoup in its usual ways."""
-    soup = BeautifulSoup(markup, parser, **_keep_duplicates(parser))
+    if parser == "html.parser":  # keep the first of two attributes, as browsers do
+        soup = BeautifulSoup(markup, parser, on_duplicate_attribute="ignore")
+    else:
+        soup = BeautifulSoup(markup, parser)
     base = soup.find("base", href=True)
-    page = BaseUrl(BaseUrl(url).join(str(base["href"])) if base else url)
+    page = BaseUrl(BaseUrl(url).join(texts_of(base)["href"]) if isinstance(base, Tag) else url)
     pairs = PagePairs(page, url, "", "page", Counter())
     images: dict[int, PageImage] = {}
     links: dict[int, list[tuple[Tag, PageImage]]] = {}
@@ -170,11 +173,6 @@ def soup_pairs(markup: str, url: str, parser: str) -> Iterator[Pair]:
         add_json_ld(script.string or "", pairs)
     for candidate in pairs.candidates():
         yield candidate.url, candidate.caption
-
-
-def _keep_duplicates(parser: str) -> dict[str, str]:
-    # as browsers do; html.parser's tree would keep the attribute that comes last
-    return {"on_duplicate_attribute": "ignore"} if parser == "html.parser" else {}
 
 
 def add_captions(soup: BeautifulSoup, images: dict[int, PageImage]) -> None:
@@ -230,9 +228,9 @@ def shown_text(node: Tag) -> str:
         after_block = isinstance(previous, Tag) and previous.name not in _INLINE
         if is_block or after_block:
             pieces.append(" ")
-        if isinstance(child, NavigableString) and not isinstance(child, PreformattedString):
-            if child.parent and child.parent.name not in _UNSEEN:
-                pieces.append(str(child))
+        is_text = isinstance(child, NavigableString) and not isinstance(child, PreformattedString)
+        if is_text and child.parent and child.parent.name not in _UNSEEN:
+            pieces.append(str(child))
     return "".join(pieces)
 
 
