@@ -141,7 +141,7 @@ def part_files(folder: Path) -> list[Path]:
 def read_part(path: Path) -> Iterator[Candidate]:
     """Yield the rows of a part, a few thousand in memory at a time."""
     with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(ROWS_PER_GROUP, CANDIDATE_SCHEMA.names):
+        for batch in file.iter_batches(ROWS_PER_GROUP, columns=CANDIDATE_SCHEMA.names):
             columns = [column.to_pylist() for column in batch.columns]
             yield from map(Candidate._make, zip(*columns, strict=True))
 

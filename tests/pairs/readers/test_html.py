@@ -89,8 +89,10 @@ RULES = {
         "<img class=lazy alt=Fox><noscript><img src=a.jpg alt=Fox></noscript>",
         [("a.jpg", "Fox", "alt")],
     ),
-    "base": ("<base href='../img/'><img src=a.jpg alt=Fox>",
-        [("https://site.example/img/a.jpg", "Fox", "alt")]),
+    "base": (
+        "<base href='../img/'><img src=a.jpg alt=Fox>",
+        [("https://site.example/img/a.jpg", "Fox", "alt")],
+    ),
     "template": ("<template><img src=a.jpg alt=Fox></template>", []),
     "OpenGraph": (
         "<meta property=og:title content='A page'><meta property=og:image content=a.jpg>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -24,6 +25,7 @@ FEED_TYPES = frozenset(
 )
 SUCCESS = (200, 203)  # OK, and OK changed by a proxy
 _GZIP_MEMBER, _PLAIN_RECORD = b"\x1f\x8b\x08", b"\nWARC/1."
+_GZIP = 31  # window bits of zlib
 _BLOCK = 2**20  # bytes read at a time in search of the next record
 
 
@@ -81,8 +83,10 @@ def read_records(path: Path, reading: Reading) -> Iterator[ArchiveRecord]:
             try:
                 for record in ArchiveIterator(file, record_types=RECORD_TYPES, parse_http=True):
                     start = record.stream_pos
-                    yield _read_record(record)
+                    yield _read_record(record, reading)
                     intact = True
+                if mark == _GZIP_MEMBER and _is_cut(file, start):
+                    reading.counts[Reason.TRUNCATED] += 1
                 return
             except (OSError, ValueError):
                 # a broken record is met twice: after the one before it, and in search of the next
@@ -91,8 +95,11 @@ def read_records(path: Path, reading: Reading) -> Iterator[ArchiveRecord]:
             start = _next_record(file, start + 1, mark)
 
 
-def _read_record(record: WarcRecord) -> ArchiveRecord:
-    http = record.http_headers
+def _read_record(record: WarcRecord, reading: Reading) -> ArchiveRecord:
+    http, length = record.http_headers, record.content_length
+    body = record.reader.read(MAX_PAGE + 1)
+    if len(body) < min(length, MAX_PAGE + 1):
+        reading.counts[Reason.TRUNCATED] += 1
     return ArchiveRecord(
         record.stream_pos,
         record.record_type,
@@ -100,8 +107,28 @@ def _read_record(record: WarcRecord) -> ArchiveRecord:
         (record.headers.get("Content-Type") or "").lower(),
         (http.status_code or 0) if http else 0,
         http.to_tuples() if http else (),
-        record.reader.read(MAX_PAGE + 1),
+        body,
     )
+
+
+def _is_cut(file: IO[bytes], start: int) -> bool:
+    """Return True if the gzip members of a file from `start` on end before their end."""
+    file.seek(start)
+    member = zlib.decompressobj(_GZIP)
+    fed = False  # to the current member
+    while block := file.read(_BLOCK):
+        while block:
+            try:
+                fed, pending = True, block
+                while pending:  # in pieces, because a member may expand a thousandfold
+                    member.decompress(pending, _BLOCK)
+                    pending = member.unconsumed_tail
+            except zlib.error:
+                return False  # a broken record, which is counted as such
+            block = member.unused_data
+            if member.eof:
+                member, fed = zlib.decompressobj(_GZIP), False
+    return fed
 
 
 def _next_record(file: IO[bytes], start: int, mark: bytes) -> int | None:

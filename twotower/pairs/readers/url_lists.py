@@ -95,7 +95,7 @@ def _parquet_rows(path: Path, reading: Reading) -> Iterator[dict[str, Any]]:
             names = file.schema_arrow.names
             columns = find_columns(names, path, reading)
             used = [name for name in columns if name]
-            for batch in file.iter_batches(1024, used):
+            for batch in file.iter_batches(1024, columns=used):
                 yield from batch.to_pylist()
     except pyarrow.ArrowInvalid as error:
         raise PairsError(path, f"no Parquet file ({error})", "write it again") from None
