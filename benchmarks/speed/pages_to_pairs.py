@@ -142,8 +142,8 @@ def soup_pairs(markup: str, url: str, parser: str) -> Iterator[Pair]:
         if 0 < width <= SMALL_SIDE or 0 < height <= SMALL_SIDE:
             continue
         picture = node.parent if node.parent and node.parent.name == "picture" else None
-        others = picture.find_all("source", recursive=False) if picture else []
-        chosen = choose_source(attributes, [texts_of(source) for source in others])
+        screens = picture.find_all("source", recursive=False) if picture else []
+        chosen = choose_source(attributes, [texts_of(source) for source in screens])
         if not chosen:
             continue
         link = parent_with(node, lambda tag: tag.name == "a")

@@ -46,11 +46,11 @@ def test_the_number_of_processes_changes_nothing(tmp_path: Path, archives: list[
         result = collect(archives, tmp_path / str(processes), processes=processes)
         assert result.counts == {"pages": 20, "candidates": 20}
         assert (result.parts_made, result.parts_kept, result.failures) == (4, 0, [])
-    parts = [
+    contents = [
         [path.read_bytes() for path in part_files(tmp_path / str(processes))]
         for processes in (1, 3)
     ]
-    assert parts[0] == parts[1]
+    assert contents[0] == contents[1]
     assert captions(tmp_path / "1") == [f"Fox number {number}" for number in range(20)]
 
 
@@ -112,6 +112,7 @@ def test_missing_and_unknown_sources(tmp_path: Path) -> None:
             collect([tmp_path / name], tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_kill_and_resume_lose_and_double_nothing(tmp_path: Path, archives: list[Path]) -> None:
     out = tmp_path / "out"
     for number in range(4, 12):
