@@ -104,6 +104,12 @@ def test_an_input_that_cannot_be_read_does_not_end_the_others(
     assert "Collected 21 candidates" in capsys.readouterr().out
 
 
+def test_the_folder_of_candidates_may_lie_in_a_source(tmp_path: Path, archives: list[Path]) -> None:
+    for _ in range(2):
+        result = collect([tmp_path / "in"], tmp_path / "in" / "out", processes=1)
+        assert result.counts == {"pages": 20, "candidates": 20}
+
+
 def test_missing_and_unknown_sources(tmp_path: Path) -> None:
     (tmp_path / "a.doc").write_text("x")
     (tmp_path / "empty").mkdir()

@@ -107,7 +107,8 @@ def collect(
         PairsError: a source is missing or of an unknown kind, other settings were used in the
             folder, or another process is collecting into it.
     """
-    files = source_files(sources)
+    results = folder.resolve()  # may lie in a source
+    files = [path for path in source_files(sources) if results not in path.parents]
     create_folder(folder)
     with _only_process(folder):
         plans = plan_parts(files, folder, settings)
