@@ -44,6 +44,9 @@ EXTRAS = {
     "pydantic": "serve",
     "prometheus_client": "serve",
     "mcp": "serve",
+    "selectolax": "web",
+    "fastwarc": "web",
+    "pyarrow": "web",
 }
 _ESCAPE = "twotower-escape"  # an error handler for streams
 

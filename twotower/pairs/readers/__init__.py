@@ -1,0 +1,1 @@
+"""Readers of pages, archives, feeds and lists: their bytes become candidates."""
