@@ -17,11 +17,15 @@ from twotower.serve.access import SECURITY_HEADERS, HostCheck, SecurityHeaders
 from twotower.serve.endpoint import Endpoint, to_route
 from twotower.serve.errors import RequestError, plain_error
 from twotower.serve.openapi import describe
+from twotower.serve.protocols import cohere, hugging_face, openai
 from twotower.serve.server import Server
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     *operations.ENDPOINTS,
     *embed_api.ENDPOINTS,
+    *openai.ENDPOINTS,
+    *cohere.ENDPOINTS,
+    *hugging_face.ENDPOINTS,
 )
 
 
