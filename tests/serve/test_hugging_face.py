@@ -38,7 +38,7 @@ def test_zero_shot(models_url: str, inputs: Any, labels: Any) -> None:
         @ local_photo("cat.jpg")
     )
     expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    assert [entry["label"] for entry in content][0] == "cat"
+    assert content[0]["label"] == "cat"
     scores = {entry["label"]: entry["score"] for entry in content}
     assert np.allclose([scores[name] for name in ("dog", "cat", "car")], expected, atol=1e-3)
     ordered = [entry["score"] for entry in content]

@@ -96,9 +96,7 @@ def item_of_content(entries: Sequence[Any], field: str) -> Item:
     """
     texts: list[str] = []
     pictures: list[str] = []
-    for entry in (
-        [{"type": "text", "text": entries}] if isinstance(entries, str) else _list(entries)
-    ):
+    for entry in entries:
         kind, content = _read_entry(entry, field)
         (texts if kind == "text" else pictures).append(content)
     texts = [text for text in texts if text.strip()]  # some clients send "" beside a picture

@@ -154,6 +154,11 @@ async def model(call: Call) -> Response:
     return JSONResponse(_card(call.server.models.find(name)).model_dump())
 
 
+async def health(call: Call) -> Response:
+    """Answer as long as the process does, for infinity's clients."""
+    return JSONResponse({"unix": time.time()})
+
+
 def _items(body: EmbeddingRequest) -> list[Item]:
     if (body.input is None) == (body.messages is None):
         raise RequestError(400, "give either input or messages", field="input")
@@ -211,6 +216,7 @@ ENDPOINTS = (
         )
         for path in ("/v1/embeddings", "/embeddings")
     ),
+    Endpoint("/health", ("GET",), health, _TAG, "Is the process alive (infinity)?", public=True),
     Endpoint(
         "/embeddings_image",
         ("POST",),
