@@ -1,6 +1,10 @@
+import base64
+import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import PIL.Image
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,10 +20,8 @@ from tests.serve.calls import (
     send,
 )
 from tests.serve.running import running_server
-
-BOMB = "data:image/png;base64," + (  # a PNG whose header says 60000 x 60000 pixels
-    "iVBORw0KGgoAAAANSUhEUgAA6mAAAOpgCAIAAABuDFCCAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
-)
+from twotower.serve.errors import RequestError
+from twotower.serve.protocols.openai import openai_error
 
 
 def embed(url: str, **body: Any) -> list[Any]:
@@ -167,7 +169,6 @@ def test_mixed_items_keep_their_order(models_url: str, names: list[str]) -> None
         ({"input": ["a", "no picture!"], "modality": "image"}, "input[0]"),
         ({"input": [data_uri("cat.jpg"), "AAAA"], "modality": "image"}, "input[1]"),
         ({"input": ["data:image/png;base64"]}, "input[0]"),
-        ({"input": [BOMB]}, "input[0]"),
         ({"input": [{"image": "http://127.0.0.1/cat.jpg"}]}, "input[0]"),
         ({"messages": []}, "messages"),
         ({"messages": "a"}, "messages"),
@@ -184,6 +185,18 @@ def test_wrong_requests(models_url: str, body: Any, param: str | None) -> None:
     assert (status, error["param"]) == (400, param)
     assert error["type"] == "invalid_request_error"
     assert error["message"].isprintable()
+
+
+def test_a_decompression_bomb(models_url: str) -> None:
+    file = io.BytesIO()
+    PIL.Image.new("1", (12_000, 12_000)).save(file, "PNG")
+    assert len(file.getvalue()) < 50_000
+    bomb = base64.b64encode(file.getvalue()).decode()
+    status, error = error_of(models_url, {"input": [{"image": bomb}]})
+    assert (status, error["param"]) == (400, "input[0]")
+    assert "12000 x 12000" in error["message"]
+    (row,) = embed(models_url, input=[data_uri("cat.jpg")])
+    assert_equal_embeds(row, local_photo("cat.jpg"))
 
 
 def test_a_body_that_is_no_json(models_url: str) -> None:
@@ -227,12 +240,32 @@ def test_an_unknown_model(models_url: str) -> None:
     assert "twotower-small" in error["message"]
 
 
+def test_a_request_that_took_too_long_is_not_repeated() -> None:
+    response = openai_error(RequestError(504, "not answered within 120 s"))
+    assert response.headers["x-should-retry"] == "false"
+    assert "x-should-retry" not in openai_error(RequestError(429, "busy")).headers
+
+
 def test_keys() -> None:
-    with running_server(
-        ["--model", "small", "--max-queue", "1"], {"TWOTOWER_SERVE_API_KEY": "k"}
-    ) as url:
+    with running_server(["--model", "small"], {"TWOTOWER_SERVE_API_KEY": "k"}) as url:
         status, headers, content = post(f"{url}/v1/embeddings", {"input": "a"})
         assert status == 401 and content["error"]["code"] == "invalid_api_key"
         assert headers["www-authenticate"] == "Bearer"
         body = json.dumps({"input": "a"}).encode()
         assert send(f"{url}/v1/embeddings", body, {"Authorization": "Bearer k"}).status == 200
+
+
+def test_a_large_request_fits_a_short_queue() -> None:
+    pictures = [data_uri(("cat.jpg", "dog.jpg")[index % 2]) for index in range(8)]
+    with running_server(["--model", "small", "--max-queue", "2"]) as url:
+        for row, name in zip(embed(url, input=pictures), ["cat.jpg", "dog.jpg"] * 4, strict=True):
+            assert_equal_embeds(row, local_photo(name))
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(
+                pool.map(lambda _: post(f"{url}/v1/embeddings", {"input": pictures}), range(4))
+            )
+    assert {answer.status for answer in answers} == {200, 429}
+    for answer in answers:
+        if answer.status == 429:
+            assert int(answer.headers["retry-after"]) >= 1
+            assert answer.content["error"]["code"] == "rate_limit_exceeded"

@@ -33,6 +33,7 @@ DEFAULT_NAMES = frozenset(("", "default", "default/not-specified"))  # infinity'
 _FULL_NAMES = {short: name for name, short in BUNDLED_MODELS.items()}
 Item = TypeVar("Item")
 Truncation: TypeAlias = Literal["END", "START", "NONE"]
+_TEXTS_OF_A_QUESTION = 32  # a question takes about as long
 _CACHED_CLASSIFIERS, _CACHED_LABELS = 32, 256  # classifiers that are kept, labels of one
 
 
@@ -65,7 +66,7 @@ class ServedModel:
             name=f"{name}-questions",
             max_batch=1,
             max_wait=0.0,
-            max_queue=settings.max_queue,
+            max_queue=max(1, settings.max_queue // _TEXTS_OF_A_QUESTION),
         )
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix=f"twotower-{name}-tokens")
         self._admitted_pictures = 0

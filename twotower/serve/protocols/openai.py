@@ -115,7 +115,8 @@ class ModelList(BaseModel):
 def openai_error(error: RequestError) -> Response:
     """Return `{"error": {"message", "type", "param", "code"}}`, which both clients unwrap.
 
-    A wrong field has status 400 in this protocol.
+    A wrong field has status 400 in this protocol. Clients repeat a request with status 504 unless
+    told otherwise, and it would take as long again.
     """
     status = 400 if error.status == 422 else error.status
     kind = "server_error" if status >= 500 else _TYPES.get(status, "invalid_request_error")
@@ -125,7 +126,8 @@ def openai_error(error: RequestError) -> Response:
         "param": error.field or None,
         "code": _CODES.get(status),
     }
-    return JSONResponse({"error": content}, status, headers=error.headers)
+    headers = error.headers | ({"x-should-retry": "false"} if status == 504 else {})
+    return JSONResponse({"error": content}, status, headers=headers)
 
 
 async def embeddings(call: Call) -> Response:
