@@ -29,6 +29,7 @@ _MESSAGE = {
     },
     "required": ["role", "content"],
 }
+_MESSAGES = {"type": "array", "minItems": 1, "items": _MESSAGE}
 _JINA = [
     {"type": "object", "properties": {kind: _TEXT}, "required": [kind]}
     for kind in ("text", "image")
@@ -38,18 +39,30 @@ _INPUT_SCHEMA = {
     'URIs; of {"text"} and {"image"}; of messages. Token ids are refused.',
     "anyOf": [
         _TEXT,
-        {"type": "array", "minItems": 1, "items": {"anyOf": [_TEXT, *_JINA, _MESSAGE]}},
+        {"type": "array", "minItems": 1, "items": {"anyOf": [_TEXT, *_JINA, _MESSAGE, _MESSAGES]}},
+        {"type": "null"},
     ],
 }
 _MESSAGES_SCHEMA = {
     "description": "In place of input: a conversation about one text or picture, or a list of such",
-    "type": "array",
-    "minItems": 1,
-    "items": {"anyOf": [_MESSAGE, {"type": "array", "minItems": 1, "items": _MESSAGE}]},
+    "anyOf": [
+        _MESSAGES,
+        {"type": "array", "minItems": 1, "items": _MESSAGES},
+        {"type": "null"},
+    ],
 }
 
 
-class EmbeddingRequest(BaseModel):
+class _EmbeddingOptions(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    embedding_type: Literal["float", "base64"] | None = None
+    dimensions: StrictInt | None = None
+
+
+class EmbeddingRequest(_EmbeddingOptions):
     """Texts and pictures to embed. Further fields of the dialects are accepted and ignored.
 
     `dimensions` is the model's own number, or 0. `embedding_type` is Jina's name of
@@ -57,17 +70,17 @@ class EmbeddingRequest(BaseModel):
     say nothing else.
     """
 
-    model_config = ConfigDict(extra="ignore")
-
-    model: str | None = None
     input: Annotated[Any, WithJsonSchema(_INPUT_SCHEMA)] = None
     messages: Annotated[Any, WithJsonSchema(_MESSAGES_SCHEMA)] = None
     modality: Literal["text", "image"] | None = None
-    encoding_format: Literal["float", "base64"] | None = None
-    embedding_type: Literal["float", "base64"] | None = None
-    dimensions: StrictInt | None = None
     embed_dtype: Literal["float32"] | None = None
     endianness: Literal["native", "little"] | None = None
+
+
+class ImageEmbeddingRequest(_EmbeddingOptions):
+    """Pictures to embed: data URIs, base64, or URLs where these are fetched."""
+
+    input: str | list[str]
 
 
 class Embedding(BaseModel):
@@ -138,9 +151,7 @@ async def embeddings(call: Call) -> Response:
 
 async def embeddings_image(call: Call) -> Response:
     """Embed pictures, in infinity's earlier form."""
-    body = call.parse(EmbeddingRequest)
-    if body.input is None:
-        raise RequestError(400, "give pictures in input", field="input")
+    body = call.parse(ImageEmbeddingRequest)
     return await _respond(call, body, items_of_input(body.input, "image"))
 
 
@@ -169,7 +180,7 @@ def _items(body: EmbeddingRequest) -> list[Item]:
     return items_of_input(body.input, body.modality)
 
 
-async def _respond(call: Call, body: EmbeddingRequest, items: list[Item]) -> Response:
+async def _respond(call: Call, body: _EmbeddingOptions, items: list[Item]) -> Response:
     served = call.server.models.find(body.model)
     _check_dimensions(body.dimensions, served)
     embedded = await embed_items(items, served, call.server.settings)
@@ -225,7 +236,7 @@ ENDPOINTS = (
         embeddings_image,
         _TAG,
         "Embed pictures (infinity).",
-        body=EmbeddingRequest,
+        body=ImageEmbeddingRequest,
         answer=EmbeddingList,
         errors=openai_error,
     ),

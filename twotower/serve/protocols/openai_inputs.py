@@ -87,10 +87,13 @@ def _item_of_conversation(messages: Any, field: str) -> Item:
     """Return the item that the contents of messages together stand for."""
     entries: list[Any] = []
     for message in messages if isinstance(messages, list) else [messages]:
-        if not isinstance(message, Mapping) or message.get("content") is None:
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise RequestError(400, "give messages with role and content", field=field)
-        content = message["content"]
+        content = message.get("content")
         if isinstance(content, str):
-            content = [{"type": "text", "text": content}]
-        entries += content if isinstance(content, list) else [content]
+            entries.append({"type": "text", "text": content})
+        elif isinstance(content, list):
+            entries += content
+        else:
+            raise RequestError(400, "the content is neither a text nor a list", field=field)
     return item_of_content(entries, field)
