@@ -139,7 +139,7 @@ def _items(body: CohereRequest) -> list[Item]:
     if body.images:
         return [Item("picture", uri, f"images[{index}]") for index, uri in enumerate(body.images)]
     return [
-        item_of_content([part.model_dump() for part in entry.content], f"inputs[{index}]")
+        item_of_content([content.model_dump() for content in entry.content], f"inputs[{index}]")
         for index, entry in enumerate(body.inputs or [])
     ]
 
