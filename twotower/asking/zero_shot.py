@@ -75,7 +75,7 @@ def answer_all(
     batch_size: int = 32,
 ) -> Iterator[Answered]:
     """Answer every question about every picture, in order; arguments as in `ask`."""
-    parsed = [_parse(question, answers) for question in questions]
+    parsed = [parse_answerable(question, answers) for question in questions]
     needs_head = any(
         isinstance(question, Question) and question.kind in HEAD_SHARES for question in parsed
     )
@@ -264,8 +264,8 @@ def _sigmoid(logit: float) -> float:
     return float(1 / (1 + np.exp(-np.clip(logit, -50, 50))))
 
 
-def _parse(text: str, answers: Sequence[str]) -> Question | QuestionError:
-    """Return the parsed question, or the error."""
+def parse_answerable(text: str, answers: Sequence[str] = ()) -> Question | QuestionError:
+    """Return the parsed question, or the error of a text that cannot be answered."""
     try:
         question = parse_question(text, answers)
     except QuestionError as error:

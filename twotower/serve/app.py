@@ -18,7 +18,15 @@ from twotower.serve.access import SECURITY_HEADERS, HostCheck, SecurityHeaders
 from twotower.serve.endpoint import Endpoint, to_route
 from twotower.serve.errors import RequestError, plain_error
 from twotower.serve.openapi import describe
-from twotower.serve.protocols import clip_retrieval, immich, kserve, weaviate
+from twotower.serve.protocols import (
+    clip_retrieval,
+    cohere,
+    hugging_face,
+    immich,
+    kserve,
+    openai,
+    weaviate,
+)
 from twotower.serve.server import Server
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -28,6 +36,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *immich.ENDPOINTS,
     *kserve.ENDPOINTS,
     *weaviate.ENDPOINTS,
+    *openai.ENDPOINTS,
+    *cohere.ENDPOINTS,
+    *hugging_face.ENDPOINTS,
 )
 
 

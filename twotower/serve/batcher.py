@@ -66,21 +66,23 @@ class Batcher(Generic[Item, Result]):
         """The number of items that wait for the tower."""
         return len(self._waiting)
 
-    async def submit(self, items: Sequence[Item]) -> list[Result]:
+    async def submit(self, items: Sequence[Item], *, admitted: bool = False) -> list[Result]:
         """Return the results of a request's items, in order.
 
         A request that is cancelled leaves no items behind that have not started.
 
+        Args:
+            admitted: the items belong to a request of which others were accepted before.
+
         Raises:
-            OverloadedError: too many items are waiting.
+            OverloadedError: too many items are waiting, and these are not admitted.
             RequestError: 503, the server is shutting down.
             Exception: the exception of `encode`.
         """
         if self._closing:
             raise RequestError(503, "the server is shutting down")
-        if len(self._waiting) >= self._max_queue:
-            self.statistics.rejected += 1
-            raise OverloadedError(self._estimate_wait())
+        if len(self._waiting) >= self._max_queue and not admitted:
+            raise self.rejection()
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Result]] = [loop.create_future() for _ in items]
         self._waiting.extend(zip(items, futures, strict=True))
@@ -93,6 +95,11 @@ class Batcher(Generic[Item, Result]):
             for future in futures:
                 future.cancel()
             raise
+
+    def rejection(self) -> OverloadedError:
+        """Count a rejected request, and return its error."""
+        self.statistics.rejected += 1
+        return OverloadedError(self._estimate_wait())
 
     async def close(self) -> None:
         """Finish the waiting items, then stop."""

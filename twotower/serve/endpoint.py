@@ -109,7 +109,8 @@ def validate(model: type[Model], content: Any) -> Model:
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
         name = ".".join(map(str, fault["loc"]))
-        raise RequestError(422, f"{name or 'body'}: {fault['msg']}", field=name) from error
+        message = "give a JSON object" if fault["type"] == "model_type" else fault["msg"]
+        raise RequestError(422, f"{name or 'body'}: {message}", field=name) from error
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[Response]]
@@ -125,7 +126,7 @@ class Endpoint:
         tag: the protocol, for grouping in OpenAPI.
         summary: one line.
         body: the model of the JSON body, for OpenAPI; None for no body.
-        content: for OpenAPI, the schema of bodies by content type, if they are no JSON.
+        content: for OpenAPI, the schema of bodies by content type, where they can be no JSON.
         answer: the model of the JSON answer, for OpenAPI; None for other contents.
         status: of an answer, for OpenAPI.
         query: for OpenAPI, the schema of each query parameter.

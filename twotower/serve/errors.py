@@ -52,6 +52,13 @@ def plain_error(error: RequestError) -> Response:
     return JSONResponse({"error": content}, error.status, headers=error.headers)
 
 
+def located_message(error: RequestError) -> str:
+    """Return the message after the field at fault, for protocols whose errors name no field."""
+    if not error.field or error.message.startswith(error.field):
+        return error.message
+    return f"{error.field}: {error.message}"
+
+
 def text_error(error: RequestError) -> Response:
     """Return `{"error": "text"}`, the form of Hugging Face, KServe and Weaviate."""
-    return JSONResponse({"error": error.message}, error.status, headers=error.headers)
+    return JSONResponse({"error": located_message(error)}, error.status, headers=error.headers)

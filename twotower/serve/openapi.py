@@ -68,11 +68,12 @@ def _operation(endpoint: Endpoint, path: str, method: str) -> dict[str, Any]:
         "security": [] if endpoint.public else [{"key": []}, {}],
     }
     if method not in ("GET", "HEAD", "DELETE"):
+        content: dict[str, Any] = {
+            kind: {"schema": schema} for kind, schema in endpoint.content.items()
+        }
         if endpoint.body is not None:
-            content = {"application/json": {"schema": _reference(endpoint.body)}}
-            operation["requestBody"] = {"required": True, "content": content}
-        elif endpoint.content:
-            content = {kind: {"schema": schema} for kind, schema in endpoint.content.items()}
+            content["application/json"] = {"schema": _reference(endpoint.body)}
+        if content:
             operation["requestBody"] = {"required": True, "content": content}
     return operation
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
@@ -13,6 +14,9 @@ from twotower.serve.errors import RequestError
 
 if TYPE_CHECKING:
     from twotower.serve.settings import ServerSettings
+
+# Threads of their own, so that slow downloads keep no decoder waiting.
+_DOWNLOADS = ThreadPoolExecutor(8, thread_name_prefix="twotower-download")
 
 
 async def read_pictures(
@@ -39,7 +43,8 @@ async def read_picture(reference: str, settings: ServerSettings) -> bytes:
             raise RequestError(400, "URLs are not fetched here; send the picture in base64")
         from twotower.serve.remote_pictures import download
 
-        return await asyncio.to_thread(download, reference, settings)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(_DOWNLOADS, download, reference, settings)
     return decode_base64(reference)
 
 

@@ -51,7 +51,7 @@ class Server:
         batchers = [
             batcher
             for model in self.models.models.values()
-            for batcher in (model.texts, model.pictures)
+            for batcher in (model.texts, model.pictures, model.questions)
         ]
         self.metrics.add_batchers(batchers)  # type: ignore[arg-type]
         self.metrics.add_counter(
