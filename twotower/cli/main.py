@@ -38,6 +38,9 @@ EXTRAS = {
     "matplotlib": "train",
     "scipy": "evaluate",
     "threadpoolctl": "evaluate",
+    "aiohttp": "web",
+    "protego": "web",
+    "pyarrow": "web",
 }
 _ESCAPE = "twotower-escape"  # an error handler for streams
 

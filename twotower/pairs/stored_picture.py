@@ -1,0 +1,143 @@
+"""The picture that a shard stores for a download: resized or not, upright, without metadata."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from PIL import ExifTags, Image
+
+from twotower.errors import PictureError
+from twotower.inputs.pictures import on_white, open_header, open_picture
+from twotower.pairs.strip_metadata import strip_metadata
+
+Resize: TypeAlias = Literal["shorter", "longer", "none"]
+
+MAX_PIXELS = 2**26  # of a decoded picture, 200 MB as RGB; each thread decodes one at a time
+JPEG_QUALITY = 95  # img2dataset's default
+_SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"}
+_TURNED = frozenset((5, 6, 7, 8))  # EXIF orientations that exchange width and height
+
+
+@dataclass(frozen=True)
+class StoredPicture:
+    """A picture for a shard.
+
+    Attributes:
+        content: the encoded file.
+        suffix: its extension, without the dot.
+        width, height: in pixels.
+        original_width, original_height: of the download, upright.
+        sha256: of the bytes of the download, in hexadecimal.
+    """
+
+    content: bytes
+    suffix: str
+    width: int
+    height: int
+    original_width: int
+    original_height: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """Settings of the stored pictures.
+
+    Attributes:
+        resize: the edge that `size` limits; "none" keeps originals.
+        size: in pixels. Smaller pictures are not enlarged, and keep their encoding.
+        keep_metadata: keep EXIF and other metadata of pictures that keep their encoding.
+    """
+
+    resize: Resize = "shorter"
+    size: int = 512
+    keep_metadata: bool = False
+
+
+def make_stored_picture(content: bytes, settings: PictureSettings) -> StoredPicture:
+    """Return the picture to store for a download.
+
+    It keeps its encoding unless it is resized, turned upright, or of a format whose metadata cannot
+    be removed; then it becomes a JPEG.
+
+    Raises:
+        PictureError: no picture, damaged, cut short or too large.
+    """
+    with open_header(io.BytesIO(content), "<download>") as header:
+        picture_format = str(header.format)
+        orientation = _orientation(header)
+        width, height = header.size
+    if width * height > MAX_PIXELS and settings.resize == "none":
+        raise PictureError("<download>", f"too large ({width} x {height})", "scale it down first")
+    if orientation in _TURNED:
+        width, height = height, width
+    original = (width, height)
+    size = target_size(width, height, settings)
+    digest = hashlib.sha256(content).hexdigest()
+    if size == original and orientation == 1:
+        kept = _keep_encoding(content, picture_format, settings.keep_metadata)
+        if kept is not None:
+            return StoredPicture(kept, _SUFFIXES[picture_format], *size, *original, digest)
+    return StoredPicture(_encode(content, size), "jpg", *size, *original, digest)
+
+
+def target_size(width: int, height: int, settings: PictureSettings) -> tuple[int, int]:
+    """Return the (width, height) of the stored picture, in pixels."""
+    if settings.resize == "none":
+        return width, height
+    edge = min(width, height) if settings.resize == "shorter" else max(width, height)
+    scale = min(1.0, settings.size / edge)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def is_picture(beginning: bytes) -> bool:
+    """Return True if a file may be a picture that can be stored, by its first bytes.
+
+    Fewer than 16 bytes decide nothing.
+    """
+    if len(beginning) < 16:
+        return True
+    return (
+        beginning.startswith(_SIGNATURES)
+        or (beginning[:4] == b"RIFF" and beginning[8:12] == b"WEBP")
+        or beginning[4:8] == b"ftyp"  # AVIF and HEIC
+        or beginning[4:8] == b"jP  "  # JPEG 2000
+    )
+
+
+_SIGNATURES = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF8",
+    b"BM",
+    b"II*\0",
+    b"MM\0*",
+    b"\xff\x4f\xff\x51",
+)
+
+
+def _keep_encoding(content: bytes, picture_format: str, keep_metadata: bool) -> bytes | None:
+    stripped = strip_metadata(content, picture_format)
+    return content if stripped is not None and keep_metadata else stripped
+
+
+def _orientation(header: Image.Image) -> int:
+    try:
+        return int(header.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow raises nearly anything on a damaged block; the pixels are intact
+        return 1
+
+
+def _encode(content: bytes, size: tuple[int, int]) -> bytes:
+    """Return a JPEG of the picture in a size, upright, on white, with its colour profile."""
+    image = open_picture(content, draft_size=min(size), max_pixels=MAX_PIXELS)
+    profile = image.info.get("icc_profile") if image.mode == "RGB" else None
+    image = on_white(image)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=JPEG_QUALITY, icc_profile=profile)
+    return file.getvalue()
