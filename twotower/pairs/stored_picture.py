@@ -136,6 +136,7 @@ def _encode(content: bytes, size: tuple[int, int]) -> bytes:
     image = open_picture(content, draft_size=min(size), max_pixels=MAX_PIXELS)
     profile = image.info.get("icc_profile") if image.mode == "RGB" else None
     image = on_white(image)
+    image.info = {}  # Pillow would write its comment
     if image.size != size:
         image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
     file = io.BytesIO()
