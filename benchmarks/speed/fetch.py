@@ -2,7 +2,7 @@
 
     python benchmarks/speed/fetch.py [PICTURES] [--img2dataset PYTHON]
 
-The server is a process of its own that answers each URL with the same JPEG, from 200 addresses
+The server is a process of its own that answers each URL with the same JPEG, from 50 addresses
 127.0.0.x; it has no robots.txt. Both programs resize to 256 pixels on the shorter edge (JPEG,
 quality 95) or keep originals, and write tars of 1,000 samples. Rates are of the time between the
 first and the last picture that the server sent. Processor seconds are of all processes and threads
@@ -37,7 +37,7 @@ from PIL import Image
 
 from benchmarks.table import ROOT, write_results
 
-ROUNDS, START_PICTURES, HOSTS, SIZE = 3, 10, 200, 256
+ROUNDS, START_PICTURES, HOSTS, SIZE = 3, 10, 50, 256
 TWOTOWER = "twotower"
 COLUMNS = (
     "program", "pictures_per_second", "pictures_per_processor_second", "peak_megabytes"

@@ -248,8 +248,8 @@ def test_the_longest_location_decides() -> None:
         ("<license><prohibits type='usage'>all</prohibits></license>", "denied"),
         ("<license><permits type='usage'>search</permits></license>", "denied"),
         ("<license><permits type='usage'>search ai-train</permits></license>", "permitted"),
-        ("<license><permits type='usage'>all</permits><payment type='free'/></license>", "permitted"),
-        ("<license><permits type='usage'>all</permits><payment type='crawl'/></license>", "denied"),
+        ("<license><permits>all</permits><payment type='free'/></license>", "permitted"),
+        ("<license><permits>all</permits><payment type='crawl'/></license>", "denied"),
         ("<license><prohibits type='geo'>US</prohibits></license>", "permitted"),
         ("<license><permits type='usage'>search</permits></license>"
          "<license><permits type='usage'>ai-train</permits></license>", "permitted"),

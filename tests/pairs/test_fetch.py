@@ -177,6 +177,33 @@ def test_the_deadline_ends_a_run_and_the_next_continues(box: WebInABox, tmp_path
     assert len(read_rows(tmp_path)) == 2
 
 
+def test_deadlines_lose_and_double_nothing_on_a_slow_disk(
+    box: WebInABox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deadline that meets batches which wait for the disk must not drop them."""
+    from twotower.pairs import fetch as fetching
+    from twotower.pairs import spool
+
+    write = spool.Batch.write
+
+    def write_slowly(batch: spool.Batch) -> None:
+        time.sleep(0.1)
+        write(batch)
+
+    monkeypatch.setattr(spool.Batch, "write", write_slowly)
+    monkeypatch.setattr(fetching, "_RECORD_SECONDS", 0.01)
+    urls = [box.url(f"{i % 3}.test", f"/picture/{i}.jpg") for i in range(60)]
+    runs, waiting = 0, len(urls)
+    while waiting:
+        summary = fetch_urls(box, tmp_path, urls, deadline=0.5, host_rate=20.0, per_shard=7)
+        runs, waiting = runs + 1, summary.waiting
+        assert runs < 60
+    assert runs > 1
+    assert set(read_rows(tmp_path)) == set(urls)
+    pictures = [sample["jpg"] for sample in read_samples(tmp_path).values()]
+    assert len(set(pictures)) == len(pictures) == len(urls)
+
+
 def test_more_candidates_can_follow(box: WebInABox, tmp_path: Path) -> None:
     fetch_urls(box, tmp_path, [box.url("a.test", "/picture/1.jpg")])
     write_candidates(tmp_path / "candidates", [box.url("a.test", "/picture/2.jpg")], part=1)

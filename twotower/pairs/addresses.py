@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
@@ -38,6 +39,7 @@ class WebUrl(NamedTuple):
         return f"{self.scheme}://{self.authority}"
 
 
+@functools.lru_cache(maxsize=4096)  # each URL is parsed at several steps
 def parse_url(text: str) -> WebUrl | None:
     """Return an http or https URL in its canonical form, or None if it must not be requested.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree
 
@@ -63,7 +63,7 @@ class Consent:
     def to_json(self) -> dict[str, Any]:
         """Return the statements that were made, without the empty fields."""
         return {
-            name: value for name, value in asdict(self).items() if value not in ("", [], {}, None)
+            name: value for name, value in vars(self).items() if value not in ("", [], {}, None)
         }
 
 

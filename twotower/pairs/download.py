@@ -21,6 +21,7 @@ from twotower.pairs.stored_picture import (
     PictureSettings,
     StoredPicture,
     is_picture,
+    keep_encoding,
     make_stored_picture,
 )
 from twotower.pairs.web_client import (
@@ -36,6 +37,8 @@ MAX_REDIRECTS = 5
 MAX_RETRY_AFTER = 600.0  # seconds; a host that asks for more is left alone for the run
 UNREACHABLE_AFTER = 5  # URLs in a row that failed by the network, retries included
 
+# Up to that size, headers are read without the way to a thread; more could hold up the event loop.
+_SMALL_BYTES = 2**18
 _ACCEPT = "image/avif,image/webp,image/png,image/jpeg,image/*;q=0.8"
 
 
@@ -210,6 +213,10 @@ class Downloader:
     async def _store(self, content: bytes) -> StoredPicture:
         loop = asyncio.get_running_loop()
         try:
+            if len(content) <= _SMALL_BYTES:
+                kept = keep_encoding(content, self._settings)
+                if kept is not None:
+                    return kept
             return await loop.run_in_executor(
                 self._threads, make_stored_picture, content, self._settings
             )

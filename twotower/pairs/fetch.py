@@ -27,6 +27,7 @@ from twotower.pairs.web_client import Resolve, WebClient
 from twotower.progress import Progress, ReportProgress, ignore_progress
 
 _RECORD_SECONDS = 0.5  # a crash loses the downloads of that time
+_HOSTS_PER_REQUEST = 2  # visited at a time; most wait for their turn, with open connections
 _MAX_OPEN_FILES = 65_536
 
 
@@ -37,8 +38,7 @@ class FetchSettings:
     Attributes:
         picture: of the stored pictures.
         contact: an address for complaints, in the `User-Agent` header.
-        requests: in progress at a time.
-        hosts: visited at a time.
+        requests: in progress at a time, of at most twice as many hosts.
         per_host: requests to a host at a time.
         host_rate: requests to a host in a second.
         retries: further attempts after a failure that can heal.
@@ -53,7 +53,6 @@ class FetchSettings:
     picture: PictureSettings = field(default_factory=PictureSettings)
     contact: str = ""
     requests: int = 256
-    hosts: int = 1024
     per_host: int = 2
     host_rate: float = 5.0
     retries: int = 2
@@ -134,6 +133,7 @@ class _Fetcher:
         self._settings, self._reader, self._spool, self._report = settings, reader, spool, report
         self._documents: list[tuple[str, str, str]] = []
         self._writing_thread = ThreadPoolExecutor(1, "ledger")
+        self._write_error: BaseException | None = None
         self._total, self._done, self._failed = reader.count(WAITING), 0, 0
 
     async def run(self, resolve: Resolve | None, is_allowed: Callable[[str], bool]) -> None:
@@ -174,7 +174,7 @@ class _Fetcher:
 
     async def _visit_hosts(self, download: Downloader) -> None:
         """Visit the hosts, a bounded number at a time, and record results meanwhile."""
-        places = asyncio.Semaphore(self._settings.hosts)
+        places = asyncio.Semaphore(_HOSTS_PER_REQUEST * self._settings.requests)
         try:
             async with asyncio.timeout(self._settings.deadline), asyncio.TaskGroup() as recording:
                 recorder = recording.create_task(self._record_regularly())
@@ -224,8 +224,25 @@ class _Fetcher:
     async def _record(self, batch: Batch) -> None:
         """Record a batch in the writing thread; batches keep the order of the calls."""
         documents, self._documents = self._documents, []
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._writing_thread, self._write, batch, documents)
+        await self._run_writing(lambda: self._write(batch, documents))
+
+    async def _run_writing(self, write: Callable[[], None]) -> None:
+        """Run a function in the writing thread, also if this task is cancelled meanwhile.
+
+        After an error nothing more is written: a later batch covers the bytes of those before it.
+        """
+
+        def write_unless_failed() -> None:
+            if self._write_error is not None:
+                raise self._write_error
+            try:
+                write()
+            except BaseException as error:
+                self._write_error = error
+                raise
+
+        future = self._writing_thread.submit(write_unless_failed)
+        await asyncio.shield(asyncio.wrap_future(future))
 
     def _write(self, batch: Batch, documents: list[tuple[str, str, str]]) -> None:
         if documents:
@@ -235,8 +252,7 @@ class _Fetcher:
     async def _finish(self) -> None:
         """Record all results, and complete the shard."""
         await self._record(self._spool.take_batch())
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._writing_thread, self._spool.finish)
+        await self._run_writing(self._spool.finish)
         self._writing_thread.shutdown()
 
 

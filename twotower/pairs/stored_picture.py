@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from PIL import ExifTags, Image
 
@@ -66,22 +66,34 @@ def make_stored_picture(content: bytes, settings: PictureSettings) -> StoredPict
     Raises:
         PictureError: no picture, damaged, cut short or too large.
     """
-    with open_header(io.BytesIO(content), "<download>") as header:
-        picture_format = str(header.format)
-        orientation = _orientation(header)
-        width, height = header.size
-    if width * height > MAX_PIXELS and settings.resize == "none":
-        raise PictureError("<download>", f"too large ({width} x {height})", "scale it down first")
-    if orientation in _TURNED:
-        width, height = height, width
-    original = (width, height)
-    size = target_size(width, height, settings)
-    digest = hashlib.sha256(content).hexdigest()
-    if size == original and orientation == 1:
-        kept = _keep_encoding(content, picture_format, settings.keep_metadata)
-        if kept is not None:
-            return StoredPicture(kept, _SUFFIXES[picture_format], *size, *original, digest)
-    return StoredPicture(_encode(content, size), "jpg", *size, *original, digest)
+    kept = keep_encoding(content, settings)
+    if kept is not None:
+        return kept
+    header = _read_header(content)
+    original = header.upright_size
+    size = target_size(*original, settings)
+    return StoredPicture(_encode(content, size), "jpg", *size, *original, _digest(content))
+
+
+def keep_encoding(content: bytes, settings: PictureSettings) -> StoredPicture | None:
+    """Return the picture without metadata in its own encoding, or None if it must be encoded anew.
+
+    The pixels are not decoded.
+
+    Raises:
+        PictureError: as `make_stored_picture`.
+    """
+    header = _read_header(content)
+    size = header.upright_size
+    if header.orientation != 1 or target_size(*size, settings) != size:
+        return None
+    if size[0] * size[1] > MAX_PIXELS:
+        raise PictureError("<download>", f"too large ({size[0]} x {size[1]})", "scale it down")
+    stripped = strip_metadata(content, header.format)
+    if stripped is None:
+        return None
+    kept = content if settings.keep_metadata else stripped
+    return StoredPicture(kept, _SUFFIXES[header.format], *size, *size, _digest(content))
 
 
 def target_size(width: int, height: int, settings: PictureSettings) -> tuple[int, int]:
@@ -119,9 +131,28 @@ _SIGNATURES = (
 )
 
 
-def _keep_encoding(content: bytes, picture_format: str, keep_metadata: bool) -> bytes | None:
-    stripped = strip_metadata(content, picture_format)
-    return content if stripped is not None and keep_metadata else stripped
+class _Header(NamedTuple):
+    """The facts in the header of a picture: Pillow's name of its format, the EXIF orientation."""
+
+    format: str
+    width: int
+    height: int
+    orientation: int
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        if self.orientation in _TURNED:
+            return self.height, self.width
+        return self.width, self.height
+
+
+def _read_header(content: bytes) -> _Header:
+    with open_header(io.BytesIO(content), "<download>") as header:
+        return _Header(str(header.format), *header.size, _orientation(header))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _orientation(header: Image.Image) -> int:

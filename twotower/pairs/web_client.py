@@ -31,7 +31,7 @@ NETWORK_REASONS = frozenset(("connection", "dns", "timeout"))
 
 _DNS_THREADS = 64  # each waits in getaddrinfo for the network
 _DNS_SECONDS = 300  # addresses are kept that long; getaddrinfo does not tell their time to live
-_KEEP_ALIVE = 2.0  # seconds; bounds the open sockets while hosts come and go
+_KEEP_ALIVE = 5.0  # seconds; bounds the open sockets while hosts come and go
 _MEMORY_BODY = 2**20  # bytes of a body before it needs one of the places for large bodies
 _LARGE_BODIES = 8
 _BEGINNING = 512  # bytes that show the format of a picture
