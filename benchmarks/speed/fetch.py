@@ -1,6 +1,6 @@
 """Fetch 20 KB pictures from loopback: `twotower pairs fetch` and img2dataset 1.47, in turn.
 
-    python benchmarks/speed/fetch.py [PICTURES] [--img2dataset PYTHON]
+    python benchmarks/speed/fetch.py [PICTURES] [--rounds N] [--img2dataset PYTHON]
 
 The server is a process of its own that answers each URL with the same JPEG, from 50 addresses
 127.0.0.x; it has no robots.txt. Both programs resize to 256 pixels on the shorter edge (JPEG,
@@ -37,7 +37,7 @@ from PIL import Image
 
 from benchmarks.table import ROOT, write_results
 
-ROUNDS, START_PICTURES, HOSTS, SIZE = 3, 10, 50, 256
+START_PICTURES, HOSTS, SIZE = 10, 50, 256
 TWOTOWER = "twotower"
 COLUMNS = (
     "program", "pictures_per_second", "pictures_per_processor_second", "peak_megabytes"
@@ -55,11 +55,12 @@ class Run(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("pictures", nargs="?", type=int, default=4000)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--img2dataset", metavar="PYTHON")
     arguments = parser.parse_args()
     with serve() as port:
         runs: dict[str, list[Run]] = {}
-        for _ in range(ROUNDS):
+        for _ in range(arguments.rounds):
             for resize in (True, False):
                 for name, command in programs(arguments.img2dataset, resize).items():
                     label = f"{name}, {'resized' if resize else 'originals'}"
@@ -67,6 +68,7 @@ def main() -> None:
                     whole = run_program(command, port, arguments.pictures)
                     processor = whole.processor_seconds - start.processor_seconds
                     run = Run(whole.seconds, processor, whole.megabytes)
+                    print(label, run, flush=True)
                     runs.setdefault(label, []).append(run)
     count = arguments.pictures
     write_results(

@@ -16,7 +16,9 @@ from twotower.pairs.stored_picture import PictureSettings
 QUICK: dict[str, Any] = {"host_rate": 10_000.0, "timeout": 2.0, "retries": 1}
 
 
-def write_candidates(folder: Path, urls: Iterable[str | Mapping[str, str]], part: int = 0) -> Path:
+def write_candidates(
+    folder: Path, urls: Iterable[str | Mapping[str, str]], number: int = 0
+) -> Path:
     """Write a part of candidates; a URL alone gets a caption."""
     rows = [url if isinstance(url, Mapping) else {"url": url} for url in urls]
     columns = {
@@ -27,7 +29,7 @@ def write_candidates(folder: Path, urls: Iterable[str | Mapping[str, str]], part
         "language": [row.get("language", "en") for row in rows],
     }
     folder.mkdir(exist_ok=True)
-    pyarrow.parquet.write_table(pa.table(columns), folder / f"part-{part:05d}.parquet")
+    pyarrow.parquet.write_table(pa.table(columns), folder / f"part-{number:05d}.parquet")
     return folder
 
 

@@ -13,6 +13,7 @@ pytest.importorskip("aiohttp")
 from tests.pairs.fetching import fetch_urls, read_rows, reason_of
 from tests.pairs.web_in_a_box import WebInABox
 from twotower.pairs.consent import (
+    CONVENTIONS,
     decide_rsl,
     denied_by_tags,
     denies_training,
@@ -348,3 +349,9 @@ def test_robots_of_any_text_can_be_parsed() -> None:
     robots = Robots(hostile)
     assert robots.allows("http://a.test/b")
     assert robots.crawl_delay == 0
+
+
+def test_the_command_offers_all_conventions() -> None:
+    from twotower.cli import pairs_fetch
+
+    assert pairs_fetch.CONVENTIONS == CONVENTIONS

@@ -136,9 +136,9 @@ def test_retry_after_pauses_the_host(box: WebInABox, tmp_path: Path) -> None:
 
 
 def test_a_host_that_asks_for_an_hour_is_left_alone(box: WebInABox, tmp_path: Path) -> None:
-    first = box.url("a.test", "/status/503", **{"Retry-After": "3600"})
-    second = box.url("a.test", "/picture/1.jpg")
-    summary = fetch_urls(box, tmp_path, [first, second], per_host=1)
+    busy = box.url("a.test", "/status/503", **{"Retry-After": "3600"})
+    good = box.url("a.test", "/picture/1.jpg")
+    summary = fetch_urls(box, tmp_path, [busy, good], per_host=1)
     assert summary.reasons == {"http_503": 1, "host_asks_to_wait": 1}
     assert len(box.paths("a.test")) == 1
 
@@ -192,10 +192,10 @@ def test_deadlines_lose_and_double_nothing_on_a_slow_disk(
 
     monkeypatch.setattr(spool.Batch, "write", write_slowly)
     monkeypatch.setattr(fetching, "_RECORD_SECONDS", 0.01)
-    urls = [box.url(f"{i % 3}.test", f"/picture/{i}.jpg") for i in range(60)]
+    urls = [box.url(f"{i % 3}.test", f"/picture/{i}.jpg") for i in range(24)]
     runs, waiting = 0, len(urls)
     while waiting:
-        summary = fetch_urls(box, tmp_path, urls, deadline=0.5, host_rate=20.0, per_shard=7)
+        summary = fetch_urls(box, tmp_path, urls, deadline=0.5, host_rate=10.0, per_shard=7)
         runs, waiting = runs + 1, summary.waiting
         assert runs < 60
     assert runs > 1
@@ -206,7 +206,7 @@ def test_deadlines_lose_and_double_nothing_on_a_slow_disk(
 
 def test_more_candidates_can_follow(box: WebInABox, tmp_path: Path) -> None:
     fetch_urls(box, tmp_path, [box.url("a.test", "/picture/1.jpg")])
-    write_candidates(tmp_path / "candidates", [box.url("a.test", "/picture/2.jpg")], part=1)
+    write_candidates(tmp_path / "candidates", [box.url("a.test", "/picture/2.jpg")], number=1)
     fetch(tmp_path / "candidates", tmp_path / "shards", FetchSettings(**QUICK), resolve=box.resolve,
           is_allowed=lambda _: True)  # fmt: skip
     assert box.paths("a.test") == ["/picture/1.jpg", "/picture/2.jpg"]
@@ -376,3 +376,20 @@ def test_memory_of_settings_is_kept_with_the_run(box: WebInABox, tmp_path: Path)
     tree: dict[str, Any] = json.loads(settings)
     assert "me@example.org" in tree["user_agent"]
     assert ended
+
+
+def test_the_command_prints_counts_by_reason(
+    box: WebInABox, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from twotower.cli.main import main
+
+    urls = [box.url("127.0.0.1", path) for path in ("/picture/1.jpg", "/status/404", "/svg")]
+    candidates = write_candidates(tmp_path / "candidates", urls)
+    command = ["pairs", "fetch", str(candidates), "--out", str(tmp_path / "shards")]
+    assert main([*command, "--allow-private", "--contact", "me@example.org"]) == 1
+    output = capsys.readouterr().out
+    assert "Fetched 1 picture into" in output
+    assert "2 failed, 0 waiting" in output
+    assert "http_404" in output
+    with pytest.raises(SystemExit):
+        main([*command, "--contact", "me\r\nX-Header: 1"])

@@ -111,8 +111,8 @@ def _play(
         elif action == "crash":
             spool.abandon()
             ledger.close()
-            for part in folder.glob("*.part"):
-                with part.open("ab") as file:
+            for growing in folder.glob("*.part"):
+                with growing.open("ab") as file:
                     file.write(b"x" * number)  # bytes that no ledger has
             ledger = Ledger(folder)
             spool, pending = Spool(folder, ledger, 1, per_shard), {}
@@ -171,7 +171,7 @@ def test_hosts_with_many_urls_come_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("authority", "host", "within"),
+    ("authority", "host", "is_part"),
     [
         ("a.test", "a.test", True),
         ("a.test:80", "A.test", True),
@@ -181,8 +181,8 @@ def test_hosts_with_many_urls_come_first(tmp_path: Path) -> None:
         ("[::1]:80", "[::1]", True),
     ],
 )
-def test_hosts_have_subdomains_and_ports(authority: str, host: str, within: bool) -> None:
-    assert is_within(authority, host) == within
+def test_hosts_have_subdomains_and_ports(authority: str, host: str, is_part: bool) -> None:
+    assert is_within(authority, host) == is_part
 
 
 def test_hosts_of_urls() -> None:

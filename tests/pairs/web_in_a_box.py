@@ -99,6 +99,11 @@ class WebInABox:
         self._loop.run_until_complete(self._start())
         self._ready.set()
         self._loop.run_forever()
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.close()
 
     async def _start(self) -> None:
         server = web.Server(self._answer, access_log=None)

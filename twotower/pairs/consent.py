@@ -76,10 +76,10 @@ def denied_by_tags(lines: Iterable[str]) -> bool:
     for line in lines:
         agent = ""
         for item in line.lower().split(","):
-            name, colon, rest = item.strip().partition(":")
+            name, colon, tag = item.strip().partition(":")
             name = name.strip()
             if colon and name not in _TAGS_WITH_VALUE:
-                agent, name = name, rest.strip()
+                agent, name = name, tag.strip()
             if name in _DENYING_TAGS and agent in ("", "*", PRODUCT):
                 return True
     return False

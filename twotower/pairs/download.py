@@ -173,7 +173,7 @@ class Downloader:
             self._require_consent(consent, before_request=False)
 
         gate = self._gates[url.authority]
-        with self._client.body_place() as place:
+        with self._client.body_slot() as slot:
             async with gate, self._requests:
                 response = await self._client.get(
                     url,
@@ -181,7 +181,7 @@ class Downloader:
                     accept=_ACCEPT,
                     inspect=inspect,
                     is_wanted=is_picture,
-                    place=place,
+                    slot=slot,
                 )
                 target = response.redirect()
                 if target is not None:

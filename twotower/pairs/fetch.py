@@ -14,7 +14,7 @@ from typing import Any
 
 from twotower.pairs.addresses import is_public_address
 from twotower.pairs.download import Downloader, HostHealth, Outcome
-from twotower.pairs.fetch_input import find_parts, read_into_ledger
+from twotower.pairs.fetch_input import find_candidates, read_into_ledger
 from twotower.pairs.ledger import WAITING, Ledger, Text, WaitingUrl
 from twotower.pairs.origins import Origins
 from twotower.pairs.politeness import HostGates
@@ -104,10 +104,10 @@ def fetch(
     Raises:
         PairsError: the candidates cannot be read, or the shards cannot be written.
     """
-    parts = find_parts(candidates)
+    files = find_candidates(candidates)
     with writing(destination), closing(Ledger(destination)) as ledger:
         rewrite_condemned(destination, ledger)
-        read_into_ledger(parts, ledger, report)
+        read_into_ledger(files, ledger, report)
         run = ledger.start_run(_now(), _settings_json(settings))
         _raise_file_limit()
         with closing(Ledger(destination)) as reader:
@@ -174,15 +174,15 @@ class _Fetcher:
 
     async def _visit_hosts(self, download: Downloader) -> None:
         """Visit the hosts, a bounded number at a time, and record results meanwhile."""
-        places = asyncio.Semaphore(_HOSTS_PER_REQUEST * self._settings.requests)
+        slots = asyncio.Semaphore(_HOSTS_PER_REQUEST * self._settings.requests)
         try:
             async with asyncio.timeout(self._settings.deadline), asyncio.TaskGroup() as recording:
                 recorder = recording.create_task(self._record_regularly())
                 async with asyncio.TaskGroup() as visits:
                     for host in self._reader.waiting_hosts():
-                        await places.acquire()
+                        await slots.acquire()
                         visit = visits.create_task(self._visit_host(host, download))
-                        visit.add_done_callback(lambda _: places.release())
+                        visit.add_done_callback(lambda _: slots.release())
                 recorder.cancel()
         except TimeoutError:
             return  # the deadline

@@ -22,14 +22,14 @@ class HostGate:
 
     def __init__(self, connections: int, interval: float) -> None:
         self.interval = interval
-        self._places = asyncio.Semaphore(connections)
+        self._slots = asyncio.Semaphore(connections)
         self._users = 0
         self._opens = 0.0  # of time.monotonic
 
     async def __aenter__(self) -> None:
         self._users += 1
         try:
-            await self._places.acquire()
+            await self._slots.acquire()
         except BaseException:
             self._users -= 1
             raise
@@ -63,7 +63,7 @@ class HostGate:
 
     def _release(self) -> None:
         self._users -= 1
-        self._places.release()
+        self._slots.release()
 
 
 class HostGates:

@@ -159,17 +159,17 @@ def finish_shard(folder: Path, ledger: Ledger, state: ShardState) -> None:
 
     A shard without rows leaves no files.
     """
-    part, tar = _part_path(folder, state.number), tar_path(folder, state.number)
+    growing, tar = _part_path(folder, state.number), tar_path(folder, state.number)
     if not state.rows:
-        part.unlink(missing_ok=True)
+        growing.unlink(missing_ok=True)
         return
     _open_part(folder, state).close()
-    with part.open("r+b") as file:
+    with growing.open("r+b") as file:
         file.seek(state.bytes)
         file.write(_end_of_tar(state.bytes))
         file.flush()
         os.fsync(file.fileno())
-    part.replace(tar)
+    growing.replace(tar)
     sync_folder(folder)
     write_tables(folder, state.number, ledger.shard_records(state.number))
     ledger.complete_shard(state.number)
@@ -202,13 +202,13 @@ def _part_path(folder: Path, shard: int) -> Path:
 
 def _open_part(folder: Path, state: ShardState) -> IO[bytes]:
     """Open the tar of an incomplete shard, cut to its recorded bytes, at its end."""
-    part, tar = _part_path(folder, state.number), tar_path(folder, state.number)
-    if tar.exists() and not part.exists():  # killed between its renaming and the ledger
-        tar.replace(part)
-    part.touch()
-    if part.stat().st_size < state.bytes:
-        raise PairsError(part, "shorter than the ledger says", "restore it from a copy")
-    file = part.open("r+b", buffering=_BUFFER)
+    growing, tar = _part_path(folder, state.number), tar_path(folder, state.number)
+    if tar.exists() and not growing.exists():  # killed between its renaming and the ledger
+        tar.replace(growing)
+    growing.touch()
+    if growing.stat().st_size < state.bytes:
+        raise PairsError(growing, "shorter than the ledger says", "restore it from a copy")
+    file = growing.open("r+b", buffering=_BUFFER)
     file.truncate(state.bytes)
     file.seek(state.bytes)
     return file

@@ -32,7 +32,7 @@ NETWORK_REASONS = frozenset(("connection", "dns", "timeout"))
 _DNS_THREADS = 64  # each waits in getaddrinfo for the network
 _DNS_SECONDS = 300  # addresses are kept that long; getaddrinfo does not tell their time to live
 _KEEP_ALIVE = 5.0  # seconds; bounds the open sockets while hosts come and go
-_MEMORY_BODY = 2**20  # bytes of a body before it needs one of the places for large bodies
+_MEMORY_BODY = 2**20  # bytes of a body before it needs one of the slots for large bodies
 _LARGE_BODIES = 8
 _BEGINNING = 512  # bytes that show the format of a picture
 
@@ -86,14 +86,14 @@ class Response:
             return location
 
 
-class BodyPlace:
-    """A place in memory for a large body, of which there are few.
+class BodySlot:
+    """A slot in memory for a large body, of which there are few.
 
-    A context manager that frees the place at its end.
+    A context manager that frees the slot at its end.
     """
 
-    def __init__(self, places: asyncio.Semaphore) -> None:
-        self._places = places
+    def __init__(self, slots: asyncio.Semaphore) -> None:
+        self._slots = slots
         self._is_taken = False
 
     def __enter__(self) -> Self:
@@ -106,12 +106,12 @@ class BodyPlace:
         trace: TracebackType | None,
     ) -> None:
         if self._is_taken:
-            self._places.release()
+            self._slots.release()
 
     async def take(self) -> None:
-        """Wait for the place, the first time."""
+        """Wait for the slot, the first time."""
         if not self._is_taken:
-            await self._places.acquire()
+            await self._slots.acquire()
             self._is_taken = True
 
 
@@ -161,9 +161,9 @@ class WebClient:
     ) -> None:
         await self._session.close()
 
-    def body_place(self) -> BodyPlace:
-        """Return a place for one large body, to be held while the body is in memory."""
-        return BodyPlace(self._large_bodies)
+    def body_slot(self) -> BodySlot:
+        """Return a slot for one large body, to be held while the body is in memory."""
+        return BodySlot(self._large_bodies)
 
     async def get(
         self,
@@ -173,7 +173,7 @@ class WebClient:
         accept: str = "*/*",
         inspect: Callable[[Headers], None] | None = None,
         is_wanted: Callable[[bytes], bool] | None = None,
-        place: BodyPlace | None = None,
+        slot: BodySlot | None = None,
         cut: bool = False,
     ) -> Response:
         """Request a URL once, without following redirects.
@@ -182,7 +182,7 @@ class WebClient:
             max_bytes: of the body, decompressed.
             inspect: called with the headers before the body is read; may raise `FetchError`.
             is_wanted: called with the first bytes of the body; if False, no more are read.
-            place: waits with a large body; needed if `max_bytes` is more than a mebibyte.
+            slot: waits with a large body; needed if `max_bytes` is more than a mebibyte.
             cut: cut a larger body instead of failing.
 
         Raises:
@@ -196,7 +196,7 @@ class WebClient:
                     inspect(response.headers)
                 body = b""
                 if response.status == 200:
-                    body = await _read(response, max_bytes, is_wanted, place, cut)
+                    body = await _read(response, max_bytes, is_wanted, slot, cut)
                 return Response(url, response.status, response.headers, body)
         except FetchError:
             raise
@@ -234,7 +234,7 @@ async def _read(
     response: aiohttp.ClientResponse,
     max_bytes: int,
     is_wanted: Callable[[bytes], bool] | None,
-    place: BodyPlace | None,
+    slot: BodySlot | None,
     cut: bool,
 ) -> bytes:
     if not cut and (response.content_length or 0) > max_bytes:
@@ -250,8 +250,8 @@ async def _read(
             if cut:
                 return bytes(body[:max_bytes])
             raise FetchError("too_large", f"more than {max_bytes} bytes")
-        if len(body) > _MEMORY_BODY and place is not None:
-            await place.take()
+        if len(body) > _MEMORY_BODY and slot is not None:
+            await slot.take()
     decode.finish()
     return bytes(body)
 
