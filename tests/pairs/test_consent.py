@@ -96,6 +96,13 @@ def test_crawl_delay_is_kept(box: WebInABox, tmp_path: Path) -> None:
     assert time.monotonic() - start >= 1.0
 
 
+@pytest.mark.parametrize("delay", ["1e9", "inf", "86400"])
+def test_a_crawl_delay_of_hours_ends_the_host(delay: str, box: WebInABox, tmp_path: Path) -> None:
+    box.add("a.test", "/robots.txt", f"User-agent: *\nCrawl-delay: {delay}")
+    assert reason(box, tmp_path) in ("host_asks_to_wait", "")  # "inf" may count as no number
+    assert len(box.paths("a.test")) <= (delay == "inf")
+
+
 def test_a_huge_robots_txt_is_cut(box: WebInABox, tmp_path: Path) -> None:
     text = "User-agent: *\nDisallow: /picture/\n" + "# filler\n" * 100_000
     box.add("a.test", "/robots.txt", text)

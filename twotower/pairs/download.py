@@ -16,7 +16,7 @@ from twotower.errors import PictureError
 from twotower.pairs.addresses import WebUrl, parse_url
 from twotower.pairs.consent import Consent, parse_reservation
 from twotower.pairs.origins import Origins
-from twotower.pairs.politeness import HostGates
+from twotower.pairs.politeness import MAX_WAIT, HostGates
 from twotower.pairs.stored_picture import (
     PictureSettings,
     StoredPicture,
@@ -34,7 +34,6 @@ from twotower.pairs.web_client import (
 )
 
 MAX_REDIRECTS = 5
-MAX_RETRY_AFTER = 600.0  # seconds; a host that asks for more is left alone for the run
 UNREACHABLE_AFTER = 5  # URLs in a row that failed by the network, retries included
 
 # Up to that size, headers are read without the way to a thread; more could hold up the event loop.
@@ -60,6 +59,11 @@ class Outcome:
     content_type: str = ""
     consent: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def is_redirected(self) -> bool:
+        """True if more than one URL was visited."""
+        return len(self.consent) > 1
+
 
 @dataclass
 class HostHealth:
@@ -81,7 +85,7 @@ class HostHealth:
             self.network_failures += 1
             if self.network_failures >= UNREACHABLE_AFTER:
                 self.closed = "host_unreachable"
-        if failure is not None and failure.retry_after > MAX_RETRY_AFTER:
+        if failure is not None and failure.retry_after > MAX_WAIT:
             self.closed = "host_asks_to_wait"
 
 
@@ -130,7 +134,7 @@ class Downloader:
                 outcome.failure = failure
             failed = outcome.failure
             can_retry = failed is not None and failed.healable and attempt < self._retries
-            if failed is None or not can_retry or failed.retry_after > MAX_RETRY_AFTER:
+            if failed is None or not can_retry or failed.retry_after > MAX_WAIT:
                 health.update(failed)
                 return outcome
             attempt += 1
@@ -165,6 +169,8 @@ class Downloader:
         if policy.failure is not None and "robots" not in self._ignored:
             raise FetchError(policy.failure.reason, f"robots.txt: {policy.failure.detail}")
         self._require_consent(consent, before_request=True)
+        if policy.robots is not None and policy.robots.crawl_delay > MAX_WAIT:
+            raise FetchError("host_asks_to_wait", f"Crawl-delay: {policy.robots.crawl_delay}")
 
         def inspect(headers: Headers) -> None:
             read_headers(headers, consent)
@@ -192,7 +198,7 @@ class Downloader:
         """Return the body of a success. Raises `FetchError` for another status."""
         if response.status != 200:
             failure = status_failure(response)
-            if 0 < failure.retry_after <= MAX_RETRY_AFTER:
+            if 0 < failure.retry_after <= MAX_WAIT:
                 self._gates[response.url.authority].pause(failure.retry_after)
             raise failure
         if not response.body:

@@ -210,7 +210,7 @@ class _Fetcher:
             make_record(url.url, self._reader.texts(url.hash), outcome),
             picture.content if picture else b"",
             picture.suffix if picture else "",
-            outcome.final_url,
+            outcome.final_url if outcome.is_redirected else "",
         )
         self._done += 1
         self._failed += picture is None

@@ -19,7 +19,7 @@ from twotower.pairs.consent import (
     parse_rsl,
     parse_tdmrep,
 )
-from twotower.pairs.politeness import HostGates
+from twotower.pairs.politeness import MAX_WAIT, HostGates
 from twotower.pairs.robots import MAX_ROBOTS_BYTES, Robots
 from twotower.pairs.web_client import FetchError, Response, WebClient, status_failure
 
@@ -104,7 +104,8 @@ class Origins:
     async def _read_policy(self, url: WebUrl) -> OriginPolicy:
         policy = OriginPolicy()
         await self._read_robots(url, policy)
-        if policy.robots_state != "unreachable":
+        delay = policy.robots.crawl_delay if policy.robots else 0.0
+        if policy.robots_state != "unreachable" and delay <= MAX_WAIT:
             await self._read_tdmrep(url, policy)
             await self._read_licenses(url, policy)
         self._bound_cache(policy.cost)
@@ -127,7 +128,7 @@ class Origins:
             policy.robots_state = "present"
             policy.robots = Robots(self._text(address, response, policy))
             gate = self._gates[url.authority]
-            gate.interval = max(gate.interval, policy.robots.crawl_delay)
+            gate.interval = max(gate.interval, min(policy.robots.crawl_delay, MAX_WAIT))
         elif response.status == 429 or response.status >= 500:
             policy.robots_state = "unreachable"
 

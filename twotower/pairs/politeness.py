@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from types import TracebackType
 
+MAX_WAIT = 600.0  # seconds; a host that asks for longer pauses is left alone for the run
 _MAX_GATES = 20_000  # hosts whose pace is remembered
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -42,7 +43,8 @@ class Robots:
 
         self.text = text
         self._rules: Protego = Protego.parse(text)
-        self.crawl_delay = float(self._rules.crawl_delay(PRODUCT) or 0)
+        delay = float(self._rules.crawl_delay(PRODUCT) or 0)
+        self.crawl_delay = 0.0 if math.isnan(delay) else max(0.0, delay)
         lines = list(_lines(text))
         self.licenses = [value for field, value in lines if field == "license" and value]
         self._usage = _usage_rules(lines)

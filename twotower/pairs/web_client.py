@@ -335,8 +335,9 @@ def parse_retry_after(headers: Mapping[str, str]) -> float:
         date = parsedate_to_datetime(value)
     except ValueError:
         return 0.0
-    now = datetime.now(UTC if date.tzinfo else None)
-    return max(0.0, (date - now).total_seconds())
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=UTC)
+    return max(0.0, (date - datetime.now(UTC)).total_seconds())
 
 
 def _failure(error: Exception) -> FetchError:
