@@ -56,13 +56,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("pictures", nargs="?", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--processes", type=int, nargs="*", default=[1, 2], help="of img2dataset")
     parser.add_argument("--img2dataset", metavar="PYTHON")
     arguments = parser.parse_args()
     with serve() as port:
         runs: dict[str, list[Run]] = {}
         for _ in range(arguments.rounds):
             for resize in (True, False):
-                for name, command in programs(arguments.img2dataset, resize).items():
+                for name, command in programs(arguments, resize).items():
                     label = f"{name}, {'resized' if resize else 'originals'}"
                     start = run_program(command, port, START_PICTURES)
                     whole = run_program(command, port, arguments.pictures)
@@ -86,14 +87,14 @@ def main() -> None:
     )
 
 
-def programs(python: str | None, resize: bool) -> dict[str, list[str]]:
+def programs(arguments: argparse.Namespace, resize: bool) -> dict[str, list[str]]:
     """Return the commands; `{input}` and `{output}` are replaced."""
     ours = [sys.executable, "-m", "twotower", "pairs", "fetch", "{input}", "--out", "{output}"]
     ours += "--allow-private --host-rate 100000 --per-host 2 --requests 64 --per-shard 1000".split()
     ours += ["--resize", "shorter", "--size", str(SIZE)] if resize else ["--resize", "none"]
     commands = {TWOTOWER: ours}
-    for processes in (1, 2) if python else ():
-        peer = [str(python), "-c", "from img2dataset import main; main()"]
+    for processes in arguments.processes if arguments.img2dataset else ():
+        peer = [arguments.img2dataset, "-c", "from img2dataset import main; main()"]
         peer += "--url_list {input} --input_format parquet --url_col url".split()
         peer += "--caption_col caption --output_format webdataset --output_folder {output}".split()
         peer += f"--processes_count {processes} --thread_count 32".split()

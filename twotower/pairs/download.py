@@ -219,7 +219,7 @@ class Downloader:
     async def _store(self, content: bytes) -> StoredPicture:
         loop = asyncio.get_running_loop()
         try:
-            if len(content) <= _SMALL_BYTES:
+            if self._settings.resize == "none" and len(content) <= _SMALL_BYTES:
                 kept = keep_encoding(content, self._settings)
                 if kept is not None:
                     return kept

@@ -66,10 +66,10 @@ def make_stored_picture(content: bytes, settings: PictureSettings) -> StoredPict
     Raises:
         PictureError: no picture, damaged, cut short or too large.
     """
-    kept = keep_encoding(content, settings)
+    header = _read_header(content)
+    kept = _keep_encoding(content, header, settings)
     if kept is not None:
         return kept
-    header = _read_header(content)
     original = header.upright_size
     size = target_size(*original, settings)
     return StoredPicture(_encode(content, size), "jpg", *size, *original, _digest(content))
@@ -83,7 +83,12 @@ def keep_encoding(content: bytes, settings: PictureSettings) -> StoredPicture | 
     Raises:
         PictureError: as `make_stored_picture`.
     """
-    header = _read_header(content)
+    return _keep_encoding(content, _read_header(content), settings)
+
+
+def _keep_encoding(
+    content: bytes, header: _Header, settings: PictureSettings
+) -> StoredPicture | None:
     size = header.upright_size
     if header.orientation != 1 or target_size(*size, settings) != size:
         return None
@@ -169,7 +174,7 @@ def _encode(content: bytes, size: tuple[int, int]) -> bytes:
     image = on_white(image)
     image.info = {}  # Pillow would write its comment
     if image.size != size:
-        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        image = image.resize(size, Image.Resampling.BOX)  # the area, as img2dataset
     file = io.BytesIO()
     image.save(file, "JPEG", quality=JPEG_QUALITY, icc_profile=profile)
     return file.getvalue()
