@@ -86,7 +86,7 @@ def test_truncation(models_url: str) -> None:
         ({"texts": ["a"], "images": ["b"]}, 400, "one of texts, images and inputs"),
         ({"texts": ["a", ""]}, 422, "texts.1"),
         ({"texts": "a"}, 422, "texts"),
-        ({"texts": ["\ud800"]}, 422, "texts.0"),
+        ({"texts": ["\ud800"]}, 400, "no JSON"),
         ({"texts": ["a"], "truncate": "MIDDLE"}, 422, "truncate"),
         ({"texts": ["a"], "embedding_types": ["float16"]}, 422, "embedding_types.0"),
         ({"texts": ["a"], "output_dimension": 256}, 400, "output_dimension"),

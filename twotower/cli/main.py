@@ -46,6 +46,8 @@ EXTRAS = {
     "mcp": "serve",
     "selectolax": "web",
     "fastwarc": "web",
+    "aiohttp": "web",
+    "protego": "web",
     "pyarrow": "web",
 }
 _ESCAPE = "twotower-escape"  # an error handler for streams

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twotower.cli import pairs_collect
+from twotower.cli import pairs_fetch
 from twotower.cli.output import FAILED, OK, count_of, positive, print_failures, show_progress
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def add_commands(commands: Commands) -> None:
     command.set_defaults(run=run_pairs_stats)
     command.add_argument("source", help=SOURCE)
     pairs_collect.add_command(tools)
+    pairs_fetch.add_command(tools)
 
 
 def run_pairs_pack(arguments: argparse.Namespace) -> int:
