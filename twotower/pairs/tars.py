@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +81,16 @@ class TarPairs:
         if picture is None:
             raise BrokenPairError(subject, *missing_picture(key, self._dotted.get(key, ())))
         return Pair(key, picture, parse_captions(subject, text, tree))
+
+    def fields(self, number: int) -> dict[str, Any]:
+        """Return the JSON object of a sample; empty if it has none, or another kind of value."""
+        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+        content = self._read(shard, *self._members[number, 2].tolist())
+        try:
+            tree = json.loads(content or b"{}")
+        except (ValueError, RecursionError):
+            return {}
+        return tree if isinstance(tree, dict) else {}
 
     def _read(self, shard: int, offset: int, size: int) -> bytes | None:
         if (offset, size) == ABSENT:
