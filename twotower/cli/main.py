@@ -38,6 +38,8 @@ EXTRAS = {
     "matplotlib": "train",
     "scipy": "evaluate",
     "threadpoolctl": "evaluate",
+    "pyarrow": "web",
+    "py3langid": "web",
 }
 _ESCAPE = "twotower-escape"  # an error handler for streams
 
