@@ -88,8 +88,8 @@ def _composition(manifest: Mapping[str, Any]) -> str:
 def _collection(manifest: Mapping[str, Any]) -> str:
     sources = manifest["sources"]
     lines = [
-        f"Selected from {len(sources['files']):,} shards of the folder `{sources['folder']}`, with "
-        f"pictures of {manifest['counts']['hosts']:,} hosts. What each address and its host said "
+        f"Selected from {_count_of(len(sources['files']), 'shard')} of the folder `{sources['folder']}`, with "
+        f"pictures of {_count_of(manifest['counts']['hosts'], 'host')}. What each address and its host said "
         "about use for training is in `KEY.json`, where the fetching recorded it."
     ]
     if sources["largest_hosts"]:
@@ -107,7 +107,7 @@ def _preprocessing(manifest: Mapping[str, Any]) -> str:
     lines = [
         f"Of {funnel['pairs']:,} pairs, {funnel['kept']:,} were kept. The filters, in order:",
         _table(("filter", "reason", "pairs removed"), rows),
-        "The pictures are the bytes that were fetched. A text was kept or removed, never changed.",
+        "The pictures are those of the source shards, byte for byte. No text was changed.",
     ]
     if filters["scorer"]:
         share = filters["settings"]["score_share"]
@@ -115,7 +115,7 @@ def _preprocessing(manifest: Mapping[str, Any]) -> str:
             f"CLIP scores are those of {filters['scorer']}; the best {share:.0%} were kept, so "
             "the set has the biases of that model."
         )
-    if filters["evaluation_pictures"]:
+    if filters["evaluation_pictures"] and not _skipped(manifest, "evaluation"):
         count = filters["evaluation_pictures"]
         lines.append(f"Copies of {count:,} pictures of evaluation sets were removed.")
     settings = ((name, str(value)) for name, value in filters["settings"].items())
@@ -128,6 +128,11 @@ def _distribution(manifest: Mapping[str, Any]) -> str:
         f"License of the collection: {manifest['release']['license'] or UNSTATED}. The license "
         "covers neither the pictures nor the texts, which belong to their owners."
     )
+
+
+def _count_of(number: int, noun: str) -> str:
+    """Return a count with its noun, such as "1 shard" or "2,000 shards"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _skipped(manifest: Mapping[str, Any], name: str) -> bool:

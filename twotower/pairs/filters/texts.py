@@ -36,7 +36,7 @@ _FILE_NAME = regex.compile(
     rf"""\S*{_SUFFIX}(?:\?\S*)?          # photo-1.jpg
     | .{{0,80}}{_SUFFIX}                 # holiday in rome.jpg
     | [a-z]{{3,4}}[_-]?\d{{4,}}.{{0,12}}     # IMG_1234, DSC01234: the design rule for camera files
-    | (?:image|photo|picture|screenshot|screen\ shot|scan|untitled|unnamed|download|file)
+    | (?=.*\d)(?:image|photo|picture|screenshot|screen\ shot|scan|untitled|unnamed|download|file)
       [\s_-]*[\d\s_.:x×()#-]*(?:at[\s\d.:]+(?:am|pm)?)?
     | [0-9a-f]{{8}}(?:-?[0-9a-f]{{4}}){{3}}-?[0-9a-f]{{12}}  # a UUID
     | [0-9a-f]{{16,}}
@@ -64,7 +64,8 @@ _BOILERPLATE = regex.compile(
     | (?:no|missing|default|sample|dummy|stock|broken|featured?|main|cover|header|background|hero
       |profile|user|product|author|site|company|post|gallery|article|related|loading|error)
       \s(?:{_THING}|avatar)(?:\s(?:is\s)?(?:available|here|yet|placeholder|\d+|for\s.{{0,30}}))?
-    | (?:{_THING})\s(?:may\scontain|coming\ssoon|unavailable|placeholder|gallery|credit|source|by)
+    | (?:{_THING})\smay\scontain\b.*
+    | (?:{_THING})\s(?:coming\ssoon|unavailable|placeholder|gallery|credit|source|by)
       (?::.{{0,40}}|\s(?:soon|here|getty\simages))?
     | (?:home|back|next|previous|read|learn|load|show|view|see)\s?(?:page|more|all|less|details)?
       (?:\s(?:here|now|about.{{0,30}}))?
