@@ -87,10 +87,12 @@ def _composition(manifest: Mapping[str, Any]) -> str:
 
 def _collection(manifest: Mapping[str, Any]) -> str:
     sources = manifest["sources"]
+    shards = _count_of(len(sources["files"]), "shard")
+    hosts = _count_of(manifest["counts"]["hosts"], "host")
     lines = [
-        f"Selected from {_count_of(len(sources['files']), 'shard')} of the folder `{sources['folder']}`, with "
-        f"pictures of {_count_of(manifest['counts']['hosts'], 'host')}. What each address and its host said "
-        "about use for training is in `KEY.json`, where the fetching recorded it."
+        f"Selected from {shards} of the folder `{sources['folder']}`, with pictures of {hosts}. "
+        "What each address and its host said about use for training is in `KEY.json`, where the "
+        "fetching recorded it."
     ]
     if sources["largest_hosts"]:
         lines.append(_table(("host", "pictures"), sources["largest_hosts"].items()))

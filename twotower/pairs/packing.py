@@ -14,7 +14,6 @@ import math
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from twotower.files import atomic_write
 from twotower.inputs.pictures import open_header
 from twotower.pairs.filters.columns import read_parquet, write_parquet
 from twotower.pairs.filters.funnel import FUNNEL_FILE
+from twotower.pairs.pair import Pair
 from twotower.pairs.shards import SHARD_PAIRS
 from twotower.pairs.tars import PICTURE_EXTENSIONS, TarPairs
 from twotower.progress import Progress, ReportProgress, ignore_progress
@@ -86,6 +86,7 @@ def pack_selection(
     begin_packing(filtering, destination, samples_per_shard)
     total = count_kept(filtering)
     samples = selected_samples(filtering)
+    tar = SourceTar(source)
     counts = []
     for shard in itertools.count():
         batch = list(itertools.islice(samples, samples_per_shard))
@@ -93,7 +94,7 @@ def pack_selection(
             break
         stats = destination / f"{shard:05d}_stats.json"
         if not stats.exists():
-            _write_shard(source, destination, shard, batch, samples_per_shard)
+            _write_shard(tar, destination, shard, batch, samples_per_shard)
         counts.append(_read_counts(stats))
         report(Progress(shard * samples_per_shard + len(batch), total, stage="Packing"))
     return counts
@@ -147,15 +148,39 @@ def selected_samples(filtering: Path) -> Iterator[SelectedSample]:
             yield SelectedSample(shard, key, tuple(row["caption"] for row in group))
 
 
-@lru_cache(maxsize=2)
-def _open_tar(path: Path) -> tuple[TarPairs, dict[str, int]]:
-    """Return the pairs of a tar, and the number of each by its key; the last two stay open."""
-    tar = TarPairs([str(path)])
-    return tar, {tar.key(number): number for number in range(len(tar))}
+class SourceTar:
+    """The tars of a folder, of which the one that was read most recently is open."""
+
+    def __init__(self, source: Path) -> None:
+        self._folder = source if source.is_dir() else source.parent
+        self._shard = ""
+        self._tar: TarPairs | None = None
+        self._numbers: dict[str, int] = {}
+
+    def read(self, sample: SelectedSample) -> tuple[Pair, dict[str, Any]]:
+        """Return a sample with all its texts, and the fields of its JSON.
+
+        Raises:
+            PairsError: the tar or the sample is no longer there.
+        """
+        tar = self._open(sample.shard)
+        if sample.key not in self._numbers:
+            path = self._folder / sample.shard
+            raise PairsError(path, f"no longer has {sample.key}", "filter the shards again")
+        number = self._numbers[sample.key]
+        return tar[number], tar.fields(number)
+
+    def _open(self, shard: str) -> TarPairs:
+        if self._tar is None or shard != self._shard:
+            if self._tar is not None:
+                self._tar.close()
+            self._tar, self._shard = TarPairs([str(self._folder / shard)]), shard
+            self._numbers = {self._tar.key(n): n for n in range(len(self._tar))}
+        return self._tar
 
 
 def _write_shard(
-    source: Path, destination: Path, shard: int, samples: list[SelectedSample], per_shard: int
+    source: SourceTar, destination: Path, shard: int, samples: list[SelectedSample], per_shard: int
 ) -> None:
     digits = max(1, math.ceil(math.log10(per_shard)))  # of the number in a key, as img2dataset
     counts, rows = PackedCounts(), []
@@ -173,14 +198,11 @@ def _write_shard(
     _write_stats(destination / f"{shard:05d}_stats.json", counts)
 
 
-def _read_sample(source: Path, sample: SelectedSample, key: str) -> tuple[bytes, dict[str, Any]]:
+def _read_sample(
+    source: SourceTar, sample: SelectedSample, key: str
+) -> tuple[bytes, dict[str, Any]]:
     """Return a sample's picture, and its JSON fields with the kept texts."""
-    path = source / sample.shard if source.is_dir() else source.parent / sample.shard
-    tar, numbers = _open_tar(path)
-    if sample.key not in numbers:
-        raise PairsError(path, f"no longer has {sample.key}", "filter the shards again")
-    number = numbers[sample.key]
-    pair, fields = tar[number], tar.fields(number)
+    pair, fields = source.read(sample)
     captions = [pair.captions[index] for index in sample.captions]
     sources = fields.get("caption_sources")
     if isinstance(sources, list) and len(sources) == len(pair.captions):

@@ -97,8 +97,16 @@ class TarPairs:
             return None
         process_shard = os.getpid(), shard  # a forked worker must not share a file position
         if process_shard not in self._descriptors:
-            self._descriptors[process_shard] = os.open(self.paths[shard], os.O_RDONLY)
+            opened = os.open(self.paths[shard], os.O_RDONLY)
+            if self._descriptors.setdefault(process_shard, opened) != opened:
+                os.close(opened)  # another thread was faster
         return os.pread(self._descriptors[process_shard], size, offset)
+
+    def close(self) -> None:
+        """Close the files that this process has opened; reading opens them again."""
+        for process, shard in list(self._descriptors):
+            if process == os.getpid():
+                os.close(self._descriptors.pop((process, shard)))
 
     def _index(self, path: Path) -> tuple[NDArray[np.bytes_], Int64Array]:
         """Return keys [n] and (offset, size) of picture, text and JSON of each sample [n, 3, 2]."""

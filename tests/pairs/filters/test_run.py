@@ -117,7 +117,7 @@ def test_each_removed_pair_has_its_reason(tmp_path: Path) -> None:
     assert funnel.faults == []
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     st.lists(
         st.tuples(

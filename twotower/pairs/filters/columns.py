@@ -174,7 +174,8 @@ def _read_tar(source: Path, settings: FilterSettings) -> tuple[list[_Sample], li
         tar = TarPairs([str(source)])
     except PairsError as error:
         return [], [str(error)]
-    return list(_read_samples(tar, settings)), tar.faults
+    with contextlib.closing(tar):
+        return list(_read_samples(tar, settings)), tar.faults
 
 
 def is_empty_tar(path: Path) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from twotower.errors import BrokenPairError, PairsError
+from twotower.errors import BrokenPairError
 from twotower.pairs.filters.columns import read_parquet
 from twotower.pairs.filters.run import Filtering
 from twotower.pairs.filters.settings import REASONS, Reason
@@ -48,10 +49,10 @@ def sample_pairs(filtering: Filtering, count: int = SAMPLES) -> dict[Reason, lis
                 heapq.heappush(heap, entry)
             elif entry > heap[0]:
                 heapq.heapreplace(heap, entry)
-    pictures = _PictureReader(filtering.pictures)
+    pictures = _read_pictures(filtering, chosen)
     return {
         reason: [
-            SampledPair(caption, url, pictures.read(file, key))
+            SampledPair(caption, url, pictures.get((file, key)))
             for _, _, file, key, caption, url in sorted(chosen[reason], reverse=True)
         ]
         for reason in (*REASONS, KEPT_REASON)
@@ -68,30 +69,21 @@ def _rows(filtering: Filtering, file: Path) -> Iterator[tuple[Reason, int, str, 
         yield Reason(name or KEPT_REASON.filter, fault), rank, key, caption, url
 
 
-class _PictureReader:
-    """Reads pictures of tars by their keys; each tar is indexed once."""
-
-    def __init__(self, pictures: bool) -> None:
-        self._pictures = pictures
-        self._tars: dict[Path, tuple[TarPairs, dict[str, int]] | None] = {}
-
-    def read(self, file: Path, key: str) -> bytes | None:
-        """Return the encoded picture of a sample, or None."""
-        if not self._pictures:
-            return None
-        if file not in self._tars:
-            self._tars[file] = self._open(file)
-        opened = self._tars[file]
-        if opened is None or key not in opened[1]:
-            return None
-        try:
-            return opened[0][opened[1][key]].picture
-        except BrokenPairError:
-            return None
-
-    def _open(self, file: Path) -> tuple[TarPairs, dict[str, int]] | None:
-        try:
-            tar = TarPairs([str(file)])
-        except PairsError:
-            return None
-        return tar, {tar.key(number): number for number in range(len(tar))}
+def _read_pictures(
+    filtering: Filtering, chosen: dict[Reason, list[_Entry]]
+) -> dict[tuple[Path, str], bytes]:
+    """Return the encoded pictures of chosen pairs by tar and key; broken ones are left out."""
+    pictures: dict[tuple[Path, str], bytes] = {}
+    if not filtering.pictures:
+        return pictures
+    keys: dict[Path, set[str]] = {}
+    for entries in chosen.values():
+        for _, _, file, key, _, _ in entries:
+            keys.setdefault(file, set()).add(key)
+    for file, wanted in keys.items():
+        with contextlib.closing(TarPairs([str(file)])) as tar:
+            for number in range(len(tar)):
+                if (key := tar.key(number)) in wanted:
+                    with contextlib.suppress(BrokenPairError):
+                        pictures[file, key] = tar[number].picture
+    return pictures

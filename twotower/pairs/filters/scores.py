@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +44,10 @@ def write_scores(
     table = read_parquet(features, ["key", "caption"])
     keys = table["key"].take(pa.array(pairs)).to_pylist()
     captions = table["caption"].take(pa.array(pairs)).to_pylist()
-    scores = score_pairs(TarPairs([str(source)]), keys, captions, encoder)
+    scores = np.zeros(0, np.float32)
+    if keys:  # a tar without kept pairs may be empty or damaged
+        with contextlib.closing(TarPairs([str(source)])) as tar:
+            scores = score_pairs(tar, keys, captions, encoder)
     write_parquet(destination, pa.table({"row": pairs, "score": scores}))
 
 
