@@ -3,7 +3,8 @@
     python benchmarks/quality/pair_filters.py ../shared/data
 
 The constants were chosen on Flickr8k's training pairs (a picture with its first caption). The
-second source was held out: ImageNet photographs, with "a photograph of a NAME" as texts. Each kind of junk is planted beside the good pairs, and all filters run at once; a pair counts as removed
+second source was held out: ImageNet photographs, with "a photograph of a NAME" as texts. Each kind
+of junk is planted beside the good pairs, and all filters run at once; a pair counts as removed
 whichever filter removes it, and the column `filters` names them. The CLIP score (model "small")
 runs by itself on as many wrong captions as good pairs, and keeps half. Writes
 results/pair_filters.csv.

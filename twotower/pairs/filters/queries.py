@@ -1,9 +1,9 @@
 """Balance by queries, as MetaCLIP does: pairs of frequent queries are kept with a probability.
 
 A query with more than t matching texts is in the head; each of its texts has the chance t / matches
-(Xu et al. 2023, "Demystifying CLIP Data", section 3.3 and algorithm 1). Of other languages than
+(Xu et al. 2023, "Demystifying CLIP Data", section 3.4 and algorithm 1). Of other languages than
 English, t is chosen so that their tail has the same share of all matches ("Meta CLIP 2", Chuang et
-al. 2025, section 3.2).
+al. 2025, section 3).
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class FilterSettings:
         skipped: names of filters that are not applied.
         languages: ISO 639-1 codes of the languages to keep; all if empty.
         min_words, max_words: words of a text (DataComp, baselines: more than 2; CC12M, section
-            2.1: at most 256). A character of a script without spaces counts as a word.
+            2.2: at most 256). A character of a script without spaces counts as a word.
         min_characters: of a text (DataComp, baselines: more than 5).
         min_letters: share of letters among the characters that are no spaces.
         min_distinct: share of distinct words in a text of at least 4 words.
@@ -74,8 +74,8 @@ class FilterSettings:
             2022, section 4.2).
         text_copies: pairs with equal texts to keep (ALIGN, section 3: texts of more than 10
             pictures are removed).
-        score_share: share of the pairs to keep, by CLIP score (DataComp, section 5: 30 %).
-        query_limit: pairs of a query to keep (MetaCLIP, section 3.3: 20 000).
+        score_share: share of the pairs to keep, by CLIP score (DataComp, baselines: 30 %).
+        query_limit: pairs of a query to keep (MetaCLIP, section 3.4: 20 000).
         seed: of the random choice by queries.
     """
 
