@@ -31,12 +31,12 @@ from benchmarks.table import write_results
 from twotower.inputs.pictures import on_white, open_picture
 from twotower.pairs.filters.pictures import hash_pictures
 from twotower.pairs.filters.run import FilterInputs, filter_pairs
-from twotower.pairs.filters.settings import FilterSettings
+from twotower.pairs.filters.settings import FILTERS, FilterSettings
 from twotower.pairs.pair import Source
 from twotower.pairs.sources import open_source
 
 COLUMNS = ("source", "kind", "pairs", "removed", "filters")
-GOOD, COPIES, SCORED = 400, 100, 100
+GOOD, COPIES, SCORED = 500, 60, 100
 Sample = tuple[str, bytes, str]  # the kind, the encoded picture, the text
 
 BOILERPLATE = {
@@ -95,22 +95,21 @@ def measure(name: str, source: Source, template: str) -> list[tuple[object, ...]
         encode(on_white(open_picture(picture)), 60) for _, picture, _ in good[:COPIES]
     )
     held_out = [("picture of an evaluation set", *sample[1:]) for sample in good[:COPIES]]
-    samples = [*good[COPIES:], *junk, *held_out]
-    settings = FilterSettings(languages=("en",))
-    rows = run(name, samples, settings, FilterInputs(evaluation=evaluation))
-    return rows + score(name, good)
+    samples = [*good[COPIES * (1 + len(EDITS)) :], *junk, *held_out]
+    rows = run(name, samples, FilterSettings(), FilterInputs(evaluation=evaluation))
+    return rows + identify(name, good) + score(name, good)
 
 
 def make_junk(name: str, good: list[Sample]) -> list[Sample]:
     """Return junk of all kinds; pictures are those of good pairs, but for copies recoded."""
     generator = np.random.default_rng(1)
     texts = [text for _, _, text in good]
-    junk = [
-        (kind, encode(edit(on_white(open_picture(picture))), 85), text)
-        for number, (kind, edit) in enumerate(EDITS.items())
-        for _, picture, text in good[COPIES + 50 * number :][:100]
-    ]
-    lists = {"boilerplate": BOILERPLATE, "contact": CONTACTS, "other language": FOREIGN}
+    junk = []
+    for number, (kind, edit) in enumerate(EDITS.items(), 1):
+        for _, picture, text in good[COPIES * number : COPIES * (number + 1)]:
+            copy = encode(edit(on_white(open_picture(picture))), 85)
+            junk += [(kind, picture, text), (kind, copy, text)]
+    lists = {"boilerplate": BOILERPLATE, "contact": CONTACTS}
     fresh = iter(np.random.default_rng(2).permutation(10_000).tolist())
     for kind, entries in lists.items():
         junk += [(kind, unlike(next(fresh)), text.strip()) for text in entries[name].split("|")]
@@ -132,6 +131,15 @@ def unlike(seed: int) -> bytes:
     return encode(Image.fromarray(blocks).resize((300, 300)), 90)
 
 
+def identify(name: str, good: list[Sample]) -> list[tuple[object, ...]]:
+    """Return the rows of the filter of languages, for English."""
+    foreign = [("other language", unlike(0), text.strip()) for text in FOREIGN[name].split("|")]
+    samples = [*(("good, language", *sample[1:]) for sample in good[:SCORED]), *foreign]
+    skipped = tuple(name for name in FILTERS if name not in ("readable", "language"))
+    settings = FilterSettings(skipped=skipped, languages=("en",))
+    return run(name, samples, settings, FilterInputs())
+
+
 def score(name: str, good: list[Sample]) -> list[tuple[object, ...]]:
     """Return the rows of the CLIP score: half of the pairs have the caption of another picture."""
     chosen = good[: 2 * SCORED]
@@ -140,7 +148,7 @@ def score(name: str, good: list[Sample]) -> list[tuple[object, ...]]:
         for (_, picture, _), (_, _, text) in itertools.pairwise(chosen[: SCORED + 1])
     ]
     samples = [*(("good, CLIP score", *sample[1:]) for sample in chosen[SCORED:]), *wrong]
-    skipped = ("text", "contact", "size", "placeholder", "duplicate-picture", "duplicate-text")
+    skipped = tuple(name for name in FILTERS if name not in ("readable", "score"))
     settings = FilterSettings(skipped=skipped, score_share=0.5)
     return run(name, samples, settings, FilterInputs(twotower.load("small"), "twotower-small"))
 

@@ -32,8 +32,8 @@ def test_the_limit_keeps_the_lowest_ranks() -> None:
     groups = np.array([0, 1, 0, 0, 1])
     ranks = np.array([3, 1, 2, 1, 2], np.uint64)
     assert beyond_limit([groups], ranks, 2).tolist() == [1, 0, 0, 0, 0]
-    both = [groups, np.array([0, 0, 1, 0, 0], np.uint64)]
-    assert beyond_limit(both, ranks, 1).tolist() == [1, 0, 0, 0, 1]
+    pair_columns = [groups, np.array([0, 0, 1, 0, 0], np.uint64)]
+    assert beyond_limit(pair_columns, ranks, 1).tolist() == [1, 0, 0, 0, 1]
 
 
 def test_the_best_share_is_kept() -> None:

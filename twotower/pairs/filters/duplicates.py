@@ -109,9 +109,9 @@ def beyond_limit(
     for column in groups:
         changes |= _changes(column[order])
     starts = np.flatnonzero(changes)
-    places = np.arange(len(order)) - np.repeat(starts, np.diff([*starts, len(order)]))
+    positions = np.arange(len(order)) - np.repeat(starts, np.diff([*starts, len(order)]))
     beyond = np.zeros(len(order), np.bool_)
-    beyond[order] = places >= limit
+    beyond[order] = positions >= limit
     return beyond
 
 

@@ -125,8 +125,8 @@ def matches_any(hashes: UInt8Array, references: UInt8Array, distance: int) -> Bo
     if not len(references) or not len(hashes):
         return matched
     compare = PictureComparison(hashes, references, distance)
-    both = np.concatenate([references, hashes])
-    for keys in _picture_tables(both, len(references)):
+    joined = np.concatenate([references, hashes])
+    for keys in _picture_tables(joined, len(references)):
         reference_keys, rows = keys[: len(references)], np.flatnonzero(~matched)
         order = np.argsort(reference_keys, kind="stable")
         row_keys = keys[len(references) + rows]

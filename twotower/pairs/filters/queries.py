@@ -71,7 +71,7 @@ def read_queries(path: Path) -> dict[str, QueryList]:
 
 @dataclass(frozen=True)
 class Balance:
-    """How the pairs of a language are thinned.
+    """The thinning of the pairs of a language.
 
     Attributes:
         limit: t, the matches above which a query is in the head.

@@ -46,7 +46,7 @@ from twotower.progress import Progress, ReportProgress, ignore_progress
 
 @dataclass(frozen=True)
 class FilterInputs:
-    """What a filtering compares pairs with.
+    """The model, queries and pictures that a filtering compares pairs with.
 
     Attributes:
         encoder: the model of the CLIP score; without it that filter is not applied.

@@ -80,10 +80,10 @@ def _read_pictures(
     for entries in chosen.values():
         for _, _, file, key, _, _ in entries:
             keys.setdefault(file, set()).add(key)
-    for file, wanted in keys.items():
+    for file, chosen_keys in keys.items():
         with contextlib.closing(TarPairs([str(file)])) as tar:
             for number in range(len(tar)):
-                if (key := tar.key(number)) in wanted:
+                if (key := tar.key(number)) in chosen_keys:
                     with contextlib.suppress(BrokenPairError):
                         pictures[file, key] = tar[number].picture
     return pictures

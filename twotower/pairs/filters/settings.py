@@ -59,6 +59,7 @@ class FilterSettings:
     Attributes:
         skipped: names of filters that are not applied.
         languages: ISO 639-1 codes of the languages to keep; all if empty.
+        min_language_ratio: probability of the likeliest of them relative to the likeliest of all.
         min_words, max_words: words of a text (DataComp, baselines: more than 2; CC12M, section
             2.2: at most 256). A character of a script without spaces counts as a word.
         min_characters: of a text (DataComp, baselines: more than 5).
@@ -81,6 +82,7 @@ class FilterSettings:
 
     skipped: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
+    min_language_ratio: float = 0.5
     min_words: int = 3
     max_words: int = 256
     min_characters: int = 6

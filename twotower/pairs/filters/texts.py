@@ -126,13 +126,17 @@ def text_reasons(texts: Sequence[str], settings: FilterSettings) -> list[int]:
 def _text_reason(text: str, settings: FilterSettings, identify: Any) -> int:
     if not text.strip():
         return code("readable", "no caption")
-    if identify and language_share(text, settings.languages, identify) < 0.5:
+    if identify and _is_foreign(text, settings, identify):
         return code("language", "not in a selected language")
     if settings.applies("text") and (fault := text_fault(text, settings)):
         return code("text", fault)
     if settings.applies("contact") and (fault := contact_fault(text)):
         return code("contact", fault)
     return KEPT
+
+
+def _is_foreign(text: str, settings: FilterSettings, identify: Any) -> bool:
+    return language_ratio(text, settings.languages, identify) < settings.min_language_ratio
 
 
 def text_fault(text: str, settings: FilterSettings) -> str:
@@ -204,9 +208,15 @@ def check_languages(languages: Sequence[str]) -> None:
             )
 
 
-def language_share(text: str, languages: Sequence[str], identifier: Any) -> float:
-    """Return the probability that a text is in one of the languages."""
-    return sum(share for language, share in identifier.rank(text) if language in languages)
+def language_ratio(text: str, languages: Sequence[str], identifier: Any) -> float:
+    """Return the probability of the likeliest of the languages, relative to that of the likeliest.
+
+    Short texts are in no language with a high probability; the ratio is low only for evidence of
+    another language.
+    """
+    probabilities = dict(identifier.rank(text))
+    selected = max(probabilities.get(language, 0.0) for language in languages)
+    return float(selected / max(probabilities.values()))
 
 
 def identify_language(text: str) -> str:
