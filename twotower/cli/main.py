@@ -49,6 +49,7 @@ EXTRAS = {
     "aiohttp": "web",
     "protego": "web",
     "pyarrow": "web",
+    "py3langid": "web",
 }
 _ESCAPE = "twotower-escape"  # an error handler for streams
 

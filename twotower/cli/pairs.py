@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twotower.cli import pairs_collect
-from twotower.cli import pairs_fetch
+from twotower.cli import pairs_collect, pairs_fetch, pairs_filter
 from twotower.cli.output import FAILED, OK, count_of, positive, print_failures, show_progress
 
 if TYPE_CHECKING:
@@ -26,14 +25,18 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--per-shard", type=positive, default=10_000, help="pairs in a shard (10000)"
     )
+    pairs_filter.add_selection_options(command)
     command = tools.add_parser("stats", help="count pairs, sizes, captions and broken pairs")
     command.set_defaults(run=run_pairs_stats)
     command.add_argument("source", help=SOURCE)
     pairs_collect.add_command(tools)
     pairs_fetch.add_command(tools)
+    pairs_filter.add_command(tools)
 
 
 def run_pairs_pack(arguments: argparse.Namespace) -> int:
+    if arguments.selection:
+        return pairs_filter.pack_filtered(arguments)
     from twotower.pairs.shards import pack
     from twotower.pairs.sources import open_source
 
@@ -50,6 +53,7 @@ def run_pairs_pack(arguments: argparse.Namespace) -> int:
 
 
 def run_pairs_stats(arguments: argparse.Namespace) -> int:
+    from twotower.pairs.manifest import MANIFEST_FILE, verify_manifest
     from twotower.pairs.shards import count_pairs
     from twotower.pairs.sources import open_source
 
@@ -58,4 +62,10 @@ def run_pairs_stats(arguments: argparse.Namespace) -> int:
         stats = count_pairs(source, report)
     print_failures(stats.broken)
     print("\n".join(stats.lines()))
-    return OK
+    folder = Path(arguments.source)
+    if not (folder / MANIFEST_FILE).is_file():
+        return OK
+    faults = verify_manifest(folder)
+    print_failures(faults)
+    print("manifest   " + ("does not match" if faults else "matches all shards"))
+    return FAILED if faults else OK

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,13 +82,31 @@ class TarPairs:
             raise BrokenPairError(subject, *missing_picture(key, self._dotted.get(key, ())))
         return Pair(key, picture, parse_captions(subject, text, tree))
 
+    def fields(self, number: int) -> dict[str, Any]:
+        """Return the JSON object of a sample; empty if it has none, or another kind of value."""
+        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+        content = self._read(shard, *self._members[number, 2].tolist())
+        try:
+            tree = json.loads(content or b"{}")
+        except (ValueError, RecursionError):
+            return {}
+        return tree if isinstance(tree, dict) else {}
+
     def _read(self, shard: int, offset: int, size: int) -> bytes | None:
         if (offset, size) == ABSENT:
             return None
         process_shard = os.getpid(), shard  # a forked worker must not share a file position
         if process_shard not in self._descriptors:
-            self._descriptors[process_shard] = os.open(self.paths[shard], os.O_RDONLY)
+            opened = os.open(self.paths[shard], os.O_RDONLY)
+            if self._descriptors.setdefault(process_shard, opened) != opened:
+                os.close(opened)  # another thread was faster
         return os.pread(self._descriptors[process_shard], size, offset)
+
+    def close(self) -> None:
+        """Close the files that this process has opened; reading opens them again."""
+        for process, shard in list(self._descriptors):
+            if process == os.getpid():
+                os.close(self._descriptors.pop((process, shard)))
 
     def _index(self, path: Path) -> tuple[NDArray[np.bytes_], Int64Array]:
         """Return keys [n] and (offset, size) of picture, text and JSON of each sample [n, 3, 2]."""
