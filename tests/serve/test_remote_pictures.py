@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from twotower.pairs.addresses import is_public_address
 from twotower.serve import remote_pictures
 from twotower.serve.errors import RequestError
-from twotower.serve.remote_pictures import download, is_public_address
+from twotower.serve.remote_pictures import download
 from twotower.serve.settings import ServerSettings
 
 SETTINGS = ServerSettings(fetch_urls=True, max_body_mb=1)

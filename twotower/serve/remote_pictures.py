@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import socket
 import ssl
 import time
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+from twotower.pairs.addresses import is_public_address
 from twotower.serve.errors import RequestError
 from twotower.version import __version__
 
@@ -48,21 +48,6 @@ def download(url: str, settings: ServerSettings) -> bytes:
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise RequestError(422, f"the picture's URL cannot be fetched ({reason})") from error
     raise RequestError(422, f"the picture's URL redirects more than {_REDIRECTS} times")
-
-
-def is_public_address(address: str) -> bool:
-    """Return True for an address of the internet: not private, loopback, link-local or reserved."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        embedded = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
-        if embedded is not None:
-            return is_public_address(str(embedded))
-        if ip in _NAT64:
-            return is_public_address(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
-    return ip.is_global and not ip.is_multicast
-
-
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
 
 
 def _check_url(url: str) -> SplitResult:
