@@ -42,10 +42,10 @@ PHOTOS = sorted((ROOT / "examples" / "photos").glob("*.jpg"))
 NOUNS = "dog cat car tree beach city bridge boat horse flower train mountain".split()
 ADJECTIVES = "red small old happy tall wet bright dark quiet wild".split()
 TEXTS = [
-    f"a photo of a {adjective} {noun} beside a {other}"
+    f"a photo of a {adjective} {noun} beside a {neighbour}"
     for adjective in ADJECTIVES
     for noun in NOUNS
-    for other in NOUNS
+    for neighbour in NOUNS
 ]
 
 # The encoder's own rate, in a process of its own: prints items a second of texts and of pictures.
@@ -84,16 +84,16 @@ def main() -> None:
         for kind, request in requests.items():
             loads.update(measure(url, kind, request))
     rates.append(encoder_rates(model, pictures))
-    own = {
+    encoder_rate = {
         kind: statistics.mean(rate[position] for rate in rates)
         for position, kind in enumerate(requests)
     }
     rows = [
         (model, kind, "encoder alone", f"{rate:.1f}", "1.00", "", "", "")
-        for kind, rate in own.items()
+        for kind, rate in encoder_rate.items()
     ]
     for (kind, clients), load in loads.items():
-        share = f"{load.rate / own[kind]:.2f}"
+        share = f"{load.rate / encoder_rate[kind]:.2f}"
         failed = sum(count for status, count in load.statuses.items() if status != 200)
         times = (f"{load.percentile(50):.1f}", f"{load.percentile(99):.1f}")
         rows.append((model, kind, clients, f"{load.rate:.1f}", share, *times, str(failed)))
