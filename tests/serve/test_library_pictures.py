@@ -27,8 +27,8 @@ def test_thumbnails_have_the_height_and_are_kept(library_url: str, photos: Path,
 def test_thumbnails_are_revalidated_by_their_tag(library_url: str, cat: int) -> None:
     path = f"/api/pictures/{cat}/thumbnail"
     tag = call(library_url, path).headers["etag"]
-    again = call(library_url, path, headers={"If-None-Match": tag})
-    assert (again.status, again.body) == (304, b"")
+    second = call(library_url, path, headers={"If-None-Match": tag})
+    assert (second.status, second.body) == (304, b"")
     assert call(library_url, path, headers={"If-None-Match": '"other"'}).status == 200
 
 
@@ -52,9 +52,9 @@ def test_originals_are_the_bytes_of_the_file(library_url: str, photos: Path, cat
 def test_originals_are_read_in_ranges(library_url: str, photos: Path, cat: int) -> None:
     content = (photos / "animals" / "cat.jpg").read_bytes()
     path = f"/api/pictures/{cat}/original"
-    part = call(library_url, path, headers={"Range": "bytes=10-19"})
-    assert (part.status, part.body) == (206, content[10:20])
-    assert part.headers["content-range"] == f"bytes 10-19/{len(content)}"
+    middle = call(library_url, path, headers={"Range": "bytes=10-19"})
+    assert (middle.status, middle.body) == (206, content[10:20])
+    assert middle.headers["content-range"] == f"bytes 10-19/{len(content)}"
     end = call(library_url, path, headers={"Range": "bytes=-7"})
     assert end.body == content[-7:]
     assert call(library_url, path, headers={"Range": f"bytes={len(content)}-"}).status == 416

@@ -238,8 +238,8 @@ def test_tools_that_write_have_a_dry_run_and_an_undo(photos: Path, tmp_path: Pat
         arguments = {"verdicts": verdicts, "dry_run": False}
         kept = structured(await client.call_tool("apply_verdicts", arguments))
         tags = structured(await client.call_tool("tags", {"id": number}))["picture"]
-        assert {"animal|cat": False} == {
-            tag["tag"]: tag["verdict"] for tag in tags if tag["verdict"] is not None
+        assert {tag["tag"]: tag["verdict"] for tag in tags if tag["verdict"] is not None} == {
+            "animal|cat": False
         }
         undone = structured(await client.call_tool("undo_verdicts", {"undo": kept["undo"]}))
         assert undone["restored"] == 1
