@@ -148,10 +148,10 @@ print(json.dumps({
 """
 
 
-def test_clip_client(library_url: str, tmp_path: Path) -> None:
+def test_clip_client(eight_photos_url: str, tmp_path: Path) -> None:
     packages = install(tmp_path / "packages", "requests")
     install(packages, "--no-deps", "clip-retrieval==2.45.0")
-    output = run_python(CLIP_CLIENT, packages, library_url, packages, PHOTOS / "cat.jpg")
+    output = run_python(CLIP_CLIENT, packages, eight_photos_url, packages, PHOTOS / "cat.jpg")
     answers = json.loads(output)
     assert "dog" in answers["text"][0]["image_path"]
     assert len(answers["text"]) == 3  # of five, as two are duplicates

@@ -16,8 +16,7 @@ import twotower
 from tests.serve.plain_http import Reply, post_json, request
 from tests.serve.sample_pictures import BAD_PICTURES, CAT
 from twotower.arrays import normalize
-from twotower.errors import LibraryError
-from twotower.serve.picture_index import first_of_duplicates
+from twotower.serve.neighbours import first_of_duplicates
 from twotower.serve.server import Server
 from twotower.serve.settings import ServerSettings
 
@@ -33,8 +32,8 @@ def paths(reply: Reply) -> list[str]:
     return [row["image_path"] for row in reply.json()]
 
 
-def test_text(library_url: str) -> None:
-    rows = search(library_url, text="a photo of a dog").json()
+def test_text(eight_photos_url: str) -> None:
+    rows = search(eight_photos_url, text="a photo of a dog").json()
     assert len(rows) == 8
     assert {row["image_path"] for row in rows[:2]} == {"dog.jpg", "copies/dog-2.jpg"}
     similarities = [row["similarity"] for row in rows]
@@ -44,49 +43,51 @@ def test_text(library_url: str) -> None:
     [cat] = [row for row in rows if row["image_path"] == "cat.jpg"]
     assert cat["similarity"] == pytest.approx(float(expected[0, 0]), abs=1e-4)
     assert cat["caption"] == "cat.jpg" and (cat["width"], cat["height"]) == (640, 640)
-    assert cat["url"] == f"{library_url}/api/pictures/{cat['id']}/original?view=1"
+    assert cat["url"] == f"{eight_photos_url}/api/pictures/{cat['id']}/original?view=1"
 
 
-def test_priority_of_the_inputs(library_url: str) -> None:
+def test_priority_of_the_inputs(eight_photos_url: str) -> None:
     image = base64.b64encode(CAT).decode()
     [car] = twotower.load("small").encode_text(["a car"])
     embedding = (3 * car).tolist()
     fields = {"image": image, "image_url": "http://127.0.0.1/a.jpg", "embedding_input": embedding}
-    assert paths(search(library_url, **fields, text="a bus"))[0] == "bus.jpg"
-    assert "cat" in paths(search(library_url, **fields, text=""))[0]
-    assert "cat" in paths(search(library_url, image=f"data:image/jpeg;base64,{image}"))[0]
-    rows = search(library_url, embedding_input=embedding).json()
+    assert paths(search(eight_photos_url, **fields, text="a bus"))[0] == "bus.jpg"
+    assert "cat" in paths(search(eight_photos_url, **fields, text=""))[0]
+    assert "cat" in paths(search(eight_photos_url, image=f"data:image/jpeg;base64,{image}"))[0]
+    rows = search(eight_photos_url, embedding_input=embedding).json()
     assert rows[0]["image_path"] == "car.jpg"
     [cosine] = {row["similarity"] for row in rows if row["image_path"] == "cat.jpg"}
-    unit = search(library_url, embedding_input=car.tolist()).json()
+    unit = search(eight_photos_url, embedding_input=car.tolist()).json()
     assert [row["id"] for row in rows] == [row["id"] for row in unit]
     assert cosine == pytest.approx(
         float(car @ twotower.load("small").encode_image([CAT])[0]), abs=1e-4
     )
 
 
-def test_metadata_in_the_first_rows_alone(library_url: str) -> None:
-    rows = search(library_url, text="a cat", num_images=2, num_result_ids=5).json()
+def test_metadata_in_the_first_rows_alone(eight_photos_url: str) -> None:
+    rows = search(eight_photos_url, text="a cat", num_images=2, num_result_ids=5).json()
     assert len(rows) == 5 and all("image_path" in row for row in rows[:2])
     assert all(row.keys() == {"id", "similarity"} for row in rows[2:])
-    assert search(library_url, text="a cat", num_images=3).json()[:2] == rows[:2]
-    assert search(library_url, text="a cat", num_images=0).json() == []
-    assert len(search(library_url, text="a cat", num_images=2.0).json()) == 2
+    assert search(eight_photos_url, text="a cat", num_images=3).json()[:2] == rows[:2]
+    assert search(eight_photos_url, text="a cat", num_images=0).json() == []
+    assert len(search(eight_photos_url, text="a cat", num_images=2.0).json()) == 2
     ids = [row["id"] for row in rows]
-    answer = post_json(f"{library_url}/metadata", {"ids": [*ids, 10**9], "indice_name": "photos"})
+    answer = post_json(
+        f"{eight_photos_url}/metadata", {"ids": [*ids, 10**9], "indice_name": "photos"}
+    )
     assert [row["id"] for row in answer.json()] == ids
     facts = {name: rows[0][name] for name in answer.json()[0]["metadata"]}
     assert answer.json()[0]["metadata"] == facts
-    assert post_json(f"{library_url}/metadata", {"ids": []}).json() == []
+    assert post_json(f"{eight_photos_url}/metadata", {"ids": []}).json() == []
 
 
-def test_deduplicate(library_url: str) -> None:
-    rows = search(library_url, text="a cat", deduplicate=True).json()
+def test_deduplicate(eight_photos_url: str) -> None:
+    rows = search(eight_photos_url, text="a cat", deduplicate=True).json()
     assert len(rows) == 6
     assert sum("cat" in row["image_path"] for row in rows) == 1
 
 
-def test_request_of_the_page(library_url: str) -> None:
+def test_request_of_the_page(eight_photos_url: str) -> None:
     """A body as clip-front sends it, below an address that ends with a slash."""
     fields = {
         "text": "",
@@ -104,20 +105,20 @@ def test_request_of_the_page(library_url: str) -> None:
     }
     body = json.dumps(BODY | fields).encode()
     for kind in ("text/plain;charset=UTF-8", "application/x-www-form-urlencoded"):
-        reply = request(f"{library_url}//knn-service", body, {"Content-Type": kind})
+        reply = request(f"{eight_photos_url}//knn-service", body, {"Content-Type": kind})
         assert "cat" in paths(reply)[0]
 
 
-def test_facts_of_the_server(library_url: str) -> None:
-    assert request(f"{library_url}/indices-list").json() == ["photos"]
-    assert request(f"{library_url}/config.json").json() == {
-        "defaultBackend": f"{library_url}/",
+def test_facts_of_the_server(eight_photos_url: str) -> None:
+    assert request(f"{eight_photos_url}/indices-list").json() == ["photos"]
+    assert request(f"{eight_photos_url}/config.json").json() == {
+        "defaultBackend": f"{eight_photos_url}/",
         "defaultIndex": "",
         "urlColumn": "url",
     }
-    assert request(f"{library_url}/metrics-summary").status == 200
-    assert request(f"{library_url}/metrics").status == 200
-    assert request(f"{library_url}/readyz").json()["models"] == ["twotower-small"]
+    assert request(f"{eight_photos_url}/metrics-summary").status == 200
+    assert request(f"{eight_photos_url}/metrics").status == 200
+    assert request(f"{eight_photos_url}/readyz").json()["models"] == ["twotower-small"]
 
 
 @pytest.mark.parametrize(
@@ -152,30 +153,30 @@ def test_facts_of_the_server(library_url: str) -> None:
         ({"embedding_input": [10**400] * 512}, 422),
     ],
 )
-def test_wrong_requests(library_url: str, fields: dict[str, Any], status: int) -> None:
-    reply = search(library_url, **fields)
+def test_wrong_requests(eight_photos_url: str, fields: dict[str, Any], status: int) -> None:
+    reply = search(eight_photos_url, **fields)
     assert reply.status == status, reply.content
     assert reply.json().keys() == {"message"}
 
 
-def test_required_fields_and_other_bodies(library_url: str) -> None:
+def test_required_fields_and_other_bodies(eight_photos_url: str) -> None:
     for name in BODY:
         body = {"text": "a"} | {key: value for key, value in BODY.items() if key != name}
-        assert post_json(f"{library_url}/knn-service", body).status == 422
+        assert post_json(f"{eight_photos_url}/knn-service", body).status == 422
     for path in ("knn-service", "metadata"):
         for content in (b"", b"[]", b"{", b"\xff"):
-            reply = request(f"{library_url}/{path}", content)
+            reply = request(f"{eight_photos_url}/{path}", content)
             assert reply.status in (400, 422) and reply.json().keys() == {"message"}
     for ids in ("1", [1.5], ["1"], [2**63], [True], None, [1] * 5001):
-        assert post_json(f"{library_url}/metadata", {"ids": ids}).status == 422
-    assert post_json(f"{library_url}/metadata", {"ids": [1], "indice_name": "x"}).status == 404
+        assert post_json(f"{eight_photos_url}/metadata", {"ids": ids}).status == 422
+    assert post_json(f"{eight_photos_url}/metadata", {"ids": [1], "indice_name": "x"}).status == 404
 
 
 @pytest.mark.parametrize("name", BAD_PICTURES)
-def test_bad_pictures(library_url: str, name: str) -> None:
+def test_bad_pictures(eight_photos_url: str, name: str) -> None:
     image = base64.b64encode(BAD_PICTURES[name]).decode()
-    assert search(library_url, image=image).status == (422 if image else 400)
-    assert request(f"{library_url}/readyz").status == 200
+    assert search(eight_photos_url, image=image).status == (422 if image else 400)
+    assert request(f"{eight_photos_url}/readyz").status == 200
 
 
 def test_without_a_library(models_url: str) -> None:
@@ -204,12 +205,10 @@ def test_duplicates_are_linked_through_others() -> None:
     assert first_of_duplicates(embeds, float(np.cos(0.4))).tolist() == [0, 2]
 
 
-def test_the_model_of_the_library_is_served(photos: Path, tmp_path: Path) -> None:
+def test_the_model_of_the_library_is_served(eight_photos: Path) -> None:
     """Its vectors are searched with no other model, whichever is the default."""
-    server = Server(ServerSettings(folder=str(photos), models=("base",)))
+    server = Server(ServerSettings(folder=str(eight_photos), models=("base",)))
     assert list(server.models.models) == ["twotower-base", "twotower-small"]
     assert server.models.default.name == "twotower-base"
-    assert server.picture_index is not None and server.picture_index.model == "twotower-small"
+    assert server.library is not None and server.library.model_source == "twotower-small"
     asyncio.run(server.stop())
-    with pytest.raises(LibraryError):
-        Server(ServerSettings(folder=str(tmp_path)))

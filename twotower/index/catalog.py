@@ -30,6 +30,7 @@ from twotower.index.schema import (
     FileState,
     ModelRecord,
     PictureRecord,
+    PictureShape,
 )
 
 LIBRARY_FOLDER = ".twotower"  # in the folder of pictures
@@ -149,6 +150,38 @@ class Catalog:
         """Return the records of unreadable pictures, by path."""
         return list(self._records("error IS NOT NULL ORDER BY path"))
 
+    def shapes(self) -> list[PictureShape]:
+        """Return id, size and date of all readable pictures, the newest first, then by path."""
+        rows = self._connection.execute(
+            "SELECT id, width, height, taken FROM pictures WHERE error IS NULL "
+            "ORDER BY taken IS NULL, taken DESC, path"
+        )
+        return [PictureShape(*row) for row in rows]
+
+    def find_path(self, path: str) -> PictureRecord | None:
+        """Return the readable picture at a path relative to the root, in any normal form."""
+        forms = {unicodedata.normalize(form, path) for form in ("NFC", "NFD")} | {path}
+        try:
+            names = [os.fsencode(name) for name in forms]
+        except UnicodeEncodeError:
+            return None
+        condition = f"error IS NULL AND path IN ({_marks(len(names))})"
+        return next(self._records(condition, names), None)
+
+    def cameras(self, limit: int) -> list[str]:
+        """Return the cameras of most pictures, most frequent first."""
+        rows = self._connection.execute(
+            "SELECT camera FROM pictures WHERE error IS NULL AND camera != '' "
+            "GROUP BY camera ORDER BY count(*) DESC, camera LIMIT ?",
+            [limit],
+        )
+        return [row[0] for row in rows]
+
+    def count_errors(self) -> int:
+        """Return the number of unreadable pictures."""
+        query = "SELECT count(*) FROM pictures WHERE error IS NOT NULL"
+        return int(self._connection.execute(query).fetchone()[0])
+
     def records(self) -> Iterator[PictureRecord]:
         """Yield all records, of readable and unreadable pictures."""
         return self._records("1")
@@ -216,17 +249,19 @@ class Catalog:
     # Tags
 
     def corrections(self) -> list[Correction]:
-        """Return the corrections, by tag and then by the id of the picture."""
+        """Return the corrections, by tag and then by the id of the picture.
+
+        Files with equal content share corrections: there is one for each of them.
+        """
         query = (
             "SELECT tag, corrections.content_hash, accepted, id FROM corrections "
             "LEFT JOIN pictures ON pictures.content_hash = corrections.content_hash "
             "AND error IS NULL ORDER BY tag, id"
         )
-        corrections: dict[tuple[str, bytes], Correction] = {}
-        for tag, content, accepted, number in self._connection.execute(query):
-            correction = Correction(tag, content, bool(accepted), number)
-            corrections.setdefault((tag, content), correction)
-        return list(corrections.values())
+        return [
+            Correction(tag, content, bool(accepted), number)
+            for tag, content, accepted, number in self._connection.execute(query)
+        ]
 
     def correct(self, corrections: Iterable[tuple[str, bytes, bool | None]]) -> None:
         """Store corrections: tag, content hash, and accepted or not; None deletes the correction.

@@ -45,7 +45,7 @@ def search(
     index: Index,
     query: str | Query,
     *,
-    top: int = 20,
+    top: int | None = 20,
     offset: int = 0,
     all: bool = False,
     sort: Sort = "relevance",
@@ -57,7 +57,7 @@ def search(
     Args:
         query: words, pictures and filters, in the language of docs/search.md, or such a query
             parsed by `parse`.
-        top: the number of hits at most.
+        top: the number of hits at most; None for all.
         offset: the number of hits before the first one to return.
         all: list all pictures below the cut-off as hits too, after the matches.
         sort: "relevance", or "date" for the newest matches first.
@@ -70,16 +70,17 @@ def search(
         PictureError: a picture in the query cannot be read.
         ValueError: `top`, `offset` or `sort` is out of range.
     """
-    if top < 1 or offset < 0:
+    if (top is not None and top < 1) or offset < 0:
         raise ValueError(f"top={top}, offset={offset}: ask for 1 hit or more, from 0 on")
     if sort not in get_args(Sort):
         raise ValueError(f"sort={sort!r} is none of {', '.join(get_args(Sort))}")
     if isinstance(query, str):
         query = parse(index, query)
+    page = slice(offset, None if top is None else offset + top)
     allowed = _allowed(index, query, folder)
     left_out = _left_out(index, query, folder)
     if not query.terms:
-        newest = _newest(index, query, allowed, slice(offset, offset + top))
+        newest = _newest(index, query, allowed, page)
         return replace(newest, left_out=left_out)
     task = _Task(
         query,
@@ -89,16 +90,19 @@ def search(
         len(index.vectors) if allowed is None else len(allowed),
         _named(index, query, allowed),
     )
-    candidates, groups = _ranked_groups(index, task, offset + top, all=all, sort=sort, group=group)
+    every = task.size if all else offset + 1  # all matches are among any candidates
+    needed = every if top is None else offset + top
+    candidates, groups = _ranked_groups(index, task, needed, all=all, sort=sort, group=group)
     listed, below = (groups, []) if all else _split(groups, candidates)
     ends_here = not offset or offset < len(listed)
-    room = min(NEAR_HITS, max(0, offset + top - len(listed))) if ends_here else 0
+    room = NEAR_HITS if top is None else max(0, offset + top - len(listed))
+    room = min(NEAR_HITS, room) if ends_here else 0
     return SearchResult(
         query.text,
         task.cutoff,
         int(candidates.matches.sum()),
         len(listed),
-        _hits(index, listed[offset : offset + top], candidates),
+        _hits(index, listed[page], candidates),
         _hits(index, below[:room], candidates),
         left_out,
     )
@@ -270,8 +274,9 @@ def _relative_folder(index: Index, folder: Path) -> str:
 
 def _allowed(index: Index, query: Query, folder: Path | None) -> Int64Array | None:
     """Return the ids that pass the filters, without the query's pictures; None for all."""
-    pictures = [_id_of(index, term.picture) for term in query.terms if term.picture]
-    excluded = [number for number in pictures if number is not None]
+    files = [term.picture for term in query.terms if term.picture and term.image_embeds is None]
+    numbers = [_id_of(index, picture) for picture in files]
+    excluded = [number for number in numbers if number is not None]
     vectors, rows = len(index.vectors), len(index.catalog)
     warn_of_missing(index, vectors, rows)
     whole = folder is None or _relative_folder(index, folder) == "."
@@ -289,7 +294,7 @@ def _newest(index: Index, query: Query, allowed: Int64Array | None, page: slice)
     records.sort(key=lambda record: record.path)
     records.sort(key=lambda record: record.taken or "", reverse=True)
     hits = [
-        Hit(index.root / record.path, None, None, True, taken=record.taken)
+        Hit(index.root / record.path, None, None, True, taken=record.taken, id=record.id)
         for record in records[page]
     ]
     return SearchResult(query.text, None, len(records), len(records), hits)
@@ -302,7 +307,9 @@ def _embed(index: Index, terms: Sequence[Term]) -> Float32Array:
     if texts:
         embeds[texts] = embed_queries(index.encoder, [terms[i].text for i in texts])
     for i, term in enumerate(terms):
-        if term.picture is not None:
+        if term.image_embeds is not None:
+            embeds[i] = term.image_embeds
+        elif term.picture is not None:
             number = _id_of(index, term.picture)
             embeds[i] = (
                 _embed_file(index, term.picture)
@@ -335,7 +342,9 @@ def _embed_file(index: Index, picture: Path) -> Float32Array:
 
 def _id_of(index: Index, picture: Path) -> int | None:
     """Return the id of a file of the library that has not changed since it was indexed."""
-    path, root = picture.resolve(), index.root.resolve()
+    path, root = picture, index.root
+    if not path.is_relative_to(root):  # as written, a path of the library may lead through links
+        path, root = picture.resolve(), index.root.resolve()
     if not path.is_relative_to(root):
         return None
     relative = os.fsencode(path.relative_to(root).as_posix())
@@ -463,6 +472,8 @@ def _hits(index: Index, groups: list[list[int]], candidates: Candidates) -> list
             named=bool(candidates.named[best]),
             taken=records[ids[best]].taken,
             copies=tuple(index.root / records[ids[row]].path for row in copies),
+            id=ids[best],
+            copy_ids=tuple(ids[row] for row in copies),
         )
         for best, *copies in filter(None, present)
     ]

@@ -13,10 +13,20 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from twotower.serve import embed_api, operations
+from twotower.serve import embed_api, mcp_transport, operations
 from twotower.serve.access import SECURITY_HEADERS, HostCheck, SecurityHeaders
 from twotower.serve.endpoint import Endpoint, to_route
 from twotower.serve.errors import RequestError, plain_error
+from twotower.serve.library_api import (
+    asking,
+    duplicates,
+    indexing,
+    pictures,
+    search,
+    session,
+    tags,
+    uploads,
+)
 from twotower.serve.openapi import describe
 from twotower.serve.protocols import (
     clip_retrieval,
@@ -39,19 +49,31 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *openai.ENDPOINTS,
     *cohere.ENDPOINTS,
     *hugging_face.ENDPOINTS,
+    *search.ENDPOINTS,
+    *pictures.ENDPOINTS,
+    *uploads.ENDPOINTS,
+    *indexing.ENDPOINTS,
+    *tags.ENDPOINTS,
+    *asking.ENDPOINTS,
+    *duplicates.ENDPOINTS,
+    *session.ENDPOINTS,
 )
 
 
 def create_app(server: Server) -> Starlette:
     """Return the application of a server; its lifespan starts and stops the server."""
+    manager = None
+    if server.library is not None:
+        mcp_route, manager = mcp_transport.create_route(server)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await server.start()
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            await server.start()
+            stack.push_async_callback(server.stop)
+            if manager is not None:
+                await stack.enter_async_context(manager.run())
             yield
-        finally:
-            await server.stop()
 
     description = describe(ENDPOINTS)
 
@@ -60,6 +82,8 @@ def create_app(server: Server) -> Starlette:
 
     routes = [to_route(endpoint, server) for endpoint in ENDPOINTS]
     routes.append(Route("/openapi.json", openapi))
+    if server.library is not None:
+        routes.append(mcp_route)
     return Starlette(
         routes=routes,
         middleware=_middleware(server),

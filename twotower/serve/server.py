@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any
 
 from twotower.encode.load import load
 from twotower.encode.registry import DEFAULT_MODEL
-from twotower.index.index import Index
 from twotower.serve.access import Access
 from twotower.serve.decoding import DecoderPool
 from twotower.serve.errors import RequestError
+from twotower.serve.library import LibraryService
 from twotower.serve.metrics import Metrics
 from twotower.serve.models import ServedModel, ServedModels, model_name
-from twotower.serve.picture_index import LocalPictureIndex, PictureIndex
 
 if TYPE_CHECKING:
+    from twotower.serve.batcher import Batcher
     from twotower.serve.settings import ServerSettings
 
 
@@ -23,7 +24,7 @@ class Server:
     """The models, decoders and metrics that endpoints work with.
 
     Attributes:
-        picture_index: the pictures of the library; None without one.
+        library: None for a server of models alone.
         ready: set once the models are loaded.
         closing: set when the server shuts down, so that open streams end.
     """
@@ -44,16 +45,16 @@ class Server:
             memory_mb=settings.decode_memory_mb,
             max_pixels=settings.max_pixels,
         )
-        self.picture_index = _open_picture_index(settings)
-        self.models = ServedModels([self._open_model(source) for source in self._sources()])
+        self._lock = threading.Lock()
+        self._batchers: list[Batcher[Any, Any]] = []
+        self._by_source: dict[str, ServedModel] = {}
+        self.library: LibraryService | None = None
+        if settings.folder or settings.library:
+            self.library = LibraryService(settings, self.model_of)
+        self.models = ServedModels([self.model_of(source) for source in self._sources()])
         self.ready, self.closing = asyncio.Event(), asyncio.Event()
         self._warm_up: asyncio.Task[None] | None = None
-        batchers = [
-            batcher
-            for model in self.models.models.values()
-            for batcher in (model.texts, model.pictures, model.questions)
-        ]
-        self.metrics.add_batchers(batchers)  # type: ignore[arg-type]
+        self.metrics.add_batchers(self._batchers)
         self.metrics.add_counter(
             "twotower_decoder_restarts",
             "Decoders that were stopped by a picture.",
@@ -63,16 +64,18 @@ class Server:
     async def start(self) -> None:
         """Load the models in the background; `ready` is set when they answer."""
         self._warm_up = asyncio.create_task(self._load_models())
+        if self.library is not None:
+            await self.library.start()
 
     async def stop(self) -> None:
         """Finish the waiting items, then stop models and decoders."""
         self.closing.set()
         if self._warm_up is not None:
             self._warm_up.cancel()
-        await asyncio.gather(*(model.close() for model in self.models.models.values()))
+        if self.library is not None:
+            await self.library.close()
+        await asyncio.gather(*(model.close() for model in self._by_source.values()))
         await self.decoders.close()
-        if self.picture_index is not None:
-            await self.picture_index.close()
 
     def require_ready(self) -> None:
         """Check that the models are loaded.
@@ -87,19 +90,24 @@ class Server:
         await asyncio.gather(*(model.warm_up() for model in self.models.models.values()))
         self.ready.set()
 
+    def model_of(self, source: str) -> ServedModel:
+        """Return the model that `load` takes `source` for; it is opened once. Runs in any thread.
+
+        Raises:
+            ModelError: it does not exist or cannot be read.
+        """
+        name = model_name(source)
+        with self._lock:
+            if name not in self._by_source:
+                encoder = load(source, engine=self.settings.engine)
+                model = ServedModel(name, encoder, self.decoders, self.settings)
+                self._batchers += [model.texts, model.pictures, model.questions]
+                self._by_source[name] = model
+            return self._by_source[name]
+
     def _sources(self) -> list[str]:
-        """Return the models of the settings, or else the default, and that of the library."""
+        """Return the models of the settings and that of the library, or else the default."""
         sources = list(map(model_name, self.settings.models))
-        if self.picture_index is not None:
-            sources.append(self.picture_index.model)
+        if self.library is not None and self.library.model_source is not None:
+            sources.append(model_name(self.library.model_source))
         return list(dict.fromkeys(sources)) or [DEFAULT_MODEL]
-
-    def _open_model(self, source: str) -> ServedModel:
-        encoder = load(source, engine=self.settings.engine)
-        return ServedModel(source, encoder, self.decoders, self.settings)
-
-
-def _open_picture_index(settings: ServerSettings) -> PictureIndex | None:
-    if settings.folder is None and settings.library is None:
-        return None
-    return LocalPictureIndex(Index(settings.folder, location=settings.library))

@@ -17,8 +17,9 @@ from twotower.arrays import Float32Array, normalize
 from twotower.index.schema import PictureRecord
 from twotower.serve.endpoint import Call, Endpoint, Handler, Integer
 from twotower.serve.errors import RequestError
+from twotower.serve.library import LibraryService
 from twotower.serve.models import ServedModel
-from twotower.serve.picture_index import Neighbour, PictureIndex
+from twotower.serve.neighbours import Neighbour, nearest
 from twotower.serve.request_pictures import decode_base64, decode_data_uri, read_picture
 
 _TAG = "clip-retrieval"
@@ -124,9 +125,11 @@ async def knn_service(call: Call) -> Response:
     top = body.num_images if body.num_result_ids is None else body.num_result_ids
     if top > MAX_RESULTS:
         raise RequestError(400, f"num_result_ids is {top}; the limit is {MAX_RESULTS}")
-    query = await _query(call, call.server.models.find(library.model), body)
+    query = await _query(call, await library.served_model(), body)
     unique_above = DUPLICATE_COSINE if body.deduplicate else None
-    results = await library.nearest(query, top, unique_above=unique_above) if top else []
+    results = []
+    if top:
+        results = await library.searches.run(lambda index: nearest(index, query, top, unique_above))
     return JSONResponse(await _rows(call, library, results, body.num_images))
 
 
@@ -138,7 +141,7 @@ async def metadata(call: Call) -> Response:
     return JSONResponse(
         [
             {"id": record.id, "metadata": _metadata(call, record)}
-            for record in await library.pictures(body.ids)
+            for record in await _records(library, body.ids)
         ]
     )
 
@@ -148,14 +151,14 @@ def message_error(error: RequestError) -> Response:
     return JSONResponse({"message": error.message}, error.status, headers=error.headers)
 
 
-def _library(call: Call) -> PictureIndex:
-    library = call.server.picture_index
+def _library(call: Call) -> LibraryService:
+    library = call.server.library
     if library is None:
         raise RequestError(404, "no library is served; start: twotower serve FOLDER")
     return library
 
 
-def _check_index(library: PictureIndex, name: str | None) -> None:
+def _check_index(library: LibraryService, name: str | None) -> None:
     if name not in (None, "", library.name):
         raise RequestError(404, f"there is no index {name!r}; choose {library.name!r}")
 
@@ -192,16 +195,21 @@ def _unit_vector(values: list[float], embed_dim: int) -> Float32Array:
 
 
 async def _rows(
-    call: Call, library: PictureIndex, results: list[Neighbour], num_images: int
+    call: Call, library: LibraryService, results: list[Neighbour], num_images: int
 ) -> list[dict[str, object]]:
     described = [result.id for result in results[:num_images]]
-    records = {record.id: record for record in await library.pictures(described)}
+    records = {record.id: record for record in await _records(library, described)}
     rows = []
     for result in results:
         record = records.get(result.id)
         facts = _metadata(call, record) if record else {}
         rows.append({**facts, "id": result.id, "similarity": result.similarity})
     return rows
+
+
+async def _records(library: LibraryService, ids: list[int]) -> list[PictureRecord]:
+    """Return the records of `ids`, in that order; ids without a record are left out."""
+    return await library.facts.run(lambda index: index.catalog.pictures(ids))
 
 
 def _metadata(call: Call, record: PictureRecord) -> dict[str, object]:
