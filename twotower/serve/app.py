@@ -17,6 +17,7 @@ from twotower.serve.access import SECURITY_HEADERS, HostCheck, SecurityHeaders
 from twotower.serve.endpoint import Endpoint, to_route
 from twotower.serve.errors import RequestError, plain_error
 from twotower.serve.openapi import describe
+from twotower.serve.page import page_routes
 from twotower.serve.server import Server
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -43,6 +44,7 @@ def create_app(server: Server) -> Starlette:
 
     routes = [to_route(endpoint, server) for endpoint in ENDPOINTS]
     routes.append(Route("/openapi.json", openapi))
+    routes += page_routes()
     return Starlette(
         routes=routes,
         middleware=_middleware(server),
