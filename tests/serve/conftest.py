@@ -1,4 +1,8 @@
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -6,9 +10,39 @@ pytest.importorskip("starlette")
 
 from tests.serve.running import running_server
 
+PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
+
 
 @pytest.fixture(scope="session")
 def models_url() -> Iterator[str]:
     """The address of a server of the small model, without a library."""
     with running_server(["--model", "small"]) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the example photos, indexed with the small model."""
+    folder = tmp_path_factory.mktemp("library") / "photos"
+    (folder / "animals").mkdir(parents=True)
+    for path in sorted(PHOTOS.iterdir()):
+        if path.suffix not in (".md", ".csv"):
+            in_folder = path.stem in ("cat", "dog", "horse", "cow", "elephant", "giraffe")
+            shutil.copy2(path, folder / "animals" if in_folder else folder)
+    shutil.copy2(folder / "animals" / "cat.jpg", folder / "copy of the cat.jpg")
+    command = [sys.executable, "-m", "twotower", "index", str(folder), "--model", "small"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def library_url(photos: Path) -> Iterator[str]:
+    """The address of a server of the photos that cannot be changed by clients."""
+    with running_server([str(photos)]) as url:
+        yield url
+
+
+@pytest.fixture
+def own_photos(photos: Path, tmp_path: Path) -> Path:
+    """A copy of the indexed photos, for tests that change it."""
+    return Path(shutil.copytree(photos, tmp_path / "photos"))

@@ -142,7 +142,8 @@ def _answer_by_catalog(
     records = index.catalog.pictures(ids)
     records.sort(key=lambda record: record.taken or "", reverse=True)
     hits = [
-        Hit(index.root / record.path, None, None, True, taken=record.taken) for record in records
+        Hit(index.root / record.path, None, None, True, taken=record.taken, id=record.id)
+        for record in records
     ]
     answer, hits, notes = _SUMMARIES[question.kind](hits, records)
     total = len(records)

@@ -73,18 +73,37 @@ def explain(model: Encoder, picture: Picture, text: str) -> Explanation:
 
 def draw(explanation: Explanation) -> Image.Image:
     """Draw the picture in colour and orange where the heat is high, in grey elsewhere."""
-    picture, heat = explanation.picture, explanation.heat
-    low, high = np.quantile(heat, 0.5), heat.max()
-    relative = np.clip((heat - low) / max(float(high - low), 1e-6), 0, 1)
-    levels = Image.fromarray((255 * relative).astype(np.uint8)).resize(
-        picture.size, Image.Resampling.BICUBIC
-    )
-    alpha = np.asarray(levels, np.float32)[:, :, None] / 255
+    picture = explanation.picture
+    alpha = np.asarray(_levels(explanation), np.float32)[:, :, None] / 255
     colour = np.asarray(picture, np.float32)
     grey = np.asarray(picture.convert("L").convert("RGB"), np.float32) * 0.55 + 40
     drawn = grey + (colour - grey) * np.minimum(1, 2 * alpha)
     drawn += alpha**2 * 0.45 * (np.array([255, 90, 20], np.float32) - drawn)
     return Image.fromarray(np.clip(drawn, 0, 255).astype(np.uint8))
+
+
+def draw_overlay(explanation: Explanation, size: tuple[int, int]) -> Image.Image:
+    """Draw the heat alone, orange and the more opaque, the higher it is.
+
+    Args:
+        size: of the picture before it was cropped; the overlay, RGBA, has it.
+    """
+    overlay = Image.new("RGBA", size, (255, 90, 20, 0))
+    levels = _levels(explanation).point(lambda level: level * 0.7)
+    corner = (size[0] - levels.width) // 2, (size[1] - levels.height) // 2
+    alpha = Image.new("L", size, 0)
+    alpha.paste(levels, corner)
+    overlay.putalpha(alpha)
+    return overlay
+
+
+def _levels(explanation: Explanation) -> Image.Image:
+    """Return the heat above its median from 0 to 255, in the size of the picture."""
+    heat = explanation.heat
+    low, high = np.quantile(heat, 0.5), heat.max()
+    relative = np.clip((heat - low) / max(float(high - low), 1e-6), 0, 1)
+    levels = Image.fromarray((255 * relative).astype(np.uint8))
+    return levels.resize(explanation.picture.size, Image.Resampling.BICUBIC)
 
 
 def _crop_middle(image: Image.Image) -> Image.Image:

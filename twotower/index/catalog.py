@@ -30,6 +30,7 @@ from twotower.index.schema import (
     FileState,
     ModelRecord,
     PictureRecord,
+    PictureShape,
 )
 
 LIBRARY_FOLDER = ".twotower"  # in the folder of pictures
@@ -148,6 +149,38 @@ class Catalog:
     def errors(self) -> list[PictureRecord]:
         """Return the records of unreadable pictures, by path."""
         return list(self._records("error IS NOT NULL ORDER BY path"))
+
+    def shapes(self) -> list[PictureShape]:
+        """Return id, size and date of all readable pictures, the newest first, then by path."""
+        rows = self._connection.execute(
+            "SELECT id, width, height, taken FROM pictures WHERE error IS NULL "
+            "ORDER BY taken IS NULL, taken DESC, path"
+        )
+        return [PictureShape(*row) for row in rows]
+
+    def find_path(self, path: str) -> PictureRecord | None:
+        """Return the readable picture at a path relative to the root, in any normal form."""
+        forms = {unicodedata.normalize(form, path) for form in ("NFC", "NFD")} | {path}
+        try:
+            names = [os.fsencode(name) for name in forms]
+        except UnicodeEncodeError:
+            return None
+        condition = f"error IS NULL AND path IN ({_marks(len(names))})"
+        return next(self._records(condition, names), None)
+
+    def cameras(self, limit: int) -> list[str]:
+        """Return the cameras of most pictures, most frequent first."""
+        rows = self._connection.execute(
+            "SELECT camera FROM pictures WHERE error IS NULL AND camera != '' "
+            "GROUP BY camera ORDER BY count(*) DESC, camera LIMIT ?",
+            [limit],
+        )
+        return [row[0] for row in rows]
+
+    def count_errors(self) -> int:
+        """Return the number of unreadable pictures."""
+        query = "SELECT count(*) FROM pictures WHERE error IS NOT NULL"
+        return int(self._connection.execute(query).fetchone()[0])
 
     def records(self) -> Iterator[PictureRecord]:
         """Yield all records, of readable and unreadable pictures."""

@@ -107,12 +107,25 @@ class Index:
         Raises:
             LibraryError: the image tower of the model has changed since the last `update`.
         """
-        from twotower.encode.golden import file_facts, has_image_tower
         from twotower.encode.load import load
 
-        record = self._model_in_use()
-        encoder = load(record.source, engine=self._engine)
-        directory = encoder.directory
+        encoder = load(self._model_in_use().source, engine=self._engine)
+        self._require_same_model(encoder)
+        return encoder
+
+    def use_encoder(self, encoder: Encoder) -> None:
+        """Use an encoder of the model in use that is open already.
+
+        Raises:
+            LibraryError: it is another model.
+        """
+        self._require_same_model(encoder)
+        self.encoder = encoder
+
+    def _require_same_model(self, encoder: Encoder) -> None:
+        from twotower.encode.golden import file_facts, has_image_tower
+
+        record, directory = self._model_in_use(), encoder.directory
         same_files = file_facts(directory) == record.files
         if not same_files and not has_image_tower(directory, record.fingerprint):
             raise LibraryError(
@@ -120,7 +133,6 @@ class Index:
                 f"no longer the model that {self.location} was indexed with",
                 "restore that model, or index again",
             )
-        return encoder
 
     @cached_property
     def calibration(self) -> Calibration:

@@ -50,6 +50,15 @@ class PictureRecord:
 PICTURE_COLUMNS = tuple(field.name for field in fields(PictureRecord))
 
 
+class PictureShape(NamedTuple):
+    """The facts about a picture that its place in a page of pictures depends on."""
+
+    id: int
+    width: int | None
+    height: int | None
+    taken: str | None
+
+
 class FileState(NamedTuple):
     """The state of a picture's file when it was indexed, to detect changes."""
 

@@ -47,7 +47,11 @@ def duplicates(
         embeds = index.vectors.get(np.array([record.id for record in records]))
         groups.append(
             [
-                Hit(index.root / record.path, float(cosine), None, True, taken=record.taken)
+                Hit(
+                    *(index.root / record.path, float(cosine), None, True),
+                    taken=record.taken,
+                    id=record.id,
+                )
                 for record, cosine in zip(records, embeds @ embeds[0], strict=True)
             ]
         )

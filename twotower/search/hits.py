@@ -23,6 +23,8 @@ class Hit:
         taken: the camera's local time, ISO 8601.
         copies: near-duplicates of the picture; those of a match are matches too, unless pictures
             below the cut-off were asked for.
+        id: of the picture in the catalog.
+        copy_ids: of the near-duplicates.
     """
 
     path: Path
@@ -32,6 +34,8 @@ class Hit:
     named: bool = False
     taken: str | None = None
     copies: tuple[Path, ...] = ()
+    id: int = 0
+    copy_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

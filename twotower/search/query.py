@@ -12,13 +12,16 @@ import datetime
 import difflib
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from twotower.errors import QueryError
 from twotower.inputs.media import MEDIA_SUFFIXES, RAW_SUFFIXES, VIDEO_SUFFIXES
+
+if TYPE_CHECKING:
+    from twotower.arrays import Float32Array
 
 ORIENTATIONS = ("landscape", "portrait", "square")
 FILTERS = {  # each key with an example of its value
@@ -57,12 +60,14 @@ class Term:
     Attributes:
         weight: the factor of its score and the exponent of its probability.
         negated: exclude what the term describes.
+        image_embeds: of a picture that is no file, [embed_dim]; `picture` then only names it.
     """
 
     text: str = ""
     picture: Path | None = None
     weight: float = 1.0
     negated: bool = False
+    image_embeds: Float32Array | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,12 @@ class Filter:
         key: one of `FILTERS`.
         value: an ISO date for `after` and `before`, a `Circle` for `near`, one of `ORIENTATIONS`
             or of `TYPES`, or the text of a camera or folder.
+        text: the filter as it was typed.
     """
 
     key: str
     value: str | Circle
+    text: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ class Query:
         return " ".join(term.text for term in self.terms if term.text and not term.negated)
 
 
-def parse_query(text: str, find_picture: FindPicture) -> Query:
+def parse_query(text: str, find_picture: FindPicture, terms: Sequence[Term] = ()) -> Query:
     """Parse a query as a person types it.
 
     Adjacent words are one description. A description may be in quotes; `+` starts another that must
@@ -110,24 +117,26 @@ def parse_query(text: str, find_picture: FindPicture) -> Query:
 
     Args:
         find_picture: returns the file that a name with the suffix of a picture stands for, or None.
+        terms: further terms, which precede those of the text.
 
     Raises:
         QueryError: the query makes no sense; `subject` is the part of it at fault.
     """
     parser = _Parser(find_picture)
+    parser.terms.extend(terms)
     for token in _tokens(text):
         parser.add_token(token)
     parser.end_description()
-    terms, filters = parser.terms, parser.filters
-    if not terms and not filters:
+    every_term, filters = tuple(parser.terms), tuple(parser.filters)
+    if not every_term and not filters:
         raise QueryError("query", "nothing to look for", 'write words, such as "beach at sunset"')
-    if terms and all(term.negated for term in terms):
+    if every_term and all(term.negated for term in every_term):
         raise QueryError(
             repr(text), "only excludes pictures", "add what to look for before the minus"
         )
     if parser.sign:
         raise _dangling(parser.sign)
-    return Query(text, tuple(terms), tuple(filters))
+    return Query(text, every_term, filters)
 
 
 def _tokens(text: str) -> list[str]:
@@ -276,7 +285,7 @@ def _parse_filter(token: str, sign: str) -> Filter | None:
             "nothing follows the colon",
             f'write {key}:{FILTERS[key]} without a space, or as words: "{key}:"',
         )
-    return Filter(key, _VALUES[key](key, value))
+    return Filter(key, _VALUES[key](key, value), token)
 
 
 def _unknown_filter(key: str, token: str) -> QueryError:

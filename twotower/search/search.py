@@ -270,8 +270,9 @@ def _relative_folder(index: Index, folder: Path) -> str:
 
 def _allowed(index: Index, query: Query, folder: Path | None) -> Int64Array | None:
     """Return the ids that pass the filters, without the query's pictures; None for all."""
-    pictures = [_id_of(index, term.picture) for term in query.terms if term.picture]
-    excluded = [number for number in pictures if number is not None]
+    files = [term.picture for term in query.terms if term.picture and term.image_embeds is None]
+    numbers = [_id_of(index, picture) for picture in files]
+    excluded = [number for number in numbers if number is not None]
     vectors, rows = len(index.vectors), len(index.catalog)
     warn_of_missing(index, vectors, rows)
     whole = folder is None or _relative_folder(index, folder) == "."
@@ -289,7 +290,7 @@ def _newest(index: Index, query: Query, allowed: Int64Array | None, page: slice)
     records.sort(key=lambda record: record.path)
     records.sort(key=lambda record: record.taken or "", reverse=True)
     hits = [
-        Hit(index.root / record.path, None, None, True, taken=record.taken)
+        Hit(index.root / record.path, None, None, True, taken=record.taken, id=record.id)
         for record in records[page]
     ]
     return SearchResult(query.text, None, len(records), len(records), hits)
@@ -302,7 +303,9 @@ def _embed(index: Index, terms: Sequence[Term]) -> Float32Array:
     if texts:
         embeds[texts] = embed_queries(index.encoder, [terms[i].text for i in texts])
     for i, term in enumerate(terms):
-        if term.picture is not None:
+        if term.image_embeds is not None:
+            embeds[i] = term.image_embeds
+        elif term.picture is not None:
             number = _id_of(index, term.picture)
             embeds[i] = (
                 _embed_file(index, term.picture)
@@ -335,7 +338,9 @@ def _embed_file(index: Index, picture: Path) -> Float32Array:
 
 def _id_of(index: Index, picture: Path) -> int | None:
     """Return the id of a file of the library that has not changed since it was indexed."""
-    path, root = picture.resolve(), index.root.resolve()
+    path, root = picture, index.root
+    if not path.is_relative_to(root):  # as written, a path of the library may lead through links
+        path, root = picture.resolve(), index.root.resolve()
     if not path.is_relative_to(root):
         return None
     relative = os.fsencode(path.relative_to(root).as_posix())
@@ -463,6 +468,8 @@ def _hits(index: Index, groups: list[list[int]], candidates: Candidates) -> list
             named=bool(candidates.named[best]),
             taken=records[ids[best]].taken,
             copies=tuple(index.root / records[ids[row]].path for row in copies),
+            id=ids[best],
+            copy_ids=tuple(ids[row] for row in copies),
         )
         for best, *copies in filter(None, present)
     ]

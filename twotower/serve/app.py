@@ -16,6 +16,16 @@ from twotower.serve import embed_api, operations
 from twotower.serve.access import SECURITY_HEADERS, HostCheck, SecurityHeaders
 from twotower.serve.endpoint import Endpoint, to_route
 from twotower.serve.errors import RequestError, plain_error
+from twotower.serve.library_api import (
+    asking,
+    duplicates,
+    indexing,
+    pictures,
+    search,
+    session,
+    tags,
+    uploads,
+)
 from twotower.serve.openapi import describe
 from twotower.serve.page import page_routes
 from twotower.serve.server import Server
@@ -23,6 +33,14 @@ from twotower.serve.server import Server
 ENDPOINTS: tuple[Endpoint, ...] = (
     *operations.ENDPOINTS,
     *embed_api.ENDPOINTS,
+    *search.ENDPOINTS,
+    *pictures.ENDPOINTS,
+    *uploads.ENDPOINTS,
+    *indexing.ENDPOINTS,
+    *tags.ENDPOINTS,
+    *asking.ENDPOINTS,
+    *duplicates.ENDPOINTS,
+    *session.ENDPOINTS,
 )
 
 

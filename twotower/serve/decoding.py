@@ -18,6 +18,7 @@ from twotower.errors import PictureError
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
+    from pathlib import Path
 
     from twotower.arrays import Float32Array
     from twotower.inputs.preprocess import PreprocessConfig
@@ -71,6 +72,15 @@ class DecoderPool:
         """
         result: tuple[bytes, int, int] = await self._run(("thumbnail", content, height))
         return result
+
+    async def shrink_file(self, path: Path, width: int, height: int) -> bytes:
+        """Return a JPEG of a picture, raw file or video of the library, at most of that size.
+
+        Raises:
+            PictureError: the file cannot be decoded within the limits.
+        """
+        content: bytes = await self._run(("shrink_file", path, (width, height)))
+        return content
 
     async def close(self) -> None:
         """Stop the workers."""
@@ -145,7 +155,7 @@ def _serve(connection: Connection, memory: int, max_pixels: int) -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
-    from twotower.inputs import pictures, preprocess  # noqa: F401  before memory is limited
+    from twotower.inputs import media, pictures, preprocess  # noqa: F401  before memory is limited
 
     if sys.platform != "win32":
         import resource
@@ -156,6 +166,9 @@ def _serve(connection: Connection, memory: int, max_pixels: int) -> None:
         while True:
             job, content, option = connection.recv()
             try:
+                if job == "shrink_file":
+                    connection.send(_shrink_file(content, *option))
+                    continue
                 image = pictures.open_picture(
                     content, draft_size=_draft_size(job, option), max_pixels=max_pixels
                 )
@@ -196,15 +209,26 @@ def _preprocess(image: Any, config: PreprocessConfig, width: int, height: int) -
 
 
 def _thumbnail(image: Any, limit: int, width: int, height: int) -> tuple[bytes, int, int]:
+    return _shrink(image, 4 * limit, limit), width, height
+
+
+def _shrink_file(path: Path, width: int, height: int) -> bytes:
+    from twotower.inputs.media import open_frames
+
+    return _shrink(open_frames(path, 1, draft_size=height)[0], width, height)
+
+
+def _shrink(image: Any, width: int, height: int) -> bytes:
+    """Return a JPEG of at most that size."""
     import io
 
     from twotower.inputs.pictures import on_white
 
     image = on_white(image)
-    image.thumbnail((4 * limit, limit))
+    image.thumbnail((width, height))
     content = io.BytesIO()
     image.save(content, "JPEG", quality=85)
-    return content.getvalue(), width, height
+    return content.getvalue()
 
 
 _JOBS: dict[str, Any] = {"preprocess": _preprocess, "thumbnail": _thumbnail}

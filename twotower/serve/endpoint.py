@@ -106,6 +106,8 @@ class Endpoint:
         body: the model of the JSON body, for OpenAPI; None for no body.
         content: for OpenAPI, the schema of bodies by content type, if they are no JSON.
         answer: the model of the JSON answer, for OpenAPI; None for other contents.
+        status: of the answer.
+        media_types: of the answer, if it is no JSON; for OpenAPI.
         query: for OpenAPI, the schema of each query parameter.
         errors: the shape of errors.
         public: answered without an API key, as for health checks.
@@ -119,6 +121,8 @@ class Endpoint:
     body: type[BaseModel] | None = None
     content: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     answer: type[BaseModel] | None = None
+    status: int = 200
+    media_types: tuple[str, ...] = ()
     query: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     errors: ErrorShape = plain_error
     public: bool = False

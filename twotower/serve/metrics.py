@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -44,9 +44,9 @@ class Metrics:
             registry=self._registry,
         )
 
-    def add_batchers(self, batchers: Iterable[Batcher[object, object]]) -> None:
-        """Report the queues and towers of batchers."""
-        self._registry.register(_BatcherCollector(list(batchers)))
+    def add_batchers(self, batchers: Sequence[Batcher[Any, Any]]) -> None:
+        """Report the queues and towers of batchers, also of those added to the list later."""
+        self._registry.register(_BatcherCollector(batchers))
 
     def add_counter(self, name: str, documentation: str, count: Callable[[], int]) -> None:
         """Report a counter that is read when metrics are."""
@@ -68,7 +68,7 @@ class Metrics:
 
 
 class _BatcherCollector(Collector):
-    def __init__(self, batchers: list[Batcher[object, object]]) -> None:
+    def __init__(self, batchers: Sequence[Batcher[Any, Any]]) -> None:
         self._batchers = batchers
 
     def collect(self) -> Iterator[Metric]:

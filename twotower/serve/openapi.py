@@ -19,7 +19,9 @@ _COMPONENT = "#/components/schemas/{model}"
 _ERRORS = {
     "400": "The request cannot be used.",
     "401": "The API key is missing or wrong.",
+    "403": "The server was started without --allow-writes.",
     "404": "There is no such model, picture or setting.",
+    "409": "Nothing is indexed yet, or indexing runs.",
     "408": "The body did not arrive in time.",
     "413": "The body is too large.",
     "415": "The encoding of the body is unknown.",
@@ -62,7 +64,7 @@ def _operation(endpoint: Endpoint, path: str, method: str) -> dict[str, Any]:
         "tags": [endpoint.tag],
         "parameters": [*_path_parameters(path), *_query_parameters(endpoint)],
         "responses": {
-            "200": {"description": "The answer.", "content": _answer(endpoint)},
+            str(endpoint.status): {"description": "The answer.", "content": _answer(endpoint)},
             **{status: {"description": text} for status, text in _ERRORS.items()},
         },
         "security": [] if endpoint.public else [{"key": []}, {}],
@@ -93,7 +95,7 @@ def _query_parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
 
 def _answer(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.answer is None:
-        return {}
+        return {media_type: {"schema": {}} for media_type in endpoint.media_types}
     return {"application/json": {"schema": _reference(endpoint.answer)}}
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any
 
 from twotower.encode.load import load
-from twotower.encode.registry import BUNDLED_MODELS, DEFAULT_MODEL
+from twotower.encode.registry import DEFAULT_MODEL, bundled_name
 from twotower.serve.access import Access
 from twotower.serve.decoding import DecoderPool
+from twotower.serve.library import LibraryService
 from twotower.serve.metrics import Metrics
 from twotower.serve.models import ServedModel, ServedModels
 
 if TYPE_CHECKING:
+    from twotower.serve.batcher import Batcher
     from twotower.serve.settings import ServerSettings
 
 
@@ -20,6 +23,7 @@ class Server:
     """The models, decoders and metrics that endpoints work with.
 
     Attributes:
+        library: None for a server of models alone.
         ready: set once the models are loaded.
         closing: set when the server shuts down, so that open streams end.
     """
@@ -40,15 +44,16 @@ class Server:
             memory_mb=settings.decode_memory_mb,
             max_pixels=settings.max_pixels,
         )
-        self.models = ServedModels([self._open_model(source) for source in self._sources()])
+        self._lock = threading.Lock()
+        self._batchers: list[Batcher[Any, Any]] = []
+        self._by_source: dict[str, ServedModel] = {}
+        self.library: LibraryService | None = None
+        if settings.folder or settings.library:
+            self.library = LibraryService(settings, self.model_of)
+        self.models = ServedModels([self.model_of(source) for source in self._sources()])
         self.ready, self.closing = asyncio.Event(), asyncio.Event()
         self._warm_up: asyncio.Task[None] | None = None
-        batchers = [
-            batcher
-            for model in self.models.models.values()
-            for batcher in (model.texts, model.pictures)
-        ]
-        self.metrics.add_batchers(batchers)  # type: ignore[arg-type]
+        self.metrics.add_batchers(self._batchers)
         self.metrics.add_counter(
             "twotower_decoder_restarts",
             "Decoders that were stopped by a picture.",
@@ -58,24 +63,39 @@ class Server:
     async def start(self) -> None:
         """Load the models in the background; `ready` is set when they answer."""
         self._warm_up = asyncio.create_task(self._load_models())
+        if self.library is not None:
+            await self.library.start()
 
     async def stop(self) -> None:
         """Finish the waiting items, then stop models and decoders."""
         self.closing.set()
         if self._warm_up is not None:
             self._warm_up.cancel()
-        await asyncio.gather(*(model.close() for model in self.models.models.values()))
+        if self.library is not None:
+            await self.library.close()
+        await asyncio.gather(*(model.close() for model in self._by_source.values()))
         await self.decoders.close()
 
     async def _load_models(self) -> None:
         await asyncio.gather(*(model.warm_up() for model in self.models.models.values()))
         self.ready.set()
 
-    def _sources(self) -> tuple[str, ...]:
-        return self.settings.models or (DEFAULT_MODEL,)
+    def model_of(self, source: str) -> ServedModel:
+        """Return the model that `load` takes `source` for; it is opened once. Runs in any thread.
 
-    def _open_model(self, source: str) -> ServedModel:
-        encoder = load(source, engine=self.settings.engine)
-        short = {short: name for name, short in BUNDLED_MODELS.items()}
-        name = short.get(source, source)
-        return ServedModel(name, encoder, self.decoders, self.settings)
+        Raises:
+            ModelError: it does not exist or cannot be read.
+        """
+        name = bundled_name(source) or source
+        with self._lock:
+            if name not in self._by_source:
+                encoder = load(source, engine=self.settings.engine)
+                model = ServedModel(name, encoder, self.decoders, self.settings)
+                self._batchers += [model.texts, model.pictures]
+                self._by_source[name] = model
+            return self._by_source[name]
+
+    def _sources(self) -> tuple[str, ...]:
+        """Return the models to serve; by default that of the library."""
+        of_library = self.library.model_source if self.library is not None else None
+        return self.settings.models or (of_library or DEFAULT_MODEL,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -58,6 +59,35 @@ def import_corrections(index: Index, vocabulary: Vocabulary, path: Path) -> Impo
     return ImportReport(len(corrections), tuple(errors))
 
 
+def correct(
+    index: Index, vocabulary: Vocabulary, verdicts: Sequence[tuple[int, str, bool | None]]
+) -> list[Correction]:
+    """Keep the verdicts of a person with the library.
+
+    Args:
+        verdicts: the id of a picture, a tag, and the verdict on it; None forgets earlier ones.
+
+    Returns:
+        The corrections that `Catalog.correct` takes to undo this.
+
+    Raises:
+        TaggingError: a tag is not in the vocabulary, or a picture not in the library.
+        LibraryError: the catalog cannot be written.
+    """
+    importer = _Importer(index, vocabulary)
+    ids = {picture_id for picture_id, _, _ in verdicts}
+    contents = {record.id: record.content_hash for record in index.catalog.pictures(ids)}
+    corrections: list[Correction] = []
+    for picture_id, tag, accepted in verdicts:
+        content = contents.get(picture_id)
+        if content is None:
+            raise TaggingError(f"picture {picture_id}", "not in the library", "search again")
+        corrections += importer.correction(tag, content, accepted)
+    before = {(row.tag, row.content_hash): row.accepted for row in index.catalog.corrections()}
+    index.catalog.correct(corrections)
+    return [(tag, content, before.get((tag, content))) for tag, content, _ in corrections]
+
+
 class _Importer:
     """Finds the tags and pictures that rows name."""
 
@@ -76,9 +106,11 @@ class _Importer:
 
     def corrections(self, row: dict[str, str]) -> list[Correction]:
         """Return the corrections of a row. Raises `TaggingError` if it cannot be used."""
-        tag = self._tag(row["tag"])
-        accepted = _verdict(row["verdict"])
-        content = self._content(row)
+        return self.correction(row["tag"], self._content(row), _verdict(row["verdict"]))
+
+    def correction(self, name: str, content: bytes, accepted: bool | None) -> list[Correction]:
+        """Return the corrections for a verdict. Raises `TaggingError` for an unknown tag."""
+        tag = self._tag(name)
         corrections: list[Correction] = [(str(tag), content, accepted)]
         if accepted is None:  # the tag may have another path in the vocabulary of then
             corrections += [

@@ -135,6 +135,7 @@ def write_sidecars(
     result: TagResult,
     *,
     embed: bool = False,
+    dry_run: bool = False,
     report: ReportProgress = ignore_progress,
 ) -> WriteReport:
     """Write the assigned tags into the sidecars of pictures, and remove tags from earlier runs.
@@ -144,6 +145,7 @@ def write_sidecars(
 
     Args:
         embed: write into the picture files themselves, through exiftool.
+        dry_run: only report what would be done.
         report: called with the number of pictures that are written.
 
     Raises:
@@ -158,5 +160,6 @@ def write_sidecars(
         model.fingerprint,
         judged=[tag.path for tag in result.tagger.tags],
         embed=embed,
+        dry_run=dry_run,
         report=report,
     )
