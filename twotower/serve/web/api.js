@@ -26,7 +26,11 @@ export async function request(path, { method = "GET", body, signal } = {}) {
   return response.json();
 }
 
-/** Return the response of a URL if it is a success; throw an ApiError otherwise. */
+/**
+ * Return the response of a URL if it is a success; throw an ApiError otherwise.
+ *
+ * The event "needs-key" tells the page that the server has not seen the API key.
+ */
 export async function send(url, options = {}) {
   let response;
   try {
@@ -35,6 +39,7 @@ export async function send(url, options = {}) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(0, "The server does not answer.");
   }
+  if (response.status === 401 && url !== "/api/session") dispatchEvent(new Event("needs-key"));
   if (!response.ok) throw await readError(response);
   return response;
 }
@@ -58,3 +63,15 @@ export function parameters(values) {
   const entries = Object.entries(values).filter(([, value]) => value !== "" && value != null);
   return new URLSearchParams(entries).toString();
 }
+
+// --- pictures ------------------------------------------------------------------------------------
+
+let version = "";
+
+/** Set the version of the library, under which browsers may keep its thumbnails. */
+export function setVersion(value) {
+  version = value;
+}
+
+export const thumbnailUrl = (id, height = 240) =>
+  `/api/pictures/${id}/thumbnail?${parameters({ height, v: version })}`;

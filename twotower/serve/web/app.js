@@ -1,6 +1,6 @@
 /** The page: opens the library, then shows the view that the address names. */
 
-import { request } from "./api.js";
+import { request, setVersion } from "./api.js";
 import { h, isTyping } from "./dom.js";
 import "./drop.js";
 import { Duplicates } from "./duplicates.js";
@@ -69,6 +69,7 @@ function showTitle({ q, view: name }) {
 async function start() {
   try {
     library = await request("library");
+    setVersion(library.version);
   } catch (error) {
     showStartError(error);
     return;
@@ -87,13 +88,13 @@ async function onIndexProgress(index, isFinished) {
   if (!isFinished && !(isDue && scrollY < 50 && !lightbox)) return;
   refreshed = performance.now();
   Object.assign(library, await request("library").catch(() => ({})));
+  setVersion(library.version);
   if (viewName === "" && (isFinished || !state().q)) view.load(scrollY);
 }
 
 function showStartError(error) {
-  if (error.status === 401) {
-    askForKey();
-  } else if (error.status === 404) {
+  if (error.status === 401) return; // the event "needs-key" has led to the form
+  if (error.status === 404) {
     main.replaceChildren(stateMessage({
       icon: "photos",
       title: "This server has no library",
@@ -117,7 +118,7 @@ function askForKey(problem = "") {
       await request("session", { method: "POST", body: { key: key.value } });
       start();
     } catch (error) {
-      askForKey(error.status === 401 || error.status === 403 ? "This key is wrong." : error.message);
+      askForKey(error.message);
     }
   };
   main.replaceChildren(stateMessage({

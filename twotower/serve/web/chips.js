@@ -1,5 +1,6 @@
 /** The query as the server understood it: chips that can be changed. */
 
+import { thumbnailUrl } from "./api.js";
 import { h, icon, iconButton } from "./dom.js";
 import { FILTERS, formatFilter, formatQuery } from "./query.js";
 
@@ -89,7 +90,7 @@ function similarChip(picture, onChange) {
     "span",
     { class: "chip" },
     icon("similar"),
-    h("img", { src: `/api/pictures/${picture.id}/thumbnail?height=240`, alt: "" }),
+    h("img", { src: thumbnailUrl(picture.id), alt: "" }),
     h("span", { class: "chip-text" }, `like ${picture.name}`),
     iconButton("close", "Remove the picture", () => onChange({ similar: "" }), {
       class: "chip-remove",

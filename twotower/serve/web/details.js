@@ -7,6 +7,7 @@ import { addressOf, open } from "./location.js";
 import { toast } from "./messages.js";
 import { formatFilter } from "./query.js";
 
+const TAGS_MS = 1000;
 let vocabulary = null; // the names of all tags, once somebody adds one
 
 export class Details {
@@ -42,6 +43,15 @@ export class Details {
     this.#showTags();
   }
 
+  /** Ask again for the tags, which the server is computing. */
+  async #awaitTags() {
+    const { id } = this.picture;
+    await new Promise((resolve) => setTimeout(resolve, TAGS_MS));
+    if (this.picture?.id !== id) return;
+    const picture = await request(`pictures/${id}`).catch(() => null);
+    if (picture && this.picture?.id === id) this.show(picture);
+  }
+
   /** Move the focus to "tags" or "ask". */
   focus(section) {
     const firstTag = this.tags.querySelector("button:not(:disabled)");
@@ -53,7 +63,10 @@ export class Details {
   #showTags() {
     const tags = this.picture.tags.toSorted(byImportance);
     this.tags.replaceChildren(...tags.map((tag) => this.#tagElement(tag)));
-    if (!tags.length) this.tags.append(h("li", { class: "quiet" }, "No tags"));
+    if (tags.length) return;
+    const isReady = this.picture.tags_ready;
+    this.tags.append(h("li", { class: "quiet" }, isReady ? "No tags" : "Looking at the picture…"));
+    if (!isReady) this.#awaitTags();
   }
 
   #tagElement(entry) {

@@ -78,8 +78,6 @@ export function isTyping(event) {
   );
 }
 
-export const thumbnailUrl = (id, height = 240) => `/api/pictures/${id}/thumbnail?height=${height}`;
-
 const numbers = new Intl.NumberFormat("en");
 const days = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "short" });
 const months = new Intl.DateTimeFormat("en", { month: "long", year: "numeric", timeZone: "UTC" });

@@ -1,7 +1,7 @@
 /** Duplicates: the copies of a picture side by side. Nothing is deleted; paths are copied. */
 
-import { request } from "./api.js";
-import { count, formatBytes, formatNumber, h, icon, thumbnailUrl } from "./dom.js";
+import { request, thumbnailUrl } from "./api.js";
+import { count, formatBytes, formatNumber, h, icon } from "./dom.js";
 import { change } from "./location.js";
 import { announce, errorMessage, stateMessage, toast } from "./messages.js";
 

@@ -1,6 +1,7 @@
 /** The grid of pictures: only those near the screen exist as elements. */
 
-import { formatMonth, formatPercent, h, thumbnailUrl } from "./dom.js";
+import { thumbnailUrl } from "./api.js";
+import { formatMonth, formatPercent, h } from "./dom.js";
 import { addressOf } from "./location.js";
 
 const SCREENS_BEYOND = 1; // rendered above and below the screen

@@ -1,7 +1,8 @@
 /**
  * Fetches and lays out libraries of any size beside the main thread, which never waits for it.
  *
- * A message {id, url, box} loads a layout, {id, box} lays the loaded one out again; `box` is
+ * A message {id, url, box} loads a layout, {id, answer, box} takes one that came otherwise, and
+ * {id, box} lays the present one out again; `box` is
  * {width, target, gap, monthHeader, nearHeader, noMatchHeader, byMonth}. The answer has the same id.
  */
 
@@ -11,15 +12,13 @@ import { send } from "./api.js";
 let columns = null;
 let latest = 0;
 
-onmessage = async ({ data: { id, url, box } }) => {
+onmessage = async ({ data: { id, url, answer, box } }) => {
   latest = id;
   try {
-    if (url) {
-      const loaded = toColumns(await (await send(url)).json());
-      if (id !== latest) return; // a later message has overtaken it
-      columns = loaded;
-    }
-    postMessage({ id, columns: url ? withoutMonths(columns) : null, rows: arrange(box) });
+    const layout = url ? await (await send(url)).json() : answer;
+    if (id !== latest) return; // a later message has overtaken it
+    if (layout) columns = toColumns(layout);
+    postMessage({ id, columns: layout ? withoutMonths(columns) : null, rows: arrange(box) });
   } catch (error) {
     const { status = 0, message, field = null } = error;
     if (id === latest) postMessage({ id, error: { status, message, field } });

@@ -23,16 +23,16 @@ export const loadLayout = (url, box) => post({ url, box });
 /** Return {rows} of the loaded layout in another box. */
 export const arrangeLayout = (box) => post({ box });
 
-/** Return columns of pictures that came with an answer, in the form of the worker's. */
-export function columnsOf(pictures, matches) {
-  const aspect = pictures.map(({ width, height }) => (width && height ? width / height : 1.5));
-  return {
+/** Return {columns, rows} of pictures that came with an answer; the first `matches` match. */
+export function layoutOf(pictures, matches, box) {
+  const answer = {
     ids: pictures.map((picture) => picture.id),
-    aspect,
+    aspect: pictures.map(({ width, height }) => (width && height ? width / height : 1.5)),
     month: pictures.map(({ taken }) => taken?.slice(0, 7) ?? ""),
     probability: pictures.map((picture) => picture.probability),
     matches,
   };
+  return post({ answer, box });
 }
 
 function post(message) {

@@ -1,8 +1,8 @@
 /** The lightbox: a picture as large as the screen, with keys. */
 
-import { request, send } from "./api.js";
+import { request, send, thumbnailUrl } from "./api.js";
 import { Details } from "./details.js";
-import { formatNumber, formatPercent, h, iconButton, isTyping, preference, thumbnailUrl } from "./dom.js";
+import { formatNumber, formatPercent, h, iconButton, isTyping, preference } from "./dom.js";
 import { showHelp } from "./help.js";
 import { back, change, open } from "./location.js";
 import { toast } from "./messages.js";
@@ -30,6 +30,7 @@ export class Lightbox {
     this.observer.observe(this.stage);
     document.body.append(this.dialog);
     this.dialog.showModal();
+    this.dialog.focus();
     this.setPanel(preference.read("panel") === "open" && innerWidth >= 900);
   }
 
@@ -59,7 +60,7 @@ export class Lightbox {
     this.stage = h("div", { class: "lightbox-stage" }, this.figure);
     this.stage.addEventListener("dblclick", () => this.toggleZoom());
     this.#listenToSwipes();
-    this.dialog = h("dialog", { class: "lightbox", "aria-label": "Picture", tabindex: "-1", autofocus: true }, bar,
+    this.dialog = h("dialog", { class: "lightbox", "aria-label": "Picture", tabindex: "-1" }, bar,
       h("div", { class: "lightbox-middle" }, this.stage, this.previous, this.next, this.heatForm),
       this.details.element);
   }

@@ -5,7 +5,7 @@ import { answerCard } from "./answer.js";
 import { chips } from "./chips.js";
 import { count, formatNumber, h } from "./dom.js";
 import { Grid } from "./grid.js";
-import { arrangeLayout, columnsOf, loadLayout } from "./layout.js";
+import { arrangeLayout, layoutOf, loadLayout } from "./layout.js";
 import { addressOf, change, open } from "./location.js";
 import { announce, errorMessage, stateMessage } from "./messages.js";
 import { isQuestion, mainText } from "./query.js";
@@ -71,7 +71,7 @@ export class Photos {
     this.grid.pause();
     const slow = setTimeout(() => this.#showLoading(), SLOW_MS);
     try {
-      await (this.state.similar ? this.#loadSimilar(generation) : this.#loadSearch(generation));
+      await this.#loadState(generation);
       if (generation !== this.generation) return;
       if (scroll !== null) scrollTo({ top: scroll, behavior: "instant" });
     } catch (error) {
@@ -81,6 +81,16 @@ export class Photos {
       clearTimeout(slow);
       if (generation === this.generation) this.element.removeAttribute("aria-busy");
     }
+  }
+
+  #loadState(generation) {
+    if (this.state.similar) return this.#loadSimilar(generation);
+    if (this.isQuestion) return this.#loadAnswer(generation);
+    return this.#loadSearch(generation);
+  }
+
+  get isQuestion() {
+    return isQuestion(this.state.q) && !this.state.upload;
   }
 
   get byDate() {
@@ -95,14 +105,18 @@ export class Photos {
 
   async #loadSearch(generation) {
     const query = this.#query;
+    this.understood = NOTHING_UNDERSTOOD;
     const layout = loadLayout(`/api/layout?${parameters(query)}`, this.#box());
     const details = request(`search?${parameters({ ...query, top: 60 })}`, {
       signal: this.controller.signal,
     });
-    layout.catch(() => {}); // an error of the search comes with the details as well
-    details.then((result) => generation === this.generation && this.#showDetails(result), () => {});
-    const [{ columns, rows }] = await Promise.all([layout, details]);
-    if (generation === this.generation) await this.#showGrid(columns, rows);
+    const showDetails = details.then((result) => {
+      if (generation === this.generation) this.#showDetails(result);
+    });
+    const showGrid = layout.then(({ columns, rows }) => {
+      if (generation === this.generation) return this.#showGrid(columns, rows);
+    });
+    await Promise.all([showGrid, showDetails]);
   }
 
   async #loadSimilar(generation) {
@@ -113,13 +127,29 @@ export class Photos {
       request(`pictures/${similar}/similar?top=${SIMILAR}`, { signal }),
     ]);
     const pictures = [...result.hits, ...result.near];
-    const blob = new Blob([JSON.stringify(columnsOf(pictures, result.hits.length))]);
-    const url = URL.createObjectURL(blob);
-    const { columns, rows } = await loadLayout(url, this.#box());
-    URL.revokeObjectURL(url);
+    const { columns, rows } = await layoutOf(pictures, result.hits.length, this.#box());
     if (generation !== this.generation) return;
     this.#showDetails({ ...result, understood: { ...NOTHING_UNDERSTOOD, warnings: [] } }, picture);
     await this.#showGrid(columns, rows);
+  }
+
+  /** Ask the question in the search box; words that are no question are searched for. */
+  async #loadAnswer(generation) {
+    const body = { question: this.state.q };
+    let answer;
+    try {
+      answer = await request("ask", { method: "POST", body, signal: this.controller.signal });
+    } catch (error) {
+      if (error.status !== 400 && error.status !== 422) throw error;
+      return this.#loadSearch(generation);
+    }
+    const { hits } = answer;
+    const { columns, rows } = await layoutOf(hits, hits.length, this.#box());
+    if (generation !== this.generation) return;
+    this.#showDetails({ understood: NOTHING_UNDERSTOOD, hits, near: [], matches: hits.length });
+    this.answer.replaceChildren(answerCard(answer));
+    await this.#showGrid(columns, rows);
+    this.message.replaceChildren();
   }
 
   async #showGrid(columns, rows) {
@@ -161,12 +191,13 @@ export class Photos {
       }),
       h("div", { class: "summary" },
         h("span", {}, summary),
-        this.isSearch && h("span", { class: "quiet" }, ` in ${Math.max(1, Math.round(result.milliseconds ?? 0))} ms`)),
-      this.isSearch && !similar ? this.#sortSwitch() : "",
+        result.milliseconds && this.isSearch &&
+          h("span", { class: "quiet" }, ` in ${Math.max(1, Math.round(result.milliseconds))} ms`)),
+      this.isSearch && !similar && !this.isQuestion ? this.#sortSwitch() : "",
     );
     announce(this.isSearch ? `${summary}${matches ? "" : "; the nearest follow"}` : summary);
     this.#showWarnings(result);
-    this.#showAnswer();
+    this.answer.replaceChildren();
   }
 
   #sortSwitch() {
@@ -188,13 +219,6 @@ export class Photos {
     this.warnings.replaceChildren(...lines.map((line) => h("p", {}, line)));
   }
 
-  #showAnswer() {
-    const { q } = this.state;
-    if (q === this.question) return;
-    this.question = q;
-    this.answer.replaceChildren(...(isQuestion(q) ? [answerCard(q)] : []));
-  }
-
   /** Return the line between the matches and the nearest pictures. */
   #nearHeader() {
     const nothing = this.grid.columns.matches === 0;
@@ -213,7 +237,9 @@ export class Photos {
   }
 
   #noMatch() {
-    return this.text ? `No picture matches “${this.text}”` : "No picture matches";
+    if (!this.state.q) return "No picture looks like it";
+    const text = this.text || this.state.q;
+    return text ? `No picture matches “${text}”` : "No picture matches";
   }
 
   #showEmpty() {
@@ -259,10 +285,7 @@ export class Photos {
 
   #showError(error) {
     this.element.classList.remove("stale");
-    if (error.status === 401) {
-      dispatchEvent(new CustomEvent("needs-key"));
-      return;
-    }
+    if (error.status === 401) return; // the form for the key is shown
     // while a query is typed it may make no sense for a moment: what was found stays
     if (error instanceof ApiError && error.status === 400 && error.field === "q") {
       this.warnings.replaceChildren(h("p", { class: "problem", role: "alert" }, error.message));
@@ -281,7 +304,7 @@ export class Photos {
       return;
     }
     this.message.replaceChildren(errorMessage(error, () => this.load()));
-    if (error.status === 0) dispatchEvent(new CustomEvent("disconnected"));
+    if (error.status === 0) dispatchEvent(new Event("disconnected"));
   }
 
   #box() {

@@ -1,7 +1,7 @@
 /** Tag review: accept and reject the tags that teach most, with buttons and keys. */
 
-import { request } from "./api.js";
-import { formatPercent, h, icon, iconButton, isTyping, thumbnailUrl } from "./dom.js";
+import { request, thumbnailUrl } from "./api.js";
+import { formatPercent, h, icon, iconButton, isTyping } from "./dom.js";
 import { change } from "./location.js";
 import { announce, errorMessage, stateMessage, toast } from "./messages.js";
 
