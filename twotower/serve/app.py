@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from twotower.serve import embed_api, operations
+from twotower.serve import embed_api, mcp_transport, operations
 from twotower.serve.access import SECURITY_HEADERS, HostCheck, SecurityHeaders
 from twotower.serve.endpoint import Endpoint, to_route
 from twotower.serve.errors import RequestError, plain_error
@@ -46,14 +46,18 @@ ENDPOINTS: tuple[Endpoint, ...] = (
 
 def create_app(server: Server) -> Starlette:
     """Return the application of a server; its lifespan starts and stops the server."""
+    manager = None
+    if server.library is not None:
+        mcp_route, manager = mcp_transport.create_route(server)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await server.start()
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            await server.start()
+            stack.push_async_callback(server.stop)
+            if manager is not None:
+                await stack.enter_async_context(manager.run())
             yield
-        finally:
-            await server.stop()
 
     description = describe(ENDPOINTS)
 
@@ -63,6 +67,8 @@ def create_app(server: Server) -> Starlette:
     routes = [to_route(endpoint, server) for endpoint in ENDPOINTS]
     routes.append(Route("/openapi.json", openapi))
     routes += page_routes()
+    if server.library is not None:
+        routes.append(mcp_route)
     return Starlette(
         routes=routes,
         middleware=_middleware(server),

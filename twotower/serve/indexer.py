@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
     from pathlib import Path
 
+    from twotower.index.index import Index
+    from twotower.progress import ReportProgress
+
 State: TypeAlias = Literal["idle", "running", "failed"]
 _REPORT_SECONDS = 0.25  # between two reports of progress
 _STOP_SECONDS = 10.0  # in which the process may finish its last write
+_MEASURED = 100  # pictures that are measured between two reports
 _NICENESS = 10  # answers come before indexing
 
 
@@ -150,6 +154,7 @@ def _index(
     try:
         library = Library(root, location=location, model=model, engine=engine)
         counts = library.index(report)
+        _prepare_tags(library.opened, report)
         message = f"{counts.added} added, {counts.removed} removed, {counts.failed} failed"
         state = IndexState("idle", message=message, failed=counts.failed)
     except BrokenPipeError:  # the parent is gone
@@ -158,3 +163,16 @@ def _index(
         state = IndexState("failed", message=" ".join(str(error).split()))
     with contextlib.suppress(BrokenPipeError):
         connection.send(state)
+
+
+def _prepare_tags(index: Index, report: ReportProgress) -> None:
+    """Embed the vocabulary and measure the pictures; the library keeps both for its tags."""
+    from twotower.tagging.detectors import measure_pictures
+    from twotower.tagging.formats import read_vocabulary
+    from twotower.tagging.tagger import Tagger
+
+    Tagger(index, read_vocabulary(None), report=report)
+    ids = index.catalog.select().tolist()
+    for start in range(0, len(ids), _MEASURED):
+        measure_pictures(index, ids[start : start + _MEASURED])
+        report(Progress(min(start + _MEASURED, len(ids)), len(ids), stage="Preparing tags"))

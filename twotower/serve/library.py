@@ -14,7 +14,7 @@ from twotower.library import Library
 from twotower.serve.decoding import DecoderPool
 from twotower.serve.errors import RequestError
 from twotower.serve.indexer import Indexer
-from twotower.serve.lanes import Lane
+from twotower.serve.lanes import NOT_INDEXED, Lane
 from twotower.serve.library_queries import find_file
 from twotower.serve.tags import LibraryTags
 from twotower.serve.thumbnails import ThumbnailCache
@@ -114,6 +114,16 @@ class LibraryService:
     def start_indexing(self) -> None:
         """Bring the library up to date in the background, unless that is going on."""
         self.indexer.start(then=self._after_indexing)
+
+    async def is_indexed(self) -> bool:
+        """Return True once the first picture can be searched."""
+        try:
+            await self.version()
+        except RequestError as error:
+            if error.status != NOT_INDEXED:
+                raise
+            return False
+        return True
 
     async def describe(self) -> LibraryFacts:
         """Return facts about the library.

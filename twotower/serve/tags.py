@@ -13,7 +13,7 @@ import numpy as np
 from twotower.metadata import sidecars
 from twotower.pages.review import choose_questions
 from twotower.serve.errors import RequestError
-from twotower.tagging.corrections import Correction, correct
+from twotower.tagging.corrections import Correction, correct, to_corrections
 from twotower.tagging.formats import read_vocabulary
 from twotower.tagging.tag import DEFAULT_PRECISION, tag, write_sidecars
 from twotower.tagging.tagger import TaggedPicture, Tagger
@@ -95,6 +95,14 @@ class LibraryTags:
             return token
 
         return await self._lane.run(keep)
+
+    async def check(self, verdicts: Sequence[Verdict]) -> None:
+        """Check verdicts without keeping them.
+
+        Raises:
+            TaggingError: as `judge`.
+        """
+        await self._lane.run(lambda index: to_corrections(index, self._words(), verdicts))
 
     async def undo(self, token: str) -> int:
         """Undo verdicts; return their number.

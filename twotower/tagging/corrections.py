@@ -74,6 +74,20 @@ def correct(
         TaggingError: a tag is not in the vocabulary, or a picture not in the library.
         LibraryError: the catalog cannot be written.
     """
+    corrections = to_corrections(index, vocabulary, verdicts)
+    before = {(row.tag, row.content_hash): row.accepted for row in index.catalog.corrections()}
+    index.catalog.correct(corrections)
+    return [(tag, content, before.get((tag, content))) for tag, content, _ in corrections]
+
+
+def to_corrections(
+    index: Index, vocabulary: Vocabulary, verdicts: Sequence[tuple[int, str, bool | None]]
+) -> list[Correction]:
+    """Return verdicts as corrections, without keeping them; see `correct`.
+
+    Raises:
+        TaggingError: a tag is not in the vocabulary, or a picture not in the library.
+    """
     importer = _Importer(index, vocabulary)
     ids = {picture_id for picture_id, _, _ in verdicts}
     contents = {record.id: record.content_hash for record in index.catalog.pictures(ids)}
@@ -83,9 +97,7 @@ def correct(
         if content is None:
             raise TaggingError(f"picture {picture_id}", "not in the library", "search again")
         corrections += importer.correction(tag, content, accepted)
-    before = {(row.tag, row.content_hash): row.accepted for row in index.catalog.corrections()}
-    index.catalog.correct(corrections)
-    return [(tag, content, before.get((tag, content))) for tag, content, _ in corrections]
+    return corrections
 
 
 class _Importer:

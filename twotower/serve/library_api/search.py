@@ -174,13 +174,10 @@ async def describe(call: Call) -> Response:
         needs_key=call.server.access.needs_key,
         version="",
     )
-    try:
+    if await library.is_indexed():
         facts = await library.describe()
-    except RequestError as error:
-        if error.status != NOT_INDEXED:
-            raise
-        return to_json(answer)
-    return to_json(answer.model_copy(update={"exists": True, **asdict(facts)}))
+        answer = answer.model_copy(update={"exists": True, **asdict(facts)})
+    return to_json(answer)
 
 
 async def search(call: Call) -> Response:

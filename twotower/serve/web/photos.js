@@ -164,6 +164,7 @@ export class Photos {
     this.element.classList.remove("stale");
     scrollTo({ top: 0, behavior: "instant" });
     this.grid.show(columns, rows, this.#box());
+    this.element.dataset.query = this.state.q; // the query whose result is shown
     if (!columns.ids.length) this.isSearch ? this.#showNoMatches() : this.#showEmpty();
     this.timeline.show(hasTimeline ? columns.runs : []);
   }

@@ -1,0 +1,258 @@
+"""Time the page in Chromium: typing to pictures, and scrolling through 100,000 pictures.
+
+    python benchmarks/speed/page.py [--chromium PATH]
+
+Typing: a query is typed into the page of examples/photos, and the time from its last key to the
+first picture of the result on the screen is taken, thumbnails included; the median and the longest
+of `QUERIES`. Scrolling: the index of examples/photos is copied into a library of 100,000 pictures,
+whose files are hard links and whose dates are spread over fifteen years. The page is scrolled from
+its top to its end by wheel and by its timeline. The longest task of the main thread is what
+`PerformanceObserver` reports, which names tasks of 50 ms and more; "under 50" stands for none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import os
+import random
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.table import write_results
+
+import twotower
+from twotower.index.index import Index
+
+ROOT = Path(__file__).parents[2]
+PHOTOS = ROOT / "examples" / "photos"
+PICTURES = 100_000
+LONG_TASK_MS = 50  # shorter tasks are not reported
+QUERIES = (
+    "a dog", "a city at night", "fruit", "an old airplane", "the sea", "a red car", "food",
+    "a flower", "snow", "an animal in the grass",
+)  # fmt: skip
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+).split()
+OBSERVE = """
+window.longTasks = [];
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) window.longTasks.push(entry.duration);
+}).observe({type: "longtask", buffered: true});
+"""
+# From the last key to the frame in which the first picture of the new result is drawn.
+WATCH = """
+(expected) => {
+  let start = 0;
+  addEventListener("input", () => { start = performance.now(); }, {capture: true});
+  window.painted = new Promise((resolve) => {
+    const frame = () => {
+      const view = document.querySelector(".photos");
+      const isNew = start > 0 && view?.dataset.query === expected;
+      if (isNew && view.querySelector(".tile.loaded, .state")) {
+        requestAnimationFrame(() => resolve(performance.now() - start));
+      } else {
+        requestAnimationFrame(frame);
+      }
+    };
+    requestAnimationFrame(frame);
+  });
+}
+"""
+COLUMNS = ("measurement", "pictures", "median_ms", "longest_ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--chromium", default=shutil.which("chromium"))
+    chromium = parser.parse_args().chromium
+    with tempfile.TemporaryDirectory() as folder:
+        small, large = Path(folder) / "photos", Path(folder) / "large"
+        shutil.copytree(PHOTOS, small, ignore=shutil.ignore_patterns("*.md", "*.csv"))
+        with twotower.Library(small, model="small") as library:
+            library.index()
+        enlarge(small, large)
+        with browser(chromium) as page:
+            with serve(small) as url:
+                typing = time_typing(page, url)
+            with serve(large) as url:
+                tasks = {
+                    "open the page": open_page(page, url),
+                    "scroll by wheel": scroll_by_wheel(page),
+                    "scroll by timeline": scroll_by_timeline(page),
+                    "resize the window": resize(page),
+                }
+    count = len(list(PHOTOS.iterdir())) - 2  # without README.md and SOURCES.csv
+    rows = [
+        (
+            "typing to first picture",
+            count,
+            f"{statistics.median(typing):.0f}",
+            f"{max(typing):.0f}",
+        )
+    ]
+    rows += [
+        (f"longest task: {name}", PICTURES, "", describe_longest(durations))
+        for name, durations in tasks.items()
+    ]
+    write_results("page.csv", COLUMNS, rows)
+
+
+def describe_longest(durations: list[float]) -> str:
+    return f"{max(durations):.0f}" if durations else f"under {LONG_TASK_MS}"
+
+
+# --- libraries -----------------------------------------------------------------------------------
+
+
+def enlarge(source: Path, target: Path) -> None:
+    """Copy an indexed library into one of `PICTURES` pictures, as hard links."""
+    shutil.copytree(source / ".twotower", target / ".twotower")
+    generator = random.Random(0)
+    start = datetime.datetime(2010, 1, 1)
+    with Index(target) as index:
+        records = [record for record in index.catalog.records() if record.error is None]
+        embeds = index.vectors.get(np.array([record.id for record in records]))
+        for record in records:
+            os.link(source / record.path, target / record.path)
+        number = index.catalog.next_id()
+        copies = []
+        for copy in range(PICTURES - len(records)):
+            record = records[copy % len(records)]
+            folder = target / str(copy // 1000)
+            folder.mkdir(exist_ok=True)
+            path = f"{folder.name}/{copy}-{record.path}"
+            os.link(source / record.path, target / path)
+            taken = start + datetime.timedelta(minutes=generator.randrange(15 * 365 * 24 * 60))
+            copies.append(
+                replace(
+                    record,
+                    id=number + copy,
+                    path=path,
+                    taken=taken.isoformat(timespec="seconds"),
+                    content_hash=number.to_bytes(8, "big") + copy.to_bytes(8, "big"),
+                )
+            )
+        index.catalog.replace((), copies)
+        rows = [copy % len(records) for copy in range(len(copies))]
+        index.vectors.add(np.array([record.id for record in copies]), embeds[rows])
+
+
+# --- the server and the browser ------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def serve(folder: Path) -> Iterator[str]:
+    """Start `twotower serve` on a free port; yield its address once it is ready."""
+    command = [sys.executable, "-m", "twotower", "serve", str(folder), "--port", "0"]
+    process = subprocess.Popen([*command, "--model", "small"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        match = re.search(r"http://\S+", process.stdout.readline())
+        assert match, "the server did not start"
+        url = match[0].rstrip("/")
+        wait_until_ready(url)
+        yield url
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def wait_until_ready(url: str) -> None:
+    for _ in range(600):
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=10):
+            return
+        time.sleep(0.2)
+    raise TimeoutError(url)
+
+
+@contextlib.contextmanager
+def browser(chromium: str) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        process = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = process.new_page(viewport={"width": 1400, "height": 900})
+        page.add_init_script(OBSERVE)
+        yield page
+        process.close()
+
+
+# --- measurements --------------------------------------------------------------------------------
+
+
+def time_typing(page: Any, url: str) -> list[float]:
+    """Return the milliseconds from the last key of a query to its first picture on the screen."""
+    page.goto(url)
+    page.wait_for_selector(".tile.loaded")
+    times = []
+    for query in ("warm up", *QUERIES):
+        page.fill("#search", "")
+        page.wait_for_selector(".photos[data-query='']")
+        page.wait_for_timeout(500)
+        page.evaluate(WATCH, query)
+        page.locator("#search").press_sequentially(query, delay=60)
+        times.append(page.evaluate("window.painted"))
+    return times[1:]
+
+
+def open_page(page: Any, url: str) -> list[float]:
+    page.goto(url)
+    page.wait_for_selector(".tile.loaded")
+    page.wait_for_timeout(3000)
+    return long_tasks(page)
+
+
+def scroll_by_wheel(page: Any) -> list[float]:
+    page.mouse.move(600, 500)
+    for step in (200, 600, 3000, 20_000, 100_000):
+        for _ in range(20):
+            page.mouse.wheel(0, step)
+            page.wait_for_timeout(30)
+        page.wait_for_selector(".tile.loaded")
+    return long_tasks(page)
+
+
+def scroll_by_timeline(page: Any) -> list[float]:
+    box = page.locator(".timeline").bounding_box()
+    x = box["x"] + box["width"] / 2
+    page.mouse.move(x, box["y"] + 2)
+    page.mouse.down()
+    for step in range(100):
+        page.mouse.move(x, box["y"] + step * (box["height"] - 4) / 99)
+        page.wait_for_timeout(20)
+    page.mouse.up()
+    page.wait_for_selector(".tile.loaded")
+    return long_tasks(page)
+
+
+def resize(page: Any) -> list[float]:
+    for width in (1200, 900, 500, 1400):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(1500)
+    return long_tasks(page)
+
+
+def long_tasks(page: Any) -> list[float]:
+    """Return the long tasks since the last call, in milliseconds."""
+    page.wait_for_timeout(500)
+    durations: list[float] = page.evaluate("window.longTasks.splice(0)")
+    return durations
+
+
+if __name__ == "__main__":
+    main()
