@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.table import write_results
 
 import twotower
+from benchmarks.table import write_results
 from twotower.index.index import Index
 
 ROOT = Path(__file__).parents[2]
@@ -82,10 +82,10 @@ def main() -> None:
     chromium = parser.parse_args().chromium
     with tempfile.TemporaryDirectory() as folder:
         small, large = Path(folder) / "photos", Path(folder) / "large"
-        shutil.copytree(PHOTOS, small, ignore=shutil.ignore_patterns("*.md", "*.csv"))
-        with twotower.Library(small, model="small") as library:
-            library.index()
-        enlarge(small, large)
+        for library in (small, large):
+            shutil.copytree(PHOTOS, library, ignore=shutil.ignore_patterns("*.md", "*.csv"))
+            twotower.Library(library, model="small").index()
+        enlarge(large)
         with browser(chromium) as page:
             with serve(small) as url:
                 typing = time_typing(page, url)
@@ -119,24 +119,21 @@ def describe_longest(durations: list[float]) -> str:
 # --- libraries -----------------------------------------------------------------------------------
 
 
-def enlarge(source: Path, target: Path) -> None:
-    """Copy an indexed library into one of `PICTURES` pictures, as hard links."""
-    shutil.copytree(source / ".twotower", target / ".twotower")
+def enlarge(root: Path) -> None:
+    """Add hard links to the pictures of an indexed library, until it has `PICTURES`."""
     generator = random.Random(0)
     start = datetime.datetime(2010, 1, 1)
-    with Index(target) as index:
+    with contextlib.closing(Index(root)) as index:
         records = [record for record in index.catalog.records() if record.error is None]
         embeds = index.vectors.get(np.array([record.id for record in records]))
-        for record in records:
-            os.link(source / record.path, target / record.path)
         number = index.catalog.next_id()
         copies = []
         for copy in range(PICTURES - len(records)):
             record = records[copy % len(records)]
-            folder = target / str(copy // 1000)
+            folder = root / str(copy // 1000)
             folder.mkdir(exist_ok=True)
             path = f"{folder.name}/{copy}-{record.path}"
-            os.link(source / record.path, target / path)
+            os.link(root / record.path, root / path)
             taken = start + datetime.timedelta(minutes=generator.randrange(15 * 365 * 24 * 60))
             copies.append(
                 replace(
