@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 import urllib.error
 import urllib.request
 from typing import Any, NamedTuple
@@ -39,14 +40,13 @@ def call(
 
 def raw_get(url: str, target: str) -> Answer:
     """Send a request target byte for byte, as no well-behaved client would."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
-    try:
-        connection.putrequest("GET", target, skip_host=False)
-        connection.endheaders()
-        response = connection.getresponse()
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+        head = f"GET {target} HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n\r\n"
+        connection.sendall(head.encode())
+        response = http.client.HTTPResponse(connection)
+        response.begin()
         return Answer(response.status, response.headers, response.read())
-    finally:
-        connection.close()
 
 
 __all__ = ["Answer", "call", "quote", "raw_get"]

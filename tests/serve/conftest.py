@@ -22,7 +22,7 @@ def models_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the example photos, indexed with the small model."""
+    """A folder with the example photos, indexed with the small model and once tagged."""
     folder = tmp_path_factory.mktemp("library") / "photos"
     (folder / "animals").mkdir(parents=True)
     for path in sorted(PHOTOS.iterdir()):
@@ -30,8 +30,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             in_folder = path.stem in ("cat", "dog", "horse", "cow", "elephant", "giraffe")
             shutil.copy2(path, folder / "animals" if in_folder else folder)
     shutil.copy2(folder / "animals" / "cat.jpg", folder / "copy of the cat.jpg")
-    command = [sys.executable, "-m", "twotower", "index", str(folder), "--model", "small"]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [sys.executable, "-m", "twotower"]
+    for arguments in (
+        ["index", str(folder), "--model", "small"],
+        ["tag", "--dry-run", str(folder)],
+    ):
+        subprocess.run([*command, *arguments], check=True, capture_output=True)
     return folder
 
 

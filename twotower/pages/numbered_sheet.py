@@ -29,23 +29,23 @@ def draw_numbered_sheet(thumbnails: Sequence[bytes], columns: int = 5) -> Image.
     font = ImageFont.load_default(_LABEL_SIZE)
     for position, content in enumerate(thumbnails):
         row, column = divmod(position, columns)
-        left, top = GAP + column * (CELL + GAP), GAP + row * (CELL + GAP)
+        x, y = GAP + column * (CELL + GAP), GAP + row * (CELL + GAP)
         if content:
             with Image.open(io.BytesIO(content)) as picture:
                 picture.thumbnail((CELL, CELL))
-                corner = left + (CELL - picture.width) // 2, top + (CELL - picture.height) // 2
+                corner = x + (CELL - picture.width) // 2, y + (CELL - picture.height) // 2
                 sheet.paste(picture.convert("RGB"), corner)
-        _draw_number(draw, font, left, top, str(position + 1))
+        _draw_number(draw, font, x, y, str(position + 1))
     return sheet
 
 
 def _draw_number(
     draw: ImageDraw.ImageDraw,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    left: int,
-    top: int,
+    x: int,
+    y: int,
     number: str,
 ) -> None:
-    box = draw.textbbox((left + 8, top + 4), number, font=font)
-    draw.rectangle((left, top, box[2] + 8, box[3] + 6), fill=_LABEL)
-    draw.text((left + 8, top + 4), number, fill=_INK, font=font)
+    box = draw.textbbox((x + 8, y + 4), number, font=font)
+    draw.rectangle((x, y, box[2] + 8, box[3] + 6), fill=_LABEL)
+    draw.text((x + 8, y + 4), number, fill=_INK, font=font)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 NOT_INDEXED = 409  # the HTTP status before the first picture is indexed
-_CHUNK = 64  # items that a lane submits at once, so that other requests get their turn
+_CHUNK = 32  # items that a lane submits at once, so that other requests get their turn
 
 
 class SharedEncoder(Encoder):
@@ -39,8 +39,12 @@ class SharedEncoder(Encoder):
         self._served, self._loop = served, loop
 
     def encode_text(self, texts: str | Sequence[str], batch_size: int = 256) -> Float32Array:
-        """Embed texts; see `Encoder.encode_text`."""
-        return self._embed(self._served.texts, [texts] if isinstance(texts, str) else list(texts))
+        """Embed texts; see `Encoder.encode_text`. Texts of similar length share a batch."""
+        items = [texts] if isinstance(texts, str) else list(texts)
+        order = sorted(range(len(items)), key=lambda row: len(items[row]))
+        embeds = np.zeros((len(items), self.config.embed_dim), np.float32)
+        embeds[order] = self._embed(self._served.texts, [items[row] for row in order])
+        return embeds
 
     def encode_pixels(self, pixel_values: Float32Array) -> Float32Array:
         """Embed pixels; see `Encoder.encode_pixels`."""

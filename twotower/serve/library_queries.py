@@ -249,23 +249,23 @@ def _current_status(path: Path, record: PictureRecord) -> os.stat_result | None:
         status = path.stat()
     except OSError:
         return None
-    same = (status.st_size, status.st_mtime_ns) == (record.size, record.mtime_ns)
-    return status if same and stat.S_ISREG(status.st_mode) else None
+    unchanged = (status.st_size, status.st_mtime_ns) == (record.size, record.mtime_ns)
+    return status if unchanged and stat.S_ISREG(status.st_mode) else None
 
 
 def _folder(index: Index, name: str) -> Path | None:
     """Return a folder of the catalog. Raises `RequestError` 404."""
-    parts = [part for part in name.split("/") if part]
-    if not parts:
+    steps = [step for step in name.split("/") if step]
+    if not steps:
         return None
     missing = RequestError(404, f"no pictures are in the folder {name!r}", field="folder")
     try:
-        condition, parameters = index.catalog.in_folder("/".join(parts))
+        condition, parameters = index.catalog.in_folder("/".join(steps))
     except UnicodeEncodeError:
         raise missing from None
     if not len(index.catalog.select(condition, parameters)):
         raise missing
-    return index.root.joinpath(*parts)
+    return index.root.joinpath(*steps)
 
 
 def _newest(index: Index, request: SearchRequest, folder: Path | None) -> SearchResult:

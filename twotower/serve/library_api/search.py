@@ -94,15 +94,12 @@ class Understood(BaseModel):
     warnings: list[str]
 
 
-class LeftOut(BaseModel):
-    """The numbers of pictures that filters leave out because they have no date or no place."""
-
-    date: int = 0
-    place: int = 0
-
-
 class SearchAnswer(BaseModel):
-    """A page of hits, and where the matches end, the nearest pictures below the cut-off."""
+    """A page of hits, and where the matches end, the nearest pictures below the cut-off.
+
+    `left_out` has the numbers of pictures that filters leave out because they have no "date" or no
+    "place".
+    """
 
     query: str
     understood: Understood
@@ -111,7 +108,7 @@ class SearchAnswer(BaseModel):
     groups: int
     hits: list[Picture]
     near: list[Picture]
-    left_out: LeftOut
+    left_out: dict[str, int]
     milliseconds: float
 
 
@@ -266,7 +263,7 @@ def _to_answer(
         groups=result.groups,
         hits=to_pictures(result.hits, page.records),
         near=to_pictures(result.near, page.records),
-        left_out=LeftOut(**result.left_out),
+        left_out={"date": 0, "place": 0, **result.left_out},
         milliseconds=round(1000 * (time.perf_counter() - started), 1),
     )
 
