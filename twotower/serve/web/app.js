@@ -102,7 +102,7 @@ function showStartError(error) {
     }));
   } else {
     main.replaceChildren(errorMessage(error, start));
-    if (error.status === 0) reconnect();
+    reconnect();
   }
 }
 

@@ -4,7 +4,7 @@ import { thumbnailUrl } from "./api.js";
 import { formatMonth, formatPercent, h } from "./dom.js";
 import { addressOf } from "./location.js";
 
-const SCREENS_BEYOND = 1; // rendered above and below the screen
+const SCREENS_BEYOND = 0.6; // rendered above and below the screen
 const FAST = 4; // pixels a millisecond; pictures that pass faster are not loaded
 const SETTLE_MS = 120;
 const PARALLEL = 4; // thumbnails; browsers have six connections, and a search must not wait for one

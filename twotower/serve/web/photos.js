@@ -12,7 +12,9 @@ import { isQuestion, mainText } from "./query.js";
 import { Timeline } from "./timeline.js";
 
 const SLOW_MS = 250; // before placeholders replace what is shown
-const SIMILAR = 120;
+const PROBLEM_MS = 600; // a query that is being typed makes no sense now and then
+const SIMILAR = 120; // pictures
+const DESCRIBED = 60; // pictures whose names are known without opening them
 const NOTHING_UNDERSTOOD = { terms: [], filters: [] };
 
 export class Photos {
@@ -106,17 +108,16 @@ export class Photos {
   async #loadSearch(generation) {
     const query = this.#query;
     this.understood = NOTHING_UNDERSTOOD;
-    const layout = loadLayout(`/api/layout?${parameters(query)}`, this.#box());
-    const details = request(`search?${parameters({ ...query, top: 60 })}`, {
+    // the pictures first: the server answers one search after the other
+    const { columns, rows } = await loadLayout(`/api/layout?${parameters(query)}`, this.#box());
+    if (generation !== this.generation) return;
+    const details = request(`search?${parameters({ ...query, top: DESCRIBED })}`, {
       signal: this.controller.signal,
     });
-    const showDetails = details.then((result) => {
-      if (generation === this.generation) this.#showDetails(result);
-    });
-    const showGrid = layout.then(({ columns, rows }) => {
-      if (generation === this.generation) return this.#showGrid(columns, rows);
-    });
-    await Promise.all([showGrid, showDetails]);
+    details.catch(() => {}); // reported below, after the pictures are shown
+    await this.#showGrid(columns, rows);
+    const result = await details;
+    if (generation === this.generation) this.#showDetails(result);
   }
 
   async #loadSimilar(generation) {
@@ -160,7 +161,7 @@ export class Photos {
     }
     this.width = this.#box().width;
     this.message.replaceChildren();
-    this.grid.element.hidden = false;
+    this.warnings.replaceChildren();
     this.element.classList.remove("stale");
     scrollTo({ top: 0, behavior: "instant" });
     this.grid.show(columns, rows, this.#box());
@@ -289,7 +290,7 @@ export class Photos {
     if (error.status === 401) return; // the form for the key is shown
     // while a query is typed it may make no sense for a moment: what was found stays
     if (error instanceof ApiError && error.status === 400 && error.field === "q") {
-      this.warnings.replaceChildren(h("p", { class: "problem", role: "alert" }, error.message));
+      this.#showProblem(error.message);
       return;
     }
     this.grid.clear();
@@ -306,6 +307,14 @@ export class Photos {
     }
     this.message.replaceChildren(errorMessage(error, () => this.load()));
     if (error.status === 0) dispatchEvent(new Event("disconnected"));
+  }
+
+  /** Say what is wrong with a query, once its typing pauses. */
+  async #showProblem(message) {
+    const { generation } = this;
+    await new Promise((resolve) => setTimeout(resolve, PROBLEM_MS));
+    if (generation !== this.generation) return;
+    this.warnings.replaceChildren(h("p", { class: "problem", role: "alert" }, message));
   }
 
   #box() {
