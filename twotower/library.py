@@ -129,7 +129,7 @@ class Library:
         self,
         query: str | Query,
         *,
-        top: int = 20,
+        top: int | None = 20,
         offset: int = 0,
         all: bool = False,
         sort: Sort = "relevance",

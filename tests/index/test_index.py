@@ -20,9 +20,10 @@ from twotower.encode.onnx import stored_tensors
 from twotower.errors import LibraryError
 from twotower.index import catalog as catalog_module
 from twotower.index import indexing
-from twotower.index.catalog import find_library
+from twotower.index.catalog import Catalog, find_library
 from twotower.index.reader import PictureReader
 from twotower.index.scan import scan
+from twotower.index.schema import PictureRecord
 from twotower.inputs.preprocess import Preprocess, PreprocessConfig
 from twotower.library import Library
 from twotower.metadata.dates import DatePlace, read_video_tags
@@ -806,3 +807,39 @@ def test_a_record_is_read_as_it_was_stored(tmp_path: Path) -> None:
         assert catalog.next_id() == full.id + 1
         catalog.replace([full.id], [])
         assert catalog.pictures([full.id]) == [] and catalog.next_id() == full.id + 1
+
+
+def test_the_shapes_of_pictures_come_newest_first(tmp_path: Path) -> None:
+    with Catalog(tmp_path / "library", tmp_path) as catalog:
+        taken = {1: None, 2: "2020-01-01T00:00:00", 3: "2024-05-06T07:08:09", 4: None}
+        records = [
+            PictureRecord(number, f"{9 - number}.png", 1, 1, width=3, height=2, taken=date)
+            for number, date in taken.items()
+        ]
+        broken = PictureRecord(5, "broken.png", 1, 1, error="damaged; delete it")
+        catalog.replace([], [*records, broken])
+        assert [shape.id for shape in catalog.shapes()] == [3, 2, 4, 1]
+        assert catalog.shapes()[0][1:] == (3, 2, "2024-05-06T07:08:09")
+        assert catalog.count_errors() == 1
+
+
+def test_a_path_is_found_in_any_normal_form_and_only_if_readable(tmp_path: Path) -> None:
+    with Catalog(tmp_path / "library", tmp_path) as catalog:
+        composed = PictureRecord(1, "trips/Z\u00fcrich.png", 1, 1)
+        broken = PictureRecord(2, "broken.png", 1, 1, error="damaged; delete it")
+        catalog.replace([], [composed, broken])
+        for path in ("trips/Z\u00fcrich.png", "trips/Zu\u0308rich.png"):
+            record = catalog.find_path(path)
+            assert record is not None
+            assert record.id == 1
+        for path in ("broken.png", "../trips/Z\u00fcrich.png", "\ud800.png", "", "\x00"):
+            assert catalog.find_path(path) is None
+
+
+def test_files_of_one_content_share_corrections(tmp_path: Path) -> None:
+    with Catalog(tmp_path / "library", tmp_path) as catalog:
+        copies = [PictureRecord(n, f"{n}.png", 1, 1, content_hash=b"h" * 16) for n in (1, 2)]
+        catalog.replace([], copies)
+        catalog.correct([("animal", b"h" * 16, True), ("gone", b"x" * 16, False)])
+        corrections = [(row.tag, row.accepted, row.id) for row in catalog.corrections()]
+        assert corrections == [("animal", True, 1), ("animal", True, 2), ("gone", False, None)]

@@ -24,7 +24,7 @@ from twotower.library import Library
 from twotower.pages.contact_sheet import write_contact_sheet
 from twotower.progress import Progress
 from twotower.search.duplicates import _connected
-from twotower.search.query import Term
+from twotower.search.query import Query, Term
 from twotower.search.ranking import COSINE_WEIGHT, group_copies
 from twotower.search.search import NEAR_HITS, NEAR_SHARE
 
@@ -487,3 +487,27 @@ def test_names_that_are_not_text_are_found(tmp_path: Path) -> None:
 def test_public_names() -> None:
     assert twotower.Library is Library
     assert twotower.Hit.__name__ == "Hit"
+
+
+def test_without_a_limit_all_matches_are_listed_in_the_same_order(photos: Library) -> None:
+    pages = [photos.search("animal", top=3, offset=offset) for offset in range(0, 60, 3)]
+    everything = photos.search("animal", top=None)
+    assert [hit.id for hit in everything.hits] == [hit.id for page in pages for hit in page.hits]
+    assert len(everything.hits) == everything.groups
+    assert len(photos.search("animal", top=None, all=True, group=False)) == len(photos.catalog)
+    assert len(photos.search("folder:trips", top=None)) == photos.search("folder:trips").groups
+
+
+def test_hits_and_their_copies_have_the_ids_of_the_catalog(photos: Library) -> None:
+    for hit in (*photos.search("a cat").hits, *photos.search("type:jpeg").hits):
+        paths = [photos.root / record.path for record in photos.catalog.pictures([hit.id])]
+        assert paths == [hit.path]
+        copies = photos.catalog.pictures(hit.copy_ids)
+        assert tuple(photos.root / record.path for record in copies) == hit.copies
+
+
+def test_a_picture_that_is_no_file_is_searched_by_its_vector(photos: Library) -> None:
+    (cat, *_) = photos.search("a cat", group=False).hits
+    embeds = photos.vectors.get(np.array([cat.id]))[0]
+    query = Query("", (Term(picture=Path("upload"), image_embeds=embeds),))
+    assert photos.search(query, group=False).hits[0].score == pytest.approx(1, abs=1e-3)

@@ -249,17 +249,19 @@ class Catalog:
     # Tags
 
     def corrections(self) -> list[Correction]:
-        """Return the corrections, by tag and then by the id of the picture."""
+        """Return the corrections, by tag and then by the id of the picture.
+
+        Files with equal content share corrections: there is one for each of them.
+        """
         query = (
             "SELECT tag, corrections.content_hash, accepted, id FROM corrections "
             "LEFT JOIN pictures ON pictures.content_hash = corrections.content_hash "
             "AND error IS NULL ORDER BY tag, id"
         )
-        corrections: dict[tuple[str, bytes], Correction] = {}
-        for tag, content, accepted, number in self._connection.execute(query):
-            correction = Correction(tag, content, bool(accepted), number)
-            corrections.setdefault((tag, content), correction)
-        return list(corrections.values())
+        return [
+            Correction(tag, content, bool(accepted), number)
+            for tag, content, accepted, number in self._connection.execute(query)
+        ]
 
     def correct(self, corrections: Iterable[tuple[str, bytes, bool | None]]) -> None:
         """Store corrections: tag, content hash, and accepted or not; None deletes the correction.

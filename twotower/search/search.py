@@ -45,7 +45,7 @@ def search(
     index: Index,
     query: str | Query,
     *,
-    top: int = 20,
+    top: int | None = 20,
     offset: int = 0,
     all: bool = False,
     sort: Sort = "relevance",
@@ -57,7 +57,7 @@ def search(
     Args:
         query: words, pictures and filters, in the language of docs/search.md, or such a query
             parsed by `parse`.
-        top: the number of hits at most.
+        top: the number of hits at most; None for all.
         offset: the number of hits before the first one to return.
         all: list all pictures below the cut-off as hits too, after the matches.
         sort: "relevance", or "date" for the newest matches first.
@@ -70,16 +70,17 @@ def search(
         PictureError: a picture in the query cannot be read.
         ValueError: `top`, `offset` or `sort` is out of range.
     """
-    if top < 1 or offset < 0:
+    if (top is not None and top < 1) or offset < 0:
         raise ValueError(f"top={top}, offset={offset}: ask for 1 hit or more, from 0 on")
     if sort not in get_args(Sort):
         raise ValueError(f"sort={sort!r} is none of {', '.join(get_args(Sort))}")
     if isinstance(query, str):
         query = parse(index, query)
+    page = slice(offset, None if top is None else offset + top)
     allowed = _allowed(index, query, folder)
     left_out = _left_out(index, query, folder)
     if not query.terms:
-        newest = _newest(index, query, allowed, slice(offset, offset + top))
+        newest = _newest(index, query, allowed, page)
         return replace(newest, left_out=left_out)
     task = _Task(
         query,
@@ -89,16 +90,19 @@ def search(
         len(index.vectors) if allowed is None else len(allowed),
         _named(index, query, allowed),
     )
-    candidates, groups = _ranked_groups(index, task, offset + top, all=all, sort=sort, group=group)
+    every = task.size if all else offset + 1  # all matches are among any candidates
+    needed = every if top is None else offset + top
+    candidates, groups = _ranked_groups(index, task, needed, all=all, sort=sort, group=group)
     listed, below = (groups, []) if all else _split(groups, candidates)
     ends_here = not offset or offset < len(listed)
-    room = min(NEAR_HITS, max(0, offset + top - len(listed))) if ends_here else 0
+    room = NEAR_HITS if top is None else max(0, offset + top - len(listed))
+    room = min(NEAR_HITS, room) if ends_here else 0
     return SearchResult(
         query.text,
         task.cutoff,
         int(candidates.matches.sum()),
         len(listed),
-        _hits(index, listed[offset : offset + top], candidates),
+        _hits(index, listed[page], candidates),
         _hits(index, below[:room], candidates),
         left_out,
     )

@@ -15,7 +15,7 @@ import numpy as np
 from twotower.index.catalog import STOPPED_AT
 from twotower.search.hits import Hit, SearchResult
 from twotower.search.query import Query, Term, parse_query
-from twotower.search.search import NEAR_HITS, Sort, search, select
+from twotower.search.search import Sort, search, select
 from twotower.serve.errors import RequestError
 
 if TYPE_CHECKING:
@@ -24,16 +24,18 @@ if TYPE_CHECKING:
     from twotower.index.schema import PictureRecord, PictureShape
 
 UPLOAD = "upload"  # names an uploaded picture in a query
-_FIRST_PAGE = 200  # hits, with which the number of matches becomes known
 _MAX_ID = 2**63 - 1  # of SQLite
 
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """The arguments of a search; `image_embeds` [embed_dim] is that of an uploaded picture."""
+    """The arguments of a search; `image_embeds` [embed_dim] is that of an uploaded picture.
+
+    `top` is None for all hits.
+    """
 
     text: str = ""
-    top: int = 60
+    top: int | None = 60
     offset: int = 0
     sort: Sort = "relevance"
     all: bool = False
@@ -127,12 +129,8 @@ def layout(index: Index, request: SearchRequest) -> Layout:
     shapes = index.catalog.shapes()
     if not query.terms and not query.filters and not request.folder:
         return Layout(shapes, [None] * len(shapes), len(shapes))
-    request = replace(request, group=False, offset=0, top=_FIRST_PAGE)
-    if request.all:
-        request = replace(request, top=len(shapes))
+    request = replace(request, group=False, offset=0, top=None)
     result = run(index, query, request)
-    if not request.all and result.groups + NEAR_HITS > _FIRST_PAGE:
-        result = run(index, query, replace(request, top=result.groups + NEAR_HITS))
     by_id = {shape.id: shape for shape in shapes}
     hits = [hit for hit in (*result.hits, *result.near) if hit.id in by_id]
     matches = sum(hit.match for hit in hits)
@@ -274,7 +272,8 @@ def _newest(index: Index, request: SearchRequest, folder: Path | None) -> Search
     if folder is not None:
         ids = set(select(index, Query("", ()), folder).tolist())
         shapes = [shape for shape in shapes if shape.id in ids]
-    page = shapes[request.offset : request.offset + request.top]
+    end = None if request.top is None else request.offset + request.top
+    page = shapes[request.offset : end]
     records = index.catalog.pictures(shape.id for shape in page)
     hits = [
         Hit(index.root / record.path, None, None, True, taken=record.taken, id=record.id)

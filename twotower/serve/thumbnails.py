@@ -63,8 +63,13 @@ class ThumbnailCache:
         key = size, number
         if key not in self._pending:  # requests for the same file wait for one decoder
             self._pending[key] = asyncio.create_task(self._make(path, picture, width, height))
-            self._pending[key].add_done_callback(lambda _: self._pending.pop(key, None))
+            self._pending[key].add_done_callback(lambda task: self._finish(key, task))
         return await asyncio.shield(self._pending[key])
+
+    def _finish(self, key: tuple[str, int], task: asyncio.Task[bytes]) -> None:
+        del self._pending[key]
+        if not task.cancelled():
+            task.exception()  # clients may have left, and then nothing else retrieves it
 
     async def _make(self, path: Path, picture: Path, width: int, height: int) -> bytes:
         content = await self._decoders.shrink_file(picture, width, height)

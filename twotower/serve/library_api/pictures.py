@@ -108,9 +108,8 @@ async def details(call: Call) -> Response:
     library, number = library_of(call), picture_number(call)
     record = await library.facts.run(lambda index: find_record(index, number))
     tags = asyncio.ensure_future(library.tags.of_picture(number))
+    tags.add_done_callback(_ignore_result)
     done, _ = await asyncio.wait((tags,), timeout=TAG_SECONDS)
-    if not done:
-        tags.add_done_callback(_ignore_result)
     return to_json(_to_details(record, tags.result() if done else None))
 
 
@@ -220,6 +219,7 @@ def _media_type(path: str) -> str:
 
 
 def _ignore_result(future: asyncio.Future[list[PictureTag]]) -> None:
+    """Retrieve an exception that no request waits for any more, so that it is not logged."""
     if not future.cancelled():
         future.exception()
 
