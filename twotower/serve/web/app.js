@@ -95,11 +95,13 @@ async function onIndexProgress(index, isFinished) {
 function showStartError(error) {
   if (error.status === 401) return; // the event "needs-key" has led to the form
   if (error.status === 404) {
-    main.replaceChildren(stateMessage({
-      icon: "photos",
-      title: "This server has no library",
-      text: "It serves models alone. Start it with a folder of pictures: twotower serve FOLDER",
-    }));
+    main.replaceChildren(
+      stateMessage({
+        icon: "photos",
+        title: "This server has no library",
+        text: "It serves models alone. Start it with a folder of pictures: twotower serve FOLDER",
+      }),
+    );
   } else {
     main.replaceChildren(errorMessage(error, start));
     reconnect();
@@ -111,7 +113,12 @@ function askForKey(problem = "") {
   lightbox?.remove();
   lightbox = null;
   events?.close();
-  const key = h("input", { type: "password", name: "key", required: true, autocomplete: "current-password" });
+  const key = h("input", {
+    type: "password",
+    name: "key",
+    required: true,
+    autocomplete: "current-password",
+  });
   const submit = async (event) => {
     event.preventDefault();
     try {
@@ -121,17 +128,22 @@ function askForKey(problem = "") {
       askForKey(error.message);
     }
   };
-  main.replaceChildren(stateMessage({
-    icon: "info",
-    title: "This library needs a key",
-    text: "The person who started the server has it.",
-    actions: [
-      h("form", { class: "key-form", onsubmit: submit },
-        h("label", {}, "Key", key),
-        problem && h("p", { class: "problem", role: "alert" }, problem),
-        h("button", { class: "button primary" }, "Open")),
-    ],
-  }));
+  main.replaceChildren(
+    stateMessage({
+      icon: "info",
+      title: "This library needs a key",
+      text: "The person who started the server has it.",
+      actions: [
+        h(
+          "form",
+          { class: "key-form", onsubmit: submit },
+          h("label", {}, "Key", key),
+          problem && h("p", { class: "problem", role: "alert" }, problem),
+          h("button", { class: "button primary" }, "Open"),
+        ),
+      ],
+    }),
+  );
   key.focus();
 }
 
@@ -141,7 +153,10 @@ let reconnecting = 0;
 function reconnect() {
   clearTimeout(reconnecting);
   reconnecting = setTimeout(async () => {
-    const isBack = await fetch("/healthz").then((response) => response.ok, () => false);
+    const isBack = await fetch("/healthz").then(
+      (response) => response.ok,
+      () => false,
+    );
     if (isBack) start();
     else reconnect();
   }, RECONNECT_MS);

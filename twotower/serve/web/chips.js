@@ -20,16 +20,23 @@ export function chips({ understood, similar, cameras, onChange }) {
     const hasUpload = newTerms.some((term) => term.upload);
     onChange({ q: formatQuery(newTerms, newFilters), ...(hasUpload ? {} : { upload: "" }) });
   };
-  const replaceTerm = (index, ...replacement) => rewrite(terms.toSpliced(index, 1, ...replacement), filters);
-  const replaceFilter = (index, ...replacement) => rewrite(terms, filters.toSpliced(index, 1, ...replacement));
-  const elements = terms.map((term, index) => termChip(term, (...changed) => replaceTerm(index, ...changed)));
+  const replaceTerm = (index, ...replacement) =>
+    rewrite(terms.toSpliced(index, 1, ...replacement), filters);
+  const replaceFilter = (index, ...replacement) =>
+    rewrite(terms, filters.toSpliced(index, 1, ...replacement));
+  const elements = terms.map((term, index) =>
+    termChip(term, (...changed) => replaceTerm(index, ...changed)),
+  );
   if (similar) elements.unshift(similarChip(similar, onChange));
   filters.forEach((filter, index) => {
     elements.push(filterChip(filter, cameras, (...changed) => replaceFilter(index, ...changed)));
   });
   elements.push(addFilterButton(cameras, (filter) => rewrite(terms, [...filters, filter])));
-  return h("ul", { class: "chips", "aria-label": "The search", role: "list" },
-    elements.map((element) => h("li", {}, element)));
+  return h(
+    "ul",
+    { class: "chips", "aria-label": "The search", role: "list" },
+    elements.map((element) => h("li", {}, element)),
+  );
 }
 
 function termChip(term, replace) {
@@ -111,7 +118,13 @@ function filterChip(filter, cameras, replace) {
     icon("filter"),
     h(
       "button",
-      { type: "button", class: "chip-text", title: "Edit", "aria-haspopup": "dialog", onclick: edit },
+      {
+        type: "button",
+        class: "chip-text",
+        title: "Edit",
+        "aria-haspopup": "dialog",
+        onclick: edit,
+      },
       h("span", { class: "chip-key" }, `${label} `),
       value,
     ),
@@ -146,8 +159,11 @@ function addFilterButton(cameras, add) {
 function openFilterEditor(anchor, key, value, cameras, apply) {
   const { label, example, choices } = FILTERS[key];
   const field = choices
-    ? h("select", { name: "value" }, choices.map((choice) =>
-        h("option", { value: choice, selected: choice === value }, choice)))
+    ? h(
+        "select",
+        { name: "value" },
+        choices.map((choice) => h("option", { value: choice, selected: choice === value }, choice)),
+      )
     : h("input", {
         name: "value",
         value,
@@ -156,7 +172,11 @@ function openFilterEditor(anchor, key, value, cameras, apply) {
         autocomplete: "off",
         list: key === "camera" ? "cameras" : null,
       });
-  const options = h("datalist", { id: "cameras" }, cameras.map((name) => h("option", { value: name })));
+  const options = h(
+    "datalist",
+    { id: "cameras" },
+    cameras.map((name) => h("option", { value: name })),
+  );
   const form = h(
     "form",
     {
@@ -178,7 +198,11 @@ function openFilterEditor(anchor, key, value, cameras, apply) {
 /** Show content below an element until it is dismissed. */
 function openPopover(anchor, content, label) {
   document.querySelector(".popover")?.remove();
-  const popover = h("div", { class: "popover", popover: "auto", role: "dialog", "aria-label": label }, content);
+  const popover = h(
+    "div",
+    { class: "popover", popover: "auto", role: "dialog", "aria-label": label },
+    content,
+  );
   popover.addEventListener("toggle", (event) => {
     if (event.newState !== "closed") return;
     if (popover.contains(document.activeElement)) anchor.focus();

@@ -16,17 +16,41 @@ export class Details {
     this.onHeat = onHeat;
     this.facts = h("dl", { class: "facts" });
     this.tags = h("ul", { class: "tags", role: "list" });
-    this.tagInput = h("input", { name: "tag", placeholder: "Add a tag", "aria-label": "Add a tag", list: "vocabulary", autocomplete: "off", onfocus: () => this.#suggestTags() });
+    this.tagInput = h("input", {
+      name: "tag",
+      placeholder: "Add a tag",
+      "aria-label": "Add a tag",
+      list: "vocabulary",
+      autocomplete: "off",
+      onfocus: () => this.#suggestTags(),
+    });
     this.vocabulary = h("datalist", { id: "vocabulary" });
-    this.askInput = h("input", { name: "question", placeholder: "What is in it? How many? Is it …?", "aria-label": "A question about the picture", autocomplete: "off" });
+    this.askInput = h("input", {
+      name: "question",
+      placeholder: "What is in it? How many? Is it …?",
+      "aria-label": "A question about the picture",
+      autocomplete: "off",
+    });
     this.answer = h("div", { class: "answer-body", "aria-live": "polite" });
-    const addTag = h("form", { onsubmit: (event) => this.#addTag(event), hidden: !library.writable }, this.tagInput, this.vocabulary);
-    const ask = h("form", { onsubmit: (event) => this.#ask(event) }, this.askInput,
-      h("button", { class: "button" }, "Ask"));
-    this.element = h("aside", { class: "details", "aria-label": "Facts", hidden: true },
+    const addTag = h(
+      "form",
+      { onsubmit: (event) => this.#addTag(event), hidden: !library.writable },
+      this.tagInput,
+      this.vocabulary,
+    );
+    const ask = h(
+      "form",
+      { onsubmit: (event) => this.#ask(event) },
+      this.askInput,
+      h("button", { class: "button" }, "Ask"),
+    );
+    this.element = h(
+      "aside",
+      { class: "details", "aria-label": "Facts", hidden: true },
       h("section", {}, h("h2", {}, "Facts"), this.facts),
       h("section", {}, h("h2", {}, "Tags"), this.tags, addTag),
-      h("section", {}, h("h2", {}, "Ask"), ask, this.answer));
+      h("section", {}, h("h2", {}, "Ask"), ask, this.answer),
+    );
   }
 
   clear() {
@@ -55,7 +79,8 @@ export class Details {
   /** Move the focus to "tags" or "ask". */
   focus(section) {
     const firstTag = this.tags.querySelector("button:not(:disabled)");
-    const target = section === "ask" ? this.askInput : this.library.writable ? this.tagInput : firstTag;
+    const target =
+      section === "ask" ? this.askInput : this.library.writable ? this.tagInput : firstTag;
     target?.focus();
     (section === "ask" ? this.askInput : this.tags).scrollIntoView({ block: "nearest" });
   }
@@ -73,21 +98,42 @@ export class Details {
     const { tag, probability, verdict } = entry;
     const leaf = tag.split("|").at(-1);
     const button = (name, label, value) =>
-      iconButton(name, `${label} ${leaf}`, () => this.#judge(tag, verdict === value ? null : value), {
-        "aria-pressed": String(verdict === value),
-        disabled: !this.library.writable,
-      });
+      iconButton(
+        name,
+        `${label} ${leaf}`,
+        () => this.#judge(tag, verdict === value ? null : value),
+        {
+          "aria-pressed": String(verdict === value),
+          disabled: !this.library.writable,
+        },
+      );
     const isAssigned = verdict ?? entry.assigned;
-    return h("li", { class: isAssigned ? "tag assigned" : "tag" },
-      h("button", { type: "button", class: "tag-name", title: `${tag.replaceAll("|", " › ")}: show the heat map`, onclick: () => this.onHeat(leaf) }, leaf),
+    return h(
+      "li",
+      { class: isAssigned ? "tag assigned" : "tag" },
+      h(
+        "button",
+        {
+          type: "button",
+          class: "tag-name",
+          title: `${tag.replaceAll("|", " › ")}: show the heat map`,
+          onclick: () => this.onHeat(leaf),
+        },
+        leaf,
+      ),
       h("span", { class: "number quiet" }, probability == null ? "" : formatPercent(probability)),
-      button("check", "Accept", true), button("close", "Reject", false));
+      button("check", "Accept", true),
+      button("close", "Reject", false),
+    );
   }
 
   async #judge(tag, accepted) {
     const { id } = this.picture;
     try {
-      await request("tags/verdicts", { method: "POST", body: { verdicts: [{ id, tag, accepted }] } });
+      await request("tags/verdicts", {
+        method: "POST",
+        body: { verdicts: [{ id, tag, accepted }] },
+      });
       const picture = await request(`pictures/${id}`);
       if (this.picture?.id !== id) return;
       this.picture = picture;
@@ -134,7 +180,8 @@ export class Details {
 }
 
 const byImportance = (a, b) =>
-  Number(b.verdict ?? b.assigned) - Number(a.verdict ?? a.assigned) || (b.probability ?? 0) - (a.probability ?? 0);
+  Number(b.verdict ?? b.assigned) - Number(a.verdict ?? a.assigned) ||
+  (b.probability ?? 0) - (a.probability ?? 0);
 
 function messageOf(tag, accepted) {
   const leaf = tag.split("|").at(-1);
@@ -144,27 +191,59 @@ function messageOf(tag, accepted) {
 
 /** Return names and values; values that a filter can look for are links. */
 function factsOf(picture) {
-  const { path, folder, taken, width, height, size_bytes: bytes, camera, latitude, longitude } = picture;
+  const {
+    path,
+    folder,
+    taken,
+    width,
+    height,
+    size_bytes: bytes,
+    camera,
+    latitude,
+    longitude,
+  } = picture;
   const facts = [
     ["Taken", taken && searchLink(formatDate(taken), `after:${taken.slice(0, 10)}`)],
     ["Folder", folder && folder !== "." && searchLink(folder, formatFilter("folder", folder))],
     ["File", path.split("/").at(-1)],
-    ["Size", [width && height && `${formatNumber(width)} × ${formatNumber(height)}`, bytes != null && formatBytes(bytes)].filter(Boolean).join(", ")],
+    [
+      "Size",
+      [
+        width && height && `${formatNumber(width)} × ${formatNumber(height)}`,
+        bytes != null && formatBytes(bytes),
+      ]
+        .filter(Boolean)
+        .join(", "),
+    ],
     ["Camera", camera && searchLink(camera, formatFilter("camera", camera))],
-    ["Place", latitude != null && searchLink(`${latitude.toFixed(4)}, ${longitude.toFixed(4)}`, `near:${latitude.toFixed(5)},${longitude.toFixed(5)},5km`)],
+    [
+      "Place",
+      latitude != null &&
+        searchLink(
+          `${latitude.toFixed(4)}, ${longitude.toFixed(4)}`,
+          `near:${latitude.toFixed(5)},${longitude.toFixed(5)},5km`,
+        ),
+    ],
     ["Keywords", picture.keywords?.join(", ")],
   ];
-  return facts.filter(([, value]) => value).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]).flat();
+  return facts
+    .filter(([, value]) => value)
+    .map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])
+    .flat();
 }
 
 function searchLink(text, q) {
   const href = addressOf({ q }, { from: {} });
-  return h("a", {
-    href,
-    onclick: (event) => {
-      if (event.ctrlKey || event.metaKey || event.shiftKey) return;
-      event.preventDefault();
-      open({ q });
+  return h(
+    "a",
+    {
+      href,
+      onclick: (event) => {
+        if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+        event.preventDefault();
+        open({ q });
+      },
     },
-  }, text);
+    text,
+  );
 }

@@ -38,24 +38,44 @@ export class Duplicates {
   }
 
   #showNone() {
-    this.element.replaceChildren(stateMessage({
-      icon: "copies",
-      title: "No duplicates",
-      text: "No two pictures look the same.",
-    }));
+    this.element.replaceChildren(
+      stateMessage({
+        icon: "copies",
+        title: "No duplicates",
+        text: "No two pictures look the same.",
+      }),
+    );
   }
 
   #showAll(groups) {
     this.summary = h("p", { class: "quiet", role: "status" });
-    this.copyButton = h("button", { type: "button", class: "button primary", onclick: () => this.copyPaths() }, icon("copy"), "Copy the paths");
+    this.copyButton = h(
+      "button",
+      { type: "button", class: "button primary", onclick: () => this.copyPaths() },
+      icon("copy"),
+      "Copy the paths",
+    );
     this.list = h("ol", { class: "duplicate-groups", role: "list" });
-    this.more = h("button", { type: "button", class: "button", onclick: () => this.#loadMore() }, "Show more");
+    this.more = h(
+      "button",
+      { type: "button", class: "button", onclick: () => this.#loadMore() },
+      "Show more",
+    );
     this.element.replaceChildren(
-      h("header", { class: "task-header" },
+      h(
+        "header",
+        { class: "task-header" },
         h("div", {}, h("h1", {}, count(this.total, "group"), " of duplicates"), this.summary),
-        h("div", { class: "task-actions" }, this.copyButton)),
-      h("p", { class: "quiet" }, "The largest of each group is kept. Nothing is deleted here: copy the paths of the others, and decide yourself."),
-      this.list, this.more);
+        h("div", { class: "task-actions" }, this.copyButton),
+      ),
+      h(
+        "p",
+        { class: "quiet" },
+        "The largest of each group is kept. Nothing is deleted here: copy the paths of the others, and decide yourself.",
+      ),
+      this.list,
+      this.more,
+    );
     this.#append(groups);
   }
 
@@ -76,8 +96,17 @@ export class Duplicates {
         this.ids.push(picture.id);
         if (picture !== best) this.marked.set(picture.id, picture.path);
       }
-      this.list.append(h("li", {}, h("ul", { class: "duplicate-group", role: "list" },
-        pictures.map((picture) => this.#card(picture, picture === best)))));
+      this.list.append(
+        h(
+          "li",
+          {},
+          h(
+            "ul",
+            { class: "duplicate-group", role: "list" },
+            pictures.map((picture) => this.#card(picture, picture === best)),
+          ),
+        ),
+      );
     }
     this.more.hidden = this.offset >= this.total;
     this.#showSummary();
@@ -85,14 +114,34 @@ export class Duplicates {
 
   #card(picture, isBest) {
     const { id, name, path, width, height } = picture;
-    const size = h("span", {}, width && height ? `${formatNumber(width)} × ${formatNumber(height)}` : "");
-    const checkbox = h("input", { type: "checkbox", checked: !isBest, "aria-label": `${path} is not needed`, onchange: () => this.#mark(picture, checkbox.checked) });
-    const card = h("li", { class: "duplicate" },
-      h("button", { type: "button", class: "duplicate-picture", "aria-label": `Open ${name}`, onclick: () => change({ picture: id }) },
-        h("img", { src: thumbnailUrl(id, 480), alt: "", loading: "lazy" })),
+    const size = h(
+      "span",
+      {},
+      width && height ? `${formatNumber(width)} × ${formatNumber(height)}` : "",
+    );
+    const checkbox = h("input", {
+      type: "checkbox",
+      checked: !isBest,
+      "aria-label": `${path} is not needed`,
+      onchange: () => this.#mark(picture, checkbox.checked),
+    });
+    const card = h(
+      "li",
+      { class: "duplicate" },
+      h(
+        "button",
+        {
+          type: "button",
+          class: "duplicate-picture",
+          "aria-label": `Open ${name}`,
+          onclick: () => change({ picture: id }),
+        },
+        h("img", { src: thumbnailUrl(id, 480), alt: "", loading: "lazy" }),
+      ),
       h("p", { class: "path", title: path }, path),
       h("p", { class: "quiet" }, size, isBest && h("span", { class: "badge" }, "largest")),
-      h("label", {}, checkbox, "not needed"));
+      h("label", {}, checkbox, "not needed"),
+    );
     this.#showBytes(id, size);
     return card;
   }

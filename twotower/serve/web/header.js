@@ -35,8 +35,11 @@ export function showHeader() {
     { class: "search-box", role: "search", onsubmit: commit },
     icon("search"),
     input,
-    h("span", { id: "search-hint", class: "visually-hidden" },
-      "Results appear while you type. Plus and minus combine descriptions."),
+    h(
+      "span",
+      { id: "search-hint", class: "visually-hidden" },
+      "Results appear while you type. Plus and minus combine descriptions.",
+    ),
     h("kbd", { class: "search-key", "aria-hidden": "true" }, "/"),
     iconButton("close", "Clear the search", clear, { class: "icon-button search-clear" }),
     iconButton("picture", "Search by a picture; you can also drop or paste one", choosePicture),
@@ -45,18 +48,39 @@ export function showHeader() {
   const links = VIEWS.map(({ view, label, icon: name }) =>
     h(
       "a",
-      { href: addressOf({ view }, { from: {} }), "data-view": view, onclick: (event) => follow(event, view) },
+      {
+        href: addressOf({ view }, { from: {} }),
+        "data-view": view,
+        onclick: (event) => follow(event, view),
+      },
       icon(name),
       h("span", {}, label),
     ),
   );
   document.getElementById("header").append(
-    h("a", { class: "brand", href: "/", "aria-label": "All pictures", onclick: (event) => follow(event, "") },
-      h("img", { src: new URL("./icon.svg", import.meta.url).pathname, alt: "", width: 28, height: 28 })),
+    h(
+      "a",
+      {
+        class: "brand",
+        href: "/",
+        "aria-label": "All pictures",
+        onclick: (event) => follow(event, ""),
+      },
+      h("img", {
+        src: new URL("./icon.svg", import.meta.url).pathname,
+        alt: "",
+        width: 28,
+        height: 28,
+      }),
+    ),
     box,
     h("nav", { class: "views", "aria-label": "Views" }, links),
-    h("div", { class: "header-tools" }, themeButton(),
-      iconButton("help", "Help", showHelp, { key: "?" })),
+    h(
+      "div",
+      { class: "header-tools" },
+      themeButton(),
+      iconButton("help", "Help", showHelp, { key: "?" }),
+    ),
   );
   input.addEventListener("input", () => {
     clearTimeout(timer);
@@ -172,11 +196,20 @@ function showRecent() {
     hideRecent();
   };
   panel.replaceChildren(
-    h("div", { class: "recent-title" }, "Recent searches",
-      h("button", { type: "button", class: "text-button", onclick: forgetRecent }, "Forget them")),
+    h(
+      "div",
+      { class: "recent-title" },
+      "Recent searches",
+      h("button", { type: "button", class: "text-button", onclick: forgetRecent }, "Forget them"),
+    ),
     ...queries.map((query) =>
-      h("button", { type: "button", class: "menu-item", onclick: () => choose(query) },
-        icon("search"), query)),
+      h(
+        "button",
+        { type: "button", class: "menu-item", onclick: () => choose(query) },
+        icon("search"),
+        query,
+      ),
+    ),
   );
 }
 

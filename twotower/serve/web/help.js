@@ -3,9 +3,37 @@
 import { h, iconButton } from "./dom.js";
 
 const KEYS = [
-  ["Everywhere", [["/", "search"], ["?", "this help"], ["← → ↑ ↓", "move among the pictures"], ["Enter", "open a picture"]]],
-  ["A picture", [["← →", "previous, next"], ["Esc", "close"], ["i", "facts"], ["t", "tags"], ["h", "heat map"], ["a", "ask"], ["s", "similar pictures"], ["z", "full size"]]],
-  ["Tag review", [["a", "accept"], ["r", "reject"], ["u", "undo"], ["n", "next tag"]]],
+  [
+    "Everywhere",
+    [
+      ["/", "search"],
+      ["?", "this help"],
+      ["← → ↑ ↓", "move among the pictures"],
+      ["Enter", "open a picture"],
+    ],
+  ],
+  [
+    "A picture",
+    [
+      ["← →", "previous, next"],
+      ["Esc", "close"],
+      ["i", "facts"],
+      ["t", "tags"],
+      ["h", "heat map"],
+      ["a", "ask"],
+      ["s", "similar pictures"],
+      ["z", "full size"],
+    ],
+  ],
+  [
+    "Tag review",
+    [
+      ["a", "accept"],
+      ["r", "reject"],
+      ["u", "undo"],
+      ["n", "next tag"],
+    ],
+  ],
 ];
 
 const QUERIES = [
@@ -26,15 +54,29 @@ export function showHelp() {
   const dialog = h(
     "dialog",
     { class: "help", "aria-label": "Help", onclose: () => dialog.remove() },
-    h("header", {}, h("h1", {}, "Help"), iconButton("close", "Close", () => dialog.close(), { key: "Esc" })),
-    h("div", { class: "help-columns" },
-      h("section", {}, h("h2", {}, "Searches"), definitions(QUERIES, "code")),
-      h("section", {}, KEYS.map(([title, keys]) => [h("h2", {}, title), definitions(keys, "kbd")]).flat()),
+    h(
+      "header",
+      {},
+      h("h1", {}, "Help"),
+      iconButton("close", "Close", () => dialog.close(), { key: "Esc" }),
     ),
-    h("p", { class: "quiet" },
+    h(
+      "div",
+      { class: "help-columns" },
+      h("section", {}, h("h2", {}, "Searches"), definitions(QUERIES, "code")),
+      h(
+        "section",
+        {},
+        KEYS.map(([title, keys]) => [h("h2", {}, title), definitions(keys, "kbd")]).flat(),
+      ),
+    ),
+    h(
+      "p",
+      { class: "quiet" },
       "Each description is judged by itself: the percentage is the probability that a person would ",
       "call the picture a match. Pictures below the cut-off follow under a line, dimmed. ",
-      "Drop or paste a picture to find others like it."),
+      "Drop or paste a picture to find others like it.",
+    ),
   );
   dialog.addEventListener("click", (event) => {
     if (event.target === dialog) dialog.close();
@@ -45,7 +87,9 @@ export function showHelp() {
 }
 
 function definitions(entries, tag) {
-  return h("dl", {}, entries.map(([term, meaning]) => [
-    h("dt", {}, h(tag, {}, term)), h("dd", {}, meaning),
-  ]).flat());
+  return h(
+    "dl",
+    {},
+    entries.map(([term, meaning]) => [h("dt", {}, h(tag, {}, term)), h("dd", {}, meaning)]).flat(),
+  );
 }

@@ -29,8 +29,14 @@ export function followIndexing(onProgress) {
 
 function showProgress(host, { stage, done, total, failed }) {
   if (!host.querySelector("progress")) {
-    host.replaceChildren(h("section", { class: "indexing", "aria-label": "Indexing" },
-      h("p", {}), h("progress", { "aria-label": "Indexed pictures" })));
+    host.replaceChildren(
+      h(
+        "section",
+        { class: "indexing", "aria-label": "Indexing" },
+        h("p", {}),
+        h("progress", { "aria-label": "Indexed pictures" }),
+      ),
+    );
   }
   const bar = host.querySelector("progress");
   if (total) {
@@ -41,7 +47,8 @@ function showProgress(host, { stage, done, total, failed }) {
   }
   const numbers = total ? `${formatNumber(done)} of ${formatNumber(total)}` : "";
   const failures = failed ? ` · ${formatNumber(failed)} failed` : "";
-  host.querySelector("p").textContent = `Indexing ${numbers} ${stage ? `· ${stage}` : ""}${failures}`;
+  host.querySelector("p").textContent =
+    `Indexing ${numbers} ${stage ? `· ${stage}` : ""}${failures}`;
 }
 
 function showFailure(host, { message }, isNew) {
@@ -50,7 +57,12 @@ function showFailure(host, { message }, isNew) {
     host.dataset.seen = message;
     host.replaceChildren();
   };
-  host.replaceChildren(h("section", { class: "indexing failed", role: "alert" },
-    h("p", {}, `Indexing failed: ${message ?? "see the log of the server"}`),
-    iconButton("close", "Close", close)));
+  host.replaceChildren(
+    h(
+      "section",
+      { class: "indexing failed", role: "alert" },
+      h("p", {}, `Indexing failed: ${message ?? "see the log of the server"}`),
+      iconButton("close", "Close", close),
+    ),
+  );
 }

@@ -20,7 +20,7 @@ export function justify(aspect, sections, { width, target, gap }) {
     const end = sections[index + 1]?.start ?? aspect.length;
     placed.push({ ...section, top: y });
     y += section.header;
-    for (let start = section.start; start < end; ) {
+    for (let start = section.start; start < end;) {
       const row = fillRow(aspect, start, end, { width, target, gap });
       rows.start.push(start);
       rows.top.push(y);

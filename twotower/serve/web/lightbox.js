@@ -38,45 +38,76 @@ export class Lightbox {
     const tool = (name, label, key, run) => iconButton(name, label, run, { key });
     this.place = h("span", { class: "lightbox-place" });
     this.title = h("h1", {});
-    this.original = h("a", { class: "icon-button", "aria-label": "Open the file", title: "Open the file", target: "_blank", rel: "noopener" });
+    this.original = h("a", {
+      class: "icon-button",
+      "aria-label": "Open the file",
+      title: "Open the file",
+      target: "_blank",
+      rel: "noopener",
+    });
     this.original.append(iconButton("down", "", null).firstChild);
     this.infoButton = tool("info", "Facts", "i", () => this.setPanel(!this.isPanelOpen));
     this.heatButton = tool("heat", "Heat map", "h", () => this.toggleHeat());
     this.heatButton.setAttribute("aria-pressed", "false");
-    const bar = h("header", { class: "lightbox-bar" },
-      tool("back", "Close", "Esc", () => this.close()), this.title, this.place,
-      h("div", { class: "lightbox-tools" },
+    const bar = h(
+      "header",
+      { class: "lightbox-bar" },
+      tool("back", "Close", "Esc", () => this.close()),
+      this.title,
+      this.place,
+      h(
+        "div",
+        { class: "lightbox-tools" },
         tool("similar", "Similar pictures", "s", () => this.showSimilar()),
         this.heatButton,
         tool("ask", "Ask", "a", () => this.openPanel("ask")),
         tool("tag", "Tags", "t", () => this.openPanel("tags")),
         tool("zoom", "Full size", "z", () => this.toggleZoom()),
-        this.infoButton, this.original,
-        tool("help", "Help", "?", showHelp)));
+        this.infoButton,
+        this.original,
+        tool("help", "Help", "?", showHelp),
+      ),
+    );
     this.figure = h("figure", { class: "lightbox-figure" });
-    this.previous = iconButton("back", "Previous picture", () => this.step(-1), { class: "step previous" });
+    this.previous = iconButton("back", "Previous picture", () => this.step(-1), {
+      class: "step previous",
+    });
     this.next = iconButton("forward", "Next picture", () => this.step(1), { class: "step next" });
     this.heatForm = this.#buildHeatForm();
     this.stage = h("div", { class: "lightbox-stage" }, this.figure);
     this.stage.addEventListener("dblclick", () => this.toggleZoom());
     this.#listenToSwipes();
-    this.dialog = h("dialog", { class: "lightbox", "aria-label": "Picture", tabindex: "-1" }, bar,
+    this.dialog = h(
+      "dialog",
+      { class: "lightbox", "aria-label": "Picture", tabindex: "-1" },
+      bar,
       h("div", { class: "lightbox-middle" }, this.stage, this.previous, this.next, this.heatForm),
-      this.details.element);
+      this.details.element,
+    );
   }
 
   #buildHeatForm() {
-    this.heatInput = h("input", { "aria-label": "Description for the heat map", placeholder: "something in it", autocomplete: "off" });
+    this.heatInput = h("input", {
+      "aria-label": "Description for the heat map",
+      placeholder: "something in it",
+      autocomplete: "off",
+    });
     this.heatPercent = h("output", { class: "number" });
-    return h("form", {
-      class: "heat-form",
-      hidden: true,
-      onsubmit: (event) => {
-        event.preventDefault();
-        this.showHeat(this.heatInput.value.trim());
+    return h(
+      "form",
+      {
+        class: "heat-form",
+        hidden: true,
+        onsubmit: (event) => {
+          event.preventDefault();
+          this.showHeat(this.heatInput.value.trim());
+        },
       },
-    }, h("span", {}, "Where is"), this.heatInput, this.heatPercent,
-      iconButton("close", "Hide the heat map", () => this.hideHeat()));
+      h("span", {}, "Where is"),
+      this.heatInput,
+      this.heatPercent,
+      iconButton("close", "Hide the heat map", () => this.hideHeat()),
+    );
   }
 
   remove() {
@@ -117,7 +148,8 @@ export class Lightbox {
 
   #showPlace() {
     const { length } = this.source.ids;
-    this.place.textContent = this.index < 0 ? "" : `${formatNumber(this.index + 1)} / ${formatNumber(length)}`;
+    this.place.textContent =
+      this.index < 0 ? "" : `${formatNumber(this.index + 1)} / ${formatNumber(length)}`;
     this.previous.hidden = this.index <= 0;
     this.next.hidden = this.index < 0 || this.index === length - 1;
   }
@@ -132,14 +164,21 @@ export class Lightbox {
     const isPlain = kind === "picture" && PLAIN_SUFFIX.test(name);
     this.full = isPlain ? `/api/pictures/${id}/original` : `/api/pictures/${id}/original?view=1`;
     if (kind === "video") this.#showVideo(id);
-    else this.#showImage(isPlain && width * height > LARGE_PIXELS ? `${this.full}?view=1` : this.full);
+    else
+      this.#showImage(isPlain && width * height > LARGE_PIXELS ? `${this.full}?view=1` : this.full);
     this.#fit();
     this.details.show(picture, this.source.text);
     this.#preload();
   }
 
   #showImage(url) {
-    const image = h("img", { class: "full", alt: this.picture.name, src: url, decoding: "async", draggable: "false" });
+    const image = h("img", {
+      class: "full",
+      alt: this.picture.name,
+      src: url,
+      decoding: "async",
+      draggable: "false",
+    });
     image.addEventListener("load", () => {
       if (!this.aspect) this.aspect = image.naturalWidth / image.naturalHeight;
       image.classList.add("loaded");
@@ -150,10 +189,16 @@ export class Lightbox {
   }
 
   #showVideo(id) {
-    this.figure.append(h("video", {
-      class: "full loaded", controls: true, preload: "metadata", src: `/api/pictures/${id}/original`,
-      poster: `/api/pictures/${id}/original?view=1`, "aria-label": this.picture.name,
-    }));
+    this.figure.append(
+      h("video", {
+        class: "full loaded",
+        controls: true,
+        preload: "metadata",
+        src: `/api/pictures/${id}/original`,
+        poster: `/api/pictures/${id}/original?view=1`,
+        "aria-label": this.picture.name,
+      }),
+    );
   }
 
   /** Fetch the thumbnails of the neighbours, so that the next step shows something at once. */
@@ -169,7 +214,8 @@ export class Lightbox {
     const { clientWidth: width, clientHeight: height } = this.stage;
     const aspect = this.aspect ?? 1.5;
     let shown = Math.min(width, height * aspect);
-    if (this.isZoomed && this.picture?.width) shown = Math.max(shown, this.picture.width / devicePixelRatio);
+    if (this.isZoomed && this.picture?.width)
+      shown = Math.max(shown, this.picture.width / devicePixelRatio);
     this.figure.style.width = `${shown}px`;
     this.figure.style.height = `${shown / aspect}px`;
   }
@@ -178,10 +224,14 @@ export class Lightbox {
     this.isZoomed = !this.isZoomed;
     this.stage.classList.toggle("zoomed", this.isZoomed);
     const image = this.figure.querySelector("img.full");
-    if (this.isZoomed && image && this.full && !image.src.endsWith(this.full)) image.src = this.full;
+    if (this.isZoomed && image && this.full && !image.src.endsWith(this.full))
+      image.src = this.full;
     this.#fit();
     if (this.isZoomed) {
-      this.stage.scrollTo((this.stage.scrollWidth - this.stage.clientWidth) / 2, (this.stage.scrollHeight - this.stage.clientHeight) / 2);
+      this.stage.scrollTo(
+        (this.stage.scrollWidth - this.stage.clientWidth) / 2,
+        (this.stage.scrollHeight - this.stage.clientHeight) / 2,
+      );
     }
   }
 

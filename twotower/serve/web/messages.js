@@ -23,7 +23,9 @@ export function toast(text, action = null) {
       message.remove();
       action.run();
     };
-    message.append(h("button", { type: "button", class: "text-button", onclick: run }, action.label));
+    message.append(
+      h("button", { type: "button", class: "text-button", onclick: run }, action.label),
+    );
   }
   toasts.replaceChildren(message);
   setTimeout(() => message.remove(), SECONDS * 1000);
@@ -47,11 +49,18 @@ export function errorMessage(error, retry) {
   return stateMessage({
     icon: "info",
     title: isOffline ? "No connection to the server" : "That did not work",
-    text: isOffline
-      ? "Is it running? The page tries again by itself."
-      : error.message,
-    actions: [
-      h("button", { type: "button", class: "button", onclick: retry }, "Try again"),
-    ],
+    text: isOffline ? "Is it running? The page tries again by itself." : error.message,
+    actions: [h("button", { type: "button", class: "button", onclick: retry }, "Try again")],
   });
+}
+
+/** Return grey shapes of `height` pixels, in the place of pictures that are being loaded. */
+export function placeholders(height) {
+  const shapes = [1.5, 0.75, 1.33, 1.78, 1, 1.5, 0.67, 1.5, 1.33, 1.5, 0.8, 1.6].map((aspect) => {
+    const shape = h("div", { class: "placeholder" });
+    shape.style.width = `${aspect * height}px`;
+    shape.style.height = `${height}px`;
+    return shape;
+  });
+  return h("div", { class: "placeholders", "aria-hidden": "true" }, shapes);
 }

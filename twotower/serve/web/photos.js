@@ -3,11 +3,11 @@
 import { ApiError, parameters, request } from "./api.js";
 import { answerCard } from "./answer.js";
 import { chips } from "./chips.js";
-import { count, formatNumber, h } from "./dom.js";
+import { count, h } from "./dom.js";
 import { Grid } from "./grid.js";
 import { arrangeLayout, layoutOf, loadLayout } from "./layout.js";
 import { addressOf, change, open } from "./location.js";
-import { announce, errorMessage, stateMessage } from "./messages.js";
+import { announce, errorMessage, placeholders, stateMessage } from "./messages.js";
 import { isQuestion, mainText } from "./query.js";
 import { Timeline } from "./timeline.js";
 
@@ -29,8 +29,16 @@ export class Photos {
     this.warnings = h("div", { class: "warnings" });
     this.answer = h("div");
     this.message = h("div");
-    this.element = h("div", { class: "photos" },
-      this.bar, this.warnings, this.answer, this.message, this.grid.element, this.timeline.element);
+    this.element = h(
+      "div",
+      { class: "photos" },
+      this.bar,
+      this.warnings,
+      this.answer,
+      this.message,
+      this.grid.element,
+      this.timeline.element,
+    );
     this.resize = new ResizeObserver(() => this.#fit());
     this.resize.observe(this.element);
     this.understood = NOTHING_UNDERSTOOD;
@@ -182,7 +190,9 @@ export class Photos {
     }
     const matches = result.matches;
     const summary = this.isSearch
-      ? matches ? count(matches, "match", "matches") : "no picture matches"
+      ? matches
+        ? count(matches, "match", "matches")
+        : "no picture matches"
       : count(matches, "picture");
     this.bar.replaceChildren(
       chips({
@@ -191,10 +201,14 @@ export class Photos {
         cameras: this.library.cameras,
         onChange: (changes) => change({ ...changes, all: "" }),
       }),
-      h("div", { class: "summary" },
+      h(
+        "div",
+        { class: "summary" },
         h("span", {}, summary),
-        result.milliseconds && this.isSearch &&
-          h("span", { class: "quiet" }, ` in ${Math.max(1, Math.round(result.milliseconds))} ms`)),
+        result.milliseconds &&
+          this.isSearch &&
+          h("span", { class: "quiet" }, ` in ${Math.max(1, Math.round(result.milliseconds))} ms`),
+      ),
       this.isSearch && !similar && !this.isQuestion ? this.#sortSwitch() : "",
     );
     announce(this.isSearch ? `${summary}${matches ? "" : "; the nearest follow"}` : summary);
@@ -204,19 +218,28 @@ export class Photos {
 
   #sortSwitch() {
     const button = (sort, label) =>
-      h("button", {
-        type: "button",
-        "aria-pressed": String((sort === "date") === this.byDate),
-        onclick: () => change({ sort }),
-      }, label);
-    return h("div", { class: "switch", role: "group", "aria-label": "Order" },
-      button("relevance", "Best first"), button("date", "By date"));
+      h(
+        "button",
+        {
+          type: "button",
+          "aria-pressed": String((sort === "date") === this.byDate),
+          onclick: () => change({ sort }),
+        },
+        label,
+      );
+    return h(
+      "div",
+      { class: "switch", role: "group", "aria-label": "Order" },
+      button("relevance", "Best first"),
+      button("date", "By date"),
+    );
   }
 
   #showWarnings({ understood, left_out: leftOut = {} }) {
     const lines = [...(understood.warnings ?? [])];
     for (const fact of ["date", "place"]) {
-      if (leftOut[fact]) lines.push(`${count(leftOut[fact], "picture")} without a ${fact} left out`);
+      if (leftOut[fact])
+        lines.push(`${count(leftOut[fact], "picture")} without a ${fact} left out`);
     }
     this.warnings.replaceChildren(...lines.map((line) => h("p", {}, line)));
   }
@@ -225,17 +248,26 @@ export class Photos {
   #nearHeader() {
     const nothing = this.grid.columns.matches === 0;
     const { q, all } = this.state;
-    return h("div", { class: nothing ? "near-header no-match" : "near-header" },
+    return h(
+      "div",
+      { class: nothing ? "near-header no-match" : "near-header" },
       h("h2", {}, nothing ? this.#noMatch() : "Nearest, below the cut-off"),
       nothing && h("p", { class: "quiet" }, "The nearest, below the cut-off:"),
-      q && !all && h("a", {
-        class: "text-button",
-        href: addressOf({ all: "1" }),
-        onclick: (event) => {
-          event.preventDefault();
-          change({ all: "1" });
-        },
-      }, "Show all, nearest first"));
+      q &&
+        !all &&
+        h(
+          "a",
+          {
+            class: "text-button",
+            href: addressOf({ all: "1" }),
+            onclick: (event) => {
+              event.preventDefault();
+              change({ all: "1" });
+            },
+          },
+          "Show all, nearest first",
+        ),
+    );
   }
 
   #noMatch() {
@@ -246,27 +278,49 @@ export class Photos {
 
   #showEmpty() {
     const isIndexing = this.library.indexing.state === "running";
-    this.message.replaceChildren(stateMessage({
-      icon: "photos",
-      title: isIndexing ? "The pictures are being indexed" : "No pictures yet",
-      text: isIndexing
-        ? "They appear here as soon as the first are ready."
-        : `Put pictures into the folder “${this.library.name}”, then index it.`,
-      actions: isIndexing || !this.library.writable ? [] : [
-        h("button", { type: "button", class: "button primary", onclick: () => request("index", { method: "POST" }) }, "Index now"),
-      ],
-    }));
+    this.message.replaceChildren(
+      stateMessage({
+        icon: "photos",
+        title: isIndexing ? "The pictures are being indexed" : "No pictures yet",
+        text: isIndexing
+          ? "They appear here as soon as the first are ready."
+          : `Put pictures into the folder “${this.library.name}”, then index it.`,
+        actions:
+          isIndexing || !this.library.writable
+            ? []
+            : [
+                h(
+                  "button",
+                  {
+                    type: "button",
+                    class: "button primary",
+                    onclick: () => request("index", { method: "POST" }),
+                  },
+                  "Index now",
+                ),
+              ],
+      }),
+    );
   }
 
   #showNoMatches() {
-    this.message.replaceChildren(stateMessage({
-      icon: "search",
-      title: this.#noMatch(),
-      text: "Nothing comes near either. Try other words, or take a chip away.",
-      actions: this.state.all || !this.state.q ? [] : [
-        h("button", { type: "button", class: "button", onclick: () => change({ all: "1" }) }, "Show all, nearest first"),
-      ],
-    }));
+    this.message.replaceChildren(
+      stateMessage({
+        icon: "search",
+        title: this.#noMatch(),
+        text: "Nothing comes near either. Try other words, or take a chip away.",
+        actions:
+          this.state.all || !this.state.q
+            ? []
+            : [
+                h(
+                  "button",
+                  { type: "button", class: "button", onclick: () => change({ all: "1" }) },
+                  "Show all, nearest first",
+                ),
+              ],
+      }),
+    );
   }
 
   #showLoading() {
@@ -275,14 +329,7 @@ export class Photos {
       this.element.classList.add("stale");
       return;
     }
-    const { target } = this.#box();
-    const shapes = [1.5, 0.75, 1.33, 1.78, 1, 1.5, 0.67, 1.5, 1.33, 1.5, 0.8, 1.6].map((aspect) => {
-      const shape = h("div", { class: "placeholder" });
-      shape.style.width = `${aspect * target}px`;
-      shape.style.height = `${target}px`;
-      return shape;
-    });
-    this.message.replaceChildren(h("div", { class: "placeholders", "aria-hidden": "true" }, shapes));
+    this.message.replaceChildren(placeholders(this.#box().target));
   }
 
   #showError(error) {
@@ -297,12 +344,20 @@ export class Photos {
     this.timeline.show([]);
     this.bar.replaceChildren();
     if (error.status === 404 && this.state.upload) {
-      this.message.replaceChildren(stateMessage({
-        icon: "picture",
-        title: "The picture is gone",
-        text: "Dropped pictures are kept for a while only. Drop it again.",
-        actions: [h("button", { type: "button", class: "button", onclick: () => open({}) }, "All pictures")],
-      }));
+      this.message.replaceChildren(
+        stateMessage({
+          icon: "picture",
+          title: "The picture is gone",
+          text: "Dropped pictures are kept for a while only. Drop it again.",
+          actions: [
+            h(
+              "button",
+              { type: "button", class: "button", onclick: () => open({}) },
+              "All pictures",
+            ),
+          ],
+        }),
+      );
       return;
     }
     this.message.replaceChildren(errorMessage(error, () => this.load()));

@@ -40,11 +40,13 @@ export class Review {
 
   #showTag() {
     if (!this.entries.length) {
-      this.element.replaceChildren(stateMessage({
-        icon: "tag",
-        title: "Nothing to review",
-        text: "No tag is in doubt. More come once pictures are added or tags are judged.",
-      }));
+      this.element.replaceChildren(
+        stateMessage({
+          icon: "tag",
+          title: "Nothing to review",
+          text: "No tag is in doubt. More come once pictures are added or tags are judged.",
+        }),
+      );
       return;
     }
     const chosen = this.entries.findIndex((entry) => entry.tag === this.wanted);
@@ -57,45 +59,121 @@ export class Review {
   }
 
   #tagList() {
-    return h("nav", { class: "review-tags", "aria-label": "Tags to review" },
-      h("ul", { role: "list" }, this.entries.map((entry, index) => {
-        const leaf = entry.tag.split("|").at(-1);
-        const left = entry.pictures.length - (entry.verdicts?.size ?? 0);
-        return h("li", {}, h("button", {
-          type: "button",
-          "aria-current": index === this.position ? "true" : null,
-          onclick: () => this.#open(index),
-        }, h("span", {}, leaf), left ? h("span", { class: "number quiet" }, String(left)) : icon("check")));
-      })));
+    return h(
+      "nav",
+      { class: "review-tags", "aria-label": "Tags to review" },
+      h(
+        "ul",
+        { role: "list" },
+        this.entries.map((entry, index) => {
+          const leaf = entry.tag.split("|").at(-1);
+          const left = entry.pictures.length - (entry.verdicts?.size ?? 0);
+          return h(
+            "li",
+            {},
+            h(
+              "button",
+              {
+                type: "button",
+                "aria-current": index === this.position ? "true" : null,
+                onclick: () => this.#open(index),
+              },
+              h("span", {}, leaf),
+              left ? h("span", { class: "number quiet" }, String(left)) : icon("check"),
+            ),
+          );
+        }),
+      ),
+    );
   }
 
   #workplace() {
     const path = this.entry.tag.split("|");
-    this.undoButton = h("button", { type: "button", class: "button", title: "Undo (u)", onclick: () => this.undo() }, icon("undo"), "Undo");
+    this.undoButton = h(
+      "button",
+      { type: "button", class: "button", title: "Undo (u)", onclick: () => this.undo() },
+      icon("undo"),
+      "Undo",
+    );
     this.undoButton.disabled = !this.history.length;
     this.cards = this.entry.pictures.map((picture, index) => this.#card(picture, index));
-    return h("section", { class: "review-work", "aria-label": `Review of ${path.at(-1)}` },
-      h("header", { class: "task-header" },
-        h("div", {},
+    return h(
+      "section",
+      { class: "review-work", "aria-label": `Review of ${path.at(-1)}` },
+      h(
+        "header",
+        { class: "task-header" },
+        h(
+          "div",
+          {},
           h("p", { class: "quiet" }, path.slice(0, -1).join(" › ") || "Tag"),
-          h("h1", {}, "Is this “", path.at(-1), "”?")),
-        h("div", { class: "task-actions" }, this.undoButton,
-          h("button", { type: "button", class: "button primary", title: "Next tag (n)", onclick: () => this.next() }, "Next tag"))),
-      !this.library.writable && h("p", { class: "notice" },
-        "This server only reads. Start it with --allow-writes to teach it."),
-      h("ul", { class: "review-grid", role: "list" }, this.cards));
+          h("h1", {}, "Is this “", path.at(-1), "”?"),
+        ),
+        h(
+          "div",
+          { class: "task-actions" },
+          this.undoButton,
+          h(
+            "button",
+            {
+              type: "button",
+              class: "button primary",
+              title: "Next tag (n)",
+              onclick: () => this.next(),
+            },
+            "Next tag",
+          ),
+        ),
+      ),
+      !this.library.writable &&
+        h(
+          "p",
+          { class: "notice" },
+          "This server only reads. Start it with --allow-writes to teach it.",
+        ),
+      h("ul", { class: "review-grid", role: "list" }, this.cards),
+    );
   }
 
   #card(picture, index) {
     const isReadOnly = !this.library.writable;
     const judge = (accepted) => () => this.judge(index, accepted);
-    return h("li", { class: "review-card", "data-index": index },
-      h("button", { type: "button", class: "review-picture", "aria-label": `${picture.name}, ${formatPercent(picture.probability ?? 0)}; open`, onclick: () => this.#openPicture(index), onfocus: () => this.#select(index, { focus: false }) },
-        h("img", { src: thumbnailUrl(picture.id), alt: "", loading: "lazy" })),
-      h("div", { class: "review-buttons" },
-        iconButton("check", `Accept for ${picture.name}`, judge(true), { key: "a", class: "icon-button accept", disabled: isReadOnly, "aria-pressed": "false" }),
-        h("span", { class: "number quiet" }, picture.probability == null ? "" : formatPercent(picture.probability)),
-        iconButton("close", `Reject for ${picture.name}`, judge(false), { key: "r", class: "icon-button reject", disabled: isReadOnly, "aria-pressed": "false" })));
+    return h(
+      "li",
+      { class: "review-card", "data-index": index },
+      h(
+        "button",
+        {
+          type: "button",
+          class: "review-picture",
+          "aria-label": `${picture.name}, ${formatPercent(picture.probability ?? 0)}; open`,
+          onclick: () => this.#openPicture(index),
+          onfocus: () => this.#select(index, { focus: false }),
+        },
+        h("img", { src: thumbnailUrl(picture.id), alt: "", loading: "lazy" }),
+      ),
+      h(
+        "div",
+        { class: "review-buttons" },
+        iconButton("check", `Accept for ${picture.name}`, judge(true), {
+          key: "a",
+          class: "icon-button accept",
+          disabled: isReadOnly,
+          "aria-pressed": "false",
+        }),
+        h(
+          "span",
+          { class: "number quiet" },
+          picture.probability == null ? "" : formatPercent(picture.probability),
+        ),
+        iconButton("close", `Reject for ${picture.name}`, judge(false), {
+          key: "r",
+          class: "icon-button reject",
+          disabled: isReadOnly,
+          "aria-pressed": "false",
+        }),
+      ),
+    );
   }
 
   #openPicture(index) {
@@ -177,13 +255,19 @@ export class Review {
   /** Return the next picture without a verdict, or the last one. */
   #nextOpen(index) {
     const { pictures, verdicts } = this.entry;
-    const next = pictures.findIndex((picture, position) => position > index && !verdicts.has(picture.id));
+    const next = pictures.findIndex(
+      (picture, position) => position > index && !verdicts.has(picture.id),
+    );
     return next < 0 ? Math.min(index + 1, pictures.length - 1) : next;
   }
 
   #keydown(event) {
     if (isTyping(event) || !this.entry || document.querySelector("dialog[open]")) return;
-    const columns = Math.max(1, getComputedStyle(this.element.querySelector(".review-grid")).gridTemplateColumns.split(" ").length);
+    const columns = Math.max(
+      1,
+      getComputedStyle(this.element.querySelector(".review-grid")).gridTemplateColumns.split(" ")
+        .length,
+    );
     const actions = {
       a: () => this.judge(this.current, true),
       r: () => this.judge(this.current, false),
