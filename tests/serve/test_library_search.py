@@ -82,15 +82,15 @@ def test_all_lists_also_what_does_not_match(library_url: str) -> None:
 
 def test_layout_has_columns_of_equal_length_in_the_order_of_the_search(library_url: str) -> None:
     layout = call(library_url, "/api/layout", q="animal").json()
-    found = search(library_url, "animal", top=100)
-    assert layout["matches"] == found["matches"] == len(found["hits"])
-    assert layout["ids"] == [hit["id"] for hit in (*found["hits"], *found["near"])]
+    page = search(library_url, "animal", top=100)
+    assert layout["matches"] == page["matches"] == len(page["hits"])
+    assert layout["ids"] == [hit["id"] for hit in (*page["hits"], *page["near"])]
     assert {len(layout[name]) for name in ("aspect", "month", "probability")} == {
         len(layout["ids"])
     }
-    first = found["hits"][0]
-    assert layout["aspect"][0] == pytest.approx(first["width"] / first["height"], abs=1e-3)
-    assert layout["probability"][0] == pytest.approx(first["probability"])
+    best = page["hits"][0]
+    assert layout["aspect"][0] == pytest.approx(best["width"] / best["height"], abs=1e-3)
+    assert layout["probability"][0] == pytest.approx(best["probability"])
 
 
 def test_months_of_the_timeline_add_up(library_url: str) -> None:

@@ -156,9 +156,11 @@ def test_contact_sheets_number_the_hits(library_url: str) -> None:
 
 def test_questions_are_answered_with_evidence(library_url: str) -> None:
     (cat,) = structured(call_tool(library_url, "search", query="cat folder:animals"))["pictures"]
-    one = structured(call_tool(library_url, "ask", question="is it a cat or a dog?", id=cat["id"]))
-    assert (one["answer"], one["certain"]) == ("cat", True)
-    assert one["probability"] > 0.5
+    reply = structured(
+        call_tool(library_url, "ask", question="is it a cat or a dog?", id=cat["id"])
+    )
+    assert (reply["answer"], reply["certain"]) == ("cat", True)
+    assert reply["probability"] > 0.5
     question = "how many of my pictures show an elephant?"
     total = structured(call_tool(library_url, "ask", question=question))
     assert total["answer"] == "1 of 51"
@@ -230,8 +232,8 @@ def test_tools_that_write_have_a_dry_run_and_an_undo(photos: Path, tmp_path: Pat
         assert tools["apply_verdicts"].annotations.destructive_hint is False
         assert tools["write_sidecars"].annotations.destructive_hint is True
         assert tools["undo_sidecars"].annotations.idempotent_hint is False
-        found = structured(await client.call_tool("search", {"query": "cat folder:animals"}))
-        number = found["pictures"][0]["id"]
+        hits = structured(await client.call_tool("search", {"query": "cat folder:animals"}))
+        number = hits["pictures"][0]["id"]
         verdicts = [{"id": number, "tag": "animal|cat", "accepted": False}]
         dry = structured(await client.call_tool("apply_verdicts", {"verdicts": verdicts}))
         assert (dry["dry_run"], dry["undo"]) == (True, None)

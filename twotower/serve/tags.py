@@ -16,6 +16,7 @@ from twotower.serve.errors import RequestError
 from twotower.tagging.corrections import Correction, correct, to_corrections
 from twotower.tagging.formats import read_vocabulary
 from twotower.tagging.tag import DEFAULT_PRECISION, tag, write_sidecars
+from twotower.tagging.tag_scorer import TagScorer
 from twotower.tagging.tagger import TaggedPicture, Tagger
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class LibraryTags:
         self._state: object = None
         self._vocabulary: Vocabulary | None = None
         self._tagger: Tagger | None = None
+        self._scorer: TagScorer | None = None
+        self._model: str | None = None  # of the scorer
         self._counts: list[tuple[str, int]] | None = None
         self._review: list[TagReview] | None = None
         self._undos: OrderedDict[str, list[Correction]] = OrderedDict()
@@ -186,8 +189,13 @@ class LibraryTags:
         if state != self._state:
             self._forget()
             self._state = state
+        if state[0] != self._model:
+            self._scorer, self._model = None, state[0]
         if self._tagger is None:
-            self._tagger = Tagger(index, self._words(), DEFAULT_PRECISION, self._lane.report)
+            self._tagger = Tagger(
+                index, self._words(), DEFAULT_PRECISION, self._lane.report, self._scorer
+            )
+            self._scorer = self._tagger.scorer
         return self._tagger
 
     def _forget(self) -> None:

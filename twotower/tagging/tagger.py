@@ -62,6 +62,7 @@ class Tagger:
         tags: the tags that can be assigned, in the order of the vocabulary, without headings.
         cutoffs: the probabilities [tags] from which each is assigned; above 1 for tags that the
             model cannot assign at the requested precision.
+        scorer: the log-odds of the tags by their words; corrections do not change it.
     """
 
     def __init__(
@@ -70,12 +71,14 @@ class Tagger:
         vocabulary: Vocabulary,
         precision: float = 0.8,
         report: ReportProgress = ignore_progress,
+        scorer: TagScorer | None = None,
     ) -> None:
         """Embed the vocabulary and learn from the corrections.
 
         Args:
             precision: the share of assigned tags that shall be right.
             report: called with the number of tags that are embedded.
+            scorer: that of another tagger for the same vocabulary and model, to be used again.
 
         Raises:
             LibraryError: nothing is indexed, or the model of the library has changed.
@@ -84,7 +87,7 @@ class Tagger:
         self._tree = TagTree.of(vocabulary)
         self.tags: tuple[Tag, ...] = self._tree.tags
         self._background = index.calibration.background
-        self._scorer = TagScorer.of(index, self.tags, report)
+        self.scorer = scorer or TagScorer.of(index, self.tags, report)
         self._detected = [column for column, tag in enumerate(self.tags) if tag.detector]
         corrections = read_corrections(index, vocabulary, self._tree.columns)
         keywords = read_keyword_verdicts(index, vocabulary, self._tree.columns)
@@ -148,7 +151,7 @@ class Tagger:
         known, and of hundreds of kinds some are always a little probable.
         """
         image_embeds = self._index.vectors.get(np.array(ids, np.int64))
-        logits = self._scorer.logits(image_embeds)
+        logits = self.scorer.logits(image_embeds)
         self._apply_detectors(ids, image_embeds, logits, report)
         shifts = {
             column: feedback.shift(self._background, image_embeds)
@@ -173,7 +176,7 @@ class Tagger:
     ) -> None:
         """Share the probability of each group's parent among its members."""
         for members in self._tree.groups:
-            odds = self._scorer.group_logits(members, image_embeds)
+            odds = self.scorer.group_logits(members, image_embeds)
             for position, column in enumerate(members):
                 odds[:, position] += shifts.get(column, 0.0)
             shares = odds - np.logaddexp.reduce(odds, axis=1, keepdims=True)
@@ -227,8 +230,8 @@ class Tagger:
         """Return the log-odds [n] of a tag by its words; in a group, against the other members."""
         members = self._tree.group_of(column)
         if members is None:
-            return self._scorer.logits(image_embeds)[:, column]
-        odds = self._scorer.group_logits(members, image_embeds)
+            return self.scorer.logits(image_embeds)[:, column]
+        odds = self.scorer.group_logits(members, image_embeds)
         position = members.index(column)
         rivals = np.logaddexp.reduce(np.delete(odds, position, axis=1), axis=1)
         return np.clip(odds[:, position] - rivals, -VERDICT_LOGIT, VERDICT_LOGIT)
