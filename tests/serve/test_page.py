@@ -61,10 +61,13 @@ def wait_for_pictures(url: str, count: int, headers: dict[str, str] | None = Non
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server with a library that clients may change; its tags come later."""
-    folder = tmp_path_factory.mktemp("library") / "photos"
+def library(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server with a library that clients may change."""
+    folder = tmp_path_factory.mktemp("page") / "photos"
     count = make_library(folder)
+    (folder / ".twotower").mkdir()
+    (tag_embeds,) = (photos / ".twotower").glob("tags-*.npz")
+    shutil.copy(tag_embeds, folder / ".twotower")  # which takes longer than all pictures
     with running_server([str(folder), "--model", "small", "--allow-writes"]) as url:
         wait_for_pictures(url, count)
         yield url
@@ -369,7 +372,7 @@ def test_facts_tags_and_similar_pictures(visitor: Visitor) -> None:
     page.locator(".tile a").first.click()
     page.wait_for_selector(".lightbox .full.loaded")
     page.keyboard.press("i")
-    assert "480" in page.inner_text(".facts") and "2023" in page.inner_text(".facts")
+    assert "640 × 640" in page.inner_text(".facts") and "2023" in page.inner_text(".facts")
     page.keyboard.press("t")
     page.wait_for_selector(".tag")
     page.keyboard.press("Escape")  # leaves the field, not the picture
