@@ -429,6 +429,20 @@ def test_tags_are_accepted_rejected_and_undone_by_keys(visitor: Visitor) -> None
     assert tag not in verdicts_of(visitor, pictures[0])
 
 
+def test_a_picture_under_review_is_opened_and_the_verdicts_stay(visitor: Visitor) -> None:
+    page = visitor.open("/?view=tags")
+    with page.expect_response("**/api/tags/verdicts"):
+        page.locator(".accept").first.click()
+    page.locator(".review-picture").first.click()
+    page.wait_for_selector(".lightbox .full.loaded")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".lightbox", state="detached")
+    assert visitor.count(".review-card.accepted") == 1
+    with page.expect_response("**/api/tags/undo"):
+        page.keyboard.press("u")
+    page.wait_for_function("!document.querySelector('.review-card.accepted')")
+
+
 def test_duplicates_are_compared_and_their_paths_copied(browser: Any, library: str) -> None:
     permissions = ["clipboard-read", "clipboard-write"]
     for visitor in visit(browser, library, permissions=permissions):

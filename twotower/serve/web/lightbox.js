@@ -132,7 +132,7 @@ export class Lightbox {
     this.picture = null;
     this.title.textContent = "";
     this.figure.replaceChildren(h("img", { class: "preview", src: thumbnailUrl(id), alt: "" }));
-    this.aspect = this.index >= 0 ? this.source.grid.columns.aspect[this.index] : null;
+    this.aspect = this.source.grid?.columns.aspect[this.index] ?? null; // until its facts come
     this.#fit();
     this.details.clear();
     try {

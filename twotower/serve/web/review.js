@@ -23,6 +23,7 @@ export class Review {
   }
 
   update(state) {
+    if (state.tag === this.wanted) return; // a picture was opened or closed
     this.wanted = state.tag;
     if (this.entries) this.#showTag();
   }
