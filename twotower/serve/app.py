@@ -28,6 +28,7 @@ from twotower.serve.library_api import (
     uploads,
 )
 from twotower.serve.openapi import describe
+from twotower.serve.page import page_routes
 from twotower.serve.protocols import (
     clip_retrieval,
     cohere,
@@ -82,6 +83,7 @@ def create_app(server: Server) -> Starlette:
 
     routes = [to_route(endpoint, server) for endpoint in ENDPOINTS]
     routes.append(Route("/openapi.json", openapi))
+    routes += page_routes()
     if server.library is not None:
         routes.append(mcp_route)
     return Starlette(

@@ -120,6 +120,8 @@ def similar_page(index: Index, number: int, request: SearchRequest) -> SearchPag
 def layout(index: Index, request: SearchRequest) -> Layout:
     """Return all pictures of a search, in their order, each copy for itself.
 
+    With `request.all`, all pictures below the cut-off follow, else those that come near.
+
     Raises:
         QueryError: the query makes no sense.
     """
@@ -127,7 +129,7 @@ def layout(index: Index, request: SearchRequest) -> Layout:
     shapes = index.catalog.shapes()
     if not query.terms and not query.filters and not request.folder:
         return Layout(shapes, [None] * len(shapes), len(shapes))
-    request = replace(request, group=False, all=False, offset=0, top=None)
+    request = replace(request, group=False, offset=0, top=None)
     result = run(index, query, request)
     by_id = {shape.id: shape for shape in shapes}
     hits = [hit for hit in (*result.hits, *result.near) if hit.id in by_id]

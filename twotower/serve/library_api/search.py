@@ -143,15 +143,15 @@ class QueryParameters(Parameters):
 
 
 class LayoutParameters(QueryParameters):
-    """A query and an order."""
+    """A query, an order, and True for all pictures below the cut-off too."""
 
     sort: Literal["relevance", "date"] = "relevance"
+    all: bool = False
 
 
 class SearchParameters(LayoutParameters, Paging):
     """A query, an order, and a part of the hits."""
 
-    all: bool = False
     group: bool = False
 
 
@@ -206,7 +206,9 @@ async def similar(call: Call) -> Response:
 async def lay_out(call: Call) -> Response:
     """Return what a page needs to place all pictures of a search."""
     parameters = read_parameters(call, LayoutParameters)
-    request = replace(await _to_request(call, parameters), sort=parameters.sort)
+    request = replace(
+        await _to_request(call, parameters), sort=parameters.sort, all=parameters.all
+    )
     pictures = await _run(call, lambda index: layout(index, request), Layout([], [], 0))
     return to_json(_to_layout(pictures))
 
