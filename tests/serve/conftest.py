@@ -42,7 +42,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def library_url(photos: Path) -> Iterator[str]:
     """The address of a server of the photos that cannot be changed by clients."""
-    with running_server([str(photos)]) as url:
+    with running_server([str(photos), "--no-allow-writes"]) as url:
         yield url
 
 

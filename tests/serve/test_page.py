@@ -549,7 +549,7 @@ def test_an_empty_folder_can_be_indexed(browser: Any, tmp_path: Path) -> None:
 
 def test_a_key_is_asked_for_once(browser: Any, tmp_path: Path) -> None:
     shutil.copytree(PHOTOS, tmp_path / "photos", ignore=lambda _, names: sorted(names)[3:])
-    options = [str(tmp_path / "photos"), "--model", "small"]
+    options = [str(tmp_path / "photos"), "--model", "small", "--no-allow-writes"]
     with running_server(options, {"TWOTOWER_SERVE_API_KEY": KEY}) as url:
         wait_for_pictures(url, 1, {"Authorization": f"Bearer {KEY}"})
         for visitor in visit(browser, url):
@@ -560,7 +560,7 @@ def test_a_key_is_asked_for_once(browser: Any, tmp_path: Path) -> None:
             page.fill("input[type=password]", KEY)
             page.click("button:has-text('Open')")
             page.wait_for_selector(".tile.loaded")
-            visitor.open("/?view=tags")  # without --allow-writes, verdicts are off
+            visitor.open("/?view=tags")  # verdicts are off
             page.wait_for_selector("text=This server only reads")
             assert page.locator(".accept").first.is_disabled()
 

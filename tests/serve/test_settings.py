@@ -62,3 +62,18 @@ def test_the_guide_has_every_setting_with_its_default() -> None:
         shown = str(default).lower() if isinstance(default, bool) else str(default)
         cell = "" if default in (None, ()) else f"`{shown}`"
         assert f"| `{name}` | {cell} |" in guide, name
+
+
+@pytest.mark.parametrize(
+    ("options", "writes"),
+    [
+        ({}, True),
+        ({"allow_writes": False}, False),
+        ({"host": "0.0.0.0", "api_key": "secret"}, False),
+        ({"host": "0.0.0.0", "api_key": "secret", "allow_writes": True}, True),
+    ],
+)
+def test_the_page_writes_on_loopback_or_where_it_may(
+    options: dict[str, object], writes: bool
+) -> None:
+    assert read_settings(options, None, {}).page_writes is writes

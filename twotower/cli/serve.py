@@ -35,7 +35,11 @@ def add_commands(commands: Commands) -> None:
     add("--engine", help="onnxruntime, openvino or torch")
     add("--allow-host", dest="allowed_hosts", action="append", help="a further name of this server")
     add("--cors-origin", dest="cors_origins", action="append", help="an origin that may call it")
-    add("--allow-writes", action="store_true", default=None, help="let clients index and tag")
+    add(
+        "--allow-writes",
+        action=argparse.BooleanOptionalAction,
+        help="let clients index and tag (by default the page on this machine, but no assistant)",
+    )
     add("--fetch-urls", action="store_true", default=None, help="fetch pictures by URL, if public")
     add("--max-batch", type=int, help="items of one pass through a tower (32)")
     add("--max-queue", type=int, help="items that may wait for a tower (1024)")

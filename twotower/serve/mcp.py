@@ -252,7 +252,7 @@ class _Tools:
             model=None,
             cameras=[],
             indexing=indexing,
-            writable=self._server.settings.allow_writes,
+            writable=bool(self._server.settings.allow_writes),
         )
         if await library.is_indexed():
             facts = await library.describe()

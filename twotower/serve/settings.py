@@ -30,7 +30,8 @@ class ServerSettings:
         engine: the runtime of the models, as for `load`.
         allowed_hosts: further values of the `Host` header, besides loopback and `host`.
         cors_origins: origins whose pages may call the server; "*" for all.
-        allow_writes: let clients tag pictures, write sidecars and start indexing.
+        allow_writes: let clients tag pictures, write sidecars and start indexing. By default the
+            page and the HTTP API may on loopback, and assistants may not.
         fetch_urls: fetch pictures by the URLs in requests, from public addresses alone.
         max_batch: items of one pass through a tower.
         max_wait_ms: milliseconds that an idle tower waits for more items.
@@ -57,7 +58,7 @@ class ServerSettings:
     engine: str = "onnxruntime"
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
-    allow_writes: bool = False
+    allow_writes: bool | None = None
     fetch_urls: bool = False
     max_batch: int = 32
     max_wait_ms: float = 3.0
@@ -77,6 +78,11 @@ class ServerSettings:
     def is_loopback(self) -> bool:
         """True if only programs on this machine can connect."""
         return self.host in LOOPBACK
+
+    @property
+    def page_writes(self) -> bool:
+        """True if the HTTP API may change the library."""
+        return self.is_loopback if self.allow_writes is None else self.allow_writes
 
     def check(self) -> ServerSettings:
         """Return the settings if they are safe.

@@ -102,7 +102,7 @@ def require_writes(call: Call) -> None:
     Raises:
         RequestError: 403, the server was started without `--allow-writes`.
     """
-    if not call.server.settings.allow_writes:
+    if not call.server.settings.page_writes:
         raise RequestError(403, "the server is read-only; start it with --allow-writes")
 
 

@@ -165,7 +165,7 @@ async def describe(call: Call) -> Response:
         model=None,
         better_model=None,
         exists=False,
-        writable=settings.allow_writes,
+        writable=settings.page_writes,
         indexing=to_answer(library.indexer.state),
         cameras=[],
         needs_key=call.server.access.needs_key,
@@ -206,9 +206,7 @@ async def similar(call: Call) -> Response:
 async def lay_out(call: Call) -> Response:
     """Return what a page needs to place all pictures of a search."""
     parameters = read_parameters(call, LayoutParameters)
-    request = replace(
-        await _to_request(call, parameters), sort=parameters.sort, all=parameters.all
-    )
+    request = replace(await _to_request(call, parameters), sort=parameters.sort, all=parameters.all)
     pictures = await _run(call, lambda index: layout(index, request), Layout([], [], 0))
     return to_json(_to_layout(pictures))
 
