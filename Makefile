@@ -21,6 +21,8 @@ demo: .venv/.light
 	@echo "  $(BIN)/twotower classify YOUR_PICTURES --labels \"cat, dog, birthday party\" --none"
 	@echo "  $(BIN)/twotower classify examples/photos --labels \"indoors, outdoors\" --json"
 	@echo "  $(BIN)/python -c 'import twotower; print(twotower.load().encode_text(\"a red car\").shape)'"
+	@echo "  $(BIN)/pip install --editable '.[serve]'    # for a page in the browser:"
+	@echo "  $(BIN)/twotower serve examples/photos --library build/demo-library"
 
 # In CI the same command also checks, and runs the groups that the default run leaves out.
 ifdef CI
