@@ -104,8 +104,8 @@ class Card:
             f"The table shows {self.domain.pictures} pictures that nothing was trained on or "
             "chosen by, and one half of the outside set. The candidates below were scored on the "
             f"other {self.trained_on} pairs, each by weights that were not trained on it, and on "
-            "the other half of the outside set. Chosen is the best in the domain, of those whose loss "
-            f"outside with its standard error is at most {100 * self.may_lose:g} points. "
+            "the other half of the outside set. Chosen is the best in the domain, of those whose "
+            f"loss outside with its standard error is at most {100 * self.may_lose:g} points. "
             "To choose with another limit, without training again, repeat the command with another "
             "--may-lose."
         )
