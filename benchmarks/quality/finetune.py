@@ -229,11 +229,16 @@ def run_towers(data: FineTuneData, from_probe: bool) -> Result:
     candidates = [Candidate("start", 0.0, before(held_out), before(data.outside_choice))]
     for mix in MIXES:
         model.load_state_dict(mixed_weights(frozen, after, mix)())
-        scores = (torch_score(frozen, model, part) for part in (held_out, data.outside_choice))
+        scores = (
+            torch_score(frozen, model, held_out_set)
+            for held_out_set in (held_out, data.outside_choice)
+        )
         candidates.append(Candidate("towers", mix, *scores))
     chosen = choose_candidate(candidates, MAY_LOSE)
     model.load_state_dict(mixed_weights(frozen, after, chosen.value)())
-    return Result(f"mix {chosen.value:.3g}", lambda part: torch_score(frozen, model, part))
+    return Result(
+        f"mix {chosen.value:.3g}", lambda held_out_set: torch_score(frozen, model, held_out_set)
+    )
 
 
 def head_names(weights: dict[str, Tensor]) -> list[str]:

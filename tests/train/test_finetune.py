@@ -159,8 +159,10 @@ def test_it_gains_with_fewer_than_a_hundred_pictures(tmp_path: Path) -> None:
     )
     assert after - before >= min(0.08, (1 - before) / 2)
     assert card.outside.after - card.outside.before >= -0.015
-    others = ["a house by the sea", "two men on a bench", "an old map of the world"]
-    kept = load("small").encode_text(others) * load(tmp_path / "run/model").encode_text(others)
+    sentences = ["a house by the sea", "two men on a bench", "an old map of the world"]
+    kept = load("small").encode_text(sentences) * load(tmp_path / "run/model").encode_text(
+        sentences
+    )
     assert kept.sum(axis=1).min() > 0.99
 
 
@@ -308,17 +310,17 @@ def test_too_few_pairs(tiny_directory: Path, tmp_path: Path) -> None:
     st.lists(st.tuples(st.binary(min_size=1, max_size=2), st.sampled_from("abc")), min_size=1),
     st.integers(2, 6),
 )
-def test_parts_are_equal_and_have_each_class(pairs: list[tuple[bytes, str]], parts: int) -> None:
+def test_folds_are_equal_and_have_each_class(pairs: list[tuple[bytes, str]], count: int) -> None:
     keys, labels = zip(*pairs, strict=True)
-    divided = divide(keys, labels, parts)
+    divided = divide(keys, labels, count)
     by_key: dict[bytes, set[int]] = {}
-    for key, part in zip(keys, divided.tolist(), strict=True):
-        by_key.setdefault(key, set()).add(part)
+    for key, fold in zip(keys, divided.tolist(), strict=True):
+        by_key.setdefault(key, set()).add(fold)
     assert all(len(numbers) == 1 for numbers in by_key.values())  # equal pictures stay together
     if len(by_key) == len(keys):
         for label in set(labels):
-            members = [part for part, other in zip(divided, labels, strict=True) if other == label]
-            counts = np.bincount(members, minlength=parts)
+            members = [fold for fold, other in zip(divided, labels, strict=True) if other == label]
+            counts = np.bincount(members, minlength=count)
             assert counts.max() - counts.min() <= 1
 
 
@@ -359,8 +361,8 @@ def test_candidates_are_stored(tmp_path: Path) -> None:
 def test_the_fit_spares_other_scores() -> None:
     """Shifts separate the training pictures, and are orthogonal to the pictures outside."""
     random = np.random.default_rng(0)
-    texts = text_parts(random.normal(size=(2, 20)))
-    general = text_parts(random.normal(size=(60, 20)))
+    texts = make_parts(random.normal(size=(2, 20)))
+    general = make_parts(random.normal(size=(60, 20)))
     outside = np.hstack([normalize(random.normal(size=(40, 4))), np.zeros((40, 4))])
     images = normalize(random.normal(size=(30, 8)))
     labels = (images[:, 0] + images[:, 6] > 0).astype(int)
@@ -374,7 +376,7 @@ def test_the_fit_spares_other_scores() -> None:
     assert np.abs(shift[:, :4]).max() < 0.2 * np.abs(shift[:, 4:]).max()
 
 
-def text_parts(features: np.ndarray) -> TextParts:
+def make_parts(features: np.ndarray) -> TextParts:
     features = features.astype(np.float32)
     weight = np.random.default_rng(1).normal(size=(8, 20)).astype(np.float32)
     projected = features @ weight.T
@@ -449,10 +451,10 @@ def test_text_parts_are_the_whole_tower(tiny_directory: Path) -> None:
     model = load_model(tiny_directory)
     tokenizer = load(tiny_directory).tokenizer
     texts = ["a dog", "a much longer sentence about a dog and a cat", "cat", "two words"]
-    parts = compute_text_parts(model, texts, tokenizer)
+    text_parts = compute_text_parts(model, texts, tokenizer)
     expected = normalize(text_features(model, texts, tokenizer))
-    np.testing.assert_allclose(parts.embeds(), expected, atol=1e-5)
-    width = parts.features.shape[1]
+    np.testing.assert_allclose(text_parts.embeds(), expected, atol=1e-5)
+    width = text_parts.features.shape[1]
     update = TextUpdate(
         np.random.default_rng(0).normal(size=(2, width)).astype(np.float32) / width,
         np.ones((2, model.config.embed_dim), np.float32),
@@ -460,16 +462,16 @@ def test_text_parts_are_the_whole_tower(tiny_directory: Path) -> None:
     with torch.no_grad():
         model.text.proj.weight += torch.from_numpy(update.matrix())
     changed = normalize(text_features(model, texts, tokenizer))
-    np.testing.assert_allclose(parts.embeds(update), changed, atol=1e-5)
+    np.testing.assert_allclose(text_parts.embeds(update), changed, atol=1e-5)
 
 
 def test_text_parts_of_a_tower_with_a_lexicon() -> None:
     """The bundled text tower adds vectors of names after its last linear map."""
     directory, encoder = find_model("small"), load("small")
     texts = ["a photo of a broadsword.", "a dog", "the", "an old castle near a river in the rain"]
-    parts = compute_text_parts(load_model(directory), texts, encoder.tokenizer)
-    assert np.abs(parts.additions).max() > 0.01
-    np.testing.assert_allclose(parts.embeds(), encoder.encode_text(texts), atol=1e-3)
+    text_parts = compute_text_parts(load_model(directory), texts, encoder.tokenizer)
+    assert np.abs(text_parts.additions).max() > 0.01
+    np.testing.assert_allclose(text_parts.embeds(), encoder.encode_text(texts), atol=1e-3)
 
 
 def test_text_features_keep_their_order(tiny_directory: Path) -> None:

@@ -122,8 +122,8 @@ def read_candidates(path: Path) -> list[Candidate]:
     ]
 
 
-def divide(keys: Sequence[bytes], labels: Sequence[str], parts: int) -> Int64Array:
-    """Divide pictures into parts of equal size with an equal share of each label.
+def divide(keys: Sequence[bytes], labels: Sequence[str], count: int) -> Int64Array:
+    """Divide pictures into count of equal size with an equal share of each label.
 
     The part depends on the keys and labels alone, and equal pictures are in the same part.
 
@@ -137,4 +137,4 @@ def divide(keys: Sequence[bytes], labels: Sequence[str], parts: int) -> Int64Arr
     order: dict[bytes, int] = {}
     for _, key in sorted(zip(labels, keys, strict=True)):
         order.setdefault(key, len(order))
-    return np.array([order[key] % parts for key in keys])
+    return np.array([order[key] % count for key in keys])

@@ -20,7 +20,7 @@ from twotower.train.finetune.held_out import HeldOutSet, hold_out_emoji
 from twotower.train.finetune.pair_set import PairSet, Sample
 
 MIN_PAIRS = 30  # with fewer, the held-out pairs show nothing
-PARTS = 5  # a fifth of the pairs is for the report; the rest is divided into as many folds
+FOLDS = 5  # a fifth of the pairs is for the report; the rest is divided into as many folds
 FEW_PAIRS = 500  # up to which each fold is held out once, to choose by; then the first fold alone
 MAX_OUTSIDE = 1000  # pairs of the user's outside set
 MAX_TEMPLATES = 8  # that class names are trained in, besides the name alone
@@ -74,27 +74,23 @@ class FineTuneData:
         self.outside_choice, self.outside_test = halve(outside_set)
 
     def _split(self, samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-        """Divide samples into the first of `PARTS` parts and the others."""
-        parts = self._divide(samples)
-        first = [sample for sample, part in zip(samples, parts, strict=True) if part == 0]
-        others = [sample for sample, part in zip(samples, parts, strict=True) if part != 0]
-        return first, others
+        """Divide samples into a fold for the report and the others."""
+        fold = self._divide(samples, 0)
+        return fold.choosing, fold.training
 
-    def _divide(self, samples: Sequence[Sample]) -> list[int]:
+    def _divide(self, samples: Sequence[Sample], number: int) -> Fold:
+        """Divide samples into the fold of a number and the others."""
         labels = [sample.captions[0] if self.domain.classnames else "" for sample in samples]
-        return divide([sample.key for sample in samples], labels, PARTS).tolist()
+        numbers = divide([sample.key for sample in samples], labels, FOLDS).tolist()
+        pairs = list(zip(samples, numbers, strict=True))
+        return Fold(
+            [sample for sample, fold in pairs if fold != number],
+            [sample for sample, fold in pairs if fold == number],
+        )
 
     def _folds(self, single_fold: bool) -> list[Fold]:
-        parts = self._divide(self.training)
-        numbers = range(1 if single_fold or len(self.training) > FEW_PAIRS else PARTS)
-        pairs = list(zip(self.training, parts, strict=True))
-        return [
-            Fold(
-                [sample for sample, part in pairs if part != number],
-                [sample for sample, part in pairs if part == number],
-            )
-            for number in numbers
-        ]
+        count = 1 if single_fold or len(self.training) > FEW_PAIRS else FOLDS
+        return [self._divide(self.training, number) for number in range(count)]
 
     def image_embeds(self, samples: Sequence[Sample]) -> Float32Array:
         """Return the image_embeds of pairs [n, embed_dim]."""

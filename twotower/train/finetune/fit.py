@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,14 +20,12 @@ import torch
 from torch import Tensor
 
 from twotower.arrays import Float32Array
-from twotower.encode.convert import vocabulary_files, write_directory
 from twotower.encode.encoder import Encoder
 from twotower.encode.golden import fingerprint
 from twotower.encode.load import find_model
 from twotower.errors import TrainError
 from twotower.files import atomic_write
 from twotower.model.config import read_config
-from twotower.model.weights import keep_unchanged, read_stored
 from twotower.pairs.sources import open_source
 from twotower.progress import Progress, ReportProgress, ignore_progress
 from twotower.train.config import DataConfig, TrainConfig, with_settings
@@ -50,6 +47,7 @@ from twotower.train.finetune.towers import (
     train_towers,
     tuning_config,
 )
+from twotower.train.finetune.write import write_result
 from twotower.train.run_log import ReportRow, ignore_row
 
 Method = Literal["texts", "full", "lora"]
@@ -193,7 +191,7 @@ def _write_model(
     settings: Sequence[str],
     report: ReportRow,
 ) -> Path:
-    """Write the model directory of a candidate; what is unchanged keeps its stored precision."""
+    """Write the model directory of a candidate."""
     frozen, destination = data.frozen, run / "model"
     changed: Mapping[str, Tensor] = {}
     if chosen.update is not None:
@@ -204,11 +202,7 @@ def _write_model(
         config = tuning_config(data, run / "start", method == "lora", settings)
         source = data.domain.training_source(data.folds[0].training)
         changed = mixed_weights(frozen, train_towers(config, run, source, report), chosen.value)()
-    stored = read_stored(read_config(frozen.directory), frozen.directory)
-    tensors = keep_unchanged(stored, frozen.model.state_dict() | dict(changed))
-    files = vocabulary_files(frozen.config, frozen.text_directory)
-    shutil.rmtree(destination, ignore_errors=True)  # of an earlier choice
-    write_directory(frozen.config, tensors, files, destination, frozen.int8)
+    write_result(frozen, changed, destination)
     return destination
 
 

@@ -108,11 +108,11 @@ class TextFit:
             vectors = self.embeds + self.rate * (root @ weights @ self.image_root)
             logits = self.scale * images @ vectors.T  # [n, templates * labels]
             loss = strength * weights.square().sum() / self.templates
-            for part in logits.chunk(self.templates, dim=1):
-                loss = loss + F.cross_entropy(part, labels) / self.templates
+            for block in logits.chunk(self.templates, dim=1):
+                loss = loss + F.cross_entropy(block, labels) / self.templates
                 if both_ways:
                     rows = torch.arange(len(labels))
-                    loss = loss + F.cross_entropy(part[:, labels].T, rows) / self.templates
+                    loss = loss + F.cross_entropy(block[:, labels].T, rows) / self.templates
             torch.autograd.backward(loss)
             return loss
 

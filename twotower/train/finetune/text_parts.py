@@ -95,8 +95,8 @@ def compute_text_parts(model: CLIP, texts: Sequence[str], tokenizer: Tokenizer) 
     features, results = torch.cat(inputs), torch.cat(outputs)
     projected = head(features)
     lengths = projected.norm(dim=-1, keepdim=True)
-    parts = (features, projected, (results - projected) / lengths)
-    return TextParts(*(part.numpy()[original] for part in parts))
+    tensors = (features, projected, (results - projected) / lengths)
+    return TextParts(*(output.numpy()[original] for output in tensors))
 
 
 @torch.inference_mode()
