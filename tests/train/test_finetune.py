@@ -319,7 +319,7 @@ def test_folds_are_equal_and_have_each_class(pairs: list[tuple[bytes, str]], cou
     assert all(len(numbers) == 1 for numbers in by_key.values())  # equal pictures stay together
     if len(by_key) == len(keys):
         for label in set(labels):
-            members = [fold for fold, other in zip(divided, labels, strict=True) if other == label]
+            members = [fold for fold, name in zip(divided, labels, strict=True) if name == label]
             counts = np.bincount(members, minlength=count)
             assert counts.max() - counts.min() <= 1
 
