@@ -48,9 +48,9 @@ def _add_folder(recipes: Commands) -> None:
     command.add_argument("--model", help=f"the model to start from ({DEFAULT})")
     command.add_argument(
         "--method",
-        choices=("probe", "full", "lora"),
-        default="full",
-        help="train the last linear maps, then all weights or low-rank updates (full)",
+        choices=("texts", "full", "lora"),
+        default="texts",
+        help="fit vectors of texts; full and lora also train both towers (texts)",
     )
     command.add_argument("--outside", metavar="DATA", help="pairs it should not get worse at")
     command.add_argument(
@@ -58,13 +58,13 @@ def _add_folder(recipes: Commands) -> None:
         type=float,
         default=1.0,
         metavar="POINTS",
-        help="loss of outside score that is allowed (1)",
+        help="loss of outside score that is allowed; another one chooses again (1)",
     )
     command.add_argument(
         "--minutes",
         type=float,
         default=10.0,
-        help="longest time for tuning the towers (10)",
+        help="longest time for training the towers (10)",
     )
     _add_settings(command)
 

@@ -45,6 +45,10 @@ class EmbedCache:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def holds(self, keys: Sequence[bytes]) -> bool:
+        """Return True if all keys have a vector."""
+        return all(key in self._rows for key in keys)
+
     def fill(
         self,
         keys: Sequence[bytes],

@@ -1,21 +1,21 @@
-"""Candidate weights between a model and its fine-tuned version: their scores and the choice."""
+"""Candidate weights of a fine-tuning: their scores, the choice among them, and their file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TypeAlias
 
-import torch
-import torch.nn.functional as F
+import numpy as np
 from torch import Tensor
 
-from twotower.arrays import Float32Array, normalize
-from twotower.model.clip import CLIP
-from twotower.train.embed_cache import sample_key
-from twotower.train.finetune.frozen_model import FrozenModel
-from twotower.train.finetune.held_out import HeldOutSet
-from twotower.train.finetune.last_layers import find_heads, image_features, text_features
+from twotower.arrays import Float64Array, Int64Array
+from twotower.files import atomic_write
+from twotower.train.finetune.held_out import difference_interval
+from twotower.train.finetune.text_parts import TextUpdate
+
+Stage: TypeAlias = Literal["start", "texts", "towers"]
 
 
 @dataclass(frozen=True)
@@ -23,81 +23,59 @@ class Candidate:
     """Weights, and their scores on the pairs that the choice is made by.
 
     Attributes:
-        mix: the position between the weights before (0) and after (1) the stage.
-        tensors: makes the weights that differ from the model before.
+        stage: "start", the model before; "texts", new vectors for the texts; "towers", a mixture of
+            the weights before and after the training of both towers.
+        value: the strength of the penalty of "texts", or the share of the trained weights.
+        domain: [n], the score of each picture, from 0 to 1, by weights that it did not train.
+        outside: [m], the score of each outside picture.
+        update: of the text tower, for "texts".
     """
 
-    stage: Literal["start", "probe", "tune"]
-    mix: float
-    tensors: Callable[[], Mapping[str, Tensor]]
-    domain: float
-    outside: float
+    stage: Stage
+    value: float
+    domain: Float64Array
+    outside: Float64Array
+    update: TextUpdate | None = None
+
+    def name(self) -> str:
+        """Return the candidate's name in the card."""
+        if self.stage == "start":
+            return "the model before"
+        if self.stage == "texts":
+            return f"texts, penalty {self.value:.3g}"
+        return f"towers, {self.value:.1%} of the way"
+
+    def gain(self, start: Candidate) -> tuple[float, tuple[float, float]]:
+        """Return the gain in the domain, and its 95 % interval."""
+        return _difference(start.domain, self.domain)
+
+    def change_outside(self, start: Candidate) -> tuple[float, tuple[float, float]]:
+        """Return the change outside, and its 95 % interval."""
+        return _difference(start.outside, self.outside)
+
+    def is_allowed(self, start: Candidate, may_lose: float) -> bool:
+        """Return True if the loss outside and its standard error are at most `may_lose`, of 1."""
+        loss = start.outside - self.outside
+        error = float(loss.std() / np.sqrt(len(loss)))
+        return self.stage == "start" or float(loss.mean()) + error <= may_lose + 1e-9
 
 
-class CandidateScorer:
-    """Two held-out sets, and the features that the frozen towers give to them."""
-
-    def __init__(self, frozen: FrozenModel, domain: HeldOutSet, outside: HeldOutSet) -> None:
-        self.frozen, self.held_out_sets = frozen, (domain, outside)
-        self.features = [
-            (
-                frozen.image_features(
-                    held_out.pictures, [sample_key(picture) for picture in held_out.pictures]
-                ),
-                frozen.text_features(held_out.texts),
-            )
-            for held_out in self.held_out_sets
-        ]
-
-    def score_start(self) -> Candidate:
-        """Score the model before fine-tuning."""
-        return self.score_heads(0.0, head_tensors(self.frozen.model))
-
-    def score_heads(self, mix: float, heads: Mapping[str, Tensor]) -> Candidate:
-        """Score the frozen towers with other heads, on the features computed before."""
-        scores = []
-        for held_out, (images, texts) in zip(self.held_out_sets, self.features, strict=True):
-            image_embeds = _embed_features(images, "vision", heads)
-            text_embeds = _embed_features(texts, "text", heads)
-            scores.append(float(held_out.hits(image_embeds, text_embeds).mean()))
-        return Candidate("probe" if mix else "start", mix, lambda: heads, *scores)
-
-    def score_weights(
-        self, mix: float, model: CLIP, tensors: Callable[[], Mapping[str, Tensor]]
-    ) -> Candidate:
-        """Score `model`, which holds the weights that `tensors` makes."""
-        scores = []
-        for held_out in self.held_out_sets:
-            image_embeds = normalize(image_features(model, held_out.pictures))
-            text_embeds = normalize(text_features(model, held_out.texts, self.frozen.tokenizer))
-            scores.append(float(held_out.hits(image_embeds, text_embeds).mean()))
-        return Candidate("tune", mix, tensors, *scores)
+def _difference(before: Float64Array, after: Float64Array) -> tuple[float, tuple[float, float]]:
+    return float((after - before).mean()), difference_interval(before, after)
 
 
-def head_tensors(model: CLIP) -> dict[str, Tensor]:
-    """Return the parameters of both last linear maps by their names in the model."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {
-        names[id(parameter)]: parameter.detach()
-        for module, attribute in find_heads(model)
-        for parameter in getattr(module, attribute).parameters()
-    }
+def choose_candidate(candidates: Sequence[Candidate], may_lose: float) -> Candidate:
+    """Return the candidate with the best domain score among those that are allowed.
 
+    Of equal ones, the one with the best outside score, then the first one. The first candidate is
+    the model before fine-tuning and is always allowed.
 
-def apply_head(features: Tensor, tower: str, heads: Mapping[str, Tensor]) -> Tensor:
-    """Apply the head of a tower: [n, width] -> [n, embed_dim]; a tower may have none."""
-    of_tower = {name: tensor for name, tensor in heads.items() if name.startswith(f"{tower}.")}
-    if not of_tower:
-        return features
-    [weight] = [tensor for name, tensor in of_tower.items() if name.endswith(".weight")]
-    bias = next((tensor for name, tensor in of_tower.items() if name.endswith(".bias")), None)
-    return F.linear(features, weight, bias)
-
-
-def _embed_features(
-    features: Float32Array, tower: str, heads: Mapping[str, Tensor]
-) -> Float32Array:
-    return normalize(apply_head(torch.from_numpy(features), tower, heads).numpy())
+    Args:
+        may_lose: the loss of outside score that is allowed, of 1.
+    """
+    start = candidates[0]
+    allowed = [candidate for candidate in candidates if candidate.is_allowed(start, may_lose)]
+    return max(allowed, key=lambda candidate: (candidate.domain.mean(), candidate.outside.mean()))
 
 
 def interpolate(
@@ -105,21 +83,58 @@ def interpolate(
 ) -> dict[str, Tensor]:
     """Return (1 - mix) * before + mix * after; counters are those of `after`."""
     return {
-        name: torch.lerp(before[name], tensor, mix) if tensor.is_floating_point() else tensor
+        name: before[name].lerp(tensor, mix) if tensor.is_floating_point() else tensor
         for name, tensor in after.items()
     }
 
 
-def choose_candidate(candidates: Sequence[Candidate], may_lose: float) -> Candidate:
-    """Return the candidate with the best domain score among those that keep the outside score.
+def write_candidates(candidates: Sequence[Candidate], path: Path) -> None:
+    """Write candidates, so that another one can be chosen later."""
+    updates = [candidate.update for candidate in candidates if candidate.update]
+    empty = np.zeros((0, 0), np.float32)
+    with atomic_write(path, "wb") as file:
+        np.savez(
+            file,
+            stages=np.array([candidate.stage for candidate in candidates]),
+            values=np.array([candidate.value for candidate in candidates]),
+            domain=np.stack([candidate.domain for candidate in candidates]),
+            outside=np.stack([candidate.outside for candidate in candidates]),
+            keys=updates[0].keys if updates else empty,
+            shifts=np.stack([update.shifts for update in updates]) if updates else empty,
+        )
 
-    Of equal ones, the one with the best outside score. The first one is the model before
-    fine-tuning and is always allowed.
+
+def read_candidates(path: Path) -> list[Candidate]:
+    """Read what `write_candidates` wrote."""
+    with np.load(path) as arrays:
+        stored = dict(arrays)
+    shifts = iter(stored["shifts"])
+    stages: list[Stage] = stored["stages"].tolist()
+    return [
+        Candidate(
+            stage,
+            float(stored["values"][row]),
+            stored["domain"][row],
+            stored["outside"][row],
+            TextUpdate(stored["keys"], next(shifts)) if stage == "texts" else None,
+        )
+        for row, stage in enumerate(stages)
+    ]
+
+
+def divide(keys: Sequence[bytes], labels: Sequence[str], count: int) -> Int64Array:
+    """Divide pictures into count of equal size with an equal share of each label.
+
+    The part depends on the keys and labels alone, and equal pictures are in the same part.
 
     Args:
-        may_lose: the loss of outside score that is allowed, of 1.
+        keys: [n], of the pictures.
+        labels: [n], names of classes; equal ones for pictures without classes.
+
+    Returns:
+        The part of each picture [n].
     """
-    start = candidates[0]
-    least = start.outside - may_lose
-    allowed = [candidate for candidate in candidates if candidate.outside >= least - 1e-9]
-    return max([start, *allowed], key=lambda candidate: (candidate.domain, candidate.outside))
+    order: dict[bytes, int] = {}
+    for _, key in sorted(zip(labels, keys, strict=True)):
+        order.setdefault(key, len(order))
+    return np.array([order[key] % count for key in keys])

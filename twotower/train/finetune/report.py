@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from twotower.files import atomic_write
+from twotower.train.finetune.candidates import Candidate, Stage
 
-CARD_TEXT, CARD_JSON = "card.md", "card.json"
+CARD_TEXT, CARD_JSON, CARD_CURVE = "card.md", "card.json", "card.png"
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,30 @@ class Change:
 
 
 @dataclass(frozen=True)
+class CandidateRow:
+    """The gain and the change outside of a candidate, of 1, with 95 % intervals.
+
+    Both are measured on the pairs that the choice is made by.
+    """
+
+    name: str
+    stage: Stage
+    value: float
+    gain: float
+    gain_interval: tuple[float, float]
+    outside: float
+    outside_interval: tuple[float, float]
+    allowed: bool
+    chosen: bool
+
+
+@dataclass(frozen=True)
 class Card:
     """The result of a fine-tuning.
 
     Attributes:
-        stage: of the chosen weights: "start", "probe" or "tune".
-        mix: the position of the chosen weights between the start (0) and the end (1) of the stage.
-        learned_from: pairs that were trained on.
-        chosen_by: pairs that the weights were chosen by.
+        result: the name of the chosen candidate, and `stage` its stage.
+        trained_on: pairs that were trained on, and that the candidate was chosen by.
         broken: a line about each unreadable pair.
         may_lose: the loss of outside score that was allowed, of 1.
         own_outside: True if the user gave the outside set.
@@ -41,14 +59,14 @@ class Card:
     pairs: str
     model: str
     method: str
-    stage: str
-    mix: float
-    learned_from: int
-    chosen_by: int
+    result: str
+    stage: Stage
+    trained_on: int
     broken: list[str]
     minutes: float
     may_lose: float
     own_outside: bool
+    candidates: list[CandidateRow]
     domain: Change
     outside: Change
 
@@ -58,12 +76,15 @@ class Card:
             return "No candidate is better than the model before; the result is that model."
         gain, loss = self.domain, self.outside
         if gain.interval[0] <= 0:
-            text = "No gain is shown, since the interval includes 0; more pairs may show one."
+            text = (
+                f"On {gain.pictures} pictures held out, {_signed(gain.after - gain.before)} "
+                f"({_interval(gain.interval)}); more pairs may show a gain."
+            )
         else:
-            text = f"Better on these pictures by {_points(gain)} ({_interval(gain)})."
+            text = f"Better on these pictures by {_points(gain)} ({_interval(gain.interval)})."
         if loss.interval[1] < 0:
-            return f"{text} Worse elsewhere by {_points(loss)} ({_interval(loss)})."
-        return f"{text} No loss elsewhere is shown, within {_interval(loss)}."
+            return f"{text} Worse elsewhere by {_points(loss)} ({_interval(loss.interval)})."
+        return f"{text} No loss elsewhere is shown, within {_interval(loss.interval)}."
 
     def lines(self) -> Iterator[str]:
         """Yield the lines of the card as Markdown."""
@@ -76,17 +97,35 @@ class Card:
         for scope, change in (("in the domain", self.domain), ("outside", self.outside)):
             yield (
                 f"| {scope}: {change.name}, {change.measure} | {change.pictures} "
-                f"| {change.before:.1%} | {change.after:.1%} | {_interval(change)} |"
+                f"| {change.before:.1%} | {change.after:.1%} | {_interval(change.interval)} |"
             )
         yield ""
         yield (
-            f"Method {self.method}: trained on {self.learned_from} pairs, chosen by "
-            f"{self.chosen_by} others, tested on {self.domain.pictures} that were not used before. "
-            f"The weights lie at {self.mix:.0%} between the start and the end of the {self.stage} "
-            f"(WiSE-FT); they are the best of those that lose at most {100 * self.may_lose:.1f} "
-            "points on one half of the outside set. The table shows the other half."
+            f"The table shows {self.domain.pictures} pictures that nothing was trained on or "
+            "chosen by, and one half of the outside set. The candidates below were scored on the "
+            f"other {self.trained_on} pairs, each by weights that were not trained on it, and on "
+            "the other half of the outside set. Chosen is the best in the domain, of those whose "
+            f"loss outside with its standard error is at most {100 * self.may_lose:g} points. "
+            "To choose with another limit, without training again, repeat the command with another "
+            "--may-lose."
         )
         yield ""
+        yield "| candidate | gain in points, 95 % interval | outside, 95 % interval | |"
+        yield "|---|---|---|---|"
+        for row in self.candidates:
+            yield (
+                f"| {row.name} | {_signed(row.gain)} ({_interval(row.gain_interval)}) "
+                f"| {_signed(row.outside)} ({_interval(row.outside_interval)}) | {_mark(row)} |"
+            )
+        yield ""
+        yield from self._notes()
+
+    def _notes(self) -> Iterator[str]:
+        if self.stage == "texts":
+            yield (
+                "The vectors of pictures are those of the model before, so an index made with it "
+                "stays valid."
+            )
         if self.own_outside:
             yield f"The outside set is {self.outside.name}, given by the user."
         else:
@@ -103,18 +142,87 @@ class Card:
             yield f"{len(self.broken)} pairs could not be used, the first: {self.broken[0]}"
 
 
+def candidate_rows(
+    candidates: Sequence[Candidate], chosen: Candidate, may_lose: float
+) -> list[CandidateRow]:
+    """Return the rows of the card; the first candidate is the model before."""
+    start = candidates[0]
+    return [
+        CandidateRow(
+            candidate.name(),
+            candidate.stage,
+            candidate.value,
+            *candidate.gain(start),
+            *candidate.change_outside(start),
+            candidate.is_allowed(start, may_lose),
+            candidate is chosen,
+        )
+        for candidate in candidates
+    ]
+
+
+def _mark(row: CandidateRow) -> str:
+    if row.chosen:
+        return "chosen"
+    return "" if row.allowed else "loses too much"
+
+
 def _points(change: Change) -> str:
     return f"{100 * abs(change.after - change.before):.1f} points"
 
 
-def _interval(change: Change) -> str:
-    low, high = change.interval
-    return f"{100 * low:+.1f} to {100 * high:+.1f} points"
+def _signed(difference: float) -> str:
+    return f"{100 * difference:+.1f}"
+
+
+def _interval(interval: tuple[float, float]) -> str:
+    return f"{_signed(interval[0])} to {_signed(interval[1])} points"
 
 
 def write_card(card: Card, run: Path) -> None:
-    """Write `RUN/card.md`, then `RUN/card.json`, which marks the run as complete."""
+    """Write `card.png`, `card.md`, then `card.json`, which marks the run as complete."""
+    curve = draw_trade_off(card)
+    with atomic_write(run / CARD_CURVE, "wb") as file:
+        file.write(curve)
     with atomic_write(run / CARD_TEXT) as file:
-        file.write("\n".join(card.lines()) + "\n")
+        file.write("\n".join([*card.lines(), "", f"![gain and loss]({CARD_CURVE})"]) + "\n")
     with atomic_write(run / CARD_JSON) as file:
         file.write(json.dumps(asdict(card), indent=2, ensure_ascii=False))
+
+
+def draw_trade_off(card: Card) -> bytes:
+    """Draw gain against the change outside, with intervals, for all candidates; return a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for stage in dict.fromkeys(row.stage for row in card.candidates):
+        rows = [row for row in card.candidates if row.stage == stage]
+        outside, gain = [100 * row.outside for row in rows], [100 * row.gain for row in rows]
+        axes.errorbar(
+            outside,
+            gain,
+            xerr=_errors([(row.outside, row.outside_interval) for row in rows]),
+            yerr=_errors([(row.gain, row.gain_interval) for row in rows]),
+            marker="o",
+            linewidth=1,
+            elinewidth=0.5,
+            label=stage,
+        )
+    [chosen] = [row for row in card.candidates if row.chosen]
+    axes.plot(100 * chosen.outside, 100 * chosen.gain, "k*", markersize=14, label="chosen")
+    axes.axvline(-100 * card.may_lose, linestyle=":", color="grey", label="--may-lose")
+    axes.set_xlabel("change outside, points")
+    axes.set_ylabel("gain in the domain, points")
+    axes.legend()
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=100)
+    return content.getvalue()
+
+
+def _errors(values: Sequence[tuple[float, tuple[float, float]]]) -> list[list[float]]:
+    """Return the distances from values to the ends of their intervals, in points."""
+    return [
+        [max(0.0, 100 * (value - low)) for value, (low, _) in values],
+        [max(0.0, 100 * (high - value)) for value, (_, high) in values],
+    ]
