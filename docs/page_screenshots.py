@@ -2,7 +2,7 @@
 
     python docs/page_screenshots.py [--chromium PATH]
 
-Serves a copy of examples/photos with the default model and photographs the page in Chromium.
+Serves a copy of examples/photos with the small model and photographs the page in Chromium.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_BYTES = 150_000
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--chromium", default=shutil.which("chromium"))
-    parser.add_argument("--model", default="base")
+    parser.add_argument("--model", default="small")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         photos = Path(folder) / "photos"
