@@ -59,10 +59,12 @@ def wait_for_pictures(url: str, count: int) -> None:
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         # while the first pictures are being indexed, there is no model to describe yet
-        with contextlib.suppress(urllib.error.HTTPError):
-            with urllib.request.urlopen(f"{url}/api/library") as answer:
-                if json.load(answer)["pictures"] == count:
-                    return
+        with (
+            contextlib.suppress(urllib.error.HTTPError),
+            urllib.request.urlopen(f"{url}/api/library") as answer,
+        ):
+            if json.load(answer)["pictures"] == count:
+                return
         time.sleep(0.3)
     raise AssertionError("not indexed")
 
