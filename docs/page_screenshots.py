@@ -63,7 +63,7 @@ def take_all(chromium: str, url: str) -> None:
         show_heat_map(page, url)
         take(page, "page-lightbox.webp")
         page = open_page(browser, **phone, device_scale_factor=2, color_scheme="dark")
-        show_search(page, url, "water")
+        show_search(page, url, "an animal")
         take(page, "page-phone.webp")
         browser.close()
 
