@@ -2,7 +2,7 @@
 
     python docs/page_screenshots.py [--chromium PATH]
 
-Serves a copy of examples/photos with the default model and photographs the page in Chromium.
+Serves a copy of examples/photos with the small model and photographs the page in Chromium.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_BYTES = 150_000
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--chromium", default=shutil.which("chromium"))
-    parser.add_argument("--model", default="base")
+    parser.add_argument("--model", default="small")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         photos = Path(folder) / "photos"
@@ -63,7 +63,7 @@ def take_all(chromium: str, url: str) -> None:
         show_heat_map(page, url)
         take(page, "page-lightbox.webp")
         page = open_page(browser, **phone, device_scale_factor=2, color_scheme="dark")
-        show_search(page, url, "water")
+        show_search(page, url, "an animal")
         take(page, "page-phone.webp")
         browser.close()
 

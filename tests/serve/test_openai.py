@@ -158,7 +158,7 @@ def test_mixed_items_keep_their_order(models_url: str, names: list[str]) -> None
         ({"input": ["a", {}]}, "input[1]"),
         ({"input": [{"text": "a", "image": "b"}]}, "input[0]"),
         ({"input": [{"text": 5}]}, "input[0]"),
-        ({"input": "\ud800"}, "input"),
+        ({"input": "\ud800"}, None),
         ({"input": "a" * 20_001}, "input"),
         ({"input": ["a"] * 2049}, "input[2048]"),
         ({"input": "a", "modality": "audio"}, "modality"),

@@ -32,6 +32,7 @@ export class Photos {
     this.element = h(
       "div",
       { class: "photos" },
+      h("h1", { class: "visually-hidden" }, "Pictures"),
       this.bar,
       this.warnings,
       this.answer,
@@ -79,7 +80,8 @@ export class Photos {
     this.controller?.abort();
     this.controller = new AbortController();
     this.grid.pause();
-    const slow = setTimeout(() => this.#showLoading(), SLOW_MS);
+    clearTimeout(this.slow);
+    this.slow = setTimeout(() => this.#showLoading(), SLOW_MS);
     try {
       await this.#loadState(generation);
       if (generation !== this.generation) return;
@@ -88,8 +90,7 @@ export class Photos {
       if (error.name === "AbortError" || generation !== this.generation) return;
       this.#showError(error);
     } finally {
-      clearTimeout(slow);
-      if (generation === this.generation) this.element.removeAttribute("aria-busy");
+      if (generation === this.generation) this.#endLoading();
     }
   }
 
@@ -168,9 +169,9 @@ export class Photos {
       ({ rows } = await arrangeLayout(this.#box()));
     }
     this.width = this.#box().width;
+    this.#endLoading();
     this.message.replaceChildren();
     this.warnings.replaceChildren();
-    this.element.classList.remove("stale");
     scrollTo({ top: 0, behavior: "instant" });
     this.grid.show(columns, rows, this.#box());
     this.element.dataset.query = this.state.q; // the query whose result is shown
@@ -332,8 +333,13 @@ export class Photos {
     this.message.replaceChildren(placeholders(this.#box().target));
   }
 
-  #showError(error) {
+  #endLoading() {
+    clearTimeout(this.slow);
     this.element.classList.remove("stale");
+    this.element.removeAttribute("aria-busy");
+  }
+
+  #showError(error) {
     if (error.status === 401) return; // the form for the key is shown
     // while a query is typed it may make no sense for a moment: what was found stays
     if (error instanceof ApiError && error.status === 400 && error.field === "q") {
