@@ -554,16 +554,9 @@ def test_an_empty_folder_can_be_indexed(browser: Any, photos: Path, tmp_path: Pa
             page.wait_for_selector(".tile.loaded")
 
 
-<<<<<<< HEAD
-def test_a_key_is_asked_for_once(browser: Any, tmp_path: Path) -> None:
-    shutil.copytree(PHOTOS, tmp_path / "photos", ignore=lambda _, names: sorted(names)[3:])
-    options = [str(tmp_path / "photos"), "--model", "small", "--no-allow-writes"]
-    with running_server(options, {"TWOTOWER_SERVE_API_KEY": KEY}) as url:
-        wait_for_pictures(url, 1, {"Authorization": f"Bearer {KEY}"})
-=======
 def test_a_key_is_asked_for_once(browser: Any, own_photos: Path) -> None:
-    with running_server([str(own_photos)], {"TWOTOWER_SERVE_API_KEY": KEY}) as url:
->>>>>>> page
+    options = [str(own_photos), "--no-allow-writes"]
+    with running_server(options, {"TWOTOWER_SERVE_API_KEY": KEY}) as url:
         for visitor in visit(browser, url):
             page = visitor.open("/?q=airplane")
             page.fill("input[type=password]", "a wrong one")
