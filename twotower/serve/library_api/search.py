@@ -206,9 +206,7 @@ async def similar(call: Call) -> Response:
 async def lay_out(call: Call) -> Response:
     """Return what a page needs to place all pictures of a search."""
     parameters = read_parameters(call, LayoutParameters)
-    request = replace(
-        await _to_request(call, parameters), sort=parameters.sort, all=parameters.all
-    )
+    request = replace(await _to_request(call, parameters), sort=parameters.sort, all=parameters.all)
     pictures = await _run(call, lambda index: layout(index, request), Layout([], [], 0))
     return to_json(_to_layout(pictures))
 
