@@ -231,13 +231,6 @@ def open_library(page: Any, url: str) -> None:
     page.wait_for_timeout(3000)
 
 
-def search(page: Any, url: str) -> None:
-    page.fill("#search", "food")
-    page.wait_for_selector(".photos[data-query='food'] .tile.loaded")
-    page.fill("#search", "")
-    page.wait_for_selector(".photos[data-query=''] .tile.loaded")
-
-
 def scroll_by_wheel(page: Any, url: str) -> None:
     page.mouse.move(600, 500)
     for step in (200, 600, 3000, 20_000, 100_000):
@@ -270,7 +263,6 @@ ACTIONS: dict[str, Callable[[Any, str], None]] = {
     "scroll by wheel": scroll_by_wheel,
     "scroll by timeline": scroll_by_timeline,
     "resize the window": resize,
-    "search, then all pictures": search,
 }
 
 

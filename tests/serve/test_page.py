@@ -286,11 +286,11 @@ TRANSFER = """
 """
 
 
-@pytest.mark.parametrize("way", ["drop", "paste"])
-def test_a_picture_is_searched_by(visitor: Visitor, way: str) -> None:
+@pytest.mark.parametrize("gesture", ["drop", "paste"])
+def test_a_picture_is_searched_by(visitor: Visitor, gesture: str) -> None:
     page = visitor.open()
     content = base64.b64encode((PHOTOS / "dog.jpg").read_bytes()).decode()
-    page.evaluate(TRANSFER, [content, way])
+    page.evaluate(TRANSFER, [content, gesture])
     page.wait_for_selector(".chip img")
     page.wait_for_selector(".tile.loaded")
     assert "upload=" in page.url
