@@ -195,7 +195,7 @@ def test_nothing_like_it_is_said_in_words(visitor: Visitor) -> None:
 def test_everything_below_the_line_can_be_listed(visitor: Visitor) -> None:
     page = visitor.open("/?q=dog")
     page.click("text=Show all, nearest first")
-    page.wait_for_function("document.querySelectorAll('.tile').length === 15")
+    page.wait_for_function("() => document.querySelectorAll('.tile').length === 15")
     assert "all=1" in page.url
 
 
@@ -237,10 +237,12 @@ def test_chips_turn_round_and_go(visitor: Visitor) -> None:
     page = visitor.open("/?q=" + urllib.request.quote('"an animal" + grass'))
     page.wait_for_selector(".chip >> nth=1")
     page.click("role=button[name=/With grass/]")
-    page.wait_for_function("new URLSearchParams(location.search).get('q').includes('- \"grass\"')")
+    page.wait_for_function(
+        "() => new URLSearchParams(location.search).get('q').includes('- \"grass\"')"
+    )
     page.wait_for_selector(".chip.negated")
     page.click("role=button[name='Remove grass']")
-    page.wait_for_function("new URLSearchParams(location.search).get('q') === 'an animal'")
+    page.wait_for_function("() => new URLSearchParams(location.search).get('q') === 'an animal'")
     assert page.input_value("#search") == "an animal"
 
 
@@ -296,7 +298,7 @@ def test_a_picture_is_searched_by(visitor: Visitor, gesture: str) -> None:
     assert "upload=" in page.url
     assert first_name(page).startswith("dog")
     page.click("role=button[name='Remove your picture']")
-    page.wait_for_function("!location.search.includes('upload')")
+    page.wait_for_function("() => !location.search.includes('upload')")
 
 
 def test_a_chosen_file_that_is_no_picture_is_refused(visitor: Visitor, tmp_path: Path) -> None:
@@ -429,7 +431,7 @@ def test_tags_are_accepted_rejected_and_undone_by_keys(visitor: Visitor) -> None
     assert verdicts_of(visitor, pictures[1])[tag] is False
     with page.expect_response("**/api/tags/undo"):
         page.keyboard.press("u")
-    page.wait_for_function("!document.querySelector('.review-card.rejected')")
+    page.wait_for_function("() => !document.querySelector('.review-card.rejected')")
     assert tag not in verdicts_of(visitor, pictures[1])
     with page.expect_response("**/api/tags/undo"):
         page.click("button:has-text('Undo')")
@@ -447,7 +449,7 @@ def test_a_picture_under_review_is_opened_and_the_verdicts_stay(visitor: Visitor
     assert visitor.count(".review-card.accepted") == 1
     with page.expect_response("**/api/tags/undo"):
         page.keyboard.press("u")
-    page.wait_for_function("!document.querySelector('.review-card.accepted')")
+    page.wait_for_function("() => !document.querySelector('.review-card.accepted')")
 
 
 def test_duplicates_are_compared_and_their_paths_copied(browser: Any, library: str) -> None:
