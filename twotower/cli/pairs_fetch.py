@@ -75,8 +75,8 @@ def _add_fetch(tools: Commands) -> None:
 
 
 def run_pairs_fetch(arguments: argparse.Namespace) -> int:
-    from twotower.pairs.fetch import FetchSettings, fetch
-    from twotower.pairs.stored_picture import PictureSettings
+    from twotower.pairs.fetching.fetch import FetchSettings, fetch
+    from twotower.pairs.fetching.stored_picture import PictureSettings
 
     settings = FetchSettings(
         picture=PictureSettings(arguments.resize, arguments.size, arguments.keep_metadata),
@@ -107,7 +107,7 @@ def run_pairs_fetch(arguments: argparse.Namespace) -> int:
 
 def run_pairs_remove(arguments: argparse.Namespace) -> int:
     from twotower.errors import PairsError
-    from twotower.pairs.removal import remove
+    from twotower.pairs.fetching.removal import remove
 
     if arguments.urls is None and not arguments.host:
         raise PairsError("pairs remove", "nothing to remove", "give --urls FILE or --host HOST")

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from twotower.errors import LibraryError, PairsError
 from twotower.files import atomic_write, exclusive_lock, sync_folder
-from twotower.pairs.ledger import Ledger, Result, ShardState
+from twotower.pairs.fetching.ledger import Ledger, Result, ShardState
 
 _BUFFER = 2**20  # bytes
 _TEXT_COLUMNS = (

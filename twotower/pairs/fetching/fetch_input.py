@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from twotower.errors import PairsError
-from twotower.pairs.ledger import Candidate, Ledger, Text
+from twotower.pairs.fetching.ledger import Candidate, Ledger, Text
 from twotower.progress import Progress, ReportProgress
 
 _BATCH_ROWS = 10_000

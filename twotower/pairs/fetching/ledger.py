@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from twotower.errors import PairsError
-from twotower.pairs.addresses import parse_url
+from twotower.pairs.fetching.addresses import parse_url
 
 LEDGER_FILE = "ledger.sqlite"
 WAITING, FINISHED, CONDEMNED, REMOVED = range(4)  # condemned: to be removed from its shard

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
-from tests.pairs.fetching import (
+from tests.pairs.fetching.shards import (
     QUICK,
     fetch_urls,
     read_rows,
@@ -22,7 +22,7 @@ from tests.pairs.fetching import (
 )
 from tests.pairs.web_in_a_box import WebInABox, jpeg
 from twotower.errors import PairsError
-from twotower.pairs.fetch import FetchSettings, fetch
+from twotower.pairs.fetching.fetch import FetchSettings, fetch
 from twotower.pairs.sources import open_source
 
 
@@ -181,8 +181,8 @@ def test_deadlines_lose_and_double_nothing_on_a_slow_disk(
     box: WebInABox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A deadline that meets batches which wait for the disk must not drop them."""
-    from twotower.pairs import fetch as fetching
-    from twotower.pairs import spool
+    from twotower.pairs.fetching import fetch as fetching
+    from twotower.pairs.fetching import spool
 
     write = spool.Batch.write
 
@@ -301,7 +301,7 @@ def test_an_address_that_changes_is_checked_again(
     box: WebInABox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DNS rebinding: the host moves to a private address after its robots.txt was read."""
-    from twotower.pairs import web_client
+    from twotower.pairs.fetching import web_client
 
     monkeypatch.setattr(web_client, "_DNS_SECONDS", 0)
     monkeypatch.setattr(web_client, "_KEEP_ALIVE", 0)

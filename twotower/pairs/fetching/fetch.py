@@ -12,18 +12,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from twotower.pairs.addresses import is_public_address
-from twotower.pairs.download import Downloader, HostHealth, Outcome
-from twotower.pairs.fetch_input import find_candidates, read_into_ledger
-from twotower.pairs.ledger import WAITING, Ledger, Text, WaitingUrl
-from twotower.pairs.origins import Origins
-from twotower.pairs.politeness import HostGates
-from twotower.pairs.removal import rewrite_condemned
-from twotower.pairs.robots import user_agent
+from twotower.pairs.fetching.addresses import is_public_address
+from twotower.pairs.fetching.download import Downloader, HostHealth, Outcome
+from twotower.pairs.fetching.fetch_input import find_candidates, read_into_ledger
+from twotower.pairs.fetching.ledger import WAITING, Ledger, Text, WaitingUrl
+from twotower.pairs.fetching.origins import Origins
+from twotower.pairs.fetching.politeness import HostGates
+from twotower.pairs.fetching.removal import rewrite_condemned
+from twotower.pairs.fetching.robots import user_agent
+from twotower.pairs.fetching.spool import Batch, Spool, writing
+from twotower.pairs.fetching.stored_picture import PictureSettings
+from twotower.pairs.fetching.web_client import Resolve, WebClient
 from twotower.pairs.shards import SHARD_PAIRS
-from twotower.pairs.spool import Batch, Spool, writing
-from twotower.pairs.stored_picture import PictureSettings
-from twotower.pairs.web_client import Resolve, WebClient
 from twotower.progress import Progress, ReportProgress, ignore_progress
 
 _RECORD_SECONDS = 0.5  # a crash loses the downloads of that time
