@@ -292,11 +292,10 @@ class Ledger:
         )
         return [ShardState(*row) for row in rows]
 
-    def next_shard(self) -> int:
-        """Return the number of the shard after all others."""
-        return self._database.execute("SELECT COALESCE(MAX(number) + 1, 0) FROM shards").fetchone()[
-            0
-        ]
+    def next_shard(self, first: int = 0, step: int = 1) -> int:
+        """Return the number of the shard after all others, or of the first."""
+        query = "SELECT COALESCE(MAX(number) + ?, ?) FROM shards"
+        return self._database.execute(query, (step, first)).fetchone()[0]
 
     def record_results(self, shard: ShardState, run: int, results: Sequence[Result]) -> None:
         """Record finished URLs, and the bytes and rows of their shard, in one transaction."""
