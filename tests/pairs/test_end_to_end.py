@@ -90,7 +90,10 @@ class Site:
 def add_gallery(site: Site) -> None:
     """Add two pages with the example photographs, compressed and in chunks, and boilerplate."""
     with (PHOTOS / "SOURCES.csv").open(encoding="utf-8", newline="") as file:
-        titles = {Path(row["file"]).stem: row["title"] for row in csv.DictReader(file)}
+        titles = {
+            Path(row["file"]).stem: row["title"].removesuffix(".jpg")
+            for row in csv.DictReader(file)
+        }
     photos = sorted(PHOTOS.glob("*.jpg"))
     elements = []
     for photo in photos:
@@ -153,7 +156,7 @@ def add_faults(site: Site) -> None:
             site.fetched[url] = reason
             if not reason and path != "/large/x.jpg":
                 site.removed[url] = "size"  # 64 x 48 pixels
-            words = path.strip("/").replace("/", " ").partition("?")[0]
+            words = path.strip("/").replace("/", " ").partition("?")[0].removesuffix(".jpg")
             link = path.replace("&", "&amp;")
             elements.append(f'<img src="{link}" alt="A picture of the fault named {words}">')
         site.add_page(host, "".join(elements))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
@@ -14,6 +15,7 @@ from twotower.pairs.part_workers import available_cores
 LOCAL = "local"  # the address that starts a cluster on this machine
 MAX_RETRIES = 10  # of a task whose worker was lost; more point to the task itself
 POLL_SECONDS = 1.0
+CONNECT_SECONDS = 10.0
 _OBJECT_STORE_BYTES = 100 * 2**20  # tasks exchange names of files, not their contents
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -134,6 +136,7 @@ def connect(address: str) -> Iterator[Cluster]:
             "include_dashboard": False,
             "object_store_memory": _OBJECT_STORE_BYTES,
         }
+    _check_port(address)
     try:
         ray.init(address, logging_level=logging.ERROR, **start)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -143,3 +146,14 @@ def connect(address: str) -> Iterator[Cluster]:
         yield Cluster()
     finally:
         ray.shutdown()
+
+
+def _check_port(address: str) -> None:
+    """Raise `PairsError` if nothing answers at HOST:PORT; ray itself tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise PairsError(address, f"no Ray cluster ({error})", "check the address") from None

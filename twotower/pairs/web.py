@@ -126,10 +126,10 @@ def collect(
 
         make = functools.partial(_make_part, settings)
         if cluster is None:
-            parts = make_parts(missing, make, processes or available_cores(), report_bytes)
+            results = make_parts(missing, make, processes or available_cores(), report_bytes)
         else:
-            parts = cluster.map(functools.partial(_make_in_process, make), missing)
-        for plan, failure in parts:
+            results = cluster.map(functools.partial(_make_in_process, make), missing)
+        for plan, failure in results:
             finished += plan.size
             report_bytes(0)
             if failure:

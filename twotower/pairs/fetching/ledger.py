@@ -292,10 +292,10 @@ class Ledger:
         )
         return [ShardState(*row) for row in rows]
 
-    def next_shard(self, first: int = 0, step: int = 1) -> int:
-        """Return the number of the shard after all others, or of the first."""
+    def next_shard(self, first_number: int = 0, step: int = 1) -> int:
+        """Return the number of the shard after all others, or `first_number`."""
         query = "SELECT COALESCE(MAX(number) + ?, ?) FROM shards"
-        return self._database.execute(query, (step, first)).fetchone()[0]
+        return self._database.execute(query, (step, first_number)).fetchone()[0]
 
     def record_results(self, shard: ShardState, run: int, results: Sequence[Result]) -> None:
         """Record finished URLs, and the bytes and rows of their shard, in one transaction."""

@@ -102,12 +102,12 @@ def fetch_on_cluster(
     with writing(destination):
         slices = plan_slices(destination, cluster.cpus)
         split_candidates(files, slices, cluster, report)
-        filled = [part for part in slices if any(part.candidates.glob("*.parquet"))]
+        filled = [piece for piece in slices if any(piece.candidates.glob("*.parquet"))]
         poll = functools.partial(_report_progress, filled, report)
         step = functools.partial(fetch_slice, settings)
         summaries = [summary for _, summary in cluster.map(step, filled, poll)]
-        for part in slices:
-            link_shards(part)
+        for piece in slices:
+            link_shards(piece)
     return _sum_of(summaries)
 
 
@@ -191,37 +191,37 @@ def _read_tables(files: Iterable[Path]) -> Iterator[pyarrow.Table]:
             yield pa.table(columns, pa.schema([(name, pa.string()) for name in COLUMNS]))
 
 
-def fetch_slice(settings: FetchSettings, part: Slice) -> FetchSummary:
+def fetch_slice(settings: FetchSettings, piece: Slice) -> FetchSummary:
     """Fetch a slice, or continue it; its progress is in a file for the process that waits."""
-    settings = replace(settings, first_shard=part.number, shard_step=part.slices)
+    settings = replace(settings, first_shard=piece.number, shard_step=piece.slices)
     written = -math.inf
 
     def write_progress(progress: Progress) -> None:
         nonlocal written
         if time.monotonic() - written > _PROGRESS_SECONDS or progress.done == progress.total:
             written = time.monotonic()
-            with atomic_write(part.folder / _PROGRESS_FILE) as file:
+            with atomic_write(piece.folder / _PROGRESS_FILE) as file:
                 json.dump([progress.done, progress.total, progress.failed], file)
 
-    return fetch(part.candidates, part.shards, settings, write_progress)
+    return fetch(piece.candidates, piece.shards, settings, write_progress)
 
 
 def _report_progress(slices: Sequence[Slice], report: ReportProgress) -> None:
     done = total = failed = 0
-    for part in slices:
-        path = part.folder / _PROGRESS_FILE
+    for piece in slices:
+        path = piece.folder / _PROGRESS_FILE
         if path.exists():
             numbers = json.loads(path.read_text(encoding="utf-8"))
             done, total, failed = done + numbers[0], total + numbers[1], failed + numbers[2]
     report(Progress(done, total, failed, "Fetching"))
 
 
-def link_shards(part: Slice) -> None:
+def link_shards(piece: Slice) -> None:
     """Link the files of complete shards in the destination, where other commands look for them."""
-    for path in part.shards.glob("[0-9]*"):
-        link = part.destination / path.name
+    for path in piece.shards.glob("[0-9]*"):
+        link = piece.destination / path.name
         if path.suffix in (".tar", ".parquet", ".json") and not link.is_symlink():
-            link.symlink_to(path.relative_to(part.destination))
+            link.symlink_to(path.relative_to(piece.destination))
 
 
 def _sum_of(summaries: Sequence[FetchSummary]) -> FetchSummary:
@@ -238,5 +238,5 @@ def _sum_of(summaries: Sequence[FetchSummary]) -> FetchSummary:
 def remove_from_slices(folder: Path, urls: Sequence[str], hosts: Sequence[str]) -> RemovalReport:
     """Remove pictures from all slices of a folder, as `removal.remove` does from one fetch."""
     slices = plan_slices(folder.resolve(), 0)
-    reports = [remove(part.shards, urls, hosts) for part in slices if part.shards.exists()]
+    reports = [remove(piece.shards, urls, hosts) for piece in slices if piece.shards.exists()]
     return RemovalReport([removal for report in reports for removal in report.removals])
