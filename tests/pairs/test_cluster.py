@@ -152,18 +152,18 @@ def test_fetch(cluster: Cluster, tmp_path: Path) -> None:
     with WebInABox() as box:
         urls = [box.url(f"127.0.0.{1 + i % 9}", f"/picture/{i}.jpg") for i in range(600)]
         urls += [box.url(f"127.0.0.{1 + i % 9}", "/status/404", n=i) for i in range(30)]
-        for part in range(3):
-            write_candidates(tmp_path / "candidates", urls[part::3], part)
+        for number in range(3):
+            write_candidates(tmp_path / "candidates", urls[number::3], number)
         fetch(tmp_path / "candidates", tmp_path / "here" / "shards", SETTINGS)
         before = len(box.requests)
-        there = tmp_path / "there" / "shards"
+        shards = tmp_path / "there" / "shards"
         limits = [before + 60, before + 150, before + 300]
         conditions = [lambda limit=limit: len(box.requests) > limit for limit in limits]
         with Killer(conditions) as killer:
-            summary = fetch_on_cluster(tmp_path / "candidates", there, slow, cluster)
+            summary = fetch_on_cluster(tmp_path / "candidates", shards, slow, cluster)
         assert killer.killed == 3
         requests = len(box.requests)
-        assert fetch_on_cluster(tmp_path / "candidates", there, slow, cluster) == summary
+        assert fetch_on_cluster(tmp_path / "candidates", shards, slow, cluster) == summary
         assert len(box.requests) == requests
     assert (summary.pictures, summary.reasons, summary.waiting) == (600, {"http_404": 30}, 0)
     here_rows, there_rows = read_rows(tmp_path / "here"), read_rows(tmp_path / "there")
@@ -171,24 +171,26 @@ def test_fetch(cluster: Cluster, tmp_path: Path) -> None:
     keys = {row["key"] for row in there_rows.values() if row["status"] == "success"}
     assert len(keys) == 600
     assert set(read_samples(tmp_path / "there")) == keys
-    slices = plan_slices(there, 0)
+    slices = plan_slices(shards, 0)
     assert len(slices) == cluster.cpus
-    for part in slices:
-        hosts = {url.split("/")[2] for url in read_rows(part.folder)}
-        others = {url.split("/")[2] for url in there_rows.keys() - read_rows(part.folder).keys()}
-        assert hosts and not hosts & others
+    for piece in slices:
+        hosts = {url.split("/")[2] for url in read_rows(piece.folder)}
+        hosts_elsewhere = {
+            url.split("/")[2] for url in there_rows.keys() - read_rows(piece.folder).keys()
+        }
+        assert hosts and not hosts & hosts_elsewhere
     with pytest.raises(PairsError, match="continue with --ray"):
-        fetch(tmp_path / "candidates", there, SETTINGS)
+        fetch(tmp_path / "candidates", shards, SETTINGS)
 
-    report = remove_from_slices(there, urls[:2], ["127.0.0.5"])
-    gone = {url for url in urls if "//127.0.0.5:" in url} | set(urls[:2])
-    assert {removal.url for removal in report.removals} == gone
-    assert set(read_rows(tmp_path / "there")) == set(urls) - gone
-    assert not {there_rows[url]["key"] for url in gone} & set(read_samples(tmp_path / "there"))
+    report = remove_from_slices(shards, urls[:2], ["127.0.0.5"])
+    removed = {url for url in urls if "//127.0.0.5:" in url} | set(urls[:2])
+    assert {removal.url for removal in report.removals} == removed
+    assert set(read_rows(tmp_path / "there")) == set(urls) - removed
+    assert not {there_rows[url]["key"] for url in removed} & set(read_samples(tmp_path / "there"))
 
 
 def test_filter(cluster: Cluster, tmp_path: Path) -> None:
-    for shard in range(4):  # a third of the pictures are copies of others
+    for shard in range(4):  # a third of the pictures are copies of hosts_elsewhere
         samples = [
             fetched(f"{seed:09d}", encoded(photograph(seed % 80)), [sentence(seed)])
             for seed in range(30 * shard, 30 * shard + 30)

