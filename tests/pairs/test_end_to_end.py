@@ -202,7 +202,7 @@ def test_from_a_crawl_to_a_training_run(tmp_path: Path, tiny_directory: Path) ->
         assert "        1  text is a file name" in output
         assert box.visits == visits  # collecting asks for nothing
 
-        limits = "--host-rate 500 --timeout 3 --retries 1 --max-bytes 5MB".split()
+        limits = "--host-rate 500 --timeout 6 --retries 1 --max-bytes 5MB".split()
         fetch = ("pairs", "fetch", candidates, "--out", fetched, "--allow-private", *limits)
         output = twotower(*fetch, returncode=1)  # some failed
         pictures = sum(not reason for reason in site.fetched.values())

@@ -115,7 +115,8 @@ def test_each_fault_is_counted_by_its_reason(box: WebInABox, tmp_path: Path) -> 
         "data:text/html,<script>alert(1)</script>": "not_a_picture",
         "data:nothing": "bad_url",
     }
-    summary = fetch_urls(box, tmp_path, reasons, max_bytes=5_000_000)
+    # seconds enough for a busy machine
+    summary = fetch_urls(box, tmp_path, reasons, max_bytes=5_000_000, timeout=6.0)
     rows = read_rows(tmp_path)
     assert {url: row["reason"] for url, row in rows.items()} == reasons
     assert len(read_samples(tmp_path)) == summary.pictures == len(GOOD) + 1
