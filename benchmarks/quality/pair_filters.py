@@ -150,7 +150,8 @@ def score(name: str, good: list[Sample]) -> list[tuple[object, ...]]:
     samples = [*(("good, CLIP score", *sample[1:]) for sample in chosen[SCORED:]), *wrong]
     skipped = tuple(name for name in FILTERS if name not in ("readable", "score"))
     settings = FilterSettings(skipped=skipped, score_share=0.5)
-    return run(name, samples, settings, FilterInputs(twotower.load("small"), "twotower-small"))
+    inputs = FilterInputs(lambda: twotower.load("small"), "twotower-small")
+    return run(name, samples, settings, inputs)
 
 
 def run(

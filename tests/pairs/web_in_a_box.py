@@ -38,11 +38,12 @@ class Request:
 
 @dataclass
 class Document:
-    """A document of a host."""
+    """A document of a host, sent in chunks without a length if `chunked`."""
 
     body: bytes = b""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    chunked: bool = False
 
 
 class WebInABox:
@@ -120,9 +121,12 @@ class WebInABox:
         self.visits[host + path] += 1
         document = self.documents.get((host, request.path))
         if document is not None:
-            return web.Response(
+            response = web.Response(
                 body=document.body, status=document.status, headers=document.headers
             )
+            if document.chunked:
+                response.enable_chunked_encoding()
+            return response
         name = request.path.split("/")[1]
         handler: Any = ROUTES.get(name)
         if handler is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twotower.cli.output import FAILED, OK, count_of, positive, print_failures, show_progress
+from twotower.cli.ray_option import add_ray_option, open_cluster
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -36,6 +37,7 @@ def add_command(tools: Commands) -> None:
         action="store_true",
         help="keep the images of pages that refuse collection, as by noai or noindex",
     )
+    add_ray_option(command)
     for content in ("url", "caption"):
         command.add_argument(
             f"--{content}-column",
@@ -51,8 +53,10 @@ def run_pairs_collect(arguments: argparse.Namespace) -> int:
     settings = CollectSettings(
         arguments.keep_refused, arguments.url_column, arguments.caption_column
     )
-    with show_progress("Collecting") as report:
-        collected = collect(arguments.sources, arguments.out, settings, arguments.processes, report)
+    with show_progress("Collecting") as report, open_cluster(arguments) as cluster:
+        collected = collect(
+            arguments.sources, arguments.out, settings, arguments.processes, report, cluster
+        )
     print_failures(collected.failures)
     print_counts(collected.counts)
     total = collected.parts_made + collected.parts_kept

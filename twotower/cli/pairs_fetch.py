@@ -15,6 +15,7 @@ from twotower.cli.output import (
     show_progress,
     size_in_bytes,
 )
+from twotower.cli.ray_option import add_ray_option, open_cluster
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -72,11 +73,12 @@ def _add_fetch(tools: Commands) -> None:
         help="record this convention, but do not obey it; can be repeated",
     )
     add("--allow-private", action="store_true", help="contact private addresses, for tests")
+    add_ray_option(command)
 
 
 def run_pairs_fetch(arguments: argparse.Namespace) -> int:
-    from twotower.pairs.fetch import FetchSettings, fetch
-    from twotower.pairs.stored_picture import PictureSettings
+    from twotower.pairs.fetching.fetch import FetchSettings, fetch
+    from twotower.pairs.fetching.stored_picture import PictureSettings
 
     settings = FetchSettings(
         picture=PictureSettings(arguments.resize, arguments.size, arguments.keep_metadata),
@@ -92,8 +94,15 @@ def run_pairs_fetch(arguments: argparse.Namespace) -> int:
         ignored=frozenset(arguments.ignore),
         allow_private=arguments.allow_private,
     )
-    with show_progress("Fetching") as report:
-        summary = fetch(arguments.candidates, arguments.out, settings, report)
+    with show_progress("Fetching") as report, open_cluster(arguments) as cluster:
+        if cluster is None:
+            summary = fetch(arguments.candidates, arguments.out, settings, report)
+        else:
+            from twotower.pairs.fetching.slices import fetch_on_cluster
+
+            summary = fetch_on_cluster(
+                arguments.candidates, arguments.out, settings, cluster, report
+            )
     print(
         f"Fetched {count_of(summary.pictures, 'picture')} into {arguments.out}; "
         f"{summary.failed} failed, {summary.waiting} waiting"
@@ -107,12 +116,15 @@ def run_pairs_fetch(arguments: argparse.Namespace) -> int:
 
 def run_pairs_remove(arguments: argparse.Namespace) -> int:
     from twotower.errors import PairsError
-    from twotower.pairs.removal import remove
+    from twotower.pairs.fetching.fetch_input import SLICES_FILE
+    from twotower.pairs.fetching.removal import remove
+    from twotower.pairs.fetching.slices import remove_from_slices
 
     if arguments.urls is None and not arguments.host:
         raise PairsError("pairs remove", "nothing to remove", "give --urls FILE or --host HOST")
     urls = arguments.urls.read_text(encoding="utf-8").split() if arguments.urls else []
-    report = remove(arguments.folder, urls, arguments.host)
+    is_sliced = (arguments.folder / SLICES_FILE).exists()
+    report = (remove_from_slices if is_sliced else remove)(arguments.folder, urls, arguments.host)
     for removal in report.removals:
         print(f"{removal.shard:05d}  {removal.key}  run {removal.run}  {printable(removal.url)}")
     urls_removed, shards, runs = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,12 @@ from twotower.cli.output import (
     print_failures,
     show_progress,
 )
+from twotower.cli.ray_option import add_ray_option, open_cluster
 
 if TYPE_CHECKING:
     from twotower.arrays import UInt8Array
     from twotower.cli.output import Commands
+    from twotower.encode.encoder import Encoder
     from twotower.pairs.filters.run import FilterInputs
     from twotower.pairs.filters.settings import FilterSettings
 
@@ -65,6 +68,7 @@ def add_command(tools: Commands) -> None:
         help="remove copies of these pictures: a folder, tars, a table or .npz; repeatable",
     )
     add_model_options(command)
+    add_ray_option(command)
 
 
 def add_selection_options(command: argparse.ArgumentParser) -> None:
@@ -80,13 +84,15 @@ def add_selection_options(command: argparse.ArgumentParser) -> None:
 
 def run_pairs_filter(arguments: argparse.Namespace) -> int:
     from twotower.pages.funnel import write_funnel_page
+    from twotower.pairs.cluster import map_here
     from twotower.pairs.filters.run import Filtering, filter_pairs
     from twotower.pairs.filters.samples import sample_pairs
 
     settings = _settings(arguments)
-    with show_progress("Reading") as report:
+    with show_progress("Reading") as report, open_cluster(arguments) as cluster:
         inputs = _inputs(arguments)
-        funnel = filter_pairs(arguments.source, arguments.out, settings, inputs, report)
+        map_tasks = cluster.map if cluster else map_here
+        funnel = filter_pairs(arguments.source, arguments.out, settings, inputs, report, map_tasks)
     page = arguments.out / PAGE
     if not page.exists():
         samples = sample_pairs(Filtering(arguments.source, arguments.out))
@@ -119,17 +125,27 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _inputs(arguments: argparse.Namespace) -> FilterInputs:
-    from twotower.encode.load import load
     from twotower.pairs.filters.queries import read_queries
     from twotower.pairs.filters.run import FilterInputs
 
-    encoder = load(arguments.model, engine=arguments.engine) if arguments.score else None
+    load_encoder, scorer = None, ""
+    if arguments.score:
+        load_encoder = functools.partial(_load_encoder, arguments.model, arguments.engine)
+        scorer = load_encoder().config.name
     return FilterInputs(
-        encoder,
-        encoder.config.name if encoder else "",
+        load_encoder,
+        scorer,
         read_queries(arguments.queries) if arguments.queries else None,
         _evaluation_hashes(arguments.evaluation),
     )
+
+
+@functools.cache
+def _load_encoder(model: str, engine: str) -> Encoder:
+    """Load a model once in a process; a cluster pickles this function by its name."""
+    from twotower.encode.load import load
+
+    return load(model, engine=engine)
 
 
 def _evaluation_hashes(locations: list[str]) -> UInt8Array | None:

@@ -12,10 +12,10 @@ import gzip
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from twotower.errors import PairsError
 from twotower.files import atomic_write, create_folder
@@ -29,6 +29,9 @@ from twotower.pairs.readers.http_bodies import MAX_PAGE
 from twotower.pairs.readers.reading import Reading
 from twotower.pairs.readers.url_lists import list_candidates
 from twotower.progress import Progress, ReportProgress, ignore_progress
+
+if TYPE_CHECKING:
+    from twotower.pairs.cluster import Cluster
 
 ARCHIVES = (".warc", ".warc.gz", ".warc.zst", ".wat", ".wat.gz")
 PAGES = (".html", ".htm", ".xhtml")
@@ -95,20 +98,22 @@ def collect(
     settings: CollectSettings = CollectSettings(),  # it is frozen
     processes: int = 0,
     report: ReportProgress = ignore_progress,
+    cluster: Cluster | None = None,
 ) -> Collected:
     """Collect candidates from files and folders; a part that is complete already is kept.
 
     Args:
         folder: of the candidates; made if it does not exist.
-        processes: 0 for one for each core.
+        processes: 0 for one for each core; without effect on a cluster.
         report: called with bytes.
+        cluster: makes the parts; by default processes of this machine do.
 
     Raises:
         PairsError: a source is missing or of an unknown kind, other settings were used in the
             folder, or another process is collecting into it.
     """
-    results = folder.resolve()  # may lie in a source
-    files = [path for path in source_files(sources) if results not in path.parents]
+    folder = folder.resolve()  # may lie in a source
+    files = [path for path in source_files(sources) if folder not in path.parents]
     create_folder(folder)
     with _only_process(folder):
         plans = plan_parts(files, folder, settings)
@@ -120,10 +125,13 @@ def collect(
             report(Progress(min(finished + in_progress, total), total, stage="Collecting"))
 
         make = functools.partial(_make_part, settings)
-        for plan, failure in make_parts(
-            missing, make, processes or available_cores(), report_bytes
-        ):
+        if cluster is None:
+            results = make_parts(missing, make, processes or available_cores(), report_bytes)
+        else:
+            results = cluster.map(functools.partial(_make_in_process, make), missing)
+        for plan, failure in results:
             finished += plan.size
+            report_bytes(0)
             if failure:
                 failures.append(failure)
         counts: Counts = Counter()
@@ -240,6 +248,11 @@ def _only_process(folder: Path) -> Iterator[None]:
 
 def _make_part(settings: CollectSettings, plan: PartPlan, steps: Steps) -> None:
     collect_part(plan.files, plan.path, settings, steps)
+
+
+def _make_in_process(make: Callable[[PartPlan, Steps], None], plan: PartPlan) -> str:
+    """Make a part in a process, which a page may stop; return the reason of a failure, or ""."""
+    return "".join(failure for _, failure in make_parts([plan], make, 1, lambda _: None))
 
 
 def collect_part(

@@ -142,7 +142,7 @@ def test_the_funnel_adds_up_in_any_order(
     order: random.Random,
 ) -> None:
     chosen = FilterSettings(text_copies=2, placeholder_texts=2, score_share=0.5, query_limit=2)
-    inputs = FilterInputs(BrightnessEncoder(), "test", {"": QueryList(["dog", "the"])})
+    inputs = FilterInputs(BrightnessEncoder, "test", {"": QueryList(["dog", "the"])})
     members = [
         fetched(f"{n:09d}", picture(seed, size) if seed < 5 else b"junk", captions)
         for n, (seed, size, captions) in enumerate(samples)
@@ -175,7 +175,7 @@ def test_scores_keep_the_best_share(tmp_path: Path) -> None:
     write_shard(tmp_path / "in", 1, samples[1::2])
     encoder = BrightnessEncoder()
     funnel = filter_pairs(
-        tmp_path / "in", tmp_path / "out", SETTINGS, FilterInputs(encoder, "brightness")
+        tmp_path / "in", tmp_path / "out", SETTINGS, FilterInputs(lambda: encoder, "brightness")
     )
     kept = [row["key"] for row in selected(tmp_path / "out") if row["kept"]]
     assert sorted(kept) == ["000000007", "000000008", "000000009"]
@@ -196,7 +196,7 @@ def test_an_unreadable_picture_has_the_lowest_score(tmp_path: Path) -> None:
         fetched("000000001", picture(2), ["a b c d"]),
     ]
     write_shard(tmp_path / "in", 0, samples)
-    inputs = FilterInputs(Strict(), "strict")
+    inputs = FilterInputs(Strict, "strict")
     filter_pairs(tmp_path / "in", tmp_path / "out", FilterSettings(score_share=0.5), inputs)
     assert [row["kept"] for row in selected(tmp_path / "out")] == [False, True]
 
@@ -232,7 +232,7 @@ def test_a_stopped_filtering_continues(tmp_path: Path, monkeypatch: pytest.Monke
         keys = range(4 * number, 4 * number + 4)
         samples = [fetched(f"{n:09d}", picture(n % 7), [sentence(n)]) for n in keys]
         write_shard(tmp_path / "in", number, samples)
-    inputs = FilterInputs(BrightnessEncoder(), "brightness")
+    inputs = FilterInputs(BrightnessEncoder, "brightness")
     whole = filter_pairs(tmp_path / "in", tmp_path / "whole", SETTINGS, inputs)
     steps = ("write_shard_features", "write_scores", "write_parquet")
     for step in steps:

@@ -15,17 +15,19 @@ A filtering that was stopped continues with the files that are missing. Each ste
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from twotower.arrays import UInt8Array
+from twotower.arrays import Int64Array, UInt8Array
 from twotower.errors import PairsError
 from twotower.files import atomic_write
+from twotower.pairs.cluster import MapTasks, map_here
 from twotower.pairs.filters.columns import (
     PairColumns,
     read_columns,
@@ -49,13 +51,14 @@ class FilterInputs:
     """The model, queries and pictures that a filtering compares pairs with.
 
     Attributes:
-        encoder: the model of the CLIP score; without it that filter is not applied.
+        load_encoder: loads the model of the CLIP score, once in a process; a cluster pickles this
+            function. Without it that filter is not applied.
         scorer: the name of the model, for the record.
         queries: by language (`queries.read_queries`); without them pairs are not balanced.
         evaluation: hashes of the pictures of evaluation sets (`pictures.hash_pictures`).
     """
 
-    encoder: PairEncoder | None = None
+    load_encoder: Callable[[], PairEncoder] | None = None
     scorer: str = ""
     queries: dict[str, QueryList] | None = None
     evaluation: UInt8Array | None = None
@@ -107,12 +110,14 @@ def filter_pairs(
     settings: FilterSettings,
     inputs: FilterInputs | None = None,
     report: ReportProgress = ignore_progress,
+    map_tasks: MapTasks = map_here,
 ) -> Funnel:
     """Filter candidates or shards, and write which are kept, with reasons for the others.
 
     Args:
         source: a folder of tars, or of Parquet files of candidates.
         folder: for the output; an unfinished filtering with these settings is continued.
+        map_tasks: runs the steps on one file, such as `Cluster.map`.
 
     Raises:
         PairsError: the folder holds a filtering of something else, or an input cannot be read.
@@ -122,12 +127,14 @@ def filter_pairs(
     record_settings(filtering, settings, inputs)
     if (funnel := read_funnel(folder)) is not None:
         return funnel
-    write_features(filtering, settings, bool(settings.languages or inputs.queries), report)
+    identify = bool(settings.languages or inputs.queries)
+    write_features(filtering, settings, identify, report, map_tasks)
     report(Progress(0, 0, stage="Comparing"))
     columns = read_columns(map(filtering.features, filtering.files), filtering.pictures)
     remove_duplicates(columns, settings, inputs.evaluation)
-    if inputs.encoder is not None and filtering.pictures and settings.applies("score"):
-        remove_low_scores(filtering, columns, settings, inputs.encoder, report)
+    if inputs.load_encoder is not None and filtering.pictures and settings.applies("score"):
+        write_missing_scores(filtering, columns, inputs.load_encoder, report, map_tasks)
+        remove_low_scores(filtering, columns, settings)
     balance = {}
     if inputs.queries and settings.applies("balance"):
         balance = balance_queries(filtering, columns, settings, inputs.queries)
@@ -172,31 +179,80 @@ def record_settings(filtering: Filtering, settings: FilterSettings, inputs: Filt
 
 
 def write_features(
-    filtering: Filtering, settings: FilterSettings, identify: bool, report: ReportProgress
+    filtering: Filtering,
+    settings: FilterSettings,
+    identify: bool,
+    report: ReportProgress,
+    map_tasks: MapTasks = map_here,
 ) -> None:
-    """Write the features of the input files that have none yet."""
-    write = write_shard_features if filtering.pictures else write_candidate_features
-    for done, file in enumerate(filtering.files, 1):
-        if not filtering.features(file).exists():
-            write(file, filtering.features(file), settings, identify)
-        report(Progress(done, len(filtering.files), stage="Reading"))
+    """Write the features of the input files that have none yet.
+
+    Args:
+        identify: identify the languages of texts.
+    """
+    step = write_shard_features if filtering.pictures else write_candidate_features
+    total = len(filtering.files)
+    tasks = [
+        FeaturesTask(file.absolute(), path.absolute())
+        for file in filtering.files
+        if not (path := filtering.features(file)).exists()
+    ]
+    write = functools.partial(_write_features, step, settings, identify)
+    for done, _ in enumerate(map_tasks(write, tasks), total - len(tasks) + 1):
+        report(Progress(done, total, stage="Reading"))
 
 
-def remove_low_scores(
+class FeaturesTask(NamedTuple):
+    """An input file, and its file of features."""
+
+    file: Path
+    features: Path
+
+
+def _write_features(
+    step: Callable[[Path, Path, FilterSettings, bool], object],
+    settings: FilterSettings,
+    identify: bool,
+    task: FeaturesTask,
+) -> None:
+    step(task.file, task.features, settings, identify)
+
+
+class ScoresTask(NamedTuple):
+    """An input file, its files of features and scores, and the rows to score."""
+
+    file: Path
+    features: Path
+    scores: Path
+    rows: Int64Array
+
+
+def write_missing_scores(
     filtering: Filtering,
     columns: PairColumns,
-    settings: FilterSettings,
-    encoder: PairEncoder,
+    load_encoder: Callable[[], PairEncoder],
     report: ReportProgress,
+    map_tasks: MapTasks = map_here,
 ) -> None:
-    """Compute the scores of the pairs that are left, and keep the best share of them."""
-    scores = []
-    for done, (file, rows) in enumerate(kept_rows(filtering, columns), 1):
-        path = filtering.scores(file)
-        if not path.exists():
-            write_scores(file, filtering.features(file), path, rows, encoder)
-        scores.append(read_scores(path))
-        report(Progress(done, len(filtering.files), stage="Scoring"))
+    """Write the scores of the pairs that are left, for the input files that have none yet."""
+    total = len(filtering.files)
+    tasks = [
+        ScoresTask(file.absolute(), filtering.features(file).absolute(), path.absolute(), rows)
+        for file, rows in kept_rows(filtering, columns)
+        if not (path := filtering.scores(file)).exists()
+    ]
+    write = functools.partial(_write_scores, load_encoder)
+    for done, _ in enumerate(map_tasks(write, tasks), total - len(tasks) + 1):
+        report(Progress(done, total, stage="Scoring"))
+
+
+def _write_scores(load_encoder: Callable[[], PairEncoder], task: ScoresTask) -> None:
+    write_scores(task.file, task.features, task.scores, task.rows, load_encoder())
+
+
+def remove_low_scores(filtering: Filtering, columns: PairColumns, settings: FilterSettings) -> None:
+    """Keep the best share of the pairs by their scores."""
+    scores = [read_scores(filtering.scores(file)) for file in filtering.files]
     pairs = columns.kept()
     low = below_share(np.concatenate(scores), columns.ranks[pairs], settings.score_share)
     columns.remove(pairs[low], "score", "low CLIP score")

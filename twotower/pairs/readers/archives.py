@@ -10,7 +10,7 @@ from typing import IO, NamedTuple
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from twotower.pairs.candidates import Candidate, Reason
-from twotower.pairs.readers.consent_signals import response_refuses
+from twotower.pairs.directives import response_refuses
 from twotower.pairs.readers.encodings import decode_page
 from twotower.pairs.readers.feeds import feed_candidates
 from twotower.pairs.readers.html import Page, page_candidates

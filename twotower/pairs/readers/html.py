@@ -9,8 +9,8 @@ from typing import NamedTuple
 from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
 from twotower.pairs.candidates import PAGES, Candidate, Reason
+from twotower.pairs.directives import metas_refuse
 from twotower.pairs.readers.boilerplate import SMALL_SIDE
-from twotower.pairs.readers.consent_signals import metas_refuse
 from twotower.pairs.readers.image_sources import (
     Attributes,
     SizedSource,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from twotower.pairs.candidates import PAGES, Candidate, Reason
-from twotower.pairs.readers.consent_signals import metas_refuse, response_refuses
+from twotower.pairs.directives import metas_refuse, response_refuses
 from twotower.pairs.readers.html import is_image_file
 from twotower.pairs.readers.page_metadata import add_open_graph, language_tag
 from twotower.pairs.readers.page_pairs import PagePairs

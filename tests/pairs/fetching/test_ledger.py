@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 pytest.importorskip("aiohttp")
 
-from tests.pairs.fetching import read_rows, read_samples
+from tests.pairs.fetching.shards import read_rows, read_samples
 from twotower.errors import PairsError
-from twotower.pairs.download import Outcome
-from twotower.pairs.fetch import make_record
-from twotower.pairs.ledger import (
+from twotower.pairs.fetching.download import Outcome
+from twotower.pairs.fetching.fetch import make_record
+from twotower.pairs.fetching.ledger import (
     FINISHED,
     REMOVED,
     WAITING,
@@ -26,10 +26,10 @@ from twotower.pairs.ledger import (
     is_within,
     url_hash,
 )
-from twotower.pairs.removal import remove
-from twotower.pairs.spool import Spool
-from twotower.pairs.stored_picture import StoredPicture
-from twotower.pairs.web_client import FetchError
+from twotower.pairs.fetching.removal import remove
+from twotower.pairs.fetching.spool import Spool
+from twotower.pairs.fetching.stored_picture import StoredPicture
+from twotower.pairs.fetching.web_client import FetchError
 
 URLS = [f"http://{host}.test/{number}.jpg" for host in "abc" for number in range(4)]
 

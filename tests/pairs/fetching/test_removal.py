@@ -7,12 +7,12 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
-from tests.pairs.fetching import fetch_urls, read_rows, read_samples
+from tests.pairs.fetching.shards import fetch_urls, read_rows, read_samples
 from tests.pairs.web_in_a_box import WebInABox
 from twotower.cli.main import main
 from twotower.errors import PairsError
-from twotower.pairs import removal
-from twotower.pairs.removal import remove
+from twotower.pairs.fetching import removal
+from twotower.pairs.fetching.removal import remove
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_a_picture_of_an_open_shard_is_removed(
     box: WebInABox, urls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that was killed leaves a shard that is not complete."""
-    from twotower.pairs import spool
+    from twotower.pairs.fetching import spool
 
     monkeypatch.setattr(spool, "finish_shard", lambda *_: None)
     fetch_urls(box, tmp_path, urls)

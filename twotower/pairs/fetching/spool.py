@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from twotower.errors import LibraryError, PairsError
 from twotower.files import atomic_write, exclusive_lock, sync_folder
-from twotower.pairs.ledger import Ledger, Result, ShardState
+from twotower.pairs.fetching.ledger import Ledger, Result, ShardState
 
 _BUFFER = 2**20  # bytes
 _TEXT_COLUMNS = (
@@ -55,15 +55,27 @@ class Spool:
 
     Args:
         per_shard: URLs in a shard, failures included.
+        first_shard: the number of the first shard of the folder.
+        shard_step: from the number of a shard to that of the next.
 
     Raises:
         PairsError: a tar is shorter than the ledger says.
     """
 
-    def __init__(self, folder: Path, ledger: Ledger, run: int, per_shard: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        ledger: Ledger,
+        run: int,
+        per_shard: int,
+        first_shard: int = 0,
+        shard_step: int = 1,
+    ) -> None:
         self.folder, self.ledger, self.run, self.per_shard = folder, ledger, run, per_shard
+        self._step = shard_step
         self._results: list[Result] = []
-        states = ledger.open_shards() or [ShardState(ledger.next_shard(), 0, 0)]
+        next_shard = ledger.next_shard(first_shard, shard_step)
+        states = ledger.open_shards() or [ShardState(next_shard, 0, 0)]
         for state in states[:-1]:
             finish_shard(folder, ledger, state)
         state = states[-1]
@@ -115,7 +127,7 @@ class Spool:
         """Begin the next shard; return the last batch of the full one, which is then finished."""
         batch = self.take_batch()
         batch.is_last = True
-        self.number, self.rows = self.number + 1, 0
+        self.number, self.rows = self.number + self._step, 0
         self._tar = _open_part(self.folder, ShardState(self.number, 0, 0))
         return batch
 

@@ -10,19 +10,17 @@ from hypothesis import strategies as st
 
 pytest.importorskip("aiohttp")
 
-from tests.pairs.fetching import fetch_urls, read_rows, reason_of
+from tests.pairs.fetching.shards import fetch_urls, read_rows, reason_of
 from tests.pairs.web_in_a_box import WebInABox
-from twotower.pairs.consent import (
+from twotower.pairs.fetching.consent import (
     CONVENTIONS,
     decide_rsl,
-    denied_by_tags,
-    denies_training,
     matching_tdm_rule,
     parse_rsl,
     parse_tdmrep,
 )
-from twotower.pairs.ledger import Ledger
-from twotower.pairs.robots import Robots, matches_pattern
+from twotower.pairs.fetching.ledger import Ledger
+from twotower.pairs.fetching.robots import Robots, matches_pattern
 
 RSL = '<rsl xmlns="https://rslstandard.org/rsl"><content url="/">{}</content></rsl>'
 
@@ -65,7 +63,7 @@ def test_a_group_for_this_crawler_decides(box: WebInABox, tmp_path: Path) -> Non
 def test_the_status_of_robots_txt_decides(
     status: int, outcome: str, box: WebInABox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from twotower.pairs import origins
+    from twotower.pairs.fetching import origins
 
     monkeypatch.setattr(origins, "_MAX_PAUSE", 0.01)
     box.add("a.test", "/robots.txt", "User-agent: *\nDisallow: /", status)
@@ -140,50 +138,11 @@ def test_patterns_agree_with_regular_expressions(pattern: str, target: str, end:
 # X-Robots-Tag
 
 
-@pytest.mark.parametrize(
-    ("lines", "denied"),
-    [
-        (["noai"], True),
-        (["all, NoImageAI"], True),
-        (["noindex"], True),
-        (["none"], True),
-        (["nofollow, noarchive"], False),
-        (["twotower: noai"], True),
-        (["otherbot: noai"], False),
-        (["otherbot: nofollow, noai"], False),
-        (["otherbot: noai, twotower: noindex"], True),
-        (["otherbot: noai", "noimageindex"], True),
-        (["unavailable_after: 25 Jun 2010 15:00:00 PST"], False),
-        (["max-image-preview: large, noai"], True),
-        ([], False),
-    ],
-)
-def test_x_robots_tag(lines: list[str], denied: bool) -> None:
-    assert denied_by_tags(lines) == denied
-
-
 def test_x_robots_tag_of_a_response_is_obeyed(box: WebInABox, tmp_path: Path) -> None:
     assert reason(box, tmp_path, "/picture/1.jpg?X-Robots-Tag=noai") == "x-robots-tag"
 
 
 # AIPREF
-
-
-@pytest.mark.parametrize(
-    ("preferences", "denied"),
-    [
-        ("train-ai=n", True),
-        ("train-ai=y", False),
-        ("Train-AI = N;x=1", True),
-        ("search=n", False),
-        ("bots=n", True),
-        ("bots=n, train-ai=y", False),
-        ("nonsense", False),
-        ("", False),
-    ],
-)
-def test_content_usage(preferences: str, denied: bool) -> None:
-    assert denies_training(preferences) == denied
 
 
 def test_content_usage_of_a_response_is_obeyed(box: WebInABox, tmp_path: Path) -> None:

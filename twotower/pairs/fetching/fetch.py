@@ -12,18 +12,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from twotower.pairs.addresses import is_public_address
-from twotower.pairs.download import Downloader, HostHealth, Outcome
-from twotower.pairs.fetch_input import find_candidates, read_into_ledger
-from twotower.pairs.ledger import WAITING, Ledger, Text, WaitingUrl
-from twotower.pairs.origins import Origins
-from twotower.pairs.politeness import HostGates
-from twotower.pairs.removal import rewrite_condemned
-from twotower.pairs.robots import user_agent
+from twotower.errors import PairsError
+from twotower.pairs.fetching.addresses import is_public_address
+from twotower.pairs.fetching.download import Downloader, HostHealth, Outcome
+from twotower.pairs.fetching.fetch_input import SLICES_FILE, find_candidates, read_into_ledger
+from twotower.pairs.fetching.ledger import WAITING, Ledger, Text, WaitingUrl
+from twotower.pairs.fetching.origins import Origins
+from twotower.pairs.fetching.politeness import HostGates
+from twotower.pairs.fetching.removal import rewrite_condemned
+from twotower.pairs.fetching.robots import user_agent
+from twotower.pairs.fetching.spool import Batch, Spool, writing
+from twotower.pairs.fetching.stored_picture import PictureSettings
+from twotower.pairs.fetching.web_client import Resolve, WebClient
 from twotower.pairs.shards import SHARD_PAIRS
-from twotower.pairs.spool import Batch, Spool, writing
-from twotower.pairs.stored_picture import PictureSettings
-from twotower.pairs.web_client import Resolve, WebClient
 from twotower.progress import Progress, ReportProgress, ignore_progress
 
 _RECORD_SECONDS = 0.5  # a crash loses the downloads of that time
@@ -45,6 +46,7 @@ class FetchSettings:
         timeout: seconds for a request.
         max_bytes: of a download.
         per_shard: URLs in a shard.
+        first_shard, shard_step: the number of the first shard, and from a shard to the next.
         deadline: seconds for the run, or None.
         ignored: conventions (`consent.CONVENTIONS`) that are recorded, but not obeyed.
         allow_private: contact private and loopback addresses, for tests.
@@ -59,6 +61,8 @@ class FetchSettings:
     timeout: float = 30.0
     max_bytes: int = 20_000_000
     per_shard: int = SHARD_PAIRS
+    first_shard: int = 0
+    shard_step: int = 1
     deadline: float | None = None
     ignored: frozenset[str] = frozenset()
     allow_private: bool = False
@@ -102,8 +106,11 @@ def fetch(
         is_allowed: decides which IP addresses are contacted, unless `settings.allow_private`.
 
     Raises:
-        PairsError: the candidates cannot be read, or the shards cannot be written.
+        PairsError: the candidates cannot be read, or the shards cannot be written, or the folder
+            has slices of a fetch on a cluster.
     """
+    if (destination / SLICES_FILE).exists():
+        raise PairsError(destination, "was fetched on a cluster", "continue with --ray")
     files = find_candidates(candidates)
     with writing(destination), closing(Ledger(destination)) as ledger:
         rewrite_condemned(destination, ledger)
@@ -111,7 +118,8 @@ def fetch(
         run = ledger.start_run(_now(), _settings_json(settings))
         _raise_file_limit()
         with closing(Ledger(destination)) as reader:
-            spool = Spool(destination, ledger, run, settings.per_shard)
+            numbers = settings.first_shard, settings.shard_step
+            spool = Spool(destination, ledger, run, settings.per_shard, *numbers)
             fetcher = _Fetcher(settings, reader, spool, report)
             allowed = (lambda _: True) if settings.allow_private else is_allowed
             asyncio.run(fetcher.run(resolve, allowed))

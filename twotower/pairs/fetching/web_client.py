@@ -19,7 +19,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from twotower.pairs.addresses import WebUrl, is_public_address, parse_url
+from twotower.pairs.fetching.addresses import WebUrl, is_public_address, parse_url
 
 Headers: TypeAlias = CIMultiDictProxy[str]
 Resolve: TypeAlias = Callable[[str, int], Awaitable[list[str]]]

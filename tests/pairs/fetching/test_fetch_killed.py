@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
-from tests.pairs.fetching import read_rows, read_samples, write_candidates
+from tests.pairs.fetching.shards import read_rows, read_samples, write_candidates
 from tests.pairs.web_in_a_box import WebInABox, jpeg
 
 KILLS = 20

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from twotower.errors import PairsError
-from twotower.pairs.addresses import parse_url
+from twotower.pairs.fetching.addresses import parse_url
 
 LEDGER_FILE = "ledger.sqlite"
 WAITING, FINISHED, CONDEMNED, REMOVED = range(4)  # condemned: to be removed from its shard
@@ -292,11 +292,10 @@ class Ledger:
         )
         return [ShardState(*row) for row in rows]
 
-    def next_shard(self) -> int:
-        """Return the number of the shard after all others."""
-        return self._database.execute("SELECT COALESCE(MAX(number) + 1, 0) FROM shards").fetchone()[
-            0
-        ]
+    def next_shard(self, first_number: int = 0, step: int = 1) -> int:
+        """Return the number of the shard after all others, or `first_number`."""
+        query = "SELECT COALESCE(MAX(number) + ?, ?) FROM shards"
+        return self._database.execute(query, (step, first_number)).fetchone()[0]
 
     def record_results(self, shard: ShardState, run: int, results: Sequence[Result]) -> None:
         """Record finished URLs, and the bytes and rows of their shard, in one transaction."""

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from tests.pairs.web_in_a_box import WebInABox
-from twotower.pairs.fetch import FetchSettings, FetchSummary, fetch
-from twotower.pairs.stored_picture import PictureSettings
+from twotower.pairs.fetching.fetch import FetchSettings, FetchSummary, fetch
+from twotower.pairs.fetching.stored_picture import PictureSettings
 
 QUICK: dict[str, Any] = {"host_rate": 10_000.0, "timeout": 2.0, "retries": 1}
 

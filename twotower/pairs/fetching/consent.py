@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree
 
-from twotower.pairs.addresses import parse_url
-from twotower.pairs.robots import PRODUCT, matches_pattern
+from twotower.pairs.directives import denied_by_tags, denies_training, parse_reservation
+from twotower.pairs.fetching.addresses import parse_url
+from twotower.pairs.fetching.robots import matches_pattern
 
 CONVENTIONS = ("robots", "x-robots-tag", "content-usage", "tdmrep", "rsl")
 
-# `noai` and `noimageai` were introduced by DeviantArt; the others are Google's.
-_DENYING_TAGS = frozenset(("noai", "noimageai", "noindex", "noimageindex", "none"))
-_TAGS_WITH_VALUE = frozenset(
-    ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
-)
-# AIPREF: the category of training, then the wider ones of the drafts, for where it is absent.
-_USAGE_CATEGORIES = ("train-ai", "ai", "tdm", "bots", "all")
 # RSL 1.0: the tokens that include training, in the recommendation and in its drafts.
 _RSL_TRAINING = frozenset(("all", "ai-all", "ai-train", "train-ai", "ai-use"))
 
@@ -67,39 +61,6 @@ class Consent:
         }
 
 
-def denied_by_tags(lines: Iterable[str]) -> bool:
-    """Return True if `X-Robots-Tag` headers deny the use, for all crawlers or for this one.
-
-    Args:
-        lines: the header's values; `agent: tag, tag` limits the tags that follow to an agent.
-    """
-    for line in lines:
-        agent = ""
-        for item in line.lower().split(","):
-            name, colon, tag = item.strip().partition(":")
-            name = name.strip()
-            if colon and name not in _TAGS_WITH_VALUE:
-                agent, name = name, tag.strip()
-            if name in _DENYING_TAGS and agent in ("", "*", PRODUCT):
-                return True
-    return False
-
-
-def denies_training(preferences: str) -> bool:
-    """Return True if AIPREF preferences, such as `train-ai=n`, deny training.
-
-    The most specific category that is stated decides. Parameters (`;`) have no meaning.
-    """
-    stated = {}
-    for item in preferences.lower().split(","):
-        key, _, value = item.partition(";")[0].partition("=")
-        stated[key.strip()] = value.strip()
-    for category in _USAGE_CATEGORIES:
-        if stated.get(category) in ("y", "n"):
-            return stated[category] == "n"
-    return False
-
-
 @dataclass(frozen=True)
 class TdmRule:
     """A rule of `/.well-known/tdmrep.json`: a pattern of paths, and the reservation for them."""
@@ -126,11 +87,6 @@ def parse_tdmrep(text: str) -> list[TdmRule]:
                 TdmRule(entry["location"], reservation, policy if isinstance(policy, str) else "")
             )
     return rules
-
-
-def parse_reservation(value: str) -> int | None:
-    """Return the value of `tdm-reservation`, or None if it is neither 0 nor 1."""
-    return {"0": 0, "1": 1}.get(value.strip())
 
 
 def matching_tdm_rule(rules: Sequence[TdmRule], target: str) -> TdmRule | None:

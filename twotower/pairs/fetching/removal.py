@@ -10,8 +10,8 @@ from pathlib import Path
 
 from twotower.errors import PairsError
 from twotower.files import atomic_write
-from twotower.pairs.ledger import LEDGER_FILE, Ledger, Removal
-from twotower.pairs.spool import finish_shard, tar_path, write_tables, writing
+from twotower.pairs.fetching.ledger import LEDGER_FILE, Ledger, Removal
+from twotower.pairs.fetching.spool import finish_shard, tar_path, write_tables, writing
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
-from twotower.pairs.web_client import parse_retry_after
+from twotower.pairs.fetching.web_client import parse_retry_after
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from twotower.pairs.directives import PRODUCT
 from twotower.version import __version__
 
 if TYPE_CHECKING:
     from protego import Protego
 
-PRODUCT = "twotower"  # the product token that robots.txt and X-Robots-Tag can name
 MAX_ROBOTS_BYTES = 500 * 1024  # RFC 9309, 2.5: a parser must read at least 500 kibibytes
 
 

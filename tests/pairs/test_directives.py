@@ -1,10 +1,10 @@
 import pytest
 
-from twotower.pairs.readers.consent_signals import (
-    mining_is_reserved,
+from twotower.pairs.directives import (
+    denied_by_tags,
+    denies_training,
+    parse_reservation,
     response_refuses,
-    robots_refuse,
-    usage_refuses,
 )
 
 
@@ -24,12 +24,19 @@ from twotower.pairs.readers.consent_signals import (
         ("googlebot: nofollow, noindex", False),
         ("twotower: noindex", True),
         ("*: noai", True),
+        ("otherbot: noai, twotower: noindex", True),
+        ("max-image-preview: large, noai", True),
         ("", False),
     ],
 )
 def test_robots_directives(value: str, refuses: bool) -> None:
-    assert robots_refuse([value]) is refuses
-    assert robots_refuse(["all", value]) is refuses
+    assert denied_by_tags([value]) is refuses
+    assert denied_by_tags(["all", value]) is refuses
+
+
+def test_the_agent_of_a_line_ends_with_the_line() -> None:
+    assert denied_by_tags(["otherbot: noai", "noimageindex"])
+    assert not denied_by_tags([])
 
 
 @pytest.mark.parametrize(
@@ -42,14 +49,22 @@ def test_robots_directives(value: str, refuses: bool) -> None:
         ("train-ai=y", False),
         ("search=n", False),
         ("not-train-ai=n", False),
+        ("train-ai=?0", True),
+        ("train-genai=n, train-ai=y", True),
+        ("Train-AI = N;x=1", True),
+        ("nonsense", False),
+        ("", False),
+        ("bots=n", True),
+        ("bots=n, train-ai=y", False),
+        ("bots=n, ai=y", False),
+        ("train-ai=maybe", False),
     ],
 )
 def test_content_usage(value: str, refuses: bool) -> None:
-    assert usage_refuses([value]) is refuses
+    assert denies_training(value) is refuses
 
 
 def test_tdm_reservation() -> None:
-    assert mining_is_reserved([" 1 "])
-    assert not mining_is_reserved(["0", "10"])
+    assert [parse_reservation(value) for value in (" 1 ", "0", "10")] == [1, 0, None]
     assert response_refuses([("TDM-Reservation", "1")])
     assert not response_refuses([("Content-Type", "noai")])

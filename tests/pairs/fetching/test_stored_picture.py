@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from tests.pairs.web_in_a_box import bomb_png, encode, exif_jpeg, jpeg
 from twotower.errors import PictureError
-from twotower.pairs.stored_picture import (
+from twotower.pairs.fetching.stored_picture import (
     PictureSettings,
     is_picture,
     make_stored_picture,
     target_size,
 )
-from twotower.pairs.strip_metadata import strip_metadata
+from twotower.pairs.fetching.strip_metadata import strip_metadata
 
 ORIGINALS = PictureSettings(resize="none")
 

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
-from tests.pairs.fetching import (
+from tests.pairs.fetching.shards import (
     QUICK,
     fetch_urls,
     read_rows,
@@ -22,7 +22,7 @@ from tests.pairs.fetching import (
 )
 from tests.pairs.web_in_a_box import WebInABox, jpeg
 from twotower.errors import PairsError
-from twotower.pairs.fetch import FetchSettings, fetch
+from twotower.pairs.fetching.fetch import FetchSettings, fetch
 from twotower.pairs.sources import open_source
 
 
@@ -115,7 +115,8 @@ def test_each_fault_is_counted_by_its_reason(box: WebInABox, tmp_path: Path) -> 
         "data:text/html,<script>alert(1)</script>": "not_a_picture",
         "data:nothing": "bad_url",
     }
-    summary = fetch_urls(box, tmp_path, reasons, max_bytes=5_000_000)
+    # seconds enough for a busy machine
+    summary = fetch_urls(box, tmp_path, reasons, max_bytes=5_000_000, timeout=6.0)
     rows = read_rows(tmp_path)
     assert {url: row["reason"] for url, row in rows.items()} == reasons
     assert len(read_samples(tmp_path)) == summary.pictures == len(GOOD) + 1
@@ -181,8 +182,8 @@ def test_deadlines_lose_and_double_nothing_on_a_slow_disk(
     box: WebInABox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A deadline that meets batches which wait for the disk must not drop them."""
-    from twotower.pairs import fetch as fetching
-    from twotower.pairs import spool
+    from twotower.pairs.fetching import fetch as fetching
+    from twotower.pairs.fetching import spool
 
     write = spool.Batch.write
 
@@ -301,7 +302,7 @@ def test_an_address_that_changes_is_checked_again(
     box: WebInABox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DNS rebinding: the host moves to a private address after its robots.txt was read."""
-    from twotower.pairs import web_client
+    from twotower.pairs.fetching import web_client
 
     monkeypatch.setattr(web_client, "_DNS_SECONDS", 0)
     monkeypatch.setattr(web_client, "_KEEP_ALIVE", 0)

@@ -13,18 +13,19 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from twotower.errors import PictureError
-from twotower.pairs.addresses import WebUrl, parse_url
-from twotower.pairs.consent import Consent, parse_reservation
-from twotower.pairs.origins import Origins
-from twotower.pairs.politeness import MAX_WAIT, HostGates
-from twotower.pairs.stored_picture import (
+from twotower.pairs.directives import parse_reservation
+from twotower.pairs.fetching.addresses import WebUrl, parse_url
+from twotower.pairs.fetching.consent import Consent
+from twotower.pairs.fetching.origins import Origins
+from twotower.pairs.fetching.politeness import MAX_WAIT, HostGates
+from twotower.pairs.fetching.stored_picture import (
     PictureSettings,
     StoredPicture,
     is_picture,
     keep_encoding,
     make_stored_picture,
 )
-from twotower.pairs.web_client import (
+from twotower.pairs.fetching.web_client import (
     NETWORK_REASONS,
     FetchError,
     Headers,

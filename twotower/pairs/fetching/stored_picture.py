@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 
 from twotower.errors import PictureError
 from twotower.inputs.pictures import on_white, open_header, open_picture
-from twotower.pairs.strip_metadata import strip_metadata
+from twotower.pairs.fetching.strip_metadata import strip_metadata
 
 Resize: TypeAlias = Literal["shorter", "longer", "none"]
 

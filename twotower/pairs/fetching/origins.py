@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urljoin
 
-from twotower.pairs.addresses import WebUrl, parse_url
-from twotower.pairs.consent import (
+from twotower.pairs.fetching.addresses import WebUrl, parse_url
+from twotower.pairs.fetching.consent import (
     Consent,
     RslContent,
     TdmRule,
@@ -19,9 +19,9 @@ from twotower.pairs.consent import (
     parse_rsl,
     parse_tdmrep,
 )
-from twotower.pairs.politeness import MAX_WAIT, HostGates
-from twotower.pairs.robots import MAX_ROBOTS_BYTES, Robots
-from twotower.pairs.web_client import FetchError, Response, WebClient, status_failure
+from twotower.pairs.fetching.politeness import MAX_WAIT, HostGates
+from twotower.pairs.fetching.robots import MAX_ROBOTS_BYTES, Robots
+from twotower.pairs.fetching.web_client import FetchError, Response, WebClient, status_failure
 
 _ATTEMPTS = 3  # with pauses of 1 and 2 seconds, or as `Retry-After` asks
 _MAX_PAUSE = 30.0  # seconds

@@ -1,0 +1,1 @@
+"""Candidates to shards: polite requests, consent, the ledger and removals."""
