@@ -24,12 +24,12 @@ def test_every_endpoint_is_described(models_url: str) -> None:
 
 @pytest.mark.clients
 @pytest.mark.timeout(1200)
-def test_schemathesis_finds_nothing(models_url: str, tmp_path: Path) -> None:
+def test_schemathesis_finds_nothing(library_url: str, tmp_path: Path) -> None:
     # Whether data of the right schema is accepted is not checked: no schema can say that a string
     # is a picture, or which models are served.
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     subprocess.run([tmp_path / "venv/bin/pip", "install", "-q", "schemathesis>=4.32"], check=True)
-    command = [tmp_path / "venv/bin/st", "run", f"{models_url}/openapi.json"]
+    command = [tmp_path / "venv/bin/st", "run", f"{library_url}/openapi.json"]
     options = [
         "--seed",
         "1",
@@ -42,4 +42,4 @@ def test_schemathesis_finds_nothing(models_url: str, tmp_path: Path) -> None:
         [*command, *options], capture_output=True, text=True, cwd=tmp_path, timeout=1100
     )
     assert result.returncode == 0, result.stdout[-6000:]
-    assert call(f"{models_url}/healthz")[0] == 200
+    assert call(f"{library_url}/healthz")[0] == 200

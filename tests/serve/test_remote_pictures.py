@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from twotower.pairs.addresses import is_public_address
+from twotower.pairs.fetching.addresses import is_public_address
 from twotower.serve import remote_pictures
 from twotower.serve.errors import RequestError
 from twotower.serve.remote_pictures import download

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from twotower.serve import embed_api, mcp_transport, operations
 from twotower.serve.access import SECURITY_HEADERS, HostCheck, SecurityHeaders
-from twotower.serve.endpoint import Endpoint, to_route
+from twotower.serve.endpoint import Endpoint, to_routes
 from twotower.serve.errors import RequestError, plain_error
 from twotower.serve.library_api import (
     asking,
@@ -81,8 +81,7 @@ def create_app(server: Server) -> Starlette:
     async def openapi(_: Request) -> Response:
         return JSONResponse(description)
 
-    routes = [to_route(endpoint, server) for endpoint in ENDPOINTS]
-    routes.append(Route("/openapi.json", openapi))
+    routes = [*to_routes(ENDPOINTS, server), Route("/openapi.json", openapi)]
     routes += page_routes()
     if server.library is not None:
         routes.append(mcp_route)

@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
@@ -150,31 +150,40 @@ class Endpoint:
     public: bool = False
 
 
-def to_route(endpoint: Endpoint, server: Server) -> Route:
-    """Return the route of an endpoint."""
+def to_routes(endpoints: Iterable[Endpoint], server: Server) -> list[Route]:
+    """Return a route for each path; other methods than those of its endpoints get 405."""
+    by_path: dict[str, dict[str, Endpoint]] = {}
+    for endpoint in endpoints:
+        for method in endpoint.methods:
+            by_path.setdefault(endpoint.path, {})[method] = endpoint
+    return [_to_route(path, methods, server) for path, methods in by_path.items()]
 
+
+def _to_route(path: str, methods: Mapping[str, Endpoint], server: Server) -> Route:
     async def answer(request: Request) -> Response:
-        with server.metrics.measure(endpoint.path, request.method) as outcome:
-            response = await respond(request)
+        endpoint = methods["GET" if request.method == "HEAD" else request.method]
+        with server.metrics.measure(path, request.method) as outcome:
+            response = await _respond(endpoint, request, server)
             outcome.status = response.status_code
         return response
 
-    async def respond(request: Request) -> Response:
-        try:
-            if not endpoint.public:
-                server.access.require(request)
-            return await _answer(endpoint, request, server)
-        except RequestError as error:
-            return endpoint.errors(error)
-        except TwotowerError as error:
-            return endpoint.errors(RequestError(400, str(error)))
-        except ClientDisconnect:
-            return Response(status_code=499)
-        except Exception:
-            logger.exception("%s %s failed", request.method, endpoint.path)
-            return endpoint.errors(RequestError(500, "the server failed; its log has the reason"))
+    return Route(path, answer, methods=list(methods))
 
-    return Route(endpoint.path, answer, methods=list(endpoint.methods))
+
+async def _respond(endpoint: Endpoint, request: Request, server: Server) -> Response:
+    try:
+        if not endpoint.public:
+            server.access.require(request)
+        return await _answer(endpoint, request, server)
+    except RequestError as error:
+        return endpoint.errors(error)
+    except TwotowerError as error:
+        return endpoint.errors(RequestError(400, str(error)))
+    except ClientDisconnect:
+        return Response(status_code=499)
+    except Exception:
+        logger.exception("%s %s failed", request.method, endpoint.path)
+        return endpoint.errors(RequestError(500, "the server failed; its log has the reason"))
 
 
 async def _answer(endpoint: Endpoint, request: Request, server: Server) -> Response:

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from twotower.pairs.addresses import is_public_address
+from twotower.pairs.fetching.addresses import is_public_address
 from twotower.serve.errors import RequestError
 from twotower.version import __version__
 
