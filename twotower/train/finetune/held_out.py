@@ -66,9 +66,9 @@ class HeldOutSet:
         """Return the score of each picture, from 0 to 1: [n].
 
         With class names: the share of 1 to `top_k` that are at least the rank of the right one,
-        where ties count against it. With captions: the mean of both directions, 1 if the best text is one of the picture's
-        captions, and the share of its captions whose best picture it is. Only scores on the same
-        set are comparable.
+        where ties count against it. With captions: the mean of both directions, 1 if the best text
+        is one of the picture's captions, and the share of its captions whose best picture it is.
+        Only scores on the same set are comparable.
 
         Args:
             image_embeds: [n, embed_dim].
