@@ -437,9 +437,9 @@ def test_vectors_of_the_outside_set_are_stored_for_the_default_model() -> None:
     assert cache.holds(keys) and len(cache) == len(keys)
     expected = load("base").encode_image([pictures[5]])
     np.testing.assert_allclose(cache[[keys[5]]], expected, atol=1e-3)
-    other = open_cache("small", "stored-embeds")
-    add_stored_embeds(other, find_model("small"))
-    assert len(other) == 0  # another image tower
+    small_cache = open_cache("small", "stored-embeds")
+    add_stored_embeds(small_cache, find_model("small"))
+    assert len(small_cache) == 0  # another image tower
 
 
 def test_stored_vectors_are_written(tiny_directory: Path, tmp_path: Path) -> None:
