@@ -70,6 +70,7 @@ class FineTuneData:
         if outside:
             outside_set = open_outside(outside, frozen, progress)
         else:
+            frozen.add_stored_embeds()
             outside_set = hold_out_emoji(frozen.config.templates[0])
         self.outside_choice, self.outside_test = halve(outside_set)
 

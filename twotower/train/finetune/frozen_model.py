@@ -23,6 +23,7 @@ from twotower.progress import Progress, ReportProgress, ignore_progress
 from twotower.train.embed_cache import open_cache, sample_key
 from twotower.train.finetune.image_features import image_features
 from twotower.train.finetune.pair_set import PairSet, Sample, StoredPictures, read_sample
+from twotower.train.finetune.stored_embeds import add_stored_embeds
 from twotower.train.finetune.text_parts import (
     TextParts,
     compute_text_parts,
@@ -68,6 +69,10 @@ class FrozenModel:
     def has_text_head(self) -> bool:
         """True if the text tower ends with a linear map."""
         return find_text_head(self.model) is not None
+
+    def add_stored_embeds(self) -> None:
+        """Add the vectors of the package's outside set to the cache, if the package has them."""
+        add_stored_embeds(self._image_cache, self.directory)
 
     def read(
         self, source: Source, numbers: Sequence[int], progress: ReportProgress = ignore_progress

@@ -50,7 +50,8 @@ class HeldOutSet:
         owners: with captions [T], the picture of each; with class names [n], the text of each
             picture.
         classnames: True if the texts are names of classes, so that a picture has one of them.
-        top_k: with class names, the number of best answers that count.
+        top_k: with class names, the score is the mean of top-1 to top-k accuracy. It has a smaller
+            error than one of them, as a right answer that falls by one rank costs 1 / top_k.
     """
 
     name: str
@@ -64,10 +65,10 @@ class HeldOutSet:
     def hits(self, image_embeds: Float32Array, text_embeds: Float32Array) -> Float64Array:
         """Return the score of each picture, from 0 to 1: [n].
 
-        With class names: 1 if the right one is among the `top_k` best, where ties count against
-        it. With captions: the mean of both directions, 1 if the best text is one of the picture's
-        captions, and the share of its captions whose best picture it is. Only scores on the same
-        set are comparable.
+        With class names: the share of 1 to `top_k` that are at least the rank of the right one,
+        where ties count against it. With captions: the mean of both directions, 1 if the best text
+        is one of the picture's captions, and the share of its captions whose best picture it is.
+        Only scores on the same set are comparable.
 
         Args:
             image_embeds: [n, embed_dim].
@@ -76,7 +77,8 @@ class HeldOutSet:
         scores = image_embeds @ text_embeds.T  # [n, T]
         if self.classnames:
             correct = scores[np.arange(len(scores)), self.owners]
-            return np.asarray((scores >= correct[:, None]).sum(axis=1) <= self.top_k, np.float64)
+            ranks = (scores >= correct[:, None]).sum(axis=1)  # from 1
+            return np.clip((self.top_k + 1 - ranks) / self.top_k, 0.0, 1.0)
         image_to_text = self.owners[scores.argmax(axis=1)] == np.arange(len(scores))
         text_to_image = scores.argmax(axis=0) == self.owners  # [T]
         count = np.bincount(self.owners, minlength=len(scores))
@@ -125,7 +127,7 @@ def hold_out(
 
 
 def hold_out_emoji(template: str) -> HeldOutSet:
-    """Return the outside set of the package: an emoji of each thing, top-5 of their names.
+    """Return the outside set of the package: an emoji of each thing, and all their names.
 
     Two artists take turns, since a second drawing of the same thing would cost as much time as the
     first and show less.
@@ -140,7 +142,7 @@ def hold_out_emoji(template: str) -> HeldOutSet:
         if artists.get(pair.captions[0]) == artist
     ]
     emoji = hold_out("drawn things (emoji by Noto and Twemoji)", pairs, template, classnames)
-    return replace(emoji, measure=f"top-5 of {len(classnames)} names", top_k=5)
+    return replace(emoji, measure=f"mean of top-1 to top-5 of {len(classnames)} names", top_k=5)
 
 
 def difference_interval(

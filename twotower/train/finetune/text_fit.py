@@ -27,6 +27,7 @@ from twotower.train.finetune.text_parts import TextParts, TextUpdate
 
 STRENGTHS = tuple(float(10**exponent) for exponent in np.arange(1, -2.25, -0.5))
 OUTSIDE_WEIGHT = 1000.0  # lower ones lose more outside, higher ones gain less
+MAX_SCALE = 30.0  # a steeper softmax (100 in CLIP) fits a few dozen pictures too closely
 RIDGE = 1e-2  # added to C, in units of its mean diagonal
 JITTER = 1e-6  # added to the kernel of texts, whose mean diagonal is 1
 ITERATIONS = 60  # of L-BFGS, from the solution for the next higher strength
@@ -59,11 +60,12 @@ class TextFit:
     Args:
         texts: of the training pairs, [templates * labels] with one template after the other.
         templates: number of templates.
-        scale: the factor from cosines to logits.
+        scale: the factor from cosines to logits, up to `MAX_SCALE`.
     """
 
     def __init__(self, texts: TextParts, templates: int, metric: ShiftMetric, scale: float) -> None:
-        self.templates, self.scale, self.image_root = templates, scale, metric.image_root
+        self.templates, self.image_root = templates, metric.image_root
+        self.scale = min(scale, MAX_SCALE)
         lengths = np.linalg.norm(texts.projected, axis=1, keepdims=True)
         relative = texts.features / lengths
         keys = metric.keys(relative)
