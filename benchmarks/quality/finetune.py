@@ -231,11 +231,11 @@ def run_towers(data: FineTuneData, from_probe: bool) -> Result:
     candidates = [Candidate("start", 0.0, before(held_out), before(data.outside_choice))]
     for mix in TOWER_MIXES:
         model.load_state_dict(mixed_weights(frozen, after, mix)())
-        scores = (
+        domain, outside = (
             torch_score(frozen, model, held_out_set)
             for held_out_set in (held_out, data.outside_choice)
         )
-        candidates.append(Candidate("towers", mix, *scores))
+        candidates.append(Candidate("towers", mix, domain, outside))
     chosen = choose_candidate(candidates, MAY_LOSE)
     model.load_state_dict(mixed_weights(frozen, after, chosen.value)())
     return Result(

@@ -118,7 +118,7 @@ class TextFit:
             torch.autograd.backward(loss)
             return loss
 
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        optimizer.step(closure)
 
 
 def _relative(texts: TextParts) -> Float32Array:

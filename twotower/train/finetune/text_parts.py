@@ -52,7 +52,8 @@ class TextParts:
         """Return the text_embeds [n, embed_dim], with a change of the map."""
         projected = self.projected
         if update is not None:
-            projected = projected + self.features @ update.keys.T @ update.shifts
+            change = self.features @ update.keys.T @ update.shifts
+            projected = projected + np.asarray(change, np.float32)
         return normalize(normalize(projected) + self.additions)
 
     def rows(self) -> Float32Array:

@@ -75,9 +75,8 @@ def make_tower_candidates(
     for number, mix in enumerate(MIXES):
         data.progress(Progress(number, len(MIXES), stage=stage))
         model.load_state_dict(mixed_weights(frozen, after, mix)())
-        candidates.append(
-            Candidate("towers", mix, *(_hits(frozen, model, held_out) for held_out in sets))
-        )
+        domain, outside = (_hits(frozen, model, held_out) for held_out in sets)
+        candidates.append(Candidate("towers", mix, domain, outside))
     return candidates
 
 
