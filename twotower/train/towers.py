@@ -16,6 +16,7 @@ from twotower.model.bert import BertEncoder
 from twotower.model.clip import CLIP
 from twotower.model.text import SentenceEncoder, TextTransformer
 from twotower.model.weights import load_model
+from twotower.train.batch_norm import synchronize_batch_norms, uses_batch_statistics
 from twotower.train.config import TrainConfig
 from twotower.train.distributed import world_size
 from twotower.train.lora import add_lora
@@ -44,9 +45,8 @@ def set_training_mode(model: CLIP, config: TrainConfig) -> None:
     for name in config.optimizer.locked:
         getattr(model, name).eval()
     if config.optimizer.frozen_statistics:
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                module.eval()
+        for module in filter(uses_batch_statistics, model.modules()):
+            module.eval()
 
 
 class Towers(nn.Module):
@@ -98,6 +98,8 @@ def group_by_length(input_ids: Tensor, lengths: Tensor, order: Tensor) -> list[T
 
 def wrap(model: CLIP, config: TrainConfig) -> nn.Module:
     """Return `Towers`, compiled and spread over the ranks as the configuration asks for."""
+    if world_size() > 1:
+        synchronize_batch_norms(model)
     towers: Any = Towers(model, getattr(torch, config.memory.precision))
     if config.memory.wrapper == "fsdp" and dist.is_initialized():
         for tower in (model.vision, model.text):
