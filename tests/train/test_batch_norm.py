@@ -195,7 +195,7 @@ def test_a_run_of_two_ranks_resumes_and_equals_one_process(tmp_path: Path) -> No
     config = config_of(tmp_path / "shards", modified_resnet())
     in_ranks(2, run_resumed, tmp_path, config)
     alone = run_steps(config, tmp_path / "alone").weights()
-    both = torch.load(tmp_path / "two.pt")
-    assert both.keys() == alone.keys()
+    joined = torch.load(tmp_path / "two.pt")
+    assert joined.keys() == alone.keys()
     name = "vision.stem.bn1.running_mean"
-    torch.testing.assert_close(both[name], alone[name], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(joined[name], alone[name], rtol=1e-4, atol=1e-5)

@@ -49,8 +49,8 @@ def test_the_plan_has_the_published_counts() -> None:
     assert "memory      2.42 GB" in text
     [activations] = [line for line in text.splitlines() if "activations of 1 pairs" in line]
     assert (
-        30 < float(activations.split("(")[1].split()[0]) < 120
-    )  # MB: 50 and 77 positions, 24 blocks
+        60 < float(activations.split("(")[1].split()[0]) < 240
+    )  # MB, twice what the graph keeps: 50 and 77 positions, 24 blocks
     [step] = [line for line in text.splitlines() if line.startswith("arithmetic")]
     assert float(step.split()[1]) == pytest.approx(3 * 2 * (4.4e9 + 2.9e9) / 1e12, abs=0.01)
 
@@ -70,10 +70,16 @@ def test_waiting_for_data_is_shown() -> None:
 
 
 def test_advice_on_a_stuck_loss(tmp_path: Path) -> None:
-    stuck = write_run(tmp_path / "stuck", [5.0, 4.3, *[math.log(64)] * 20])
+    config = with_values(CONFIG, {"optimizer.warmup_steps": 10})
+    stuck = write_run(tmp_path / "stuck", [5.0, 4.3, *[math.log(64)] * 220], config)
     assert "stays at ln(64) = 4.16" in next(explain(stuck))
-    fine = write_run(tmp_path / "fine", [4.2 - 0.1 * i for i in range(20)])
+    fine = write_run(tmp_path / "fine", [4.2 - 0.01 * i for i in range(220)], config)
     assert list(explain(fine)) == []
+    # a dozen steps, and a whole warm-up, tell nothing
+    for steps, warmup_steps in ((12, 0), (220, 200)):
+        config = with_values(CONFIG, {"optimizer.warmup_steps": warmup_steps})
+        begun = write_run(tmp_path / str(steps), [math.log(64)] * steps, config)
+        assert list(explain(begun)) == []
 
 
 def test_the_plan_with_memory_shows_the_memory_of_a_pair() -> None:
@@ -85,11 +91,11 @@ def test_activations_on_meta_match_those_in_memory() -> None:
     config = with_values(CONFIG, {"data.batch_size": 1})
     with torch.device("meta"):
         expected = activation_bytes(CLIP(config.model), config)
-    pixel_values, input_ids = torch.zeros(2, 3, 64, 64), torch.ones(2, 77, dtype=torch.long)
+    pixel_values, input_ids = torch.zeros(3, 3, 64, 64), torch.ones(3, 77, dtype=torch.long)
     input_ids[:, -1] = 49407
     towers = Towers(CLIP(config.model))
-    saved = [saved_bytes(towers, pixel_values[:n], input_ids[:n]) for n in (1, 2)]
-    assert saved[1] - saved[0] == pytest.approx(expected, rel=0.2)  # "meta" uses another attention
+    saved = [saved_bytes(towers, pixel_values[:n], input_ids[:n]) for n in (2, 3)]
+    assert saved[1] - saved[0] == pytest.approx(expected, rel=0.35)  # "meta" uses another attention
 
 
 def test_advice_is_printed_once_while_training(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from twotower.model.clip import CLIP
-from twotower.model.config import CLIPConfig
+from twotower.model.config import CLIPConfig, read_config
+from twotower.train.adapt import adapt_model
 from twotower.train.batch_norm import require_whole_batch
 from twotower.train.config import TrainConfig
 from twotower.train.distributed import world_size
@@ -28,11 +30,14 @@ def describe(config: TrainConfig) -> Iterator[str]:
     """Yield the configuration, parameter counts, memory and arithmetic of a step as lines.
 
     Raises:
-        TrainError: the run would refuse to divide a batch with batch norms.
+        TrainError: the run would refuse to divide a batch with batch norms, or the weights that
+            it starts from do not fit the model.
     """
     meta = torch.device("meta")
     with meta:  # shapes without numbers
         model = prepare_model(replace(config, start_from=None))
+        if config.start_from:
+            adapt_model(CLIP(read_config(Path(config.start_from))), config.model)
     choose_chunk_size(config, Towers(model), meta)
     yield config.to_json()
     counts = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from twotower.errors import TrainError
 from twotower.model.bert import BertEncoder
 from twotower.model.clip import CLIP
 from twotower.model.text import SentenceEncoder, TextTransformer
 from twotower.model.weights import load_model
+from twotower.train.adapt import adapt_model
 from twotower.train.batch_norm import synchronize_batch_norms, uses_batch_statistics
-from twotower.train.config import TrainConfig
+from twotower.train.config import LossConfig, TrainConfig
 from twotower.train.distributed import world_size
 from twotower.train.lora import add_lora
 
@@ -26,7 +29,10 @@ LENGTH_GROUP, LENGTH_GROUPS = 8, 4  # the least size of a group of texts, the mo
 
 def prepare_model(config: TrainConfig) -> CLIP:
     """Return the model to train: fresh or loaded weights, locked towers, low-rank updates."""
-    model = load_model(Path(config.start_from)) if config.start_from else CLIP(config.model)
+    model = CLIP(config.model)
+    if config.start_from:
+        model = adapt_model(load_model(Path(config.start_from)), config.model)
+    set_initial_logits(model, config.loss)
     optimizer = config.optimizer
     for name in optimizer.locked:
         getattr(model, name).requires_grad_(False)
@@ -37,6 +43,25 @@ def prepare_model(config: TrainConfig) -> CLIP:
             tower.checkpointing = config.memory.checkpointing
     set_training_mode(model, config)
     return model
+
+
+def set_initial_logits(model: CLIP, config: LossConfig) -> None:
+    """Set logit_scale and logit_bias to those of the configuration, if it has them.
+
+    Raises:
+        TrainError: a bias for a model without one.
+    """
+    if config.initial_bias is not None and model.logit_bias is None:
+        raise TrainError(
+            "loss.initial_bias",
+            "the model has no bias, which only the sigmoid loss needs",
+            "leave it out, or use --set model.logit_bias=true",
+        )
+    with torch.no_grad():
+        if config.initial_scale is not None:
+            model.logit_scale.fill_(math.log(config.initial_scale))
+        if config.initial_bias is not None and model.logit_bias is not None:
+            model.logit_bias.fill_(config.initial_bias)
 
 
 def set_training_mode(model: CLIP, config: TrainConfig) -> None:
