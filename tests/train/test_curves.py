@@ -9,14 +9,20 @@ import pytest
 import torch
 
 from tests.tiny_models import tiny_config
-from twotower.cli.train_progress import format_row, show_training
+from twotower.cli.train_progress import format_remaining, format_row, show_training
 from twotower.errors import TrainError
 from twotower.model.clip import CLIP
 from twotower.model.presets import preset
 from twotower.progress import Progress
 from twotower.train.config import DataConfig, TrainConfig, with_values
 from twotower.train.curves import explain, plot
-from twotower.train.estimate import activation_bytes, describe, saved_bytes
+from twotower.train.estimate import (
+    activation_bytes,
+    describe,
+    probe_pairs,
+    saved_bytes,
+    unavailable_bytes,
+)
 from twotower.train.towers import Towers
 
 CONFIG = TrainConfig(tiny_config(), DataConfig(("x",), batch_size=64), steps=100)
@@ -67,6 +73,44 @@ def test_a_locked_tower_does_not_learn() -> None:
 def test_waiting_for_data_is_shown() -> None:
     assert "decode-bound" not in format_row(log_row(3, 1.0, waited=0.05))
     assert "data wait 60%  (decode-bound: add workers)" in format_row(log_row(3, 1.0, waited=0.6))
+
+
+@pytest.mark.parametrize(
+    ("step", "speed", "text"),
+    [
+        (99, 100.0, "0 s left"),
+        (49, 100.0, "32 s left"),
+        (0, 10.0, "11 min left"),
+        (0, 0.5, "4 h left"),
+    ],
+)
+def test_the_remaining_time(step: int, speed: float, text: str) -> None:
+    config = with_values(CONFIG, {"steps": 100, "data.batch_size": 64})
+    assert format_remaining(log_row(step, 1.0) | {"pairs_per_second": speed}, config) == text
+
+
+def test_a_run_is_announced(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_training(with_values(CONFIG, {"steps": 100, "data.batch_size": 64})) as (report, _):
+        assert "Training 100 steps, 6,400 pairs" in capsys.readouterr().err
+        report(log_row(49, 1.0))
+        assert "32 s left" in capsys.readouterr().err
+
+
+def test_memory_is_measured_at_the_length_of_the_texts() -> None:
+    """It is that of the tokenizer, which may be shorter than the positions of the tower."""
+    model = preset("twotower-small")
+    pixel_values, input_ids = probe_pairs(model, torch.device("meta"))
+    assert model.text.context_length == 512 and input_ids.shape == (3, model.tokenizer.max_length)
+    assert pixel_values.shape == (3, 3, 224, 224)
+    with torch.device("meta"):
+        assert activation_bytes(CLIP(model), with_values(CONFIG, {"model": model})) < 200e6
+
+
+def test_the_limit_counts_pictures_and_libraries() -> None:
+    config = with_values(CONFIG, {"data.batch_size": 1000})
+    side = config.model.vision.image_size
+    cpu, cuda = (unavailable_bytes(config, torch.device(name)) for name in ("cpu", "cuda"))
+    assert cuda == 1000 * 3 * side**2 * 5 and cpu - cuda == 600 * 2**20
 
 
 def test_advice_on_a_stuck_loss(tmp_path: Path) -> None:

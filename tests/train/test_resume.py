@@ -1,6 +1,7 @@
 """Runs that are resumed and extended from the command line."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,8 +44,6 @@ def pretrain(work: Path, run: str, *options: str, settings: Sequence[str] = ()) 
 
 
 def copy_run(work: Path, name: str) -> Path:
-    import shutil
-
     shutil.copytree(work / "run", work / name)
     return work / name
 
@@ -84,8 +83,6 @@ def test_a_finished_run_is_extended(work: Path, capsys: pytest.CaptureFixture[st
 
 def test_resume_latest_alone_is_enough(work: Path) -> None:
     """A run that was killed after its second step ends with the same weights."""
-    import shutil
-
     run = copy_run(work, "alone")
     shutil.rmtree(run / "checkpoints" / "000000004")
     shutil.rmtree(run / "model")
@@ -182,3 +179,34 @@ def test_epochs(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "in all      12 steps" in capsys.readouterr().out
     assert pretrain(work, "run", "--resume", "latest", "--epochs", "2", "--dry-run") == 0
     assert "in all      8 steps" in capsys.readouterr().out
+
+
+def test_a_run_of_an_earlier_version_is_resumed(work: Path) -> None:
+    """Fields that its files lack have the values that change nothing."""
+    run = copy_run(work, "old")
+    shutil.rmtree(run / "checkpoints" / "000000004")
+    for path in (run / "config.json", run / "checkpoints" / "000000002" / "state.json"):
+        tree = json.loads(path.read_text())
+        fields = tree.get("config", tree)
+        for group, names in (
+            ("data", ("first_step", "crop_scale", "crop_ratio", "flip", "color")),
+            ("optimizer", ("vision_lr", "text_lr")),
+            ("loss", ("initial_scale", "initial_bias", "max_scale")),
+        ):
+            for name in names:
+                del fields[group][name]
+        path.write_text(json.dumps(tree))
+    assert pretrain(work, "old", "--resume", "latest") == 0
+    assert same_weights(run, work / "run")
+
+
+def test_a_change_survives_a_kill_before_the_next_checkpoint(work: Path) -> None:
+    run = copy_run(work, "killed")
+    options = ["--resume", "latest", "--steps", "8", "--batch-size", "10"]
+    assert pretrain(work, "killed", *options) == 0
+    whole = weights_of(run)
+    for step in (6, 8):
+        shutil.rmtree(run / "checkpoints" / f"{step:09d}")
+    assert pretrain(work, "killed", "--resume", "latest") == 0
+    assert config_of(run).data.batch_size == 10
+    assert all(torch.equal(whole[name], tensor) for name, tensor in weights_of(run).items())
