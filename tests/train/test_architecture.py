@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
+from tests.model.test_foreign import openai_config, openai_tensors
 from tests.tiny_models import random_tensors, resnet_config, siglip_config, tiny_config
 from tests.train.test_batches import Numbers
 from tests.train.test_resume import pretrain, small_config
@@ -117,6 +119,22 @@ def test_any_format_is_a_start(tmp_path: Path, form: str, monkeypatch: pytest.Mo
     expected = random_tensors(config)["vision.proj.weight"]
     torch.testing.assert_close(model.vision.proj.weight.detach(), expected)
     assert run.start_from
+
+
+def test_an_archive_of_openai_is_a_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TWOTOWER_CACHE", str(tmp_path / "cache"))
+    config = openai_config()
+    archive = tmp_path / "weights.pt"
+    torch.save({"state_dict": openai_tensors(config, random_tensors(config))}, archive)
+    options = ["--model", str(archive), "--batch-size", "6", "--steps", "1"]
+    settings = ["data.workers=0", "optimizer.lr=0"]
+    assert pretrain(tmp_path, "run", write_pairs(tmp_path), *options, settings=settings) == 0
+    assert str(tmp_path / "run" / "model") in capsys.readouterr().out
+    weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    expected = random_tensors(config)["text.proj.weight"].half().float()
+    torch.testing.assert_close(weights["text.proj.weight"].float(), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_bundled_names_and_broken_files(tmp_path: Path) -> None:
