@@ -210,3 +210,36 @@ def test_a_change_survives_a_kill_before_the_next_checkpoint(work: Path) -> None
     assert pretrain(work, "killed", "--resume", "latest") == 0
     assert config_of(run).data.batch_size == 10
     assert all(torch.equal(whole[name], tensor) for name, tensor in weights_of(run).items())
+
+
+def test_a_folder_that_has_grown_must_be_named(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = work / "growing"
+    shutil.copytree(work / "pairs", pairs)
+    options = ["--model", str(work / "model.json"), "--batch-size", "6", "--steps", "2"]
+    settings = ["data.workers=0"]
+    assert pretrain(work, "grown", str(pairs), *options, settings=settings) == 0
+    shutil.rmtree(pairs)
+    shutil.copytree(work / "more", pairs)
+    resume = ["--resume", "latest", "--steps", "4"]
+    assert pretrain(work, "grown", *resume) == 1
+    assert "24 pairs, and the sources now have 40" in capsys.readouterr().err
+    assert pretrain(work, "grown", str(pairs), *resume) == 0
+    assert config_of(work / "grown").data.first_step == 2
+
+
+def test_distillation_resumes_with_its_teacher(
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TWOTOWER_CACHE", str(work / "cache"))
+    run, pairs = work / "distilled", str(work / "pairs")
+    command = ["train", "distill", "--run", str(run)]
+    options = ["--model", str(work / "model.json"), "--batch-size", "6", "--steps", "2"]
+    assert main([*command, pairs, *options]) == 1
+    assert "name a model with --teacher" in capsys.readouterr().err
+    teacher = str(work / "run" / "model")
+    options += ["--teacher", teacher, "--set", "data.workers=0"]
+    assert main([*command, pairs, *options]) == 0
+    assert main([*command, "--resume", "latest", "--steps", "3"]) == 0
+    assert config_of(run).loss.teacher == teacher and config_of(run).steps == 3

@@ -217,7 +217,7 @@ def _require_same_pairs(stored: list[int], pairs: list[int], path: Path) -> None
         raise TrainError(
             path,
             f"was made with {before} pairs, and the sources now have {after}",
-            "resume with the same pairs, or start a new run",
+            "resume with the same pairs, or name these beside --resume",
         )
 
 

@@ -52,7 +52,7 @@ def resume_config(
         config = replace(config, steps=steps_of(config.data, epochs))
     config = with_settings(config, settings)
     state = read_state(path)
-    if _has_other_order(before, config, state.get("pairs", [])):
+    if _has_other_order(before, config, state.get("pairs", []) if sources else []):
         config = with_values(config, {"data.first_step": state["step"]})
     return config
 
@@ -83,9 +83,12 @@ def _require_model(model: str, run: TrainConfig, settings: Sequence[str], folder
 
 
 def _has_other_order(before: TrainConfig, after: TrainConfig, pairs: Sequence[int]) -> bool:
-    """Return True if a step has other pairs than before; moved pairs are the same."""
+    """Return True if a step has other pairs than before; moved pairs are the same.
+
+    Args:
+        pairs: the number of pairs in each source before, or none if no sources were named.
+    """
     if any(getattr(before.data, name) != getattr(after.data, name) for name in ORDER):
         return True
-    if before.data.sources == after.data.sources or not pairs:
-        return False
-    return list(pairs) != [len(open_source(source)) for source in after.data.sources]
+    sources = after.data.sources
+    return bool(pairs) and list(pairs) != [len(open_source(source)) for source in sources]
