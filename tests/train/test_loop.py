@@ -111,12 +111,24 @@ def test_a_run_learns_and_writes_a_model(tmp_path: Path) -> None:
         },
         {"memory.precision": "bfloat16"},
         {
+            "data.crop_scale": (0.3, 1.0),
+            "data.flip": 0.5,
+            "data.color": 0.4,
+            "optimizer.schedule": "rsqrt",
+            "optimizer.vision_lr": 1e-4,
+            "optimizer.text_lr": 2e-3,
+            "loss.initial_scale": 10.0,
+            "loss.initial_bias": -10.0,
+            "loss.max_scale": 20.0,
+            "model.logit_bias": True,
+        },
+        {
             "optimizer.lora": 4,
             "optimizer.frozen_statistics": True,
             "memory.precision": "float16",
         },
     ],
-    ids=["plain", "muon", "masked", "locked", "bfloat16", "lora"],
+    ids=["plain", "muon", "masked", "locked", "bfloat16", "researcher", "lora"],
 )
 def test_resuming_changes_nothing(shards: Path, tmp_path: Path, changes: dict[str, object]) -> None:
     config = config_of(shards, steps=8, **changes)
@@ -442,7 +454,10 @@ def test_settings(shards: Path) -> None:
         ("learning_rat=1", "no such setting; did you mean 'optimizer.lr'"),
         ("optimizer.weight_decai=1", "no such setting; did you mean 'optimizer.weight_decay'"),
         ("optimizer.lr=fast", "'fast' is not a number; change the value"),
-        ("optimizer.schedule=linear", "'linear' is not cosine or wsd; change the value"),
+        (
+            "optimizer.schedule=linear",
+            "'linear' is not cosine or wsd or constant or rsqrt; change the value",
+        ),
         ("steps", "has no value; use --set steps=VALUE"),
         ("memory.compile=maybe", "'maybe' is not true or false; change the value"),
         ("model=x", r"no such setting; use one of data\.sources, data\.batch_size"),
@@ -545,6 +560,7 @@ def test_scores_while_training(tmp_path: Path) -> None:
     scored = {line["step"]: line for line in lines if "zero_shot_top1" in line}
     assert list(scored) == [29, 59]
     final = scored[59]
+    assert 0 < final["held_out_loss"] < scored[29]["held_out_loss"] < 4
     assert final["text_to_image_recall_at_1"] > 0.5 and final["image_to_text_recall_at_5"] > 0.7
     assert 0 <= final["zero_shot_top1"] <= 1
     silent = with_values(config, {"validation.retrieval": None, "validation.zero_shot": None})

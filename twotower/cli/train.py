@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from twotower.train.config import TrainConfig
 
 
+ARCHITECTURE = "ViT-B-32"  # of a run that names no model
+
+
 def add_commands(commands: Commands) -> None:
     command = commands.add_parser("train", help="train a model")
     recipes = command.add_subparsers(required=True, metavar="RECIPE")
@@ -23,7 +26,7 @@ def add_commands(commands: Commands) -> None:
 
     command = recipes.add_parser("distill", help="train on pairs and on a larger model's embeds")
     command.set_defaults(run=run_train_distill)
-    command.add_argument("--teacher", required=True, help="a model, which embeds each pair once")
+    command.add_argument("--teacher", help="a model, which embeds each pair once")
     _add_pretraining(command)
 
     _add_folder(recipes)
@@ -82,16 +85,23 @@ def _add_vqa(recipes: Commands) -> None:
 
 
 def _add_pretraining(command: argparse.ArgumentParser) -> None:
-    command.add_argument("pairs", nargs="+", help=f"{SOURCE} (several: several sources)")
-    command.add_argument("--run", type=Path, required=True, dest="folder", help="the run's folder")
-    command.add_argument("--model", default="ViT-B-32", help="a preset, or a model to start from")
     command.add_argument(
-        "--batch-size", type=positive, default=1024, help="pairs of all ranks (1024)"
+        "pairs", nargs="*", help=f"{SOURCE} (several: several sources); with --resume the run's"
     )
-    command.add_argument("--steps", type=positive, help="number of steps (32 epochs)")
+    command.add_argument("--run", type=Path, required=True, dest="folder", help="the run's folder")
+    command.add_argument(
+        "--model",
+        help="a preset, a JSON file of an architecture, or weights to start from (ViT-B-32)",
+    )
+    command.add_argument("--batch-size", type=positive, help="pairs of all ranks (1024)")
+    length = command.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=positive, help="number of steps")
+    length.add_argument("--epochs", type=positive, help="passes over the pairs (32)")
     command.add_argument("--memory", type=size_in_bytes, help="limit for a rank, such as 8GB")
     _add_settings(command)
-    command.add_argument("--resume", metavar="CHECKPOINT", help='a checkpoint, or "latest"')
+    command.add_argument(
+        "--resume", metavar="CHECKPOINT", help='a checkpoint, or "latest"; options change the run'
+    )
     command.add_argument("--dry-run", action="store_true", help="print the plan and end")
 
 
@@ -109,34 +119,71 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
 def run_train_pretrain(arguments: argparse.Namespace) -> int:
     from twotower.train.recipes import pretrain
 
-    return _train(pretrain(arguments.pairs, arguments.model, **_pretraining(arguments)), arguments)
+    if arguments.resume:
+        return _train(_resumed(arguments), arguments)
+    _require_pairs(arguments)
+    config = pretrain(arguments.pairs, arguments.model or ARCHITECTURE, **_pretraining(arguments))
+    return _train(config, arguments)
 
 
 def run_train_distill(arguments: argparse.Namespace) -> int:
     from twotower.encode.load import find_model
+    from twotower.errors import TrainError
     from twotower.train.recipes import distill
 
-    teacher = find_model(arguments.teacher)
-    options = _pretraining(arguments)
-    return _train(distill(arguments.pairs, arguments.model, teacher, **options), arguments)
+    if arguments.resume:
+        return _train(_resumed(arguments), arguments)
+    _require_pairs(arguments)
+    if not arguments.teacher:
+        raise TrainError("train distill", "no teacher", "name a model with --teacher")
+    teacher, model = find_model(arguments.teacher), arguments.model or ARCHITECTURE
+    return _train(distill(arguments.pairs, model, teacher, **_pretraining(arguments)), arguments)
+
+
+def _require_pairs(arguments: argparse.Namespace) -> None:
+    from twotower.errors import TrainError
+
+    if not arguments.pairs:
+        raise TrainError("train", "no pairs", "name them, or resume a run with --resume latest")
 
 
 def _pretraining(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ("batch_size", "steps", "memory", "settings")
-    return {name: getattr(arguments, name) for name in names}
+    """Return the options that were given; the functions have the defaults."""
+    names = ("batch_size", "steps", "epochs", "memory", "settings")
+    values = {name: getattr(arguments, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _resumed(arguments: argparse.Namespace) -> TrainConfig:
+    """Return the configuration of the run, with the options that were given."""
+    from twotower.train.resume import resume_config
+
+    teacher = getattr(arguments, "teacher", None)
+    config = resume_config(
+        arguments.folder,
+        arguments.resume,
+        sources=arguments.pairs,
+        model=arguments.model,
+        **_pretraining(arguments),
+    )
+    return _with_teacher(config, teacher) if teacher else config
+
+
+def _with_teacher(config: TrainConfig, teacher: str) -> TrainConfig:
+    from twotower.encode.load import find_model
+    from twotower.train.config import with_values
+
+    return with_values(config, {"loss.teacher": str(find_model(teacher))})
 
 
 def _train(config: TrainConfig, arguments: argparse.Namespace) -> int:
     from twotower.cli.train_progress import show_training
-    from twotower.pairs.sources import open_source
     from twotower.train.curves import explain
     from twotower.train.estimate import describe
-    from twotower.train.loop import open_batches, require_new, train
+    from twotower.train.loop import check_run, train
 
     if arguments.dry_run:
-        if not arguments.resume:
-            require_new(arguments.folder)
-        open_batches(config, list(map(open_source, config.data.sources)))
+        check_run(config, arguments.folder, arguments.resume)
         print("\n".join(describe(config)))
         return OK
     with show_training(config) as (report, progress):
@@ -205,9 +252,13 @@ def run_train_emoji(arguments: argparse.Namespace) -> int:
     from twotower.train.curves import draw_confusions, plot
     from twotower.train.loop import train
     from twotower.train.recipes import emoji
+    from twotower.train.resume import resume_config
     from twotower.train.run_log import read_log
 
-    config = with_settings(emoji(), arguments.settings)
+    if arguments.resume:
+        config = resume_config(arguments.folder, arguments.resume, settings=arguments.settings)
+    else:
+        config = with_settings(emoji(), arguments.settings)
     with show_training(config) as (report, progress):
         directory = train(config, arguments.folder, arguments.resume, report, progress)
     held_out = config.validation.zero_shot

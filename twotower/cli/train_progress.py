@@ -22,7 +22,15 @@ def show_training(config: TrainConfig) -> Iterator[tuple[ReportRow, ReportProgre
     Once in a run it prints advice, if the loss shows that nothing is learned.
     """
     if not sys.stderr.isatty():
-        yield _with_advice(config, print_row, _print_error), print_progress()
+        pairs = config.steps * config.data.batch_size
+        _print_error(
+            f"Training {config.steps:,} steps, {pairs:,} pairs; the first step takes longer"
+        )
+
+        def print_remaining(row: LogRow) -> None:
+            _print_error(f"{format_row(row)}  {format_remaining(row, config)}")
+
+        yield _with_advice(config, print_remaining, _print_error), print_progress()
         return
     from rich import progress as bars
     from rich.console import Console
@@ -83,6 +91,16 @@ def format_progress(progress: Progress) -> str:
     if not progress.total:
         return progress.stage
     return f"{progress.stage}: {progress.done:,} of {progress.total:,}"
+
+
+def format_remaining(row: LogRow, config: TrainConfig) -> str:
+    """Return the time that the other steps take at the speed of a row, such as "12 min left"."""
+    pairs = (config.steps - row["step"] - 1) * config.data.batch_size
+    seconds = pairs / max(row["pairs_per_second"], 1e-9)
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit} left"
+    return f"{seconds:.0f} s left"
 
 
 def format_row(row: LogRow) -> str:

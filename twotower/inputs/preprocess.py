@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -21,6 +22,7 @@ Resize = Literal["shortest", "squash", "patches"]
 Interpolation = Literal["bicubic", "bilinear"]
 RgbOrder = Literal["after_resize", "before_resize"]
 CropOffset = Literal["round", "floor"]
+Box = tuple[float, float, float, float]  # left, upper, right and lower edge, in pixels
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -125,12 +127,7 @@ class Preprocess:
             PictureError: the picture cannot be read.
             ModelError: the model reads pictures of several shapes.
         """
-        if self.config.patch_size is not None:
-            raise ModelError(
-                "preprocess.resize",
-                "is 'patches', which makes no square",
-                "give a model that reads squares",
-            )
+        self._require_squares()
         image = self._open_rgb(picture)
         if self.config.resize == "squash":
             size = self.config.image_size
@@ -138,6 +135,23 @@ class Preprocess:
         else:
             image = self._resize_shortest(image, position, zoom)
         return _to_rgb(image)
+
+    def stretched(
+        self, picture: Picture, choose_box: Callable[[tuple[int, int]], Box]
+    ) -> Image.Image:
+        """Return a part of a picture, stretched to an RGB square, before it is normalised.
+
+        Args:
+            choose_box: (width, height) -> left, upper, right and lower edge of the part.
+
+        Raises:
+            PictureError: the picture cannot be read.
+            ModelError: the model reads pictures of several shapes.
+        """
+        self._require_squares()
+        image, size = self._open_rgb(picture), self.config.image_size
+        filter = _FILTERS[self.config.interpolation]
+        return _to_rgb(image.resize((size, size), filter, choose_box(image.size)))
 
     def __call__(self, picture: Picture) -> Float32Array:
         """Return `pixel_values` [channels, image_size, image_size]. Raises `PictureError`."""
@@ -151,6 +165,14 @@ class Preprocess:
         image = _to_rgb(image.resize(size, _FILTERS[self.config.interpolation]))
         pixel_values = self._normalize(np.asarray(image))
         return pack_patches(pixel_values, patch_size, self.config.image_size)
+
+    def _require_squares(self) -> None:
+        if self.config.patch_size is not None:
+            raise ModelError(
+                "preprocess.resize",
+                "is 'patches', which makes no square",
+                "give a model that reads squares",
+            )
 
     def _open_rgb(self, picture: Picture) -> Image.Image:
         """Open a picture, laid over white if the configuration says so."""

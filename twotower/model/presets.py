@@ -1,4 +1,4 @@
-"""Configurations of published architectures by name.
+"""Configurations of architectures by name: published ones, and small ones for first trainings.
 
 Figures are those of OpenAI's checkpoints, open_clip's model configurations and big_vision's SigLIP.
 """
@@ -87,6 +87,16 @@ def _siglip(
     return CLIPConfig(name, width, vision, text, preprocess, tokenizer, logit_bias=True)
 
 
+def _small(name: str, vision: VisionConfig, text: tuple[int, int, int]) -> CLIPConfig:
+    """Describe a model that trains in minutes; `text` is (width, heads, layers) for 32 tokens."""
+    config = _clip(name, 256, vision, text)
+    return replace(
+        config,
+        text=replace(config.text, context_length=32),
+        tokenizer=replace(OPENAI_TOKENIZER, context_length=32),
+    )
+
+
 def _bundled() -> CLIPConfig:
     """Describe the model in the package: EfficientNet-Lite1 and MiniLM-L6 (docs/model-card.md)."""
     tokenizer = TokenizerConfig(
@@ -137,6 +147,8 @@ PRESETS: dict[str, CLIPConfig] = {
         _siglip("SigLIP-B-16-224", (224, 16), _SIGLIP_B, 32000, SIGLIP_TOKENIZER),
         _siglip("SigLIP-SO400M-14-384", (384, 14), _SIGLIP_SO400M, 32000, SIGLIP_TOKENIZER),
         _siglip("SigLIP2-B-16-256", (256, 16), _SIGLIP_B, 256000, SIGLIP2_TOKENIZER),
+        _small("ViT-mini-16-112", _vit(112, 16, 256, 6, 4), (256, 4, 4)),
+        _small("RN-mini-64", ResNetConfig(64, 32, (1, 1, 1, 1)), (128, 2, 2)),
         _bundled(),
     )
 }

@@ -24,8 +24,10 @@ from twotower.inputs.preprocess import Preprocess, PreprocessConfig
 from twotower.inputs.tokenizer import Tokenizer
 from twotower.model.config import CLIPConfig
 from twotower.pairs.pair import Source
+from twotower.train.augmentation import Augmentation
 from twotower.train.embed_cache import sample_key
 
+PLAIN = Augmentation()
 SUBSTITUTES = 50  # pairs that are tried in place of a broken one
 
 # epoch, position in the epoch, number of the source, number of the pair in it
@@ -120,7 +122,8 @@ class Batches:
         seed: int = 0,
         weights: Sequence[float] | None = None,
         buffer: int = 100_000,
-        zoom: float = 1.0,
+        augmentation: Augmentation = PLAIN,
+        first_step: int = 0,
         workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -131,11 +134,15 @@ class Batches:
             batch_size: pairs of all ranks together.
             weights: passes over each source in an epoch; 1 by default.
             buffer: pairs that are shuffled together.
-            zoom: pictures are enlarged by up to this factor before a random square is cut out.
+            augmentation: of the pictures; by default a random square is cut out.
+            first_step: the step at which the order begins; each one begins another order.
             workers: processes that decode.
         """
         shards = tuple(tuple(getattr(source, "shard_sizes", (len(source),))) for source in sources)
+        if first_step:
+            seed = int(np.random.SeedSequence([seed, first_step]).generate_state(1)[0])
         self.order = Order(shards, tuple(weights or (1.0,) * len(sources)), seed, buffer)
+        self.first_step = first_step
         self.batch_size, self.workers = batch_size, workers
         self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = len(self.order) // batch_size
@@ -152,7 +159,7 @@ class Batches:
                 f"use a multiple of {world_size}",
             )
         self.tokenizer = tokenizer
-        self._samples = _Samples(sources, config, tokenizer, self.order, zoom)
+        self._samples = _Samples(sources, config, tokenizer, self.order, augmentation)
 
     def __call__(self, start: int, stop: int) -> Iterator[Batch]:
         """Yield the batches of steps `start` to `stop` - 1, counted over all epochs."""
@@ -178,7 +185,7 @@ class _Addresses(Sampler[list[Address]]):
         batches, ordered_epoch = self.batches, -1
         local = batches.batch_size // batches.world_size
         for step in self.steps:
-            epoch, step_of_epoch = divmod(step, batches.steps_per_epoch)
+            epoch, step_of_epoch = divmod(step - batches.first_step, batches.steps_per_epoch)
             if epoch != ordered_epoch:
                 ordered_epoch, pairs = epoch, batches.order.epoch(epoch)
             start = step_of_epoch * batches.batch_size + batches.rank * local
@@ -208,12 +215,14 @@ class _Samples(Dataset[_Sample]):
         config: CLIPConfig,
         tokenizer: Tokenizer,
         order: Order,
-        zoom: float,
+        augmentation: Augmentation,
     ) -> None:
-        self.sources, self.order, self.tokenizer, self.zoom = sources, order, tokenizer, zoom
+        self.sources, self.order, self.tokenizer = sources, order, tokenizer
+        self.augmentation = augmentation
         # decode JPEGs at a reduced size, not below image_size: 2 to 7 times as fast, pixels at
         # cosine .9999
-        self.preprocess = Preprocess(config.preprocess, config.preprocess.image_size // 2)
+        side = config.preprocess.image_size // 2 * augmentation.enlargement
+        self.preprocess = Preprocess(config.preprocess, int(side))
         self.starts = np.cumsum([0, *(len(source) for source in sources)]).tolist()
         self.trim = not config.needs_padding
 
@@ -238,8 +247,7 @@ class _Samples(Dataset[_Sample]):
     ) -> _Sample:
         pair = self.sources[source][number]
         caption = pair.captions[int(random.integers(len(pair.captions)))]
-        corner, zoom = (random.random(), random.random()), random.uniform(1.0, self.zoom)
-        square = self.preprocess.square(pair.picture, corner, zoom)
+        square = self.augmentation.square(self.preprocess, pair.picture, random)
         image_id = self.starts[source] + number
         picture_key = sample_key(pair.picture)
         return _Sample(np.asarray(square), caption, image_id, pair.key, picture_key, tuple(broken))

@@ -32,14 +32,22 @@ from twotower.train.config import TrainConfig, setting_types, value_of
 from twotower.train.distributed import rank, wait_for_all, world_size
 
 FOLDER, STATE = "checkpoints", "state.json"
-# With others, the tensors would not fit, or a step would not have the pairs that follow.
-FIXED_SETTINGS = (
-    *("optimizer.name", "optimizer.locked", "optimizer.lora", "seed"),
-    *("data.batch_size", "data.weights", "data.buffer"),
-)
+LATEST = "latest"  # in place of the folder of a checkpoint
+# With others, the tensors would not fit; or a step would not have the pairs that follow, unless
+# their order begins anew.
+FIXED_SETTINGS = ("optimizer.name", "optimizer.locked", "optimizer.lora", "seed")
+ORDER_SETTINGS = ("data.batch_size", "data.weights", "data.buffer", "data.first_step")
 # These change no numbers.
 NEUTRAL_SETTINGS = (
-    *("data.workers", "start_from", "tokenizer_files", "validation.", "output."),
+    *(
+        "data.workers",
+        "start_from",
+        "loss.initial_scale",
+        "loss.initial_bias",
+        "tokenizer_files",
+        "validation.",
+        "output.",
+    ),
     *("memory.chunk_size", "memory.limit", "memory.checkpointing", "memory.compile"),
 )
 SAME_CONFIGURATION = "start a new run, or resume with the configuration it was made with"
@@ -142,17 +150,8 @@ def load_checkpoint(
         TrainError: missing, damaged, of an earlier version, or of another architecture, optimizer,
             order of pairs or number of ranks; or it has done more steps than the run has.
     """
-    stored = read_state(path)
-    before = TrainConfig.from_json(json.dumps(stored["config"]), path / STATE)
-    _require_same_run(before, config, path)
-    _require_same_pairs(stored.get("pairs", []), list(pairs), path)
-    if stored["step"] > config.steps:
-        raise TrainError(
-            path,
-            f"has done {stored['step']} steps, more than the {config.steps} of this run",
-            "ask for more steps, or resume from an earlier checkpoint",
-        )
-    _warn_of_changes(before, config, path)
+    stored = check_checkpoint(path, config, pairs)
+    _warn_of_changes(stored_config(path), config, path)
     sharded = state.sharded
     ranks = world_size() if sharded else 1
     if stored["ranks"] != ranks:
@@ -171,17 +170,44 @@ def load_checkpoint(
     return int(stored["step"])
 
 
+def check_checkpoint(path: Path, config: TrainConfig, pairs: Sequence[int]) -> dict[str, Any]:
+    """Return the state of a checkpoint that a run can go on from; errors as `load_checkpoint`."""
+    stored = read_state(path)
+    before = stored_config(path)
+    _require_same_run(before, config, path)
+    if config.data.first_step != stored["step"]:
+        _require_same_order(before, config, path)
+        _require_same_pairs(stored.get("pairs", []), list(pairs), path)
+    if stored["step"] > config.steps:
+        raise TrainError(
+            path,
+            f"has done {stored['step']} steps, more than the {config.steps} of this run",
+            "ask for more steps, or resume from an earlier checkpoint",
+        )
+    return stored
+
+
 def _require_same_run(stored: TrainConfig, config: TrainConfig, path: Path) -> None:
     """Raise `TrainError` where a checkpoint's tensors do not fit a run."""
     if stored.model != config.model:
         raise TrainError(path, "was made with another model than this run has", SAME_CONFIGURATION)
+    _require_same(FIXED_SETTINGS, stored, config, path, SAME_CONFIGURATION)
+
+
+def _require_same_order(stored: TrainConfig, config: TrainConfig, path: Path) -> None:
+    """Raise `TrainError` if the steps that follow would have other pairs than those that follow."""
+    remedy = f"{SAME_CONFIGURATION}, or name the new values beside --resume on the command line"
+    _require_same(ORDER_SETTINGS, stored, config, path, remedy)
+
+
+def _require_same(
+    names: Sequence[str], stored: TrainConfig, config: TrainConfig, path: Path, remedy: str
+) -> None:
     changes = _changes(stored, config)
-    for name in FIXED_SETTINGS:
+    for name in names:
         if name in changes:
             before, after = changes[name]
-            raise TrainError(
-                path, f"was made with {name}={before}, not {after}", SAME_CONFIGURATION
-            )
+            raise TrainError(path, f"was made with {name}={before}, not {after}", remedy)
 
 
 def _require_same_pairs(stored: list[int], pairs: list[int], path: Path) -> None:
@@ -191,7 +217,7 @@ def _require_same_pairs(stored: list[int], pairs: list[int], path: Path) -> None
         raise TrainError(
             path,
             f"was made with {before} pairs, and the sources now have {after}",
-            "resume with the same pairs, or start a new run",
+            "resume with the same pairs, or name these beside --resume",
         )
 
 
@@ -232,6 +258,11 @@ def read_state(path: Path) -> dict[str, Any]:
         raise TrainError(
             path, f"not a complete checkpoint ({error})", 'give another one, or "latest"'
         ) from None
+
+
+def stored_config(path: Path) -> TrainConfig:
+    """Return the configuration that a checkpoint was made with. Raises `TrainError`."""
+    return TrainConfig.from_json(json.dumps(read_state(path)["config"]), path / STATE)
 
 
 def _complete_checkpoints(run: Path) -> list[Path]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from twotower.errors import TrainError
-from twotower.model.config import CLIPConfig, parse
+from twotower.model.config import OPTIONAL, CLIPConfig, parse
+from twotower.train.architecture import architecture_types, change_architecture
 
 Tower = Literal["vision", "text"]
 SHOWN_RENAMES = 4  # in the error about a file of an earlier version
@@ -24,11 +25,13 @@ class OptimizerConfig:
 
     name: Literal["adamw", "muon"] = "adamw"
     lr: float = 5e-4
+    vision_lr: float | None = field(default=None, metadata=OPTIONAL)  # of the tower; `lr` if None
+    text_lr: float | None = field(default=None, metadata=OPTIONAL)
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     weight_decay: float = 0.2
     warmup_steps: int = 2000
-    schedule: Literal["cosine", "wsd"] = "cosine"
+    schedule: Literal["cosine", "wsd", "constant", "rsqrt"] = "cosine"
     decay_share: float = 0.2  # the share of all steps in which "wsd" decays
     max_grad_norm: float | None = 1.0
     layer_decay: float = 1.0  # factor on the learning rate for each block towards the input
@@ -46,8 +49,16 @@ class DataConfig:
     batch_size: int = 1024  # pairs of all ranks together
     weights: tuple[float, ...] = ()  # passes over each source in an epoch; 1 by default
     zoom: float = 1.0  # a picture is enlarged by up to this factor before a square is cut out
+    # RandomResizedCrop in place of `zoom`: the share of the picture's area, and width / height
+    crop_scale: tuple[float, float] | None = field(default=None, metadata=OPTIONAL)
+    crop_ratio: tuple[float, float] = field(default=(3 / 4, 4 / 3), metadata=OPTIONAL)
+    flip: float = field(default=0.0, metadata=OPTIONAL)  # the share of mirrored pictures
+    # brightness, contrast and saturation change by a factor of up to 1 +- color
+    color: float = field(default=0.0, metadata=OPTIONAL)
     workers: int = 0  # processes that decode
     buffer: int = 100_000  # pairs that are shuffled together
+    # the step at which the order of pairs begins: that of a resumption with other pairs or batches
+    first_step: int = field(default=0, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,11 @@ class LossConfig:
     contrastive_weight: float = 1.0
     feature_weight: float = 0.0
     affinity_weight: float = 0.0
+    # exp(logit_scale) and logit_bias at the start; by default those of the weights
+    initial_scale: float | None = field(default=None, metadata=OPTIONAL)
+    initial_bias: float | None = field(default=None, metadata=OPTIONAL)
+    # the limit of exp(logit_scale); by default 100, and none for the sigmoid loss
+    max_scale: float | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -103,7 +119,7 @@ class TrainConfig:
     steps: int
     seed: int = 0
     start_from: str | None = None  # a model directory; fresh weights by default
-    tokenizer_files: str | None = None  # the folder of `model.tokenizer.file`
+    tokenizer_files: str | None = None  # the folder of the vocabulary
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
@@ -150,8 +166,13 @@ RENAMED = {
 
 def with_values(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
     """Return `config` with other values of fields, by names such as `optimizer.lr` or `steps`."""
+    architecture = {name: values[name] for name in values if name.startswith("model.")}
+    if architecture:
+        config = replace(config, model=change_architecture(config.model, architecture))
     for name, value in values.items():
         group, _, member = name.rpartition(".")
+        if name in architecture:
+            continue
         if group:
             value = replace(getattr(config, group), **{member: value})
         config = replace(config, **{group or name: value})
@@ -167,14 +188,15 @@ def with_settings(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
     """Return `config` with `NAME=VALUE` overrides, such as `optimizer.lr=1e-4`.
 
     Raises:
-        TrainError: an unknown name (the nearest is suggested) or a value of a wrong type.
+        TrainError: an unknown name (the nearest is suggested), a value of a wrong type, or an
+            architecture that cannot be built.
     """
-    types = setting_types()
+    types = setting_types() | architecture_types(config.model)
     values: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if name not in types or not equals:
-            raise _unknown_setting(name, equals, text)
+            raise _unknown_setting(name, equals, text, types)
         values[name] = _parse_value(types[name], text, setting)
     return with_values(config, values)
 
@@ -200,21 +222,21 @@ def grouped_names() -> dict[str, str]:
     return {name.rpartition(".")[2]: name for name in setting_types()} | RENAMED
 
 
-def _unknown_setting(name: str, equals: str, text: str) -> TrainError:
+def _unknown_setting(name: str, equals: str, text: str, types: Mapping[str, Any]) -> TrainError:
     """Return the error about a setting whose name is wrong or that has no value."""
     option, grouped = f"--set {name}{equals}{text}", grouped_names()
-    if name in setting_types():
+    if name in types:
         return TrainError(option, "has no value", f"use --set {name}=VALUE")
     if grouped.get(name, name) != name:  # a name without its group
         example = f"--set {grouped[name]}={text or 'VALUE'}"
         return TrainError(option, f"{name} is now {grouped[name]}", f"use {example}")
-    close = difflib.get_close_matches(name, [*setting_types(), *grouped], 1)
+    close = difflib.get_close_matches(name, [*types, *grouped], 1)
     field = name.rpartition(".")[2]
     close = [grouped[field]] if field in grouped else close
     if close:
         remedy = f"did you mean {grouped.get(close[0], close[0])!r}?"
     else:
-        remedy = f"use one of {', '.join(setting_types())}"
+        remedy = f"use one of {', '.join(types)}"
     return TrainError(option, "no such setting", remedy)
 
 
@@ -255,7 +277,13 @@ def _parse_value(kind: Any, text: str, setting: str) -> Any:
         [kind] = [option for option in options if option is not type(None)]
         options = typing.get_args(kind)
     if typing.get_origin(kind) is tuple:
-        items = filter(None, text.split(","))
+        items = list(filter(None, text.split(",")))
+        if options[-1] is not Ellipsis and len(items) != len(options):
+            raise TrainError(
+                f"--set {setting}",
+                f"{text!r} is not {len(options)} values",
+                "separate them by commas",
+            )
         return tuple(_parse_value(options[0], item.strip(), setting) for item in items)
     try:
         if typing.get_origin(kind) is Literal:

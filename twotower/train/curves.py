@@ -21,15 +21,18 @@ from twotower.train.config import TrainConfig
 from twotower.train.run_log import read_log
 
 PATIENCE = 40  # logged steps before advice on a stuck loss
+MIN_STEPS = 200  # after the warm-up, before advice at the end of a run
 STUCK = 0.05  # nats around ln(batch size) within which nothing is learned
 
 
 def explain(run: Path) -> Iterator[str]:
     """Yield advice if the loss of a run shows that nothing was learned."""
-    losses = [row["loss"] for row in read_log(run)]
+    rows = read_log(run)
     path = run / "config.json"
     config = TrainConfig.from_json(path.read_text(encoding="utf-8"), path)
-    advice = advise_on_stuck_loss(losses, config)
+    if rows[-1]["step"] + 1 < MIN_STEPS + config.optimizer.warmup_steps:
+        return  # too early to tell
+    advice = advise_on_stuck_loss([row["loss"] for row in rows], config)
     if advice:
         yield advice
 
@@ -46,8 +49,8 @@ def advise_on_stuck_loss(losses: list[float], config: TrainConfig) -> str | None
     if config.model.logit_bias or config.loss.teacher or distance > STUCK:
         return None
     return (
-        f"The loss stays at ln({batch_size}) = {chance:.2f}, which is chance level: all embeds "
-        "are equal. Try a smaller learning rate (--set optimizer.lr=1e-4) and a longer warm-up "
+        f"The loss stays at ln({batch_size}) = {chance:.2f}, which is chance level: nothing "
+        "is learned. Try a smaller learning rate (--set optimizer.lr=1e-4) and a longer warm-up "
         "(--set optimizer.warmup_steps=...), and check that captions belong to their pictures "
         "(twotower pairs stats)."
     )
@@ -68,7 +71,10 @@ def plot(run: Path) -> Path:
     rows: list[dict[str, Any]] = [dict(row) for row in read_log(run)]
     scores = sorted({name for row in rows for name in row if "recall" in name or "top1" in name})
     panels = {
-        "loss": ["loss"],
+        "loss": [
+            "loss",
+            *(["held_out_loss"] if any("held_out_loss" in row for row in rows) else []),
+        ],
         "temperature, exp(logit_scale)": ["logit_scale"],
         "learning rate": ["learning_rate"],
         "pairs a second": ["pairs_per_second"],

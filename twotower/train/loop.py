@@ -18,17 +18,20 @@ import torch
 from torch import Tensor, nn
 
 from twotower.encode.convert import write_directory
-from twotower.errors import TrainError
+from twotower.errors import ModelError, TrainError
 from twotower.files import atomic_write
-from twotower.inputs.tokenizer import load_tokenizer
+from twotower.inputs.tokenizer import Tokenizer, load_tokenizer
 from twotower.pairs.pair import Source
 from twotower.pairs.sources import open_source
 from twotower.progress import ReportProgress, ignore_progress
 from twotower.train.accumulate import backward_batch
+from twotower.train.augmentation import augmentation_of
 from twotower.train.batches import Batch, Batches, normalize_pixels
 from twotower.train.checkpoint import (
+    LATEST,
     STATE,
     TrainState,
+    check_checkpoint,
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
@@ -46,12 +49,12 @@ from twotower.train.optimizer import (
     schedule,
     set_learning_rate,
 )
-from twotower.train.run_log import LogRow, ReportRow, RunLog, ignore_row
+from twotower.train.run_log import LogRow, ReportRow, RunLog, ignore_row, require_tensorboard
 from twotower.train.towers import prepare_model, wrap
 from twotower.train.validation import Validation
 
 CONFIG = "config.json"
-MAX_LOGIT_SCALE = math.log(100)  # Radford et al. 2021, section 2.5
+MAX_SCALE = 100.0  # of the softmax loss: Radford et al. 2021, section 2.5
 
 
 def train(
@@ -121,7 +124,11 @@ class Trainer:
         teacher = config.loss.teacher
         self.teacher = Teacher(Path(teacher), config.model.embed_dim) if teacher else None
         self.validation = Validation(
-            config.validation, config.steps, self.model, self.batches.tokenizer
+            config.validation,
+            config.steps,
+            self.model,
+            self.batches.tokenizer,
+            config.data.batch_size,
         )
         self.log = RunLog(run, config.output)
         self._trained = False  # by a step since the model was opened
@@ -131,12 +138,13 @@ class Trainer:
         if rank() > 0:  # rank 0 checks and writes, or other ranks would find its files
             return 0
         require_new(self.run)
+        begins_at_zero(self.config)
         self._write_config()
         return 0
 
     def resume(self, resume: str | Path) -> int:
         """Load a checkpoint, and remove later rows of the log. Returns the next step."""
-        path = newest_checkpoint(self.run) if resume == "latest" else Path(resume)
+        path = newest_checkpoint(self.run) if resume == LATEST else Path(resume)
         step = load_checkpoint(path, self.config, self.state, self._pairs)
         if rank() == 0:
             self._write_config()
@@ -232,9 +240,8 @@ class Trainer:
             self.scaler.step(optimizer)
             optimizer.zero_grad()
         self.scaler.update()
-        if not self.config.model.logit_bias:  # SigLIP's scale has no limit
-            with torch.no_grad():
-                self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(*logit_scale_limits(self.config))
         if self.ema is not None and self.config.optimizer.ema is not None:
             average_weights(self.ema, self.model, self.config.optimizer.ema)
         return norm
@@ -290,6 +297,37 @@ class Trainer:
             save_checkpoint(self.run, done, self.config, self.state, self._pairs)
 
 
+def logit_scale_limits(config: TrainConfig) -> tuple[float, float]:
+    """Return the limits of logit_scale, which the sigmoid loss does not have by default."""
+    sigmoid, limit = config.model.logit_bias, config.loss.max_scale
+    if limit is None:
+        limit = math.inf if sigmoid else MAX_SCALE
+    return -math.inf if sigmoid else 0.0, math.log(limit)
+
+
+def check_run(config: TrainConfig, run: Path, resume: str | None) -> None:
+    """Raise the errors of a run that cannot start, without its weights (`--dry-run`).
+
+    Raises:
+        TrainError: the run cannot start or go on.
+        PairsError: its pairs cannot be read.
+    """
+    sources = [open_source(source) for source in config.data.sources]
+    if resume:
+        path = newest_checkpoint(run) if resume == LATEST else Path(resume)
+        check_checkpoint(path, config, list(map(len, sources)))
+    else:
+        require_new(run)
+        begins_at_zero(config)
+    open_batches(config, sources)
+
+
+def begins_at_zero(config: TrainConfig) -> None:
+    """Raise `TrainError` if a new run would begin in the middle of its pairs."""
+    if config.data.first_step:
+        raise TrainError("data.first_step", "a new run begins at step 0", "leave it out")
+
+
 def require_new(run: Path) -> None:
     """Raise `TrainError` if a folder holds a run."""
     if (run / CONFIG).exists():
@@ -301,7 +339,7 @@ def open_batches(config: TrainConfig, sources: Sequence[Source]) -> Batches:
 
     Raises:
         TrainError: the run cannot start: a batch is too small, or validation cannot work.
-        PairsError: fewer pairs than a batch.
+        PairsError: fewer pairs than a batch, or held-out pairs that cannot be read.
     """
     validation = config.validation
     if config.memory.wrapper == "fsdp" and (validation.retrieval or validation.zero_shot):
@@ -316,21 +354,38 @@ def open_batches(config: TrainConfig, sources: Sequence[Source]) -> Batches:
             f"a batch of {config.data.batch_size} has nothing to contrast a pair with",
             "use at least 2, and better hundreds",
         )
+    for location in filter(None, (validation.retrieval, validation.zero_shot)):
+        open_source(location)
+    if config.output.tensorboard:
+        require_tensorboard()
     data = config.data
-    files = Path(config.tokenizer_files) if config.tokenizer_files else None
     return Batches(
         sources,
         config.model,
-        load_tokenizer(config.model.tokenizer, files),
+        _open_tokenizer(config),
         batch_size=data.batch_size,
         seed=config.seed,
         weights=data.weights or None,
         buffer=data.buffer,
-        zoom=data.zoom,
+        augmentation=augmentation_of(data),
+        first_step=data.first_step,
         workers=data.workers,
         rank=rank(),
         world_size=world_size(),
     )
+
+
+def _open_tokenizer(config: TrainConfig) -> Tokenizer:
+    """Load the tokenizer of a run. Raises `TrainError` if its vocabulary is missing."""
+    folder = Path(config.tokenizer_files) if config.tokenizer_files else None
+    try:
+        return load_tokenizer(config.model.tokenizer, folder)
+    except ModelError as error:
+        raise TrainError(
+            error.subject,
+            error.reason,
+            "name the folder of its vocabulary with --set tokenizer_files=FOLDER",
+        ) from None
 
 
 def _gradient_scaler(config: TrainConfig, device: torch.device) -> torch.amp.GradScaler:

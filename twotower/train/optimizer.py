@@ -58,12 +58,20 @@ def _groups(
     groups: dict[tuple[float, float], NamedParameters] = {}
     for name, parameter in parameters:
         decay = optimizer.weight_decay if parameter.ndim >= 2 else 0.0
-        rate = optimizer.lr * layer_factor(name, model, optimizer.layer_decay)
+        rate = tower_rate(name, config) * layer_factor(name, model, optimizer.layer_decay)
         groups.setdefault((decay, rate), []).append((name, parameter))
     return [
         {"params": members, "weight_decay": decay, "lr": rate, "initial_lr": rate}
         for (decay, rate), members in groups.items()
     ]
+
+
+def tower_rate(name: str, config: TrainConfig) -> float:
+    """Return the full learning rate of the tower of a parameter, or that of the logit scale."""
+    optimizer = config.optimizer
+    rates = {"vision": optimizer.vision_lr, "text": optimizer.text_lr}
+    rate = rates.get(name.partition(".")[0])
+    return optimizer.lr if rate is None else rate
 
 
 def layer_factor(name: str, model: nn.Module, layer_decay: float) -> float:
@@ -85,8 +93,10 @@ def layer_factor(name: str, model: nn.Module, layer_decay: float) -> float:
 def schedule(step: int, config: TrainConfig) -> float:
     """Return the factor on the learning rate in step `step`, from 0.
 
-    Linear warm-up, then a half cosine to 0 ("cosine"), or a plateau with a linear decay at the end
-    ("wsd": warm-up, stable, decay; Hu et al. 2024).
+    Linear warm-up, then a half cosine to 0 ("cosine"), a plateau with a linear decay at the end
+    ("wsd": warm-up, stable, decay; Hu et al. 2024), a plateau ("constant"), or a decay with the
+    inverse square root of the step ("rsqrt"; Vaswani et al. 2017). The last two do not depend on
+    the number of steps, so that a run with them can be extended.
     """
     warmup_steps = config.optimizer.warmup_steps
     if step < warmup_steps:
@@ -94,6 +104,10 @@ def schedule(step: int, config: TrainConfig) -> float:
     if config.optimizer.schedule == "cosine":
         after, total = step - warmup_steps, max(1, config.steps - warmup_steps)
         return 0.5 * (1 + math.cos(math.pi * after / total))
+    if config.optimizer.schedule == "constant":
+        return 1.0
+    if config.optimizer.schedule == "rsqrt":
+        return math.sqrt(max(1, warmup_steps) / (step + 1))
     decay_steps = max(1, round(config.optimizer.decay_share * config.steps))
     return min(1.0, (config.steps - step) / decay_steps)
 

@@ -16,6 +16,7 @@ from twotower.errors import TrainError
 from twotower.model.config import ResNetConfig, TextTransformerConfig, read_config
 from twotower.model.presets import preset
 from twotower.pairs.sources import open_source
+from twotower.train.architecture import open_architecture
 from twotower.train.config import (
     DataConfig,
     LossConfig,
@@ -27,6 +28,7 @@ from twotower.train.config import (
     with_settings,
 )
 
+EPOCHS = 32  # Radford et al. 2021, table 18
 EMOJI = Path(__file__).parent / "emoji"  # noto.tar and twemoji.tar
 
 
@@ -36,6 +38,7 @@ def pretrain(
     *,
     batch_size: int = 1024,
     steps: int | None = None,
+    epochs: int = EPOCHS,
     memory: int | None = None,
     settings: Sequence[str] = (),
 ) -> TrainConfig:
@@ -43,9 +46,10 @@ def pretrain(
 
     Args:
         sources: pairs, as `open_source` takes them.
-        model: a preset (fresh weights), or a model directory to start from.
+        model: a preset or the JSON file of an architecture (fresh weights), or weights to start
+            from, in any format that `load` takes.
         batch_size: pairs of all ranks together.
-        steps: 32 epochs by default.
+        steps: by default those of `epochs`.
         memory: bytes that a rank may use.
         settings: `NAME=VALUE` overrides of fields of `TrainConfig`.
 
@@ -53,25 +57,21 @@ def pretrain(
         ModelError: no such preset.
         TrainError: a setting that does not exist.
     """
-    directory = Path(model)
-    start_from = str(directory) if directory.is_dir() else None
-    stored = read_config(directory) if start_from else preset(model)
+    stored, directory = open_architecture(model)
     config = replace(stored, text_folder=None)
+    data = DataConfig(
+        sources=tuple(sources), batch_size=batch_size, workers=max(1, (os.cpu_count() or 1) - 1)
+    )
     if steps is None:
-        pairs = sum(len(open_source(source)) for source in sources)
-        steps = 32 * max(1, pairs // batch_size)
+        steps = steps_of(data, epochs)
     # the paper's constants for ResNets and for transformers (table 20)
     resnet = isinstance(config.vision, ResNetConfig)
     run = TrainConfig(
         model=config,
-        data=DataConfig(
-            sources=tuple(sources),
-            batch_size=batch_size,
-            workers=max(1, (os.cpu_count() or 1) - 1),
-        ),
+        data=data,
         steps=steps,
-        start_from=start_from,
-        tokenizer_files=str(stored.text_directory(directory)) if start_from else None,
+        start_from=str(directory) if directory else None,
+        tokenizer_files=str(stored.text_directory(directory)) if directory else None,
         optimizer=OptimizerConfig(
             betas=(0.9, 0.999) if resnet else (0.9, 0.98),
             eps=1e-8 if resnet else 1e-6,
@@ -82,6 +82,14 @@ def pretrain(
     return with_settings(run, settings)
 
 
+def steps_of(data: DataConfig, epochs: int) -> int:
+    """Return the number of steps of some epochs; what is left over of an epoch is no batch."""
+    weights = data.weights or (1.0,) * len(data.sources)
+    counts = (len(open_source(source)) for source in data.sources)
+    pairs = sum(int(weight * count) for weight, count in zip(weights, counts, strict=True))
+    return epochs * max(1, pairs // data.batch_size)
+
+
 def distill(
     sources: Sequence[str],
     model: str,
@@ -89,6 +97,7 @@ def distill(
     *,
     batch_size: int = 1024,
     steps: int | None = None,
+    epochs: int = EPOCHS,
     memory: int | None = None,
     settings: Sequence[str] = (),
 ) -> TrainConfig:
@@ -102,7 +111,7 @@ def distill(
         ModelError: no such preset.
         TrainError: a setting that does not exist, or a preset whose `embed_dim` cannot change.
     """
-    run = pretrain(sources, model, batch_size=batch_size, steps=steps, memory=memory)
+    run = pretrain(sources, model, batch_size=batch_size, steps=steps, epochs=epochs, memory=memory)
     embed_dim = read_config(teacher).embed_dim
     student = run.model
     if not run.start_from and student.embed_dim != embed_dim:

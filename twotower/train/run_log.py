@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from collections.abc import Callable
@@ -19,7 +20,8 @@ LOG = "log.jsonl"
 class LogRow(TypedDict, total=False):
     """A line of the log: a step, and measurements since the previous row.
 
-    Recall and accuracy are present in steps after which the model was scored on held-out pairs.
+    Held-out loss, recall and accuracy are present in steps after which the model was scored on
+    held-out pairs.
     """
 
     step: int
@@ -31,6 +33,7 @@ class LogRow(TypedDict, total=False):
     waited_for_data: float  # share of the time
     broken: int  # pairs that could not be read, since the start
     keys: list[str]  # of three pairs of the step
+    held_out_loss: float
     text_to_image_recall_at_1: float
     text_to_image_recall_at_5: float
     image_to_text_recall_at_1: float
@@ -126,11 +129,16 @@ def read_log(run: Path) -> list[LogRow]:
 
 def tensorboard_writer(run: Path, first_step: int) -> Any:
     """Open a TensorBoard log in `RUN/tensorboard`. Raises `TrainError` if it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ModuleNotFoundError:
-        raise TrainError(
-            "output.tensorboard", "TensorBoard is not installed", "pip install tensorboard"
-        ) from None
+    require_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
     create: Any = SummaryWriter
     return create(str(run / "tensorboard"), purge_step=first_step)
+
+
+def require_tensorboard() -> None:
+    """Raise `TrainError` if TensorBoard is not installed."""
+    if not importlib.util.find_spec("tensorboard"):
+        raise TrainError(
+            "output.tensorboard", "TensorBoard is not installed", "pip install tensorboard"
+        )

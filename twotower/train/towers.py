@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from twotower.errors import TrainError
 from twotower.model.bert import BertEncoder
 from twotower.model.clip import CLIP
 from twotower.model.text import SentenceEncoder, TextTransformer
 from twotower.model.weights import load_model
-from twotower.train.config import TrainConfig
+from twotower.train.adapt import adapt_model
+from twotower.train.batch_norm import synchronize_batch_norms, uses_batch_statistics
+from twotower.train.config import LossConfig, TrainConfig
 from twotower.train.distributed import world_size
 from twotower.train.lora import add_lora
 
@@ -25,7 +29,10 @@ LENGTH_GROUP, LENGTH_GROUPS = 8, 4  # the least size of a group of texts, the mo
 
 def prepare_model(config: TrainConfig) -> CLIP:
     """Return the model to train: fresh or loaded weights, locked towers, low-rank updates."""
-    model = load_model(Path(config.start_from)) if config.start_from else CLIP(config.model)
+    model = CLIP(config.model)
+    if config.start_from:
+        model = adapt_model(load_model(Path(config.start_from)), config.model)
+    set_initial_logits(model, config.loss)
     optimizer = config.optimizer
     for name in optimizer.locked:
         getattr(model, name).requires_grad_(False)
@@ -38,15 +45,33 @@ def prepare_model(config: TrainConfig) -> CLIP:
     return model
 
 
+def set_initial_logits(model: CLIP, config: LossConfig) -> None:
+    """Set logit_scale and logit_bias to those of the configuration, if it has them.
+
+    Raises:
+        TrainError: a bias for a model without one.
+    """
+    if config.initial_bias is not None and model.logit_bias is None:
+        raise TrainError(
+            "loss.initial_bias",
+            "the model has no bias, which only the sigmoid loss needs",
+            "leave it out, or use --set model.logit_bias=true",
+        )
+    with torch.no_grad():
+        if config.initial_scale is not None:
+            model.logit_scale.fill_(math.log(config.initial_scale))
+        if config.initial_bias is not None and model.logit_bias is not None:
+            model.logit_bias.fill_(config.initial_bias)
+
+
 def set_training_mode(model: CLIP, config: TrainConfig) -> None:
     """Set training mode, except in locked towers and in batch norms with frozen statistics."""
     model.train()
     for name in config.optimizer.locked:
         getattr(model, name).eval()
     if config.optimizer.frozen_statistics:
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                module.eval()
+        for module in filter(uses_batch_statistics, model.modules()):
+            module.eval()
 
 
 class Towers(nn.Module):
@@ -98,6 +123,8 @@ def group_by_length(input_ids: Tensor, lengths: Tensor, order: Tensor) -> list[T
 
 def wrap(model: CLIP, config: TrainConfig) -> nn.Module:
     """Return `Towers`, compiled and spread over the ranks as the configuration asks for."""
+    if world_size() > 1:
+        synchronize_batch_norms(model)
     towers: Any = Towers(model, getattr(torch, config.memory.precision))
     if config.memory.wrapper == "fsdp" and dist.is_initialized():
         for tower in (model.vision, model.text):
