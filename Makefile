@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-light check format clean
+.PHONY: demo test test-web test-other test-light check format clean
 
 demo: .venv/.light
 	$(BIN)/twotower classify examples/photos --labels examples/labels.txt --top 3
@@ -27,11 +27,18 @@ demo: .venv/.light
 # In CI the same command also checks, and runs the groups that the default run leaves out.
 ifdef CI
 test: check test-light
-	$(BIN)/pytest -q -m ""
+	$(MAKE) --jobs=2 --output-sync=none test-web test-other
 else
 test: .venv/.dev
 	$(BIN)/pytest -q
 endif
+
+# All groups, in two halves side by side: most tests wait for one core, or for a server.
+WEB_ROOMS := tests/serve tests/pages tests/pairs
+test-web: .venv/.dev
+	$(BIN)/pytest -q -m "" $(WEB_ROOMS)
+test-other: .venv/.dev
+	$(BIN)/pytest -q -m "" tests $(addprefix --ignore=,$(WEB_ROOMS))
 
 # The rooms that need no torch, in an environment without it.
 LIGHT_ROOMS := inputs metadata pairs index search tagging asking pages calibration
