@@ -116,10 +116,9 @@ class FrozenModel:
         for start in range(0, len(keys), BLOCK):
             progress(Progress(start, len(keys), stage=stage))
             block = range(start, min(start + BLOCK, len(keys)))
-            of_block = pictures[start : block.stop]
 
-            def compute(rows: Sequence[int], of_block: Sequence[bytes] = of_block) -> Float32Array:
-                return self._compute_images([of_block[row] for row in rows])
+            def compute(rows: Sequence[int], start: int = start) -> Float32Array:
+                return self._compute_images([pictures[start + row] for row in rows])
 
             self._image_cache.fill([keys[row] for row in block], compute)
             seconds = (time.monotonic() - started) * (len(keys) - block.stop) / block.stop
