@@ -26,7 +26,7 @@ from benchmarks.speed.http_load import Load, post, run_load
 from benchmarks.table import ROOT, write_results
 from tests.serve.running import running_server
 
-SECONDS = 20.0
+SECONDS = 10.0
 CLIENTS = (1, 8, 64)
 COLUMNS = (
     "model",
