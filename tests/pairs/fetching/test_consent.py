@@ -1,7 +1,6 @@
 """Conventions of consent, one by one, as functions and against real hosts."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,12 +22,6 @@ from twotower.pairs.fetching.ledger import Ledger
 from twotower.pairs.fetching.robots import Robots, matches_pattern
 
 RSL = '<rsl xmlns="https://rslstandard.org/rsl"><content url="/">{}</content></rsl>'
-
-
-@pytest.fixture(scope="module")
-def shared_box() -> Iterator[WebInABox]:
-    with WebInABox() as box:
-        yield box
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import io
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,6 @@ from tests.pairs.web_in_a_box import WebInABox, jpeg
 from twotower.errors import PairsError
 from twotower.pairs.fetching.fetch import FetchSettings, fetch
 from twotower.pairs.sources import open_source
-
-
-@pytest.fixture(scope="module")
-def shared_box() -> Iterator[WebInABox]:
-    with WebInABox() as box:
-        yield box
 
 
 @pytest.fixture

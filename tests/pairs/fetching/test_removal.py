@@ -1,6 +1,5 @@
 """Take-downs: pictures leave the shards, and are not fetched again."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,6 @@ from twotower.cli.main import main
 from twotower.errors import PairsError
 from twotower.pairs.fetching import removal
 from twotower.pairs.fetching.removal import remove
-
-
-@pytest.fixture(scope="module")
-def shared_box() -> Iterator[WebInABox]:
-    with WebInABox() as box:
-        yield box
 
 
 @pytest.fixture
