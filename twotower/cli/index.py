@@ -62,7 +62,7 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--errors", action="store_true", help="only list the pictures that could not be read"
     )
-    add_model_options(command)
+    add_model_options(command, default_engine="auto")
 
 
 def add_library_option(command: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from twotower.encode.devices import AUTO, DEVICES
+from twotower.encode.devices import AUTO, DEVICES, ENGINE_NAMES
 from twotower.encode.registry import BUNDLED_MODELS, DEFAULT_MODEL
 from twotower.progress import Progress, ReportProgress, ignore_progress
 
@@ -139,7 +139,11 @@ def print_failures(failures: Sequence[str], limit: int = 20) -> None:
         print(f"twotower: and {len(failures) - limit} more", file=sys.stderr)
 
 
-def add_model_options(command: argparse.ArgumentParser, positional: bool = False) -> None:
+def add_model_options(
+    command: argparse.ArgumentParser,
+    positional: bool = False,
+    default_engine: str = "onnxruntime",
+) -> None:
     """Add `--model` (or the argument `model`), `--engine` and `--device`."""
     text = f"{BUNDLED}, a name of `models`, a directory, file or hf-hub:org/name ({DEFAULT})"
     if positional:
@@ -148,9 +152,9 @@ def add_model_options(command: argparse.ArgumentParser, positional: bool = False
         command.add_argument("--model", help=text)
     command.add_argument(
         "--engine",
-        choices=("onnxruntime", "openvino", "torch"),
-        default="onnxruntime",
-        help="the runtime of the model (onnxruntime)",
+        choices=(AUTO, *ENGINE_NAMES),
+        default=default_engine,
+        help=f"what computes the model; auto: the fastest for pictures here ({default_engine})",
     )
     command.add_argument(
         "--device",

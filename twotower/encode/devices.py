@@ -1,4 +1,4 @@
-"""Devices of onnxruntime: which of its providers computes.
+"""The names of engines, and the devices of onnxruntime: which of its providers computes.
 
 The engine of a model is named "onnxruntime", or with its device, such as "onnxruntime:cuda".
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 from twotower.errors import EngineError
 
+ENGINE_NAMES = ("onnxruntime", "onnxruntime-int8", "openvino", "openvino-bf16", "torch")
 AUTO, CPU = "auto", "cpu"
 CPU_PROVIDER = "CPUExecutionProvider"
 PROVIDERS = {

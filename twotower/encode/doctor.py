@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from twotower.encode.download import RECORDS, is_downloaded
 from twotower.encode.load import load
+from twotower.encode.machine import available_threads, instruction_sets, processor
 from twotower.encode.registry import BUNDLED_MODELS, read_registry
 from twotower.encode.runtimes import import_onnxruntime
 from twotower.files import cache_folder
@@ -23,7 +22,6 @@ PACKAGES = (
     *("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "openvino"),
     *("torch", "safetensors", "tokenizers", "huggingface_hub", "simsimd"),
 )
-INSTRUCTION_SETS = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimd", "sve")
 SECONDS = 10.0  # of the measurement, shared by its parts
 
 
@@ -37,9 +35,9 @@ def examine(seconds: float = SECONDS) -> dict[str, Any]:
         "versions": {"twotower": __version__, "python": platform.python_version()} | _versions(),
         "system": {
             "platform": platform.platform(),
-            "processor": _processor(),
-            "instruction_sets": _instruction_sets(),
-            "threads": _threads(),
+            "processor": processor(),
+            "instruction_sets": instruction_sets(),
+            "threads": available_threads(),
         },
         "onnxruntime_providers": import_onnxruntime().get_available_providers(),
         "cache": _cache(),
@@ -63,32 +61,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
-
-
-def _processor() -> str:
-    lines = _cpuinfo()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _instruction_sets() -> list[str]:
-    """Return those of `INSTRUCTION_SETS` that Linux reports; empty on other systems."""
-    flags = next((line for line in _cpuinfo() if line.startswith(("flags", "Features"))), "")
-    return [name for name in INSTRUCTION_SETS if name in flags.split()]
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-
-
-def _threads() -> int:
-    """Return the number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cache() -> dict[str, Any]:

@@ -14,9 +14,17 @@ import PIL.Image
 from safetensors import safe_open
 
 from twotower.arrays import Float32Array, normalize
-from twotower.encode.devices import fallback_message, split_engine
-from twotower.encode.engine import GRAPH_FILES, Engine, Tower, accelerator, start_engine
-from twotower.encode.golden import GOLDEN_COSINE, read_golden
+from twotower.encode.devices import AUTO, fallback_message, split_engine
+from twotower.encode.engine import (
+    GRAPH_FILES,
+    ROUNDING_ENGINES,
+    Engine,
+    Tower,
+    accelerator,
+    start_engine,
+)
+from twotower.encode.fastest import choose_engine, golden_cosine, known_engine
+from twotower.encode.golden import read_golden
 from twotower.encode.stream import EncodedPicture, encode_stream
 from twotower.errors import EngineError, VerificationError
 from twotower.inputs.pictures import Picture
@@ -35,8 +43,9 @@ class Encoder:
     Attributes:
         config: the configuration of the model.
         directory: the model directory.
-        engine: the runtime: "onnxruntime", "openvino" or "torch"; with a device, such as
-            "onnxruntime:cuda". After a device has failed, it names the CPU.
+        engine: the engine in use: "onnxruntime", "onnxruntime-int8", "openvino", "openvino-bf16" or
+            "torch"; with a device, such as "onnxruntime:cuda". After a device has failed, it names
+            the CPU.
     """
 
     def __init__(
@@ -44,9 +53,20 @@ class Encoder:
     ) -> None:
         self.directory = directory
         self.config: CLIPConfig = read_config(directory)
-        self.engine = engine
         self.threads = threads
+        self._chooses_engine = split_engine(engine)[0] == AUTO
+        self.engine = known_engine(engine, directory, threads) if self._chooses_engine else engine
         self._needs_padding = self.config.needs_padding
+
+    def choose_engine(self, report: ReportProgress = ignore_progress) -> None:
+        """Measure which engine embeds pictures fastest here, if `engine` was "auto".
+
+        The choice is kept for this model and machine, so it is measured once.
+        """
+        if self._chooses_engine:
+            self.engine = choose_engine(self.engine, self.directory, self.threads, report)
+            self._chooses_engine = False
+            vars(self).pop("_vision", None)
 
     def encode_image(
         self, pictures: Picture | Iterable[Picture], batch_size: int = 32
@@ -157,7 +177,7 @@ class Encoder:
             The lowest cosine between a golden vector and the embed of this encoder.
 
         Raises:
-            VerificationError: a cosine is below `GOLDEN_COSINE`, or there are no golden vectors.
+            VerificationError: a cosine is below `golden_cosine`, or there are no golden vectors.
         """
         golden = read_golden(self.directory)
         image_embeds = self.encode_image(golden.pictures)
@@ -253,12 +273,16 @@ class Encoder:
     def _compare(self, kind: str, embeds: Float32Array, golden: Float32Array) -> float:
         """Return the lowest cosine of rows [n, embed_dim]. Raises `VerificationError`."""
         cosine = (embeds * golden).sum(axis=1)
-        worst = int(cosine.argmin())
-        if not cosine[worst] >= GOLDEN_COSINE:  # also catches NaN
+        worst, least = int(cosine.argmin()), golden_cosine(self.engine)
+        if not cosine[worst] >= least:  # also catches NaN
+            difference = f"golden {kind} {worst} has cosine {cosine[worst]:.6f} with {self.engine}"
+            if self.engine in ROUNDING_ENGINES:
+                reason = f"{difference}, below {least}: it rounds too much for this model"
+                raise VerificationError(self.directory, reason, "use --engine onnxruntime")
             raise VerificationError(
                 self.directory,
-                f"golden {kind} {worst} has cosine {cosine[worst]:.6f} with {self.engine}, below "
-                f"{GOLDEN_COSINE}: weights, configuration, vocabulary or graph were changed",
+                f"{difference}, below {least}: weights, configuration, vocabulary or graph were "
+                "changed",
                 "convert or download the model again",
             )
         return float(cosine[worst])

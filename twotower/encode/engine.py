@@ -1,10 +1,11 @@
-"""Runtimes for the towers of a model directory: onnxruntime, OpenVINO and torch."""
+"""Engines for the towers of a model directory: onnxruntime, OpenVINO and torch."""
 
 from __future__ import annotations
 
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -58,7 +59,7 @@ def start_engine(name: str, directory: Path, tower: Tower, threads: int | None =
     """Load a tower of a model directory.
 
     Args:
-        name: "onnxruntime", "openvino" or "torch"; with a device, such as "onnxruntime:cuda".
+        name: a key of `ENGINES`; with a device, such as "onnxruntime:cuda".
         threads: CPU threads; by default all cores.
 
     Raises:
@@ -99,8 +100,8 @@ def graph_path(directory: Path, tower: Tower) -> Path:
     return path
 
 
-def start_session(path: Path, threads: int | None = None, device: str = AUTO) -> Any:
-    """Load a graph as an `InferenceSession` of onnxruntime.
+def start_session(path: Path | bytes, threads: int | None = None, device: str = AUTO) -> Any:
+    """Load a graph, in a file or in memory, as an `InferenceSession` of onnxruntime.
 
     If the provider of the device cannot start, the CPU is used and a warning shown.
 
@@ -129,20 +130,36 @@ def start_session(path: Path, threads: int | None = None, device: str = AUTO) ->
     try:
         return onnxruntime.InferenceSession(path, options, providers=[CPU_PROVIDER])
     except Exception as error:  # as above
-        raise _unreadable(path, "onnxruntime", error) from None
+        name = "the graph" if isinstance(path, bytes) else path
+        raise _unreadable(name, "onnxruntime", error) from None
 
 
 def _start_onnxruntime(directory: Path, tower: Tower, threads: int | None, device: str) -> Engine:
-    session = start_session(graph_path(directory, tower), threads, device)
+    return _start_graph(graph_path(directory, tower), threads, device)
+
+
+def _start_int8(directory: Path, tower: Tower, threads: int | None, device: str) -> Engine:
+    """Start the image tower in int8, and other towers in float32."""
+    from twotower.encode.int8 import int8_graph
+
+    if tower != "vision":
+        return _start_onnxruntime(directory, tower, threads, device)
+    return _start_graph(int8_graph(directory), threads, device)
+
+
+def _start_graph(path: Path, threads: int | None, device: str) -> Engine:
+    session = start_session(path, threads, device)
     pixels_or_ids = session.get_inputs()[0]
     name = pixels_or_ids.name
     return _fit_batches(lambda batch: session.run(None, {name: batch})[0], pixels_or_ids.shape)
 
 
-def _start_openvino(directory: Path, tower: Tower, threads: int | None, device: str) -> Engine:
-    # Otherwise OpenVINO can compute in bfloat16, and quantise activations for int8 weights.
+def _start_openvino(
+    directory: Path, tower: Tower, threads: int | None, device: str, precision: str = "f32"
+) -> Engine:
+    # Without these, OpenVINO may choose bfloat16, and quantise activations for int8 weights.
     settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
     }
     if threads:
@@ -216,7 +233,7 @@ def _start_torch(directory: Path, tower: Tower, threads: int | None, device: str
     return run
 
 
-def _unreadable(path: Path, runtime: str, error: Exception) -> EngineError:
+def _unreadable(path: str | Path, runtime: str, error: Exception) -> EngineError:
     reason = str(error).strip().splitlines()[0][:200]
     return EngineError(
         path, f"{runtime} cannot load it ({reason})", "convert or download the model again"
@@ -225,12 +242,22 @@ def _unreadable(path: Path, runtime: str, error: Exception) -> EngineError:
 
 ENGINES: dict[str, Callable[[Path, Tower, int | None, str], Engine]] = {
     "onnxruntime": _start_onnxruntime,
+    "onnxruntime-int8": _start_int8,
     "openvino": _start_openvino,
+    "openvino-bf16": partial(_start_openvino, precision="bf16"),  # if the CPU has it
     "torch": _start_torch,
 }
-DEVICES_OF_ENGINES = {"openvino": (AUTO, CPU), "torch": (AUTO, CPU, "cuda")}  # the others: any
+DEVICES_OF_ENGINES = {  # the others: any
+    "onnxruntime-int8": (AUTO, CPU),
+    "openvino": (AUTO, CPU),
+    "openvino-bf16": (AUTO, CPU),
+    "torch": (AUTO, CPU, "cuda"),
+}
+ROUNDING_ENGINES = ("onnxruntime-int8", "openvino-bf16")
 INSTALL = {
     "onnxruntime": "pip install onnxruntime",
+    "onnxruntime-int8": "pip install onnxruntime",
     "openvino": "pip install 'twotower[openvino]'",
+    "openvino-bf16": "pip install 'twotower[openvino]'",
     "torch": "pip install 'twotower[train]'",
 }
