@@ -59,7 +59,7 @@ def test_the_tokenizer_file_gives_the_ids_of_the_model(folder: Path) -> None:
 
 
 def test_sentence_transformers_has_its_layout(folder: Path) -> None:
-    """The library itself (6.2) has loaded such a directory; here, what its module calls."""
+    """The library itself loads it in `test_mixed_inputs.py`; here, what its module calls."""
     directory = folder / "sentence_transformers"
     [module] = json.loads((directory / "modules.json").read_text())
     assert module["type"] == "sentence_transformers.models.CLIPModel"

@@ -359,6 +359,7 @@ def test_unusual_file_names(tmp_path: Path) -> None:
         assert len(catalog.match_words('"" ( AND * -')) == 0
 
 
+@pytest.mark.timeout(900)
 def test_many_files_in_one_folder(tmp_path: Path) -> None:
     """Index 100,000 links to one file again: none is read, because none has changed."""
     (tmp_path / "0.png").write_bytes(picture(0))

@@ -1,16 +1,15 @@
-"""Requests over plain HTTP, and the vectors that the same model gives without a server."""
+"""Requests with JSON answers, and the vectors that the same model gives without a server."""
 
 import base64
 import functools
 import json
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import twotower
+from tests.serve.plain_http import request
 from twotower.arrays import Float32Array
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
@@ -24,18 +23,9 @@ class Answer(NamedTuple):
     content: Any
 
 
-def send(
-    url: str,
-    body: bytes | None = None,
-    headers: dict[str, str] | None = None,
-    method: str | None = None,
-) -> Answer:
-    request = urllib.request.Request(url, body, headers or {}, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=120) as response:
-            return Answer(response.status, dict(response.headers), json.loads(response.read()))
-    except urllib.error.HTTPError as error:
-        return Answer(error.code, dict(error.headers), json.loads(error.read()))
+def send(url: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Answer:
+    reply = request(url, body, headers)
+    return Answer(reply.status, dict(reply.headers), reply.json())
 
 
 def post(url: str, body: Any) -> Answer:

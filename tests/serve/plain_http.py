@@ -1,14 +1,17 @@
 """Requests of any bytes, as clients of other languages send them."""
 
+import http.client
 import json
+import socket
 import urllib.error
 import urllib.request
 from typing import Any, NamedTuple
+from urllib.parse import urlencode, urlsplit
 
 
 class Reply(NamedTuple):
     status: int
-    headers: Any
+    headers: http.client.HTTPMessage
     content: bytes
 
     def json(self) -> Any:
@@ -24,7 +27,7 @@ def request(
     """Send a request; without a content type, urllib claims that a body is a form."""
     message = urllib.request.Request(url, body, headers or {}, method=method)
     try:
-        with urllib.request.urlopen(message, timeout=60) as response:
+        with urllib.request.urlopen(message, timeout=120) as response:
             return Reply(response.status, response.headers, response.read())
     except urllib.error.HTTPError as error:
         with error:
@@ -33,6 +36,32 @@ def request(
 
 def post_json(url: str, content: Any) -> Reply:
     return request(url, json.dumps(content).encode())
+
+
+def call(
+    url: str,
+    path: str,
+    content: Any = None,
+    *,
+    method: str | None = None,
+    headers: dict[str, str] | None = None,
+    **query: Any,
+) -> Reply:
+    """Call an endpoint; content that is no bytes is sent as JSON, and makes it a POST."""
+    body = content if isinstance(content, bytes | None) else json.dumps(content).encode()
+    address = f"{url}{path}" + (f"?{urlencode(query)}" if query else "")
+    return request(address, body, headers, method)
+
+
+def raw_get(url: str, target: str) -> Reply:
+    """Send a request target byte for byte, as no well-behaved client would."""
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+        head = f"GET {target} HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n\r\n"
+        connection.sendall(head.encode())
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        return Reply(response.status, response.headers, response.read())
 
 
 def multipart(

@@ -6,9 +6,11 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.serve.calls import assert_equal_embeds, local_text, post
 from tests.serve.conftest import PHOTOS
-from tests.serve.library_calls import call
+from tests.serve.plain_http import call
 from tests.serve.running import running_server
+from twotower.library import Library
 
 
 def events(url: str) -> Iterator[dict]:
@@ -58,6 +60,24 @@ def test_indexing_on_request_finds_new_pictures(own_photos: Path) -> None:
         names = {hit["name"] for hit in call(url, "/api/search", top=100).json()["hits"]}
         assert "second bee.jpg" in names
         assert "bus.jpg" not in names
+
+
+def test_embeddings_keep_their_model_when_the_library_changes_its_own(
+    own_photos: Path, tiny_directory: Path
+) -> None:
+    """Clients store vectors, which must not mix with those of another model."""
+    with running_server([str(own_photos)]) as url:
+        library = Library(own_photos, model=tiny_directory)
+        library.index()
+        library.close()
+        assert call(url, "/api/search", q="cat").status == 200
+        assert call(url, "/api/library").json()["model"] == tiny_directory.name
+        answer = post(f"{url}/v1/embeddings", {"input": "a cat"}).content
+        assert answer["model"] == "twotower-small"
+        assert_equal_embeds(answer["data"][0]["embedding"], local_text("a cat"))
+    with running_server([str(own_photos)]) as url:
+        answer = post(f"{url}/v1/embeddings", {"input": "a cat"}).content
+        assert len(answer["data"][0]["embedding"]) == 32
 
 
 def test_a_shutdown_stops_indexing_and_the_next_start_continues(tmp_path: Path) -> None:

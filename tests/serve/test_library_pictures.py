@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.serve.library_calls import call
+from tests.serve.plain_http import call
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +18,9 @@ def cat(library_url: str) -> int:
 def test_thumbnails_have_the_height_and_are_kept(library_url: str, photos: Path, cat: int) -> None:
     answer = call(library_url, f"/api/pictures/{cat}/thumbnail", height=200)
     assert answer.headers["content-type"] == "image/jpeg"
-    assert Image.open(io.BytesIO(answer.body)).size == (240, 240)
+    assert Image.open(io.BytesIO(answer.content)).size == (240, 240)
     kept = photos / ".twotower" / "thumbnails" / "240" / "0" / f"{cat}.jpg"
-    assert kept.read_bytes() == answer.body
+    assert kept.read_bytes() == answer.content
     assert call(library_url, f"/api/pictures/{cat}/thumbnail", height=0).status == 400
 
 
@@ -28,7 +28,7 @@ def test_thumbnails_are_revalidated_by_their_tag(library_url: str, cat: int) -> 
     path = f"/api/pictures/{cat}/thumbnail"
     tag = call(library_url, path).headers["etag"]
     second = call(library_url, path, headers={"If-None-Match": tag})
-    assert (second.status, second.body) == (304, b"")
+    assert (second.status, second.content) == (304, b"")
     assert call(library_url, path, headers={"If-None-Match": '"other"'}).status == 200
 
 
@@ -43,7 +43,7 @@ def test_thumbnails_are_immutable_for_one_version_alone(library_url: str, cat: i
 def test_originals_are_the_bytes_of_the_file(library_url: str, photos: Path, cat: int) -> None:
     content = (photos / "animals" / "cat.jpg").read_bytes()
     answer = call(library_url, f"/api/pictures/{cat}/original")
-    assert answer.body == content
+    assert answer.content == content
     assert answer.headers["content-type"] == "image/jpeg"
     assert answer.headers["content-disposition"] == 'inline; filename="cat.jpg"'
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -53,17 +53,17 @@ def test_originals_are_read_in_ranges(library_url: str, photos: Path, cat: int) 
     content = (photos / "animals" / "cat.jpg").read_bytes()
     path = f"/api/pictures/{cat}/original"
     middle = call(library_url, path, headers={"Range": "bytes=10-19"})
-    assert (middle.status, middle.body) == (206, content[10:20])
+    assert (middle.status, middle.content) == (206, content[10:20])
     assert middle.headers["content-range"] == f"bytes 10-19/{len(content)}"
     end = call(library_url, path, headers={"Range": "bytes=-7"})
-    assert end.body == content[-7:]
+    assert end.content == content[-7:]
     assert call(library_url, path, headers={"Range": f"bytes={len(content)}-"}).status == 416
 
 
 def test_a_view_is_a_jpeg_of_any_format(library_url: str) -> None:
     hits = call(library_url, "/api/search", q="type:avif").json()["hits"]
     answer = call(library_url, f"/api/pictures/{hits[0]['id']}/original", view=1)
-    assert Image.open(io.BytesIO(answer.body)).format == "JPEG"
+    assert Image.open(io.BytesIO(answer.content)).format == "JPEG"
 
 
 def test_facts_have_tags_once_they_are_computed(library_url: str, cat: int) -> None:
@@ -78,7 +78,7 @@ def test_facts_have_tags_once_they_are_computed(library_url: str, cat: int) -> N
 
 def test_heat_maps_have_the_aspect_of_the_picture(library_url: str, cat: int) -> None:
     answer = call(library_url, f"/api/pictures/{cat}/heatmap", text="a cat")
-    image = Image.open(io.BytesIO(answer.body))
+    image = Image.open(io.BytesIO(answer.content))
     assert (image.format, image.mode) == ("PNG", "RGBA")
     assert image.width == image.height
     low, high = image.getchannel("A").getextrema()

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.library_calls import call
+from tests.serve.plain_http import call
 
 
 def search(url: str, q: str = "", **query: object) -> dict:
     answer = call(url, "/api/search", q=q, **query)
-    assert answer.status == 200, answer.body
+    assert answer.status == 200, answer.content
     return answer.json()
 
 
@@ -154,7 +154,7 @@ def test_an_upload_finds_its_like_and_combines_with_words(library_url: str, phot
     without = search(library_url, "-cat", upload=token)
     assert not {hit["path"] for hit in without["hits"]} & {"animals/cat.jpg"}
     thumbnail = call(library_url, f"/api/uploads/{token}/thumbnail")
-    assert thumbnail.body.startswith(b"\xff\xd8")
+    assert thumbnail.content.startswith(b"\xff\xd8")
 
 
 def test_uploads_that_cannot_be_used_are_refused(library_url: str) -> None:

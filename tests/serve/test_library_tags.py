@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.library_calls import call
+from tests.serve.plain_http import call
 from tests.serve.running import running_server
 
 

@@ -22,7 +22,7 @@ from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, ImageContent, TextContent
 
-from tests.serve.library_calls import call
+from tests.serve.plain_http import call
 from tests.serve.running import running_server
 
 Result = TypeVar("Result")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from twotower.encode.engine import (
 )
 from twotower.encode.fastest import choose_engine, golden_cosine, known_engine
 from twotower.encode.golden import read_golden
+from twotower.encode.mixed_inputs import MixedInput, parse_inputs, read_pixel_values
 from twotower.encode.stream import EncodedPicture, encode_stream
 from twotower.errors import EngineError, VerificationError
 from twotower.inputs.pictures import Picture
@@ -139,33 +141,40 @@ class Encoder:
 
     def encode(
         self,
-        sentences: str | PIL.Image.Image | Sequence[str | PIL.Image.Image],
+        inputs: MixedInput | Sequence[MixedInput],
         batch_size: int = 32,
         show_progress_bar: bool = False,
         normalize_embeddings: bool = False,
     ) -> Float32Array:
-        """Embed strings and PIL images in one list, as sentence-transformers' CLIP models do.
+        """Embed texts and pictures in one list, as sentence-transformers' CLIP models do.
+
+        Args:
+            inputs: texts, pictures, `{"text": text}` and `{"image": picture}`. A string that names
+                the file of a picture is a picture, except as `{"text": string}`.
 
         Returns:
             [n, embed_dim], or [embed_dim] for a single input; features that are not of unit length
             unless `normalize_embeddings`.
+
+        Raises:
+            PictureError: an input cannot be read, or has another form; it names the position.
         """
-        single = isinstance(sentences, str | PIL.Image.Image)
-        inputs = _as_list(sentences)
-        features = np.empty((len(inputs), self.config.embed_dim), np.float32)
-        texts = [row for row, item in enumerate(inputs) if isinstance(item, str)]
-        pictures = [row for row, item in enumerate(inputs) if not isinstance(item, str)]
+        single = _is_single(inputs)
+        parsed = parse_inputs(_as_list(inputs))
+        features = np.empty((len(parsed), self.config.embed_dim), np.float32)
+        texts = [row for row, item in enumerate(parsed) if item.modality == "text"]
+        pictures = [row for row, item in enumerate(parsed) if item.modality == "image"]
         done = 0
         with _progress_bar(show_progress_bar) as report:
             for rows in (*_chunks(texts, batch_size), *_chunks(pictures, batch_size)):
-                batch = [inputs[row] for row in rows]
-                if isinstance(batch[0], str):
-                    features[rows] = self._text_features(self._tokenize(batch), batch_size)
+                if parsed[rows[0]].modality == "text":
+                    tokens = self._tokenize([parsed[row].content for row in rows])
+                    features[rows] = self._text_features(tokens, batch_size)
                 else:
-                    pixel_values = np.stack([self.preprocess(picture) for picture in batch])
-                    features[rows] = self._vision(pixel_values)
+                    pixels = [read_pixel_values(parsed[row], row, self.preprocess) for row in rows]
+                    features[rows] = self._vision(np.stack(pixels))
                 done += len(rows)
-                report(Progress(done, len(inputs), stage="Encoding"))
+                report(Progress(done, len(parsed), stage="Encoding"))
         if normalize_embeddings:
             features = normalize(features)
         return features[0] if single else features
@@ -293,8 +302,13 @@ class Encoder:
 
 
 def _as_list(inputs: Any) -> list[Any]:
-    single = isinstance(inputs, str | bytes | Path | PIL.Image.Image | np.ndarray)
-    return [inputs] if single else list(inputs)
+    return [inputs] if _is_single(inputs) else list(inputs)
+
+
+def _is_single(inputs: Any) -> bool:
+    if isinstance(inputs, np.ndarray):
+        return inputs.dtype.kind not in "UO"  # an array of strings or objects is a list of inputs
+    return isinstance(inputs, str | bytes | os.PathLike | PIL.Image.Image | Mapping)
 
 
 def _chunks(items: Any, size: int) -> Iterator[Any]:

@@ -26,7 +26,8 @@ class ServerSettings:
         api_key: required in `Authorization: Bearer KEY` or `X-API-Key`; None for no key.
         no_auth: listen on other hosts than loopback without an API key.
         models: models to serve, as `load` takes them; the first is the default. By default that of
-            the library, or the default model.
+            the library, or the default model. Endpoints for embeddings keep it until a restart,
+            also if the library changes its model: clients store vectors, and models do not mix.
         engine: the runtime of the models, as for `load`.
         allowed_hosts: further values of the `Host` header, besides loopback and `host`.
         cors_origins: origins whose pages may call the server; "*" for all.
