@@ -44,12 +44,12 @@ def test_the_names_of_engines() -> None:
     assert set(ROUNDING_ENGINES) < set(ENGINE_NAMES) and set(DEVICES_OF_ENGINES) < set(ENGINE_NAMES)
     parser = build_parser()
     assert parser.parse_args(["index"]).engine == AUTO
-    assert parser.parse_args(["search", "cat"]).engine == "onnxruntime"
+    assert parser.parse_args(["classify", "cat.jpg"]).engine == "onnxruntime"
 
 
-def test_a_measurement(tiny_directory: Path) -> None:
+def test_a_measurement(fresh_directory: Path) -> None:
     stages: list[Progress] = []
-    choice = measure(tiny_directory, 1, stages.append)
+    choice = measure(fresh_directory, 1, stages.append)
     assert choice.engine in ENGINE_NAMES and choice.speed >= 1
     assert choice.cosine >= fastest.golden_cosine(choice.engine)
     assert any("onnxruntime-int8" in (stage.stage or "") for stage in stages)
@@ -57,9 +57,9 @@ def test_a_measurement(tiny_directory: Path) -> None:
 
 
 def test_the_choice_is_measured_once(
-    tiny_directory: Path, cache: Path, int8_wins: None, monkeypatch: pytest.MonkeyPatch
+    fresh_directory: Path, cache: Path, int8_wins: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = load(tiny_directory, engine=AUTO)
+    model = load(fresh_directory, engine=AUTO)
     assert model.engine == "onnxruntime"  # until it is measured
     picture = np.zeros((64, 64, 3), np.uint8)
     exact = model.encode_image(picture)
@@ -68,67 +68,67 @@ def test_the_choice_is_measured_once(
     assert 0.99 < float((model.encode_image(picture) * exact).sum()) < 1
     monkeypatch.setattr(fastest, "measure", None)
     model.choose_engine()
-    again = load(tiny_directory, engine=AUTO)
+    again = load(fresh_directory, engine=AUTO)
     assert again.engine == "onnxruntime-int8"
     again.choose_engine()
-    assert read_choice(tiny_directory, None) == EngineChoice(
+    assert read_choice(fresh_directory, None) == EngineChoice(
         "onnxruntime-int8", 2.0, again.verify()
     )
-    assert read_choice(tiny_directory, 1) is None  # a machine with other threads
-    assert load(tiny_directory).engine == "onnxruntime"
+    assert read_choice(fresh_directory, 1) is None  # a machine with other threads
+    assert load(fresh_directory).engine == "onnxruntime"
 
 
 def test_a_fast_engine_that_is_wrong_is_not_chosen(
-    tiny_directory: Path, int8_wins: None, monkeypatch: pytest.MonkeyPatch
+    fresh_directory: Path, int8_wins: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fastest, "ROUNDED_COSINE", 1.1)
-    assert measure(tiny_directory, None, ignore_progress).engine != "onnxruntime-int8"
+    assert measure(fresh_directory, None, ignore_progress).engine != "onnxruntime-int8"
 
 
 def test_a_cache_that_cannot_be_written(
-    tiny_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fresh_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("TWOTOWER_CACHE", str(tmp_path / "file"))
-    model = load(tiny_directory, engine=AUTO)
+    model = load(fresh_directory, engine=AUTO)
     model.choose_engine()
     assert model.engine == "onnxruntime"
 
 
 def test_a_damaged_choice_is_measured_again(
-    tiny_directory: Path, cache: Path, int8_wins: None
+    fresh_directory: Path, cache: Path, int8_wins: None
 ) -> None:
-    load(tiny_directory, engine=AUTO).choose_engine()
+    load(fresh_directory, engine=AUTO).choose_engine()
     [path] = (cache / "engines").iterdir()
     path.write_text("{")
-    model = load(tiny_directory, engine=AUTO)
+    model = load(fresh_directory, engine=AUTO)
     assert model.engine == "onnxruntime"
     model.choose_engine()
     assert model.engine == "onnxruntime-int8"
 
 
-def test_a_device_takes_onnxruntime(tiny_directory: Path) -> None:
-    assert load(tiny_directory, engine="auto:cpu").engine == "onnxruntime"
-    assert load(tiny_directory, engine="auto:cuda").engine == "onnxruntime:cuda"
+def test_a_device_takes_onnxruntime(fresh_directory: Path) -> None:
+    assert load(fresh_directory, engine="auto:cpu").engine == "onnxruntime"
+    assert load(fresh_directory, engine="auto:cuda").engine == "onnxruntime:cuda"
 
 
 def test_indexing_many_pictures_measures_first(
-    tiny_directory: Path, tmp_path: Path, int8_wins: None, monkeypatch: pytest.MonkeyPatch
+    fresh_directory: Path, tmp_path: Path, int8_wins: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(indexing, "MEASURED_FROM", 3)
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number in range(3):
         Image.new("RGB", (20, 20), (80 * number, 0, 0)).save(folder / f"{number}.png")
-    command = ["index", str(folder), "--model", str(tiny_directory)]
+    command = ["index", str(folder), "--model", str(fresh_directory)]
     assert main([*command, "--engine", "onnxruntime"]) == 0
-    assert read_choice(tiny_directory, None) is None
+    assert read_choice(fresh_directory, None) is None
     (folder / "0.png").unlink()
     Image.new("RGB", (30, 20)).save(folder / "new.png")
     assert main(command) == 0  # one new picture
-    assert read_choice(tiny_directory, None) is None
+    assert read_choice(fresh_directory, None) is None
     for number in range(3):
         Image.new("RGB", (20, 30), (0, 80 * number, 0)).save(folder / f"tall{number}.png")
     assert main(command) == 0
-    choice = read_choice(tiny_directory, None)
+    choice = read_choice(fresh_directory, None)
     assert choice is not None and choice.engine == "onnxruntime-int8"

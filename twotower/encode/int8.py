@@ -39,7 +39,10 @@ FORM = 1  # of the graphs, in the names of their files
 LEVELS = 127  # of int8 on either side of 0
 SMOOTHING = 0.75  # exponent of the activations in the factors; .5 in the paper, see docs
 GELU_MINIMUM = -0.1701  # of gelu; of gelu_tanh -0.1700, of quick_gelu -0.1636
-TINY = 1e-12  # least scale; a token of zeros would divide by 0
+# Behind a GELU, of a token's maximum. In a token of small values all levels would otherwise be
+# high, and without VNNI onnxruntime adds two products in int16, which then saturates.
+LEAST_BOUND = 1.0
+TINY = 1e-12  # elsewhere; a token of zeros would divide by 0
 
 
 def int8_graph(directory: Path) -> Path:
@@ -174,6 +177,7 @@ class _Int8Writer:
         scalars = {
             "int8.one": np.float32(1),
             "int8.tiny": np.float32(TINY),
+            "int8.least_bound": np.float32(LEAST_BOUND),
             "int8.shift": np.float32(-GELU_MINIMUM),
             "int8.zero": np.uint8(0),
             "int8.middle": np.uint8(LEVELS + 1),
@@ -239,10 +243,11 @@ class _Int8Writer:
         if positive:
             tokens = self._add("Add", tokens, "int8.shift", output=f"{name}.from_zero")
         largest = self._add("ReduceMax", tokens, "int8.last_axis", output=f"{name}.max")
-        bounds = [largest, "int8.tiny"]
+        bounds = [largest, "int8.least_bound"]
         if not positive:
             least = self._add("ReduceMin", tokens, "int8.last_axis", output=f"{name}.min")
-            bounds.append(self._add("Neg", least, output=f"{name}.largest_negative"))
+            negative = self._add("Neg", least, output=f"{name}.largest_negative")
+            bounds = [largest, negative, "int8.tiny"]
         bound = self._add("Max", *bounds, output=f"{name}.bound")
         step = "int8.of_positive" if positive else "int8.of_both_signs"
         scale = self._add("Mul", bound, step, output=f"{name}.token_scale")
