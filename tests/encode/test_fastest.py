@@ -44,7 +44,7 @@ def test_the_names_of_engines() -> None:
     assert set(ROUNDING_ENGINES) < set(ENGINE_NAMES) and set(DEVICES_OF_ENGINES) < set(ENGINE_NAMES)
     parser = build_parser()
     assert parser.parse_args(["index"]).engine == AUTO
-    assert parser.parse_args(["classify", "cat.jpg"]).engine == "onnxruntime"
+    assert parser.parse_args(["classify", "cat.jpg", "--labels", "a"]).engine == "onnxruntime"
 
 
 def test_a_measurement(fresh_directory: Path) -> None:
