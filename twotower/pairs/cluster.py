@@ -60,6 +60,7 @@ class Cluster:
         function: Callable[[Task], Result],
         tasks: Sequence[Task],
         poll: Callable[[], None] = lambda: None,
+        gpus: int = 0,
     ) -> Iterator[tuple[Task, Result]]:
         """Call a function for each task on the cluster; yield tasks as they end, with results.
 
@@ -69,12 +70,13 @@ class Cluster:
         Args:
             function: can be pickled, as the tasks can, and takes one CPU.
             poll: called about once a second.
+            gpus: that a task takes.
 
         Raises:
             TwotowerError, OSError: a task raised it.
             PairsError: the workers of a task were lost more than `MAX_RETRIES` times.
         """
-        remote: Any = self._ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_call)
+        remote: Any = self._ray.remote(num_cpus=1, num_gpus=gpus, max_retries=MAX_RETRIES)(_call)
         waiting = list(reversed(tasks))
         running: dict[Any, Task] = {}
         try:
