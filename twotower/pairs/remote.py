@@ -82,7 +82,8 @@ def _find_files(folder: str) -> list[str]:
     import fsspec
 
     files, path = fsspec.core.url_to_fs(folder)
-    return sorted(files.unstrip_protocol(name) for name in files.find(path))
+    root, start = folder.rstrip("/"), path.rstrip("/")
+    return sorted(root + name.removeprefix(start) for name in files.find(path))
 
 
 def _read_file(location: str) -> bytes:
