@@ -87,8 +87,8 @@ def test_ctrl_c_loses_only_the_current_shard(command: Any, tmp_path: Path) -> No
     line = command(photos, "--out", out, "--rows-per-shard", 20)
     with started(line, out, 3) as process:
         process.send_signal(signal.SIGSTOP)  # so that it does not finish meanwhile
-        other = run(line, code=1)
-        assert f"process {process.pid} is changing this folder; wait" in other.stderr
+        second = run(line, code=1)
+        assert f"process {process.pid} is changing this folder; wait" in second.stderr
         process.send_signal(signal.SIGCONT)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()

@@ -124,6 +124,15 @@ def test_stages_wait_for_each_other_and_not_for_the_input() -> None:
     assert slow_encoder.decoders_wait > 0.1 > slow_encoder.encoder_waits
 
 
+def test_reading_is_told_from_decoding() -> None:
+    times = StageTimes()
+    times.encoder_waits = 1.0
+    times.add_work(reading=0.5, decoding=0.4)
+    assert times.limit == "read-bound"
+    times.add_work(reading=0.0, decoding=0.2)
+    assert times.limit.startswith("decode-bound")
+
+
 def test_one_core_is_singular() -> None:
     times = StageTimes(1)
     times.encoder_waits = 1.0

@@ -29,11 +29,13 @@ class StageTimes:
         threads: that decode.
         encoder_waits: seconds that the encoder waited for pixels.
         decoders_wait: seconds that all decoders waited for room in the queue.
+        reading, decoding: seconds of the decoders, where a caller measures them.
     """
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or os.cpu_count() or 1
         self.encoder_waits = self.decoders_wait = 0.0
+        self.reading = self.decoding = 0.0
         self._lock = threading.Lock()
         self._decoding = 0  # items in the hands of decoders
         self._idle_since: float | None = None
@@ -41,11 +43,16 @@ class StageTimes:
 
     @property
     def limit(self) -> str:
-        """The stage that limits the rate, such as "decode-bound, 2 cores"; "" without waits."""
+        """The stage that limits the rate, such as "decode-bound, 2 cores"; "" without waits.
+
+        "read-bound" if the decoders spend most of their time on reading files.
+        """
         if self.encoder_waits == self.decoders_wait:
             return ""
         if self.encoder_waits < self.decoders_wait:
             return "encode-bound"
+        if self.reading > self.decoding:
+            return "read-bound"
         cores = "core" if self.threads == 1 else "cores"
         return f"decode-bound, {self.threads} {cores}"
 
@@ -59,7 +66,15 @@ class StageTimes:
             if now - self._faded_at > _FADE_SECONDS:
                 self.encoder_waits /= 2
                 self.decoders_wait /= 2
+                self.reading /= 2
+                self.decoding /= 2
                 self._faded_at = now
+
+    def add_work(self, reading: float, decoding: float) -> None:
+        """Count the seconds that a decoder spent on an item."""
+        with self._lock:
+            self.reading += reading
+            self.decoding += decoding
 
     def end_decoding(self) -> None:
         """Count an item that is decoded."""

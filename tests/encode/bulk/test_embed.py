@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -342,3 +343,64 @@ def test_no_item_is_lost_or_doubled(
                 embed_until(stop)
         embed_until(None)
         assert [row["key"] for row in read_rows(Path(name) / "out")] == keys
+
+
+def test_an_input_that_disappears_stops_no_other(
+    embed_tiny: Any, tiny_directory: Path, tmp_path: Path
+) -> None:
+    """The second tar is damaged after its items were counted, and restored for the next run."""
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    for number in range(3):
+        write_tar(tars / f"{number}.tar", {f"{number}-{i}.png": picture(i) for i in range(3)})
+    content = (tars / "1.tar").read_bytes()
+
+    def damage(progress: Progress) -> None:
+        if progress.stage == "Reading sources" and progress.done == 3:
+            status = (tars / "1.tar").stat()
+            (tars / "1.tar").write_bytes(b"x" * len(content))
+            os.utime(tars / "1.tar", ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    summary = embed(tars, tmp_path / "out", tiny_directory, EmbedSettings(), damage)
+    [fault] = summary.faults
+    assert "1.tar: not a tar" in fault
+    assert [row["key"][0] for row in read_rows(tmp_path / "out")] == ["0"] * 3 + ["2"] * 3
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert not manifest["complete"] and manifest["faults"] == summary.faults
+    status = (tars / "1.tar").stat()
+    (tars / "1.tar").write_bytes(content)
+    os.utime(tars / "1.tar", ns=(status.st_atime_ns, status.st_mtime_ns))
+    summary, rows = embed_tiny(tars)
+    assert summary.is_success
+    assert [row["key"][0] for row in rows] == ["0"] * 3 + ["1"] * 3 + ["2"] * 3
+
+
+def test_a_remote_tar_cut_short_is_not_complete(embed_tiny: Any, tmp_path: Path) -> None:
+    import fsspec
+
+    tar = write_tar(tmp_path / "x.tar", {f"k{i}.png": picture(i) for i in range(5)})
+    bucket = fsspec.filesystem("memory")
+    bucket.pipe("/cut/x.tar", tar.read_bytes()[:3000])
+    summary, rows = embed_tiny("memory://cut/x.tar")
+    assert summary.faults == ["memory://cut/x.tar: is cut short; run again, or pack it again"]
+    assert rows == []
+
+
+def test_names_that_are_no_text(embed_tiny: Any, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    try:
+        Path(os.fsdecode(bytes(photos) + b"/\xff.png")).write_bytes(picture(1))
+    except OSError:
+        pytest.skip("this file system has no such names")
+    _, [row] = embed_tiny(photos)
+    assert row["key"] == "\\xff.png" and row["error"] is None
+
+
+def test_rows_do_not_depend_on_groups(embed_tiny: Any, tmp_path: Path) -> None:
+    """Shards begin and end anywhere in the row groups of a table."""
+    names = [f"text {i}" for i in range(53)]
+    write_table(tmp_path / "t.parquet", {"text": names}, group=8)
+    _, rows = embed_tiny(tmp_path / "t.parquet", texts=True, rows_per_shard=11)
+    assert [row["text"] for row in rows] == names
+    assert [row["key"] for row in rows] == [*map(str, range(53))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -151,7 +152,7 @@ class _PictureShards:
     def run(self) -> Iterator[ShardResult]:
         """Yield the results of the shards, in their order."""
         settings = self._job.settings
-        decode = functools.partial(_decode, self._encoder.preprocess)
+        decode = functools.partial(_decode, self._encoder.preprocess, self._times)
         with closing(
             Network(settings.contact, settings.allow_private, self._job.processes)
         ) as network:
@@ -202,18 +203,27 @@ class _PictureShards:
             yield _write(self._writer, current.shard, current.rows, current.fault)
 
 
-def _decode(preprocess: Preprocess, picture: _Picture) -> Float32Array:
-    """Read a picture and return its pixel_values [3, S, S]; fill in its hash and size.
+def _decode(preprocess: Preprocess, times: StageTimes, picture: _Picture) -> Float32Array:
+    """Read a picture and return its pixel_values [3, S, S]; fill in its row. Runs in threads."""
+    start = end_of_reading = time.monotonic()
+    try:
+        content, sha256 = picture.read()
+        end_of_reading = time.monotonic()
+        return _pixel_values(preprocess, picture.row, content, sha256)
+    except PairsError as error:
+        raise PictureError(error.subject, error.reason, error.remedy) from None
+    finally:
+        times.add_work(end_of_reading - start, time.monotonic() - end_of_reading)
+
+
+def _pixel_values(preprocess: Preprocess, row: Row, content: bytes, sha256: str) -> Float32Array:
+    """Return pixel_values [3, S, S], and fill in the hash and size of a row.
 
     Large JPEGs are decoded at a reduced scale, as for a library.
     """
-    try:
-        content, sha256 = picture.read()
-    except PairsError as error:
-        raise PictureError(error.subject, error.reason, error.remedy) from None
-    picture.row.sha256 = sha256 or hashlib.sha256(content).hexdigest()
-    image = open_header(io.BytesIO(content), picture.row.key)
-    picture.row.image_size = _upright_size(image)
+    row.sha256 = sha256 or hashlib.sha256(content).hexdigest()
+    image = open_header(io.BytesIO(content), row.key)
+    row.image_size = _upright_size(image)
     side = 2 * preprocess.config.image_size
     image.draft(None, (side, side))
     return preprocess(image)
