@@ -1,14 +1,15 @@
 """Time files to vectors beside the stages alone, and what a Ray cluster of this machine costs.
 
-    python benchmarks/speed/pipeline.py [PICTURES] [--model small] [--ray]
+    python benchmarks/speed/pipeline.py [PICTURES] [--model small] [--rounds 3] [--ray]
 
 decode: files read, hashed, decoded and resized in threads. encode: ready pixels through the model.
 together: `twotower.embed` of the folder, without loading the model. The pictures are the example
 photographs. Runs in turn, each in a process of its own. Stages on the same cores cannot overlap:
 their best rate together is 1 / (1 / decode + 1 / encode), and with a GPU the slower of the two.
 
---ray: the same embedding by `embed` on all cores, and on a local Ray cluster of as many workers,
-with the model loaded. Writes results/pipeline.csv.
+--ray: the same embedding by `embed` on all cores, and on a local Ray cluster of as many workers.
+The model is loaded in the time of both, and the workers of Ray take some seconds to start, so give
+some thousands of pictures. Writes results/pipeline.csv.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from twotower.pairs.cluster import connect
 
 COLUMNS = ("measurement", "value", "unit")
 STAGES = ("decode", "encode", "together")
-ROUNDS, BATCH = 3, 32
+BATCH = 32
 SHARDS = 8  # of the run with Ray
 Row = tuple[str, ...]
 
@@ -45,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pictures", nargs="?", type=int, default=400)
     parser.add_argument("--model", default="small")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ray", action="store_true")
     parser.add_argument("--run", choices=(*STAGES, "plain", "ray"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -74,7 +76,7 @@ def write_pictures(folder: Path, count: int) -> None:
 def measure(names: tuple[str, ...], folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Return the pictures a second of each run, the median of the rounds."""
     rates: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(ROUNDS):
+    for _ in range(options.rounds):
         for name, runs in rates.items():
             command = [sys.executable, __file__, "--run", name, "--folder", str(folder)]
             command += ["--model", options.model]

@@ -60,7 +60,13 @@ def add_commands(commands: Commands) -> None:
         metavar="N",
         help="items in a file, of which a stopped run loses at most that many (10000)",
     )
-    add("--batch-size", type=positive, default=32, metavar="N", help="computed at once (32)")
+    add(
+        "--batch-size",
+        type=positive,
+        default=32,
+        metavar="N",
+        help="pictures computed at once (32)",
+    )
     add("--contact", default="", help="for complaints, in requests for pictures at URLs")
     add("--allow-private", action="store_true", help="request private addresses, for tests")
     add_model_options(command)

@@ -246,12 +246,30 @@ def test_another_embedding_is_refused(
     for sources, options, reason in (
         ([photos], {"rows_per_shard": 2}, "other settings"),
         ([photos], {"texts": True, "column": "a"}, "another model"),
-        ([photos, photos], {}, "other sources"),
+        ([photos / "00000.png"], {}, "other sources"),
     ):
         with pytest.raises(EmbedError, match=reason):
             embed_tiny(*sources, **options)
     with pytest.raises(EmbedError, match=r"another model .* choose another folder"):
         embed(photos, tmp_path / "out", siglip_directory)
+
+
+def test_a_plan_without_a_manifest_is_of_no_run(embed_tiny: Any, tmp_path: Path) -> None:
+    """A run that was killed before its first shard does not bind the settings of the next."""
+    (tmp_path / "out" / "plan").mkdir(parents=True)
+    (tmp_path / "out" / "plan" / "plan.json").write_text("[]")
+    summary, _ = embed_tiny(write_folder(tmp_path / "photos", 3))
+    assert summary.rows == 3
+    (tmp_path / "out" / "plan" / "plan.json").write_text("[{")
+    with pytest.raises(EmbedError, match=r"plan.json: is damaged"):
+        embed_tiny(tmp_path / "photos")
+
+
+def test_sources_that_overlap_count_once(embed_tiny: Any, tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", {"x.png": picture(1)})
+    photos = write_folder(tmp_path / "photos", 2)
+    summary, _ = embed_tiny(tmp_path / "*.tar", tar, photos, photos)
+    assert summary.rows == 3
 
 
 def test_two_runs_at_once_are_refused(embed_tiny: Any, tmp_path: Path) -> None:

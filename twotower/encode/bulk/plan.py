@@ -85,14 +85,27 @@ class Plan:
 
     Attributes:
         inputs: in the order of their shards.
+
+    Raises:
+        EmbedError: the file is damaged.
     """
 
     def __init__(self, folder: Path, rows_per_shard: int) -> None:
         self.folder = folder / PLAN_FOLDER
         self.rows_per_shard = rows_per_shard
         self._path = self.folder / "plan.json"
-        trees = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else []
-        self.inputs = [self._parse(tree) for tree in trees]
+        self.inputs = self._read()
+
+    def _read(self) -> list[Input]:
+        if not self._path.exists():
+            return []
+        try:
+            trees = json.loads(self._path.read_text(encoding="utf-8"))
+            return [self._parse(tree) for tree in trees]
+        except (ValueError, TypeError, KeyError) as error:
+            raise EmbedError(
+                self._path, f"is damaged ({error})", "embed into another folder"
+            ) from None
 
     def _parse(self, tree: dict[str, Any]) -> Input:
         item = Input(**{**tree, "starts": tuple(tree["starts"])})
@@ -131,8 +144,9 @@ class Plan:
             PairsError: a remote source cannot be listed.
         """
         earlier = {(item.kind, item.location): item for item in self.inputs}
+        listed = (item for source in sources for item in self._find(source, settings.texts))
         missing: list[Input] = []
-        for item in (item for source in sources for item in self._find(source, settings.texts)):
+        for item in dict.fromkeys(listed):  # patterns can overlap
             if (item.kind, item.location) in earlier:
                 _require_unchanged(earlier[item.kind, item.location])
             else:

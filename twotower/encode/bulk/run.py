@@ -25,6 +25,7 @@ from twotower.encode.bulk.output import TABLE_FOLDER, read_counts, table_path
 from twotower.encode.bulk.plan import PLAN_FOLDER, Plan, Shard
 from twotower.encode.bulk.settings import EmbedSettings, EmbedSummary
 from twotower.encode.bulk.shards import EmbedJob, ShardResult, embed_shard, embed_shards
+from twotower.encode.engine import accelerator
 from twotower.encode.golden import fingerprint, image_fingerprint
 from twotower.encode.load import find_model
 from twotower.errors import EmbedError, LibraryError
@@ -70,7 +71,7 @@ def embed(
     started = time.monotonic()
     settings = settings or EmbedSettings()
     sources = [sources] if isinstance(sources, str | Path) else sources
-    locations = [_absolute(str(source)) for source in sources]
+    locations = list(dict.fromkeys(_absolute(str(source)) for source in sources))
     folder = Path(out).absolute()
     directory = find_model(model)
     with _writing(folder):
@@ -117,12 +118,22 @@ def _run(
     if cluster is None:
         yield from embed_shards(job, shards, report)
         return
-    gpus = int(job.settings.engine.endswith(_GPU_DEVICES))
-    job = replace(job, processes=max(2, cluster.cpus))
+    yield from _run_on_cluster(job, shards, report, cluster)
+
+
+def _run_on_cluster(
+    job: EmbedJob, shards: Sequence[Shard], report: ReportProgress, cluster: Cluster
+) -> Iterator[ShardResult]:
+    """Embed a shard in each task: on one core, or on one GPU with its share of the cores."""
+    engine = job.settings.engine
+    gpus = int(cluster.gpus > 0 and (engine.endswith(_GPU_DEVICES) or bool(accelerator(engine))))
+    processes = cluster.gpus if gpus else cluster.cpus
+    cpus = max(1, cluster.cpus // processes) if gpus else 1
+    step = functools.partial(embed_shard, replace(job, threads=cpus, processes=processes))
     total = sum(shard.rows or job.settings.rows_per_shard for shard in shards)
     done = failed = 0
     report(Progress(0, total, stage="Embedding"))
-    for _, result in cluster.map(functools.partial(embed_shard, job), shards, gpus=gpus):
+    for _, result in cluster.map(step, shards, cpus=cpus, gpus=gpus):
         done, failed = done + result.rows, failed + result.failed
         report(Progress(done, max(total, done), failed, "Embedding"))
         yield result
@@ -164,6 +175,8 @@ def _require_same(folder: Path, record: dict[str, Any]) -> None:
             raise EmbedError(
                 folder, "has Parquet files without a manifest", "choose another folder"
             )
+        for file in (folder / PLAN_FOLDER).iterdir():  # of a run that ended before its first shard
+            file.unlink()
         return
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))

@@ -24,7 +24,7 @@ class EmbedSettings:
         format: "clip-retrieval" writes the folders of that program too.
         rows_per_shard: items in a shard; a run that is stopped loses at most that many.
         engine: the runtime, see `load`.
-        batch_size: pictures or texts that are computed at once.
+        batch_size: pictures that are computed at once.
         contact: an address for complaints, in the `User-Agent` header of requests.
         allow_private: request URLs at private and loopback addresses, for tests.
     """

@@ -44,19 +44,16 @@ class EmbedJob:
         folder: of the embeddings.
         model: a directory or name, as `load` takes it.
         digits: of numbers in the names of clip-retrieval's files, or 0.
-        processes: that embed shards at the same time, each with one thread if there are several.
+        threads: of the model and of the decoders; None for all cores.
+        processes: that embed shards at the same time.
     """
 
     folder: Path
     model: str
     settings: EmbedSettings
     digits: int = 0
+    threads: int | None = None
     processes: int = 1
-
-    @property
-    def threads(self) -> int | None:
-        """The threads of a stage in a process; None for all cores."""
-        return None if self.processes == 1 else 1
 
 
 class ShardResult(NamedTuple):
@@ -252,7 +249,7 @@ def _embed_texts(
         try:
             items = read_texts(shard, job.settings)
             while chunk := list(islice(items, _TEXTS)):
-                rows += _text_rows(chunk, encoder, job.settings.batch_size)
+                rows += _text_rows(chunk, encoder)
                 failed += sum(row.embeds is None for row in rows[-len(chunk) :])
                 report(Progress(done + len(rows), total, failed, "Embedding"))
         except _UNREADABLE as error:
@@ -261,9 +258,9 @@ def _embed_texts(
         yield _write(writer, shard, rows, fault)
 
 
-def _text_rows(items: Sequence[TextItem], encoder: Encoder, batch_size: int) -> list[Row]:
+def _text_rows(items: Sequence[TextItem], encoder: Encoder) -> list[Row]:
     texts = [item.text for item in items if item.text is not None]
-    embeds = iter(encoder.encode_text(texts, batch_size) if texts else ())
+    embeds = iter(encoder.encode_text(texts) if texts else ())
     return [
         Row(item.key, error="is empty; write a text, or leave it out")
         if item.text is None
