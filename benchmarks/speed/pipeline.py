@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def write_pictures(folder: Path, count: int) -> None:
-    """Write the example photographs again and again, each copy with another size in the file."""
+    """Write the example photographs again and again."""
     sources = sorted((ROOT / "examples" / "photos").glob("*.jpg"))
     contents = [path.read_bytes() for path in sources]
     for number in range(count):
