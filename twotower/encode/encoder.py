@@ -18,6 +18,7 @@ from twotower.arrays import Float32Array, normalize
 from twotower.encode.devices import fallback_message, split_engine
 from twotower.encode.engine import GRAPH_FILES, Engine, Tower, accelerator, start_engine
 from twotower.encode.golden import GOLDEN_COSINE, read_golden
+from twotower.encode.memory import HalvingEngine
 from twotower.encode.mixed_inputs import MixedInput, parse_inputs, read_pixel_values
 from twotower.encode.stream import EncodedPicture, encode_stream
 from twotower.errors import EngineError, VerificationError
@@ -220,13 +221,13 @@ class Encoder:
             try:
                 engine = start_engine(self.engine, self.directory, tower, self.threads)
                 check(engine)
-                return engine
+                return HalvingEngine(engine)
             except Exception as error:  # onnxruntime's exceptions have no public base class
                 warnings.warn(fallback_message(device, error), stacklevel=2)
                 self.engine = "onnxruntime:cpu"
         engine = start_engine(self.engine, self.directory, tower, self.threads)
         check(engine)
-        return engine
+        return HalvingEngine(engine)
 
     @cached_property
     def _patch_features(self) -> Engine:
