@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from twotower.asking.answer import Answered
     from twotower.asking.ask import ask
     from twotower.asking.classify import Classified, Label, classify
+    from twotower.encode.bulk.run import embed
+    from twotower.encode.bulk.settings import EmbedSettings
     from twotower.encode.classify import zero_shot_classifier
     from twotower.encode.convert import convert
     from twotower.encode.encoder import Encoder
@@ -31,6 +33,7 @@ _MODULES = {
     "Answered": "asking.answer",
     "CLIPConfig": "model.config",
     "Classified": "asking.classify",
+    "EmbedSettings": "encode.bulk.settings",
     "EncodedPicture": "encode.stream",
     "Encoder": "encode.encoder",
     "Hit": "search.hits",
@@ -41,6 +44,7 @@ _MODULES = {
     "ask": "asking.ask",
     "classify": "asking.classify",
     "convert": "encode.convert",
+    "embed": "encode.bulk.run",
     "fit": "train.finetune.fit",
     "load": "encode.load",
     "preset": "model.presets",
@@ -51,6 +55,7 @@ __all__ = [
     "Answered",
     "CLIPConfig",
     "Classified",
+    "EmbedSettings",
     "EncodedPicture",
     "Encoder",
     "Hit",
@@ -62,6 +67,7 @@ __all__ = [
     "ask",
     "classify",
     "convert",
+    "embed",
     "fit",
     "load",
     "preset",

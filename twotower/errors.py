@@ -54,6 +54,10 @@ class EngineError(TwotowerError):
     """A runtime is unknown, not installed, or cannot run a graph."""
 
 
+class EmbedError(TwotowerError):
+    """A bulk embedding cannot start, or cannot continue."""
+
+
 class LabelError(TwotowerError):
     """Labels, words or templates to compare pictures with cannot be used."""
 

@@ -174,11 +174,14 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def exclusive_lock(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path, content: str = "library") -> Iterator[None]:
     """Lock `folder` while the block runs, against other processes and threads.
 
     The operating system releases the lock when the process ends, even if it is killed. The file
     `lock` stays; `lock.holder` has the process id of the holder, for the error message.
+
+    Args:
+        content: of the folder, for the error message.
 
     Raises:
         LibraryError: the lock is held already, or nothing can be written there.
@@ -195,7 +198,7 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
             process = holder.read_text(encoding="utf-8", errors="replace").strip()
         raise LibraryError(
             folder,
-            f"process {process or 'unknown'} is changing this library",
+            f"process {process or 'unknown'} is changing this {content}",
             "wait until it has finished, or stop it",
         ) from None
     except (OSError, NotImplementedError) as error:  # the latter: a file system without locks

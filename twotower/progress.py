@@ -15,12 +15,14 @@ class Progress:
         done: items finished, of which `failed` could not be read.
         total: items in all.
         stage: the activity, to be displayed, such as "Indexing".
+        limit: the part of a pipeline that limits the rate, such as "encode-bound".
     """
 
     done: int
     total: int
     failed: int = 0
     stage: str = ""
+    limit: str = ""
 
 
 ReportProgress: TypeAlias = Callable[[Progress], None]

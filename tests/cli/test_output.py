@@ -44,6 +44,13 @@ def test_progress_has_stage_count_and_rate(monkeypatch: pytest.MonkeyPatch) -> N
     assert "3/7" in text
 
 
+def test_progress_names_what_limits_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = open_terminal(monkeypatch)
+    with show_progress("Indexing") as report:
+        report(Progress(3, 7, limit="decode-bound, 2 cores"))
+    assert "3/7 (decode-bound, 2 cores)" in terminal.getvalue()
+
+
 def test_the_first_stage_stays_without_another(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = open_terminal(monkeypatch)
     assert list(track("ab", "Counting", 2)) == ["a", "b"]

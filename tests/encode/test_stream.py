@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twotower.encode.encoder import Encoder
-from twotower.encode.stream import encode_stream, read_ahead
+from twotower.encode.stream import StageTimes, encode_ahead, encode_stream, read_ahead
 from twotower.errors import PictureError
 
 
@@ -95,3 +95,45 @@ def test_real_files_among_broken_ones(tiny_directory: Path, tmp_path: Path) -> N
                 answer.image_embeds, encoder.encode_image(path)[0], atol=1e-5
             )
     assert "missing.png" in str(answers[-1].error)
+
+
+def run_stages(decode_seconds: float, encode_seconds: float) -> StageTimes:
+    times = StageTimes(2)
+
+    def decode(item: int) -> np.ndarray:
+        time.sleep(decode_seconds)
+        return np.zeros((3, 2, 2), np.float32)
+
+    def encode(batch: np.ndarray) -> np.ndarray:
+        time.sleep(encode_seconds)
+        return batch[:, 0, 0, :1]
+
+    assert len(list(encode_ahead(range(24), decode, encode, 4, times))) == 24
+    return times
+
+
+def test_the_limiting_stage_is_named() -> None:
+    assert StageTimes().limit == ""
+    assert run_stages(0.02, 0.0).limit == "decode-bound, 2 cores"
+    assert run_stages(0.0, 0.04).limit == "encode-bound"
+
+
+def test_stages_wait_for_each_other_and_not_for_the_input() -> None:
+    """Only the waits between the stages count, which end where the other stage is quick."""
+    slow_encoder = run_stages(0.0, 0.04)
+    assert slow_encoder.decoders_wait > 0.1 > slow_encoder.encoder_waits
+
+
+def test_reading_is_told_from_decoding() -> None:
+    times = StageTimes()
+    times.encoder_waits = 1.0
+    times.add_work(reading=0.5, decoding=0.4)
+    assert times.limit == "read-bound"
+    times.add_work(reading=0.0, decoding=0.2)
+    assert times.limit.startswith("decode-bound")
+
+
+def test_one_core_is_singular() -> None:
+    times = StageTimes(1)
+    times.encoder_waits = 1.0
+    assert times.limit == "decode-bound, 1 core"

@@ -54,6 +54,14 @@ def test_vectors_equal_those_of_the_encoder(photos: Path, tiny_directory: Path) 
     assert reopened.model.directory == tiny_directory
 
 
+def test_progress_names_the_limiting_stage(photos: Path, tiny_directory: Path) -> None:
+    for seed in range(5, 80):
+        (photos / f"{seed}.png").write_bytes(picture(seed))
+    reports: list[indexing.Progress] = []
+    twotower.Library(photos, model=tiny_directory).index(reports.append)
+    assert reports[-1].limit.partition(",")[0] in ("decode-bound", "encode-bound")
+
+
 def test_moved_pictures_keep_their_vectors(tmp_path: Path) -> None:
     for seed in range(4):
         (tmp_path / f"{seed}.png").write_bytes(picture(seed))

@@ -31,8 +31,8 @@ Item = TypeVar("Item")
 def show_progress(stage: str) -> Iterator[ReportProgress]:
     """Yield a function that shows progress on stderr; nothing is shown if that is no terminal.
 
-    The line has the stage, a bar, the count, the rate and the time left. Without a total it
-    moves without a count. It disappears at the end.
+    The line has the stage, a bar, the count, the rate, what limits it, and the time left. Without
+    a total it moves without a count. It disappears at the end.
 
     Args:
         stage: shown until a report names another one.
@@ -60,12 +60,13 @@ def show_progress(stage: str) -> Iterator[ReportProgress]:
         def report(progress: Progress) -> None:
             speed = display.tasks[0].speed
             rate = f" {speed:.0f}/s" if speed else ""
+            limit = f" ({progress.limit})" if progress.limit else ""
             display.update(
                 task,
                 completed=progress.done,
                 total=progress.total or None,
                 description=progress.stage or stage,
-                count=f"{progress.done}/{progress.total}{rate}" if progress.total else "",
+                count=f"{progress.done}/{progress.total}{rate}{limit}" if progress.total else "",
             )
 
         yield report

@@ -26,6 +26,7 @@ from twotower.encode.engine import (
 )
 from twotower.encode.fastest import choose_engine, golden_cosine, known_engine
 from twotower.encode.golden import read_golden
+from twotower.encode.memory import HalvingEngine
 from twotower.encode.mixed_inputs import MixedInput, parse_inputs, read_pixel_values
 from twotower.encode.stream import EncodedPicture, encode_stream
 from twotower.errors import EngineError, VerificationError
@@ -240,13 +241,13 @@ class Encoder:
             try:
                 engine = start_engine(self.engine, self.directory, tower, self.threads)
                 check(engine)
-                return engine
+                return HalvingEngine(engine)
             except Exception as error:  # onnxruntime's exceptions have no public base class
                 warnings.warn(fallback_message(device, error), stacklevel=2)
                 self.engine = "onnxruntime:cpu"
         engine = start_engine(self.engine, self.directory, tower, self.threads)
         check(engine)
-        return engine
+        return HalvingEngine(engine)
 
     @cached_property
     def _patch_features(self) -> Engine:

@@ -115,7 +115,7 @@ class MtebEncoder:
             open_weights=None,
             public_training_code=None,
             public_training_data=None,
-            framework=[FRAMEWORKS[split_engine(self.encoder.engine)[0]]],
+            framework=[FRAMEWORKS[split_engine(self.encoder.engine)[0].partition("-")[0]]],
             similarity_fn_name="cosine",
             use_instructions=False,
             training_datasets=None,

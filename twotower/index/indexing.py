@@ -17,7 +17,7 @@ import numpy as np
 
 from twotower.arrays import Float32Array, Int64Array, normalize
 from twotower.encode.encoder import Encoder
-from twotower.encode.stream import read_ahead
+from twotower.encode.stream import StageTimes, read_ahead
 from twotower.errors import LibraryError, PictureError
 from twotower.index.catalog import REPLACED_TO, STOPPED_AT, Catalog
 from twotower.index.reader import PictureContent, PictureReader
@@ -81,6 +81,7 @@ class Indexing:
         self._report = report
         self._stage = f"Indexing with {encoder.config.name}" if replaces else "Indexing"
         self._progress_setting = REPLACED_TO if replaces else STOPPED_AT
+        self._times = StageTimes()
         self._reader = PictureReader(catalog.root, encoder.preprocess)
         self._old: dict[str, PictureRecord] = {}  # stale rows by path, whose id may be used again
         # Read but not embedded: pixel_values [frames, 3, S, S].
@@ -112,7 +113,7 @@ class Indexing:
             unknown = self._match_moved(changed)
             if len(unknown) >= MEASURED_FROM:
                 self._encoder.choose_engine(self._report)
-            for _, content in read_ahead(self._reader, unknown, ahead=_READ_AHEAD):
+            for _, content in read_ahead(self._reader, unknown, _READ_AHEAD, self._times):
                 self._add(content)
         except KeyboardInterrupt:
             self._finish()
@@ -263,7 +264,8 @@ class Indexing:
             self._embed()
         if due:
             self._commit()
-        self._report(Progress(self._done, self._total, self._failed, stage=self._stage))
+        limit = self._times.limit
+        self._report(Progress(self._done, self._total, self._failed, self._stage, limit))
 
     def _embed(self) -> None:
         """Embed the waiting pictures; the embed of a video is the mean over its frames."""

@@ -46,20 +46,24 @@ class Cluster:
     """A connection to a Ray cluster, whose machines share the folders of a run.
 
     Attributes:
-        cpus: of the cluster.
+        cpus, gpus: of the cluster.
     """
 
     def __init__(self) -> None:
         import ray
 
         self._ray = ray
-        self.cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        resources = ray.cluster_resources()
+        self.cpus = max(1, int(resources.get("CPU", 1)))
+        self.gpus = int(resources.get("GPU", 0))
 
     def map(
         self,
         function: Callable[[Task], Result],
         tasks: Sequence[Task],
         poll: Callable[[], None] = lambda: None,
+        cpus: int = 1,
+        gpus: int = 0,
     ) -> Iterator[tuple[Task, Result]]:
         """Call a function for each task on the cluster; yield tasks as they end, with results.
 
@@ -67,14 +71,15 @@ class Cluster:
         be repeated: it writes files that appear when they are complete.
 
         Args:
-            function: can be pickled, as the tasks can, and takes one CPU.
+            function: can be pickled, as the tasks can.
             poll: called about once a second.
+            cpus, gpus: that a task takes.
 
         Raises:
             TwotowerError, OSError: a task raised it.
             PairsError: the workers of a task were lost more than `MAX_RETRIES` times.
         """
-        remote: Any = self._ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_call)
+        remote: Any = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=MAX_RETRIES)(_call)
         waiting = list(reversed(tasks))
         running: dict[Any, Task] = {}
         try:

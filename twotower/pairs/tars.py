@@ -82,6 +82,16 @@ class TarPairs:
             raise BrokenPairError(subject, *missing_picture(key, self._dotted.get(key, ())))
         return Pair(key, picture, parse_captions(subject, text, tree))
 
+    def picture(self, number: int) -> bytes:
+        """Read the picture of a sample, with or without a caption. Raises `BrokenPairError`."""
+        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+        picture = self._read(shard, *self._members[number, 0].tolist())
+        if picture is None:
+            key = self.key(number)
+            reason = missing_picture(key, self._dotted.get(key, ()))
+            raise BrokenPairError(f"{self.paths[shard]}: {key}", *reason)
+        return picture
+
     def fields(self, number: int) -> dict[str, Any]:
         """Return the JSON object of a sample; empty if it has none, or another kind of value."""
         shard = int(np.searchsorted(self._starts, number, side="right")) - 1

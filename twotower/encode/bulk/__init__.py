@@ -1,0 +1,1 @@
+"""Embedding of whole collections into Parquet files, resumable shard by shard."""
