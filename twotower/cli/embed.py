@@ -69,7 +69,7 @@ def add_commands(commands: Commands) -> None:
     )
     add("--contact", default="", help="for complaints, in requests for pictures at URLs")
     add("--allow-private", action="store_true", help="request private addresses, for tests")
-    add_model_options(command)
+    add_model_options(command, default_engine="auto")
     add_ray_option(command)
 
 

@@ -24,7 +24,7 @@ from twotower.encode.engine import (
     accelerator,
     start_engine,
 )
-from twotower.encode.fastest import choose_engine, golden_cosine, known_engine
+from twotower.encode.fastest import MEASURED_FROM, choose_engine, golden_cosine, known_engine
 from twotower.encode.golden import read_golden
 from twotower.encode.memory import HalvingEngine
 from twotower.encode.mixed_inputs import MixedInput, parse_inputs, read_pixel_values
@@ -61,12 +61,15 @@ class Encoder:
         self.engine = known_engine(engine, directory, threads) if self._chooses_engine else engine
         self._needs_padding = self.config.needs_padding
 
-    def choose_engine(self, report: ReportProgress = ignore_progress) -> None:
+    def choose_engine(self, pictures: int, report: ReportProgress = ignore_progress) -> None:
         """Measure which engine embeds pictures fastest here, if `engine` was "auto".
 
         The choice is kept for this model and machine, so it is measured once.
+
+        Args:
+            pictures: that are about to be embedded; a few are not worth a measurement.
         """
-        if self._chooses_engine:
+        if self._chooses_engine and pictures >= MEASURED_FROM:
             self.engine = choose_engine(self.engine, self.directory, self.threads, report)
             self._chooses_engine = False
             vars(self).pop("_vision", None)

@@ -28,7 +28,6 @@ from twotower.progress import Progress, ReportProgress, ignore_progress
 
 COMMIT_SECONDS = 2.0
 BATCH_SIZE = 32
-MEASURED_FROM = 500  # new pictures; for fewer, measuring engines takes longer than it saves
 _READ_AHEAD = 2 * BATCH_SIZE
 _EXTRAS = {"twotower[heif]": "pillow_heif", "twotower[raw]": "rawpy", "twotower[video]": "av"}
 
@@ -111,8 +110,7 @@ class Indexing:
         try:
             changed = new if self._verify_content else self._update_sidecars(new)
             unknown = self._match_moved(changed)
-            if len(unknown) >= MEASURED_FROM:
-                self._encoder.choose_engine(self._report)
+            self._encoder.choose_engine(len(unknown), self._report)
             for _, content in read_ahead(self._reader, unknown, _READ_AHEAD, self._times):
                 self._add(content)
         except KeyboardInterrupt:

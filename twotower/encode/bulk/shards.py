@@ -149,6 +149,7 @@ class _PictureShards:
     def run(self) -> Iterator[ShardResult]:
         """Yield the results of the shards, in their order."""
         settings = self._job.settings
+        self._encoder.choose_engine(self._total, self._report)
         decode = functools.partial(_decode, self._encoder.preprocess, self._times)
         with closing(
             Network(settings.contact, settings.allow_private, self._job.processes)
