@@ -44,8 +44,8 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--vectors",
         metavar="STORE",
-        help='milvus://HOST:PORT/COLLECTION, a .db file of Milvus Lite, or "local" '
-        "(default: unchanged)",
+        help="where the vectors are: postgresql://HOST/DATABASE, qdrant://HOST/COLLECTION, "
+        'milvus://HOST/COLLECTION, a .db file of Milvus Lite, or "local" (default: unchanged)',
     )
     command.add_argument(
         "--approximate",

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from twotower.encode.registry import DEFAULT_MODEL, QUICK_MODEL
 from twotower.errors import LibraryError
 from twotower.files import create_folder, exclusive_lock, expand_home
+from twotower.index import milvus, postgres, qdrant
 from twotower.index.catalog import BETTER_MODEL, CATALOG_FILE, LIBRARY_FOLDER, Catalog
 from twotower.index.local_vectors import LocalVectors
 from twotower.index.schema import ModelRecord
-from twotower.index.vectors import Vectors
+from twotower.index.vectors import Vectors, hide_password
 from twotower.progress import ReportProgress, ignore_progress
 
 if TYPE_CHECKING:
@@ -48,9 +49,8 @@ class Index:
             model: the model to index with, as `load` takes it; by default that of the last
                 `update`, at first one of the bundled ones (see `update`).
             location: the folder of catalog and vectors; by default ".twotower" in `root`.
-            vectors: the store of vectors from the next `update` on:
-                `milvus://host:port/collection`, a `.db` file of Milvus Lite, or "local" for
-                `location`; by default the current one, at first "local".
+            vectors: the store of vectors from the next `update` on, as `open_vectors` takes it, or
+                "local" for `location`; by default the current one, at first "local".
             engine: the runtime of the model, as for `load`.
 
         Raises:
@@ -281,21 +281,29 @@ def _better_model(catalog: Catalog) -> str | None:
 
 
 def open_vectors(location: str | Path, embed_dim: int, name: str = "") -> Vectors:
-    """Open the vectors at `location`.
+    """Open the vectors at `location`, whose form chooses the store.
 
     Args:
-        location: `milvus://HOST:PORT/COLLECTION`, a `.db` file of Milvus Lite, or a local folder,
-            which is created at the first `add`.
-        name: appended to the name of a Milvus collection, so that libraries and models do not
-            share a collection.
+        location: `postgresql://HOST:PORT/DATABASE`, `qdrant://HOST:PORT/COLLECTION`,
+            `qdrant:///FOLDER`, `milvus://HOST:PORT/COLLECTION`, a `.db` file of Milvus Lite, or a
+            local folder, which is created at the first `add`.
+        name: appended to the name of a table or collection, so that libraries and models do not
+            share it.
 
     Raises:
         LibraryError: the vectors cannot be used or reached.
     """
-    if str(location).startswith("milvus://") or str(location).endswith(".db"):
-        from twotower.index.milvus import MilvusVectors
-
-        return MilvusVectors(str(location), embed_dim, name)
+    text = str(location)
+    if text.startswith(postgres.SCHEMES):
+        return postgres.PostgresVectors(text, embed_dim, name)
+    if text.startswith(qdrant.SCHEMES):
+        return qdrant.QdrantVectors(text, embed_dim, name)
+    if text.startswith(milvus.SCHEME) or text.endswith(".db"):
+        return milvus.MilvusVectors(text, embed_dim, name)
+    if "://" in text:
+        raise LibraryError(
+            hide_password(text), "no known store", "write postgresql://, qdrant:// or milvus://"
+        )
     return LocalVectors(Path(location), embed_dim)
 
 
