@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from twotower.arrays import Float32Array
     from twotower.calibration.calibration import Calibration
     from twotower.encode.encoder import Encoder
+    from twotower.index.imports import ImportedEmbeds
     from twotower.index.indexing import IndexReport
 
 LOCAL = "local"  # the store of vectors beside the catalog
@@ -156,6 +157,7 @@ class Index:
         *,
         approximate: bool = False,
         verify_content: bool = False,
+        import_from: str | Path | None = None,
     ) -> IndexReport:
         """Bring catalog and vectors up to date with the disk.
 
@@ -170,16 +172,27 @@ class Index:
                 nearest may be missing, and ten million vectors are searched a hundred times as
                 fast.
             verify_content: read every file, also those whose size and times are unchanged.
+            import_from: an index of another program, as `read_tables` takes it, whose vectors are
+                taken for new and changed pictures, if they are those of the model (see
+                `ImportedEmbeds`). A new library is then indexed with the model asked for or the
+                default one, and not refined.
 
         Raises:
-            LibraryError: another process is updating, the disk is full or cannot be read, or lists
-                cannot be built.
+            LibraryError: another process is updating, the disk is full or cannot be read, lists
+                cannot be built, or vectors are not those of the model.
         """
         _require_folder(self._root)
         self.close()
         source, better = self._choose_models()
+        if import_from is not None and better and not self.exists:
+            source, better = better, None
         return self._index_with(
-            source, better, report, approximate=approximate, verify_content=verify_content
+            source,
+            better,
+            report,
+            approximate=approximate,
+            verify_content=verify_content,
+            import_from=import_from,
         )
 
     def refine(
@@ -220,6 +233,7 @@ class Index:
         *,
         approximate: bool,
         verify_content: bool = False,
+        import_from: str | Path | None = None,
     ) -> IndexReport:
         """Index with a model and use it; `better` is stored for `refine`."""
         from twotower.encode.load import load
@@ -229,6 +243,7 @@ class Index:
         if approximate:
             require_faiss()
         encoder = load(source, engine=self._engine)
+        imports = self._open_imports(import_from, encoder, source)
         create_folder(self.location)
         with exclusive_lock(self.location), disk_errors(self.location):
             root = self.root
@@ -239,11 +254,22 @@ class Index:
             model = describe_model(encoder, source, self._store_of_vectors())
             update = Update(self.catalog, encoder, self._open_vectors, report)
             vectors, indexed = update.run(
-                model, approximate=approximate, verify_content=verify_content
+                model, approximate=approximate, verify_content=verify_content, imports=imports
             )
             self.catalog.set_setting(BETTER_MODEL, better or "")
         self.vectors, self.encoder = vectors, encoder
         return indexed
+
+    def _open_imports(
+        self, source: str | Path | None, encoder: Encoder, model: str
+    ) -> ImportedEmbeds | None:
+        from twotower.index.imports import ImportedEmbeds
+
+        if source is None:
+            return None
+        imports = ImportedEmbeds(expand_home(source), self.root)
+        imports.check_model(encoder, model)
+        return imports
 
     def close(self) -> None:
         """Close the files; they are opened again when they are needed."""

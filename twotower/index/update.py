@@ -20,6 +20,7 @@ from twotower.errors import LibraryError
 from twotower.files import expand_home
 from twotower.index import inverted_file
 from twotower.index.catalog import Catalog
+from twotower.index.imports import ImportedEmbeds
 from twotower.index.indexing import Indexing, IndexReport
 from twotower.index.local_vectors import LocalVectors
 from twotower.index.scan import scan
@@ -80,13 +81,18 @@ class Update:
         self._open_vectors, self._report = open_vectors, report
 
     def run(
-        self, model: ModelRecord, *, approximate: bool, verify_content: bool
+        self,
+        model: ModelRecord,
+        *,
+        approximate: bool,
+        verify_content: bool,
+        imports: ImportedEmbeds | None,
     ) -> tuple[Vectors, IndexReport]:
         """Index with `model` and use it from now on.
 
         Args:
             approximate: build inverted lists.
-            verify_content: as in `Indexing`.
+            verify_content, imports: as in `Indexing`.
 
         Returns:
             The vectors of the model, and the counts.
@@ -112,6 +118,7 @@ class Update:
             self._report,
             replaces=replaces,
             verify_content=verify_content,
+            imports=imports,
         )
         indexed = indexing.run()
         self._build_lists(vectors, requested=approximate, had_lists=had_lists)
