@@ -1,6 +1,7 @@
 """A private server of PostgreSQL with pgvector, for the tests of stores."""
 
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -34,16 +35,19 @@ class PostgresServer:
     """A server in a temporary folder, on a free port of this machine."""
 
     def __init__(self) -> None:
+        """Copy the programs, create the data, and start the server."""
         self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
         self._account: dict[str, Any] = {}
         package = server_package()
-        for source in (package / "pginstall", package.with_name(f"{package.name}.libs")):
+        for source in (package / "pginstall18", package.with_name(f"{package.name}.libs")):
             if source.exists():  # the programs find the libraries by this relative path
                 shutil.copytree(source, self._folder / source.relative_to(package.parent))
-        self._programs = self._folder / package.name / "pginstall" / "bin"
+        self.installation = self._folder / package.name / "pginstall18"
+        self._programs = self.installation / "bin"
         (self._folder / "data").mkdir()
         if os.geteuid() == 0:  # the account must reach programs and data
-            self._account = {"user": _ACCOUNT, "group": "nogroup", "extra_groups": []}
+            group = pwd.getpwnam(_ACCOUNT).pw_gid
+            self._account = {"user": _ACCOUNT, "group": group, "extra_groups": []}
             self._folder.chmod(0o755)
             shutil.chown(self._folder / "data", _ACCOUNT)
         with socket.create_server(("127.0.0.1", 0)) as free:

@@ -392,6 +392,38 @@ def test_approximate_search_in_postgres(postgres: PostgresServer) -> None:
     store.drop()
 
 
+def test_an_index_that_others_made_changes_no_result(postgres: PostgresServer) -> None:
+    import psycopg
+
+    name = secrets.token_hex(4)
+    store = open_vectors(postgres.address(), DIM, name)
+    rows = unit(20_000)
+    store.add(np.arange(1, 20_001), rows)
+    with psycopg.connect(postgres.address(), autocommit=True) as connection:
+        connection.execute(
+            f"CREATE INDEX ON twotower_{name} USING ivfflat (embeds vector_ip_ops) WITH (lists=99)"
+        )
+        connection.execute(f"ANALYZE twotower_{name}")
+    for query in unit(5, seed=3):
+        expected = np.argsort(-(rows @ query))[:10] + 1
+        assert store.search(query, 10)[0].tolist() == expected.tolist()
+    store.drop()
+
+
+def test_a_server_without_pgvector(postgres: PostgresServer) -> None:
+    import psycopg
+
+    with psycopg.connect(postgres.address(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE empty")
+    control = postgres.installation / "share" / "postgresql" / "extension" / "vector.control"
+    control.rename(control.with_suffix(".away"))
+    try:
+        with pytest.raises(LibraryError, match="is not available; install pgvector where the"):
+            open_vectors(postgres.address("empty"), DIM)
+    finally:
+        control.with_suffix(".away").rename(control)
+
+
 @pytest.mark.parametrize("store", ["milvus", "qdrant"])
 def test_stores_without_approximate_search(
     store: str, tmp_path: Path, request: pytest.FixtureRequest

@@ -133,6 +133,7 @@ class PostgresVectors:
                 rows = cursor.execute(approximate, parameters).fetchall()
                 if len(rows) == top:
                     return rows  # else a filter hid most candidates, or there are no more
+            cursor.execute("SET LOCAL enable_indexscan = off")  # of an index that others made
             exact = self._sql(command.replace("{source}", "{table}"))
             return cursor.execute(exact, parameters).fetchall()
 
@@ -282,7 +283,11 @@ class PostgresVectors:
             was_open = self._connection is not None and not self._connection.closed
             try:
                 if self._connection is None or self._connection.closed:
-                    self._connection = psycopg.connect(**self._options, autocommit=True)
+                    self._connection = psycopg.connect(
+                        **self._options,
+                        autocommit=True,
+                        prepare_threshold=None,  # each set of allowed ids has a plan of its own
+                    )
                 with self._connection.transaction(), self._connection.cursor() as cursor:
                     return operation(cursor)
             except psycopg.Error as error:

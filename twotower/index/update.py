@@ -181,7 +181,7 @@ class Update:
             LibraryError: a server went away during the copy.
         """
         if not same_model and previous.vectors is not None:
-            return False  # nothing to copy, and servers have no lists: need not be reached
+            return False  # nothing to copy: the server need not be reached
         try:
             source = self._open_vectors(previous)
         except LibraryError as error:
