@@ -4,8 +4,8 @@
 
 By default 50,000 vectors of 512 numbers in clusters; all stores answer the same queries, one store
 after another. PostgreSQL is the server of the tests: 16 MB of shared buffers, and no fsync. Milvus
-Lite and Qdrant are in their local modes, which says nothing of their servers; their files and the
-local ones are in memory (/dev/shm). Writes results/stores.csv.
+Lite says nothing of a server of Milvus; its files and the local ones are in memory (/dev/shm).
+Writes results/stores.csv.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -55,16 +55,14 @@ def draw_vectors(count: int) -> tuple[Float32Array, Float32Array]:
 
 @contextmanager
 def open_stores() -> Iterator[dict[str, Vectors]]:
-    server = PostgresServer()
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
+    memory = MEMORY if MEMORY.is_dir() else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder, closing(PostgresServer()) as server:
         yield {
             "local files": open_vectors(f"{folder}/vectors", DIM),
             "PostgreSQL, exact": open_vectors(server.address(), DIM, "exact"),
             "PostgreSQL, HNSW": open_vectors(server.address(), DIM, "approximate"),
             "Milvus Lite": open_vectors(f"{folder}/milvus.db", DIM),
-            "Qdrant, local folder": open_vectors(f"qdrant://{folder}/qdrant", DIM),
         }
-    server.remove()
 
 
 def write_rate(store: Vectors, ids: Int64Array, rows: Float32Array) -> float:

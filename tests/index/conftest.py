@@ -3,6 +3,7 @@
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,8 @@ def _stop_milvus() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """A server of PostgreSQL with pgvector, shared by all tests; each names its own tables."""
-    server = PostgresServer()
-    yield server
-    server.remove()
+    with closing(PostgresServer()) as server:
+        yield server
 
 
 @pytest.fixture

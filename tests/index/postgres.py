@@ -36,9 +36,9 @@ class PostgresServer:
 
     def __init__(self) -> None:
         """Copy the programs, create the data, and start the server."""
+        package = server_package()
         self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
         self._account: dict[str, Any] = {}
-        package = server_package()
         for source in (package / "pginstall18", package.with_name(f"{package.name}.libs")):
             if source.exists():  # the programs find the libraries by this relative path
                 shutil.copytree(source, self._folder / source.relative_to(package.parent))
@@ -88,7 +88,7 @@ class PostgresServer:
             self._process.wait(60)
             self._process = None
 
-    def remove(self) -> None:
+    def close(self) -> None:
         """Stop the server and delete its folder."""
         self.stop(crash=True)
         shutil.rmtree(self._folder)

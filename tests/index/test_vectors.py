@@ -186,8 +186,8 @@ def test_more_vectors_than_fit_into_one_message(
     vectors: Vectors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = sys.modules[type(vectors).__module__]
-    if hasattr(module, "_BATCH"):
-        monkeypatch.setattr(module, "_BATCH", 7)
+    for limit in ("_BATCH", "_MAX_LOCAL_FILTER"):
+        monkeypatch.setattr(module, limit, 7, raising=False)
     rows, ids = unit(50), np.random.default_rng(2).permutation(50) + 1
     vectors.add(ids, rows)
     np.testing.assert_array_equal(vectors.get(ids), rows)

@@ -19,6 +19,8 @@ COLLECTION = "twotower"  # if the address names none
 
 _PORT = 6333
 _BATCH = 1000  # points in one message: 12 MB of JSON for vectors of 1024 numbers
+# A local folder compares each id with every allowed one: more of these are compared here.
+_MAX_LOCAL_FILTER = 1000
 _TIMEOUT = 60  # seconds
 
 
@@ -49,9 +51,7 @@ class QdrantVectors:
         self._models: Any = qdrant_client.models
         options, collection = _split_address(address)
         self._collection = f"{collection}_{name}" if name else collection
-        self._search_options = {}
-        if "path" not in options:  # a local folder knows exact search only
-            self._search_options = {"search_params": self._models.SearchParams(exact=True)}
+        self._is_local = "path" in options
         with self._errors():
             self._client = qdrant_client.QdrantClient(**options)
             if self._client.collection_exists(self._collection):
@@ -101,22 +101,25 @@ class QdrantVectors:
         self, query: Float32Array, top: int, allowed: Int64Array | None = None
     ) -> tuple[Int64Array, Float32Array]:
         """See `Vectors.search`."""
-        condition = None
-        if allowed is not None:
-            eligible = self._models.HasIdCondition(has_id=allowed.tolist())
-            condition = self._models.Filter(must=[eligible])
+        options: dict[str, Any] = {"limit": top}
+        if not self._is_local:
+            options["search_params"] = self._models.SearchParams(exact=True)
+        if allowed is not None and self._is_local and len(allowed) > _MAX_LOCAL_FILTER:
+            options["limit"] = max(1, len(self))
+        elif allowed is not None:
+            condition = self._models.HasIdCondition(has_id=allowed.tolist())
+            options["query_filter"] = self._models.Filter(must=[condition])
+        row = np.asarray(query, np.float32).tolist()
         with self._errors():
             points = self._client.query_points(
-                self._collection,
-                query=np.asarray(query, np.float32).tolist(),
-                query_filter=condition,
-                limit=top,
-                with_payload=False,
-                **self._search_options,
+                self._collection, query=row, with_payload=False, **options
             ).points
         ids = np.array([point.id for point in points], np.int64)
         scores = np.array([point.score for point in points], np.float32)
-        best = best_first(scores, ids)
+        if allowed is not None:
+            eligible = np.isin(ids, allowed)
+            ids, scores = ids[eligible], scores[eligible]
+        best = best_first(scores, ids)[:top]
         return ids[best], scores[best]
 
     def scores(self, queries: Float32Array) -> tuple[Int64Array, Float32Array]:
