@@ -3,9 +3,9 @@
     python benchmarks/speed/stores.py [VECTORS]
 
 By default 50,000 vectors of 512 numbers in clusters; all stores answer the same queries, one store
-after another. PostgreSQL is the server of the tests: 16 MB of shared buffers, and no fsync. Milvus
-Lite says nothing of a server of Milvus; its files and the local ones are in memory (/dev/shm).
-Writes results/stores.csv.
+after another. PostgreSQL is the server of the tests: 16 MB of shared buffers, and no fsync. The
+local modes of Qdrant and Milvus are left out: they are for trying, and say nothing of their
+servers. Writes results/stores.csv.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 import numpy as np
 
@@ -26,7 +25,6 @@ from twotower.index.index import open_vectors
 from twotower.index.vectors import Vectors
 
 DIM, TOP, QUERIES = 512, 100, 17
-MEMORY = Path("/dev/shm")
 COLUMNS = ("store", "vectors", "write_a_second", "search_ms", "half_allowed_ms", "recall")
 
 
@@ -55,13 +53,11 @@ def draw_vectors(count: int) -> tuple[Float32Array, Float32Array]:
 
 @contextmanager
 def open_stores() -> Iterator[dict[str, Vectors]]:
-    memory = MEMORY if MEMORY.is_dir() else None
-    with tempfile.TemporaryDirectory(dir=memory) as folder, closing(PostgresServer()) as server:
+    with tempfile.TemporaryDirectory() as folder, closing(PostgresServer()) as server:
         yield {
             "local files": open_vectors(f"{folder}/vectors", DIM),
             "PostgreSQL, exact": open_vectors(server.address(), DIM, "exact"),
             "PostgreSQL, HNSW": open_vectors(server.address(), DIM, "approximate"),
-            "Milvus Lite": open_vectors(f"{folder}/milvus.db", DIM),
         }
 
 
