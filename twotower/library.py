@@ -93,6 +93,7 @@ class Library:
         *,
         approximate: bool = False,
         verify_content: bool = False,
+        import_from: str | Path | None = None,
         refine: bool = True,
     ) -> IndexReport:
         """Bring the library up to date with the disk, then refine it.
@@ -103,7 +104,10 @@ class Library:
             refine: go on with `refine`; a large new library can be searched before.
         """
         report = self.opened.update(
-            progress, approximate=approximate, verify_content=verify_content
+            progress,
+            approximate=approximate,
+            verify_content=verify_content,
+            import_from=import_from,
         )
         if refine:
             self.opened.refine(progress, approximate=approximate)

@@ -279,23 +279,6 @@ def test_a_library_with_an_earlier_fingerprint_stays_valid(
     assert Library(photos).catalog.model.fingerprint == image_fingerprint(model)
 
 
-def test_vectors_move_to_milvus_and_back(
-    photos: Path, tiny_directory: Path, tmp_path: Path
-) -> None:
-    pytest.importorskip("milvus_lite", reason="pip install 'twotower[milvus]'")
-    library = Library(photos, model=tiny_directory)
-    library.index()
-    ids = np.sort(library.vectors.ids())
-    rows = library.vectors.get(ids)
-    library.close()
-    for where, files in ((f"{tmp_path}/vectors.db", 0), (None, 0), ("local", 1)):
-        moved = Library(photos, vectors=where)
-        assert moved.index().added == 0
-        np.testing.assert_array_equal(moved.vectors.get(ids), rows)
-        moved.close()
-        assert len(list(photos.glob(".twotower/vectors-*"))) == files
-
-
 def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every connection to Milvus fail."""
 

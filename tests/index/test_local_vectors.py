@@ -1,12 +1,10 @@
-"""The protocol `Vectors`, for each store: no vector is lost, doubled or under another id."""
+"""Vectors in local files: what a crash, a full disk and rounding must not do to them."""
 
-import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,158 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from tests.index.test_vectors import DIM, row_of, unit
 from twotower.errors import LibraryError
 from twotower.index import int8_scores
-from twotower.index.index import open_vectors
 from twotower.index.local_vectors import LocalVectors
-from twotower.index.vectors import Vectors
-
-DIM = 16
-
-
-def unit(count: int, seed: int = 0, dim: int = DIM) -> np.ndarray:
-    rows = np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def row_of(number: int) -> np.ndarray:
-    """Return the vector that belongs to an id in these tests."""
-    return unit(1, seed=number)[0]
-
-
-@pytest.fixture(params=["local", "without simsimd", "milvus"])
-def vectors(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Vectors]:
-    if request.param == "milvus":
-        pytest.importorskip("milvus_lite", reason="pip install 'twotower[milvus]'")
-        opened = open_vectors(f"{tmp_path}/vectors.db", DIM)
-    else:
-        opened = open_vectors(tmp_path / "vectors", DIM)
-    if request.param == "without simsimd":
-        monkeypatch.setitem(sys.modules, "simsimd", None)
-    yield opened
-    opened.close()
-
-
-def test_an_empty_store(vectors: Vectors) -> None:
-    assert len(vectors) == 0 and len(vectors.ids()) == 0
-    ids, scores = vectors.search(row_of(1), 5)
-    assert len(ids) == len(scores) == 0
-    ids, scores = vectors.scores(unit(3))
-    assert scores.shape == (3, 0)
-    vectors.remove(np.array([1]))
-
-
-def test_adding_replacing_and_removing(vectors: Vectors) -> None:
-    vectors.add(np.array([3, 1, 7]), np.stack([row_of(3), row_of(1), row_of(70)]))
-    vectors.add(np.array([7, 9]), np.stack([row_of(7), row_of(9)]))
-    vectors.remove(np.array([1, 5]))
-    vectors.add(np.array([4]), row_of(4)[None])
-    assert sorted(vectors.ids().tolist()) == [3, 4, 7, 9] and len(vectors) == 4
-    np.testing.assert_array_equal(
-        vectors.get(np.array([9, 3, 4, 7])), np.stack([row_of(number) for number in (9, 3, 4, 7)])
-    )
-    assert vectors.get(np.zeros(0, np.int64)).shape == (0, DIM)
-    with pytest.raises(LibraryError, match="twotower index"):
-        vectors.get(np.array([3, 1]))
-
-
-def test_search_is_exact(vectors: Vectors) -> None:
-    rows = unit(700)
-    ids = np.random.default_rng(1).permutation(700) + 5
-    vectors.add(ids, rows)
-    vectors.remove(ids[::7])
-    kept = np.ones(700, bool)
-    kept[::7] = False
-    for seed, top in ((1, 1), (2, 10), (3, 100), (4, 1000)):
-        query = unit(1, seed)[0]
-        nearest, scores = vectors.search(query, top)
-        order = np.argsort(-(rows[kept] @ query))[:top]
-        assert nearest.tolist() == ids[kept][order].tolist()
-        np.testing.assert_allclose(scores, (rows[kept] @ query)[order], atol=1e-6)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 1.0])
-def test_filters(vectors: Vectors, share: float) -> None:
-    rows, ids = unit(500), np.arange(1, 501)
-    vectors.add(ids, rows)
-    chosen = np.random.default_rng(5).random(500) < share
-    query = unit(1, 9)[0]
-    allowed = np.append(ids[chosen], [0, 999_999])  # and ids that are not stored
-    nearest, _ = vectors.search(query, 20, allowed)
-    expected = ids[chosen][np.argsort(-(rows[chosen] @ query))[:20]]
-    assert nearest.tolist() == expected.tolist()
-
-
-def test_equal_scores_come_by_id(vectors: Vectors) -> None:
-    vectors.add(np.array([5, 2, 9, 4]), np.stack([row_of(1)] * 4))
-    ids, _ = vectors.search(row_of(1), 4)
-    assert ids.tolist() == [2, 4, 5, 9]
-
-
-def test_all_scores(vectors: Vectors) -> None:
-    rows, ids = unit(300), np.arange(300, 0, -1)
-    vectors.add(ids, rows)
-    vectors.remove(np.array([17]))
-    queries = unit(4, 8)
-    stored, scores = vectors.scores(queries)
-    order = np.argsort(stored)
-    assert stored[order].tolist() == [number for number in range(1, 301) if number != 17]
-    np.testing.assert_allclose(scores[:, order], queries @ rows[300 - stored[order]].T, atol=1e-6)
-
-
-def test_vectors_persist(tmp_path: Path) -> None:
-    for location in (tmp_path / "folder", f"{tmp_path}/lite.db"):
-        if str(location).endswith(".db"):
-            pytest.importorskip("milvus_lite")
-        store = open_vectors(location, DIM)
-        store.add(np.array([2, 5]), np.stack([row_of(2), row_of(5)]))
-        store.remove(np.array([2]))
-        store.close()
-        reopened = open_vectors(location, DIM)
-        assert reopened.ids().tolist() == [5]
-        np.testing.assert_array_equal(reopened.get(np.array([5]))[0], row_of(5))
-        reopened.drop()
-        empty = open_vectors(location, DIM)
-        assert len(empty) == 0
-        empty.close()
-
-
-def test_a_milvus_that_cannot_be_reached(tmp_path: Path) -> None:
-    pytest.importorskip("pymilvus")
-    with pytest.raises(LibraryError, match="milvus://localhost:1"):
-        open_vectors("milvus://localhost:1/some", DIM)
-    with pytest.raises(LibraryError, match="names no host"):
-        open_vectors("milvus:///some", DIM)
-
-
-def test_a_password_is_not_shown(tmp_path: Path) -> None:
-    pytest.importorskip("pymilvus")
-    for address in ("milvus://me:se@c:ret@localhost:1/some", "milvus://me:se/ret@host/some"):
-        with pytest.raises(LibraryError, match=r"milvus://me:\*\*\*@") as caught:
-            open_vectors(address, DIM)
-        assert "ret" not in str(caught.value)
-
-
-def test_milvus_lite_serves_one_process(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    pytest.importorskip("milvus_lite", reason="pip install 'twotower[milvus]'")
-    (tmp_path / "lite.db").mkdir()
-    with (tmp_path / "lite.db" / "LOCK").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # as the other process does
-        with pytest.raises(LibraryError, match="another process has it open"):
-            open_vectors(f"{tmp_path}/lite.db", DIM)
-    assert not caplog.records
-
-
-def test_a_collection_of_another_model(tmp_path: Path) -> None:
-    pytest.importorskip("milvus_lite")
-    open_vectors(f"{tmp_path}/lite.db", DIM).close()
-    with pytest.raises(LibraryError, match="another collection"):
-        open_vectors(f"{tmp_path}/lite.db", DIM + 1)
-
-
-# Local files
 
 
 @settings(
@@ -179,7 +29,7 @@ def test_a_collection_of_another_model(tmp_path: Path) -> None:
         max_size=12,
     )
 )
-def test_every_id_keeps_its_vector(steps: list[tuple[bool, set[int]]]) -> None:
+def test_readers_follow_the_writer(steps: list[tuple[bool, set[int]]]) -> None:
     """Any sequence of additions and removals, read by the writer and by other instances."""
     with tempfile.TemporaryDirectory() as folder:
         writer, reader = LocalVectors(Path(folder), DIM), LocalVectors(Path(folder), DIM)
@@ -268,7 +118,7 @@ import sys, numpy as np
 from pathlib import Path
 from twotower.index.local_vectors import LocalVectors
 sys.path.insert(0, sys.argv[2])
-from tests.index.test_local_vectors import row_of
+from tests.index.test_vectors import row_of
 store = LocalVectors(Path(sys.argv[1]), 16)
 resource = __import__("resource")
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))

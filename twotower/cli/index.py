@@ -44,8 +44,8 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--vectors",
         metavar="STORE",
-        help='milvus://HOST:PORT/COLLECTION, a .db file of Milvus Lite, or "local" '
-        "(default: unchanged)",
+        help="where the vectors are: postgresql://HOST/DATABASE, qdrant://HOST/COLLECTION, "
+        'milvus://HOST/COLLECTION, a .db file of Milvus Lite, or "local" (default: unchanged)',
     )
     command.add_argument(
         "--approximate",
@@ -57,6 +57,15 @@ def add_commands(commands: Commands) -> None:
         "--verify-content",
         action="store_true",
         help="read every file again, also those whose size and times are unchanged",
+    )
+    command.add_argument(
+        "--import",
+        dest="import_from",
+        type=Path,
+        metavar="SOURCE",
+        help="take the vectors of another program's index, after a sample was compared: rclip's "
+        "db.sqlite3, an output folder of clip-retrieval, or Parquet with the columns path and "
+        "embedding",
     )
     command.add_argument("--watch", action="store_true", help="keep running and follow changes")
     command.add_argument(
@@ -90,10 +99,18 @@ def run_index(arguments: argparse.Namespace) -> int:
     if folder and location is None:
         warn_if_nested(folder)
     if arguments.watch:
-        watch(library, approximate=arguments.approximate, verify_content=arguments.verify_content)
+        watch(
+            library,
+            approximate=arguments.approximate,
+            verify_content=arguments.verify_content,
+            import_from=arguments.import_from,
+        )
         return OK
     return index_once(
-        library, approximate=arguments.approximate, verify_content=arguments.verify_content
+        library,
+        approximate=arguments.approximate,
+        verify_content=arguments.verify_content,
+        import_from=arguments.import_from,
     )
 
 
@@ -135,6 +152,7 @@ def index_once(
     *,
     approximate: bool = False,
     verify_content: bool = False,
+    import_from: Path | None = None,
     refine: bool = True,
 ) -> int:
     """Index with a progress bar, and print the result to `out`, by default stdout.
@@ -145,7 +163,11 @@ def index_once(
     warnings.filterwarnings("ignore", module="PIL")  # about single files, without their names
     with show_progress("Indexing") as report_progress:
         report = library.index(
-            report_progress, approximate=approximate, verify_content=verify_content, refine=False
+            report_progress,
+            approximate=approximate,
+            verify_content=verify_content,
+            import_from=import_from,
+            refine=False,
         )
     print(summary(report), file=out, flush=True)
     for path, reason in report.unreadable.items():
@@ -179,7 +201,7 @@ def refine_once(library: Library, out: TextIO | None = None, *, approximate: boo
 
 def summary(report: IndexReport, verb: str = "added") -> str:
     """Return a line such as "50 added, 3 unchanged in 2.1 s (24 a second)"."""
-    names = {"added": verb, "moved": "moved", "removed": "removed", "unchanged": "unchanged"}
+    names = {"added": verb} | {name: name for name in ("imported", "moved", "removed", "unchanged")}
     counts = [f"{count} {word}" for name, word in names.items() if (count := getattr(report, name))]
     rate = f" ({report.added / report.seconds:.0f} a second)" if report.added else ""
     return f"{', '.join(counts) or 'no pictures'} in {report.seconds:.1f} s{rate}"
@@ -193,7 +215,13 @@ def print_errors(library: Library) -> int:
     return OK
 
 
-def watch(library: Library, *, approximate: bool = False, verify_content: bool = False) -> None:
+def watch(
+    library: Library,
+    *,
+    approximate: bool = False,
+    verify_content: bool = False,
+    import_from: Path | None = None,
+) -> None:
     """Index, and again after each change in the folder, until Ctrl-C.
 
     Errors after the first run are printed and indexing is tried again: another process may be
@@ -204,7 +232,9 @@ def watch(library: Library, *, approximate: bool = False, verify_content: bool =
     """
     changes = watch_changes(library)
     next(changes)  # starts watching: changes during the first run are kept
-    index_once(library, approximate=approximate, verify_content=verify_content)
+    index_once(
+        library, approximate=approximate, verify_content=verify_content, import_from=import_from
+    )
     root = printable(shown_path(library.root))
     print(f"watching {root}; stop with Ctrl-C", file=sys.stderr)
     index_changes(library, changes)

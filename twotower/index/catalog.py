@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import sqlite3
 import unicodedata
@@ -315,7 +316,7 @@ class Catalog:
 
         If `vectors` may contain a password, the catalog becomes readable for its owner alone.
         """
-        if "@" in (record.vectors or ""):
+        if re.search("@|password=", record.vectors or ""):
             for path in self.location.glob(f"{CATALOG_FILE}*"):
                 path.chmod(0o600)
         row = (*astuple(record)[1:-1], record.vectors or "")

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 from twotower.encode.registry import DEFAULT_MODEL, QUICK_MODEL
 from twotower.errors import LibraryError
 from twotower.files import create_folder, exclusive_lock, expand_home
+from twotower.index import milvus, postgres, qdrant
 from twotower.index.catalog import BETTER_MODEL, CATALOG_FILE, LIBRARY_FOLDER, Catalog
 from twotower.index.local_vectors import LocalVectors
 from twotower.index.schema import ModelRecord
-from twotower.index.vectors import Vectors
+from twotower.index.vectors import Vectors, hide_password
 from twotower.progress import ReportProgress, ignore_progress
 
 if TYPE_CHECKING:
     from twotower.arrays import Float32Array
     from twotower.calibration.calibration import Calibration
     from twotower.encode.encoder import Encoder
+    from twotower.index.imports import ImportedEmbeds
     from twotower.index.indexing import IndexReport
 
 LOCAL = "local"  # the store of vectors beside the catalog
@@ -48,9 +50,8 @@ class Index:
             model: the model to index with, as `load` takes it; by default that of the last
                 `update`, at first one of the bundled ones (see `update`).
             location: the folder of catalog and vectors; by default ".twotower" in `root`.
-            vectors: the store of vectors from the next `update` on:
-                `milvus://host:port/collection`, a `.db` file of Milvus Lite, or "local" for
-                `location`; by default the current one, at first "local".
+            vectors: the store of vectors from the next `update` on, as `open_vectors` takes it, or
+                "local" for `location`; by default the current one, at first "local".
             engine: the runtime of the model, as for `load`.
 
         Raises:
@@ -156,6 +157,7 @@ class Index:
         *,
         approximate: bool = False,
         verify_content: bool = False,
+        import_from: str | Path | None = None,
     ) -> IndexReport:
         """Bring catalog and vectors up to date with the disk.
 
@@ -170,16 +172,27 @@ class Index:
                 nearest may be missing, and ten million vectors are searched a hundred times as
                 fast.
             verify_content: read every file, also those whose size and times are unchanged.
+            import_from: an index of another program, as `read_tables` takes it, whose vectors are
+                taken for new and changed pictures, if they are those of the model (see
+                `ImportedEmbeds`). A new library is then indexed with the model asked for or the
+                default one, and not refined.
 
         Raises:
-            LibraryError: another process is updating, the disk is full or cannot be read, or lists
-                cannot be built.
+            LibraryError: another process is updating, the disk is full or cannot be read, lists
+                cannot be built, or vectors are not those of the model.
         """
         _require_folder(self._root)
         self.close()
         source, better = self._choose_models()
+        if import_from is not None and better and not self.exists:
+            source, better = better, None
         return self._index_with(
-            source, better, report, approximate=approximate, verify_content=verify_content
+            source,
+            better,
+            report,
+            approximate=approximate,
+            verify_content=verify_content,
+            import_from=import_from,
         )
 
     def refine(
@@ -220,6 +233,7 @@ class Index:
         *,
         approximate: bool,
         verify_content: bool = False,
+        import_from: str | Path | None = None,
     ) -> IndexReport:
         """Index with a model and use it; `better` is stored for `refine`."""
         from twotower.encode.load import load
@@ -229,6 +243,7 @@ class Index:
         if approximate:
             require_faiss()
         encoder = load(source, engine=self._engine)
+        imports = self._open_imports(import_from, encoder, source)
         create_folder(self.location)
         with exclusive_lock(self.location), disk_errors(self.location):
             root = self.root
@@ -239,11 +254,22 @@ class Index:
             model = describe_model(encoder, source, self._store_of_vectors())
             update = Update(self.catalog, encoder, self._open_vectors, report)
             vectors, indexed = update.run(
-                model, approximate=approximate, verify_content=verify_content
+                model, approximate=approximate, verify_content=verify_content, imports=imports
             )
             self.catalog.set_setting(BETTER_MODEL, better or "")
         self.vectors, self.encoder = vectors, encoder
         return indexed
+
+    def _open_imports(
+        self, source: str | Path | None, encoder: Encoder, model: str
+    ) -> ImportedEmbeds | None:
+        from twotower.index.imports import ImportedEmbeds
+
+        if source is None:
+            return None
+        imports = ImportedEmbeds(expand_home(source), self.root)
+        imports.check_model(encoder, model)
+        return imports
 
     def close(self) -> None:
         """Close the files; they are opened again when they are needed."""
@@ -281,21 +307,29 @@ def _better_model(catalog: Catalog) -> str | None:
 
 
 def open_vectors(location: str | Path, embed_dim: int, name: str = "") -> Vectors:
-    """Open the vectors at `location`.
+    """Open the vectors at `location`, whose form chooses the store.
 
     Args:
-        location: `milvus://HOST:PORT/COLLECTION`, a `.db` file of Milvus Lite, or a local folder,
-            which is created at the first `add`.
-        name: appended to the name of a Milvus collection, so that libraries and models do not
-            share a collection.
+        location: `postgresql://HOST:PORT/DATABASE`, `qdrant://HOST:PORT/COLLECTION`,
+            `qdrant:///FOLDER`, `milvus://HOST:PORT/COLLECTION`, a `.db` file of Milvus Lite, or a
+            local folder, which is created at the first `add`.
+        name: appended to the name of a table or collection, so that libraries and models do not
+            share it.
 
     Raises:
         LibraryError: the vectors cannot be used or reached.
     """
-    if str(location).startswith("milvus://") or str(location).endswith(".db"):
-        from twotower.index.milvus import MilvusVectors
-
-        return MilvusVectors(str(location), embed_dim, name)
+    text = str(location)
+    if text.startswith(postgres.SCHEMES):
+        return postgres.PostgresVectors(text, embed_dim, name)
+    if text.startswith(qdrant.SCHEMES):
+        return qdrant.QdrantVectors(text, embed_dim, name)
+    if text.startswith(milvus.SCHEME) or text.endswith(".db"):
+        return milvus.MilvusVectors(text, embed_dim, name)
+    if "://" in text:
+        raise LibraryError(
+            hide_password(text), "no known store", "write postgresql://, qdrant:// or milvus://"
+        )
     return LocalVectors(Path(location), embed_dim)
 
 

@@ -20,6 +20,7 @@ from twotower.encode.encoder import Encoder
 from twotower.encode.stream import StageTimes, read_ahead
 from twotower.errors import LibraryError, PictureError
 from twotower.index.catalog import REPLACED_TO, STOPPED_AT, Catalog
+from twotower.index.imports import ImportedEmbeds
 from twotower.index.reader import PictureContent, PictureReader
 from twotower.index.scan import Scan, ScannedFile, compare, has_same_content, scan
 from twotower.index.schema import RETRY, PictureRecord
@@ -44,6 +45,7 @@ class IndexReport:
         unchanged: all others.
         failed: could not be read in this run (`Catalog.errors` lists all).
         unreadable: folders that could not be read, with the reason; their pictures stay indexed.
+        imported: read, with a vector from the index of another program.
     """
 
     added: int
@@ -53,6 +55,7 @@ class IndexReport:
     failed: int
     unreadable: dict[str, str]
     seconds: float
+    imported: int = 0
 
 
 class Indexing:
@@ -67,6 +70,7 @@ class Indexing:
         *,
         replaces: bool = False,
         verify_content: bool = False,
+        imports: ImportedEmbeds | None = None,
     ) -> None:
         """Prepare the run.
 
@@ -74,7 +78,9 @@ class Indexing:
             replaces: the vectors are to replace those of another model, which are searched
                 meanwhile.
             verify_content: read every file, also those whose size and times are unchanged.
+            imports: vectors for new and changed pictures.
         """
+        self._imports = imports
         self._verify_content = verify_content
         self._catalog, self._vectors, self._encoder = catalog, vectors, encoder
         self._report = report
@@ -91,6 +97,7 @@ class Indexing:
         self._committed_at = time.monotonic()
         self._next_id = 0
         self._total = self._done = self._added = self._moved = self._failed = 0
+        self._imported = 0
         self._unchanged = 0  # files that were not read
         self._verified = 0  # files that were read, with the content that is known
 
@@ -109,7 +116,7 @@ class Indexing:
         new, stale = self._compare(result, incomplete)
         try:
             changed = new if self._verify_content else self._update_sidecars(new)
-            unknown = self._match_moved(changed)
+            unknown = self._import(self._match_moved(changed))
             self._encoder.choose_engine(len(unknown), self._report)
             for _, content in read_ahead(self._reader, unknown, _READ_AHEAD, self._times):
                 self._add(content)
@@ -129,6 +136,7 @@ class Indexing:
             failed=self._failed,
             unreadable={os.fsdecode(path): why for path, why in result.unreadable.items()},
             seconds=time.monotonic() - started,
+            imported=self._imported,
         )
 
     def _repair(self) -> set[int]:
@@ -229,6 +237,35 @@ class Indexing:
             matched.add(file)
         self._commit()
         return [file for file in new if file not in matched]
+
+    def _import(self, new: list[ScannedFile]) -> list[ScannedFile]:
+        """Store the pictures that have a vector in the index of another program.
+
+        Returns:
+            The other files.
+        """
+        if self._imports is None:
+            return new
+        candidates = [file for file in new if file.path in self._imports]
+        matched = set()
+        for file, imported in read_ahead(self._read_imported, candidates, ahead=_READ_AHEAD):
+            assert not isinstance(imported, PictureError)
+            if imported is not None:
+                record, embeds = imported
+                self._ready.append((self._with_id(record), embeds))
+                self._imported += 1
+                self._step()
+                matched.add(file)
+        self._commit()
+        return [file for file in new if file not in matched]
+
+    def _read_imported(self, file: ScannedFile) -> tuple[PictureRecord, Float32Array] | None:
+        """Read a file without its pixels; return its record and its imported vector, if any."""
+        content = self._reader.without_pixels(file)
+        if content is None or content.record.error or self._imports is None:
+            return None
+        embeds = self._imports.get(content.record)
+        return None if embeds is None else (content.record, embeds)
 
     def _reuse(self, stale: PictureRecord, record: PictureRecord) -> None:
         """Store a record under the id, and with the vector, of a stale row."""

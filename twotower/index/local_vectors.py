@@ -26,6 +26,7 @@ from twotower.index.vectors import missing_vectors
 from twotower.progress import ReportProgress, ignore_progress
 
 _SPARSE = 0.05  # share of allowed vectors below which they are read alone
+_SPREAD = 1000  # highest id for each vector up to which a table of all ids is made
 _MAX_LISTED = 10_000  # results up to which the inverted lists are used
 _STALE = 0.1  # share of vectors that are not in the lists, from which these are built again
 
@@ -254,6 +255,8 @@ def _prefetch(rows: Float32Array, slots: IndexArray) -> None:
 
 def _members(ids: Int64Array, allowed: Int64Array) -> BoolArray:
     """Return which of `ids` [n] are in `allowed`, by a table: ids are assigned in sequence."""
+    if ids.max(initial=0) > _SPREAD * len(ids):
+        return np.isin(ids, allowed)
     table = np.zeros(int(ids.max(initial=0)) + 1, np.bool_)
     table[allowed[(allowed > 0) & (allowed < len(table))]] = True
     return table[ids]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +12,8 @@ import numpy as np
 
 from twotower.arrays import Float32Array, Int64Array, best_first
 from twotower.errors import LibraryError
-from twotower.index.vectors import missing_vectors
+from twotower.index.vectors import exact_only, hide_password, missing_vectors
+from twotower.progress import ReportProgress, ignore_progress
 
 SCHEME = "milvus://"
 COLLECTION = "twotower"  # if the address names none
@@ -38,7 +38,7 @@ class MilvusVectors:
             LibraryError: pymilvus is not installed, Milvus cannot be reached, or the collection
                 holds vectors of another length.
         """
-        self._address, self.embed_dim = _without_password(address), embed_dim
+        self._address, self.embed_dim = hide_password(address), embed_dim
         try:
             import pymilvus
         except ImportError:
@@ -125,6 +125,10 @@ class MilvusVectors:
             scores.append(queries @ np.array([row["embeds"] for row in rows], np.float32).T)
         return np.array(ids, np.int64), np.hstack(scores)
 
+    def build_lists(self, queries: Float32Array, report: ReportProgress = ignore_progress) -> None:
+        """See `Vectors.build_lists`."""
+        raise exact_only(self._address)
+
     def drop(self) -> None:
         """See `Vectors.drop`."""
         with self._errors():
@@ -197,15 +201,11 @@ def _split_address(address: str) -> tuple[str, str, str]:
         host = None
     if not host:
         raise LibraryError(
-            _without_password(address), "names no host", f"write {SCHEME}HOST:PORT/COLLECTION"
+            hide_password(address), "names no host", f"write {SCHEME}HOST:PORT/COLLECTION"
         )
     token = f"{url.username}:{url.password or ''}" if url.username else ""
     uri = f"http://{host}:{port}"
     return uri, token, url.path.strip("/") or COLLECTION
-
-
-def _without_password(address: str) -> str:
-    return re.sub("^(milvus://[^/@:]*):.*@", r"\1:***@", address)
 
 
 def _batches(ids: Int64Array) -> Iterator[list[int]]:

@@ -20,11 +20,12 @@ from twotower.errors import LibraryError
 from twotower.files import expand_home
 from twotower.index import inverted_file
 from twotower.index.catalog import Catalog
+from twotower.index.imports import ImportedEmbeds
 from twotower.index.indexing import Indexing, IndexReport
 from twotower.index.local_vectors import LocalVectors
 from twotower.index.scan import scan
 from twotower.index.schema import ModelRecord
-from twotower.index.vectors import Vectors
+from twotower.index.vectors import Vectors, hide_password
 from twotower.progress import ReportProgress
 
 DIRECT_SECONDS = 30.0  # in which a new library is indexed with the default model right away
@@ -80,13 +81,18 @@ class Update:
         self._open_vectors, self._report = open_vectors, report
 
     def run(
-        self, model: ModelRecord, *, approximate: bool, verify_content: bool
+        self,
+        model: ModelRecord,
+        *,
+        approximate: bool,
+        verify_content: bool,
+        imports: ImportedEmbeds | None,
     ) -> tuple[Vectors, IndexReport]:
         """Index with `model` and use it from now on.
 
         Args:
             approximate: build inverted lists.
-            verify_content: as in `Indexing`.
+            verify_content, imports: as in `Indexing`.
 
         Returns:
             The vectors of the model, and the counts.
@@ -112,6 +118,7 @@ class Update:
             self._report,
             replaces=replaces,
             verify_content=verify_content,
+            imports=imports,
         )
         indexed = indexing.run()
         self._build_lists(vectors, requested=approximate, had_lists=had_lists)
@@ -134,32 +141,56 @@ class Update:
             self._catalog.set_fingerprint(record, model.fingerprint)
 
     def _add(self, model: ModelRecord) -> tuple[ModelRecord, Vectors]:
-        """Add a model to the catalog and open its vectors; after an error it is not added."""
+        """Add a model to the catalog and open its vectors; after an error it is not added.
+
+        Raises:
+            LibraryError: the store cannot be opened, or a server has vectors under the name of this
+                model that the catalog did not store, as after it was restored from a backup.
+        """
         earlier_ids = {record.id for record in self._catalog.models()}
         target = self._catalog.add_model(model)
         try:
-            return target, self._open_vectors(target)
+            vectors = self._open_vectors(target)
+            if target.id not in earlier_ids and len(vectors):
+                self._reject_leftovers(target, vectors)
+            return target, vectors
         except LibraryError:
             if target.id not in earlier_ids:
                 self._catalog.remove_model(target)
             raise
+
+    def _reject_leftovers(self, model: ModelRecord, vectors: Vectors) -> None:
+        """Remove what a new model finds in the library's folder; on a server, raise an error."""
+        if model.vectors is None:
+            vectors.remove(vectors.ids())
+            return
+        vectors.close()
+        raise LibraryError(
+            hide_password(model.vectors),
+            f"already has vectors named {self._catalog.name}_{model.id}, of another model",
+            "drop them there, or choose another store with --vectors",
+        )
 
     def _copy_vectors(self, previous: ModelRecord, vectors: Vectors, same_model: bool) -> bool:
         """Copy the vectors in use if they are of the same model and can be reached.
 
         Returns:
             True if those in use have inverted lists.
+
+        Raises:
+            LibraryError: a server went away during the copy.
         """
         if not same_model and previous.vectors is not None:
-            return False  # nothing to copy, and Milvus has no lists: need not be reached
+            return False  # nothing to copy: the server need not be reached
         try:
-            with closing(self._open_vectors(previous)) as source:
-                if same_model:
-                    _copy(source, vectors)
-                return isinstance(source, LocalVectors) and source.has_lists()
+            source = self._open_vectors(previous)
         except LibraryError as error:
             warnings.warn(f"{error}; the pictures are read again", stacklevel=3)
             return False
+        with closing(source):
+            if same_model:
+                _copy(source, vectors)
+            return isinstance(source, LocalVectors) and source.has_lists()
 
     def _build_lists(self, vectors: Vectors, *, requested: bool, had_lists: bool) -> None:
         """Build inverted lists if they are requested, out of date, or existed before.
@@ -167,16 +198,11 @@ class Update:
         Raises:
             LibraryError: they are requested and cannot be built.
         """
-        if not isinstance(vectors, LocalVectors):
-            if requested:
-                raise LibraryError(
-                    "--approximate",
-                    "applies only to local vectors (Milvus has its own index)",
-                    "leave it out",
-                )
-            return
-        due = vectors.has_stale_lists() or (had_lists and not vectors.has_lists())
-        if requested or (due and len(vectors) >= inverted_file.MIN_VECTORS):
+        if requested or (
+            isinstance(vectors, LocalVectors)
+            and len(vectors) >= inverted_file.MIN_VECTORS
+            and (vectors.has_stale_lists() or (had_lists and not vectors.has_lists()))
+        ):
             queries = self._encoder.encode_text(background_texts()[:_RECALL_QUERIES])
             vectors.build_lists(queries, self._report)
 

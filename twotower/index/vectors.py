@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Protocol
 
-from twotower.arrays import Float32Array, Int64Array
+import numpy as np
+
+from twotower.arrays import Float32Array, IndexArray, Int64Array
 from twotower.errors import LibraryError
+from twotower.progress import ReportProgress, ignore_progress
 
 
 class Vectors(Protocol):
     """A store of unit vectors [embed_dim] by id; ids are positive and assigned in ascending order.
 
-    When `add` or `remove` returns, the change has reached the disk. If the process dies before, any
-    subset of the change may have, but no id ever has another id's vector.
+    When `add` or `remove` returns, the change has reached the disk. If the process or the server
+    dies before, any subset of the change may have, but no id ever has another id's vector. Calls
+    may be repeated after an error. A server that cannot be reached is a `LibraryError`.
     """
 
     embed_dim: int
@@ -25,7 +30,7 @@ class Vectors(Protocol):
         ...
 
     def add(self, ids: Int64Array, embeds: Float32Array) -> None:
-        """Store embeds [n, embed_dim]; they replace those of ids that are stored already."""
+        """Store embeds [n, embed_dim] under distinct `ids`, in place of those stored already."""
         ...
 
     def remove(self, ids: Int64Array) -> None:
@@ -47,12 +52,24 @@ class Vectors(Protocol):
 
         Returns:
             ids [k] and their exact cosines [k], best first, the lower id first among equals (among
-            those equal to the lowest, Milvus may return any); k < top if there are no more.
+            those equal to the lowest, Milvus and Qdrant may return any); k < top if there are no
+            more.
         """
         ...
 
     def scores(self, queries: Float32Array) -> tuple[Int64Array, Float32Array]:
         """Return all ids [n] and the cosines [q, n] of queries [q, embed_dim] with them."""
+        ...
+
+    def build_lists(self, queries: Float32Array, report: ReportProgress = ignore_progress) -> None:
+        """Make searches approximate from now on, and much faster; scores stay exact.
+
+        Args:
+            queries: typical queries [q, embed_dim], on which the recall is measured.
+
+        Raises:
+            LibraryError: the store has only exact search, or cannot do it now.
+        """
         ...
 
     def drop(self) -> None:
@@ -67,3 +84,31 @@ class Vectors(Protocol):
 def missing_vectors(location: str | Path) -> LibraryError:
     """Return the error for ids without a vector."""
     return LibraryError(location, "vectors of some pictures are missing", "run: twotower index")
+
+
+def exact_only(location: str | Path) -> LibraryError:
+    """Return the error of `build_lists` for a store with only exact search."""
+    return LibraryError(
+        "--approximate",
+        f"applies to local vectors and PostgreSQL, not to {location}",
+        "leave it out",
+    )
+
+
+def positions_of(ids: Int64Array, stored: Int64Array, location: str | Path) -> IndexArray:
+    """Return the positions [n] of `ids` [n] in `stored`, whose ids are distinct.
+
+    Raises:
+        LibraryError: an id is not stored.
+    """
+    order = np.argsort(stored)
+    ranks = np.searchsorted(stored, ids, sorter=order)
+    if (ranks == len(stored)).any() or (stored[positions := order[ranks]] != ids).any():
+        raise missing_vectors(location)
+    return positions
+
+
+def hide_password(address: str) -> str:
+    """Return the address of a server without its password, for messages."""
+    address = re.sub("^([a-z+]+://[^/@:]*):.*@", r"\1:***@", address)
+    return re.sub("([?&](?:ssl)?password=)[^&]*", r"\1***", address)
