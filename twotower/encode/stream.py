@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -19,6 +20,7 @@ from twotower.inputs.pictures import Picture
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+NICENESS = 10  # of decoders, added to that of the process
 _FADE_SECONDS = 30.0  # after which waits count half
 
 
@@ -164,7 +166,7 @@ def read_ahead(
         are raised.
     """
     times = times or StageTimes()
-    pool = ThreadPoolExecutor(times.threads, thread_name_prefix="twotower-decode")
+    pool = ThreadPoolExecutor(times.threads, "twotower-decode", initializer=_lower_priority)
     pending: deque[tuple[Item, Future[Any]]] = deque()
     try:
         for item in items:
@@ -178,6 +180,17 @@ def read_ahead(
             yield _outcome(*pending.popleft(), times)
     finally:  # no thread is left running, even if the consumer stops early
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _lower_priority() -> None:
+    """Let the threads of the encoder go first, each of which waits for the slowest of them.
+
+    Decoders then take the cores that it leaves, and all of them while it waits for pixels.
+    """
+    if sys.platform == "linux":  # elsewhere threads have no priority of their own
+        thread = threading.get_native_id()
+        niceness = os.getpriority(os.PRIO_PROCESS, thread) + NICENESS
+        os.setpriority(os.PRIO_PROCESS, thread, min(niceness, 19))
 
 
 def _outcome(item: Item, future: Future[Any], times: StageTimes) -> tuple[Item, Any]:
