@@ -1,4 +1,4 @@
-"""Compute the hours, disk and cost of collecting pairs, and fill the tables of docs/scale.md.
+"""Compute hours, disk and cost of collecting pairs and embedding; fill the tables of docs/scale.md.
 
     python benchmarks/scale.py [--machines 32] [--cores 16] [--success 0.6] ...
 
@@ -16,6 +16,9 @@ from benchmarks.table import fill_tables, read_results, to_markdown
 TARGETS = (400_000_000, 5_000_000_000)  # kept pairs
 # Bytes of a pair in memory while pairs are compared (docs/pairs-filter.md, "Near-duplicates").
 COMPARED_BYTES = 500
+EMBEDDED = 1_000_000_000  # pictures
+MEASURED_CORES = 2  # of the machine of peers.csv and pipeline.csv
+VECTOR_BYTES = 512 * 4
 OPTIONS: Mapping[str, tuple[float, str]] = {
     "machines": (32, "machines of the cluster, and groups of shards that are compared and packed"),
     "cores": (16, "cores of a machine"),
@@ -61,8 +64,32 @@ def main() -> None:
             "scale": table,
             "assumptions": to_markdown(["option", "value", "quantity"], assumptions),
             "rates": to_markdown(["step", "items a core and second"], rates),
+            "embedding": to_markdown(
+                ["model", "pictures a core and second", "core hours", "price", "disk"],
+                embedding_rows(options),
+            ),
         }
     )
+
+
+def embedding_rows(options: argparse.Namespace) -> list[list[str]]:
+    """Return the cost of embedding `EMBEDDED` pictures with several models."""
+    peers = {(row["model"], row["method"]): row["batch_8"] for row in read_results("peers.csv")}
+    rates = {
+        "small": rate_of("pipeline.csv", "measurement", "encode, small", "value"),
+        "base": float(peers["base", "twotower"]),
+        "base in int8": float(peers["base", "twotower, int8"]),
+        "ViT-B/32 in int8": float(peers["ViT-B-32", "twotower, int8"]),
+    }
+    decode = rate_of("pipeline.csv", "measurement", "decode, small", "value")
+    rows = []
+    for name, encode in rates.items():
+        rate = 1 / (1 / decode + 1 / encode) / MEASURED_CORES
+        core_hours = EMBEDDED / rate / 3600
+        price = core_hours * options.core_hour
+        disk = EMBEDDED * VECTOR_BYTES / 1e12
+        rows.append([name, f"{rate:.1f}", f"{core_hours:,.0f}", f"{price:,.0f}", f"{disk:.1f} TB"])
+    return rows
 
 
 def steps(target: int, options: argparse.Namespace) -> list[Step]:

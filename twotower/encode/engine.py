@@ -140,11 +140,18 @@ def _start_onnxruntime(directory: Path, tower: Tower, threads: int | None, devic
 
 def _start_int8(directory: Path, tower: Tower, threads: int | None, device: str) -> Engine:
     """Start the image tower in int8, and other towers in float32."""
-    from twotower.encode.int8 import int8_graph
+    from twotower.encode.int8 import int8_graph, rows_at_once
 
     if tower != "vision":
         return _start_onnxruntime(directory, tower, threads, device)
-    return _start_graph(int8_graph(directory), threads, device)
+    engine = _start_graph(int8_graph(directory), threads, device)
+    rows = rows_at_once(read_config(directory).vision)
+
+    def run(batch: NDArray[Any]) -> Float32Array:
+        parts = [engine(batch[start : start + rows]) for start in range(0, len(batch), rows)]
+        return np.concatenate(parts) if parts else engine(batch)
+
+    return run
 
 
 def _start_graph(path: Path, threads: int | None, device: str) -> Engine:

@@ -29,7 +29,7 @@ from twotower.encode.onnx import CONTRIB
 from twotower.errors import EngineError
 from twotower.files import atomic_write, cache_folder
 from twotower.inputs.preprocess import Preprocess
-from twotower.model.config import read_config
+from twotower.model.config import VisionConfig, read_config
 from twotower.model.weight_files import expand_groups, unpack_levels
 
 if TYPE_CHECKING:  # importing this file is cheap
@@ -42,6 +42,9 @@ GELU_MINIMUM = -0.1701  # of gelu; of gelu_tanh -0.1700, of quick_gelu -0.1636
 # Behind a GELU, of a token's maximum. In a token of small values all levels would otherwise be
 # high, and without VNNI onnxruntime adds two products in int16, which then saturates.
 LEAST_BOUND = 1.0
+# Of a call. Products in int8 are so fast that activations which do not fit into a processor's cache
+# take longer: base in calls of 4 pictures is 1.2 times as fast as in calls of 16 (docs/engines.md).
+TOKENS_AT_ONCE = 800
 TINY = 1e-12  # elsewhere; a token of zeros would divide by 0
 
 
@@ -59,6 +62,12 @@ def int8_graph(directory: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_int8_graph(directory, np.stack([preprocess(picture) for picture in pictures]), path)
     return path
+
+
+def rows_at_once(vision: VisionConfig) -> int:
+    """Return the number of pictures to compute at once."""
+    patch_size = getattr(vision, "patch_size", 16)
+    return max(1, TOKENS_AT_ONCE // (vision.image_size // patch_size) ** 2)
 
 
 def write_int8_graph(directory: Path, pixel_values: Float32Array, path: Path) -> None:
