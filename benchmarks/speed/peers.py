@@ -3,7 +3,7 @@
     python benchmarks/speed/peers.py [OPEN_CLIP]
 
 OPEN_CLIP is a folder with open_clip, timm and torchvision (`pip install --no-deps --target`).
-ViT-B/32 has the same random weights in all libraries; its text has 16 tokens, which open_clip and
+ViT-B/32 has the same random weights in all libraries; its text has 12 tokens, which open_clip and
 plain graphs pad to 77. Each method runs in a process of its own, because idle thread pools disturb
 the next library, and the processes take turns. Rates are pictures or texts a second, medians;
 ratios are to open_clip, within a round. `of_peak` is the share of the rate of a float32 matrix

@@ -2,7 +2,7 @@
 
     python benchmarks/speed/pipeline.py [PICTURES] [--model small] [--rounds 3] [--ray]
 
-decode: files read, hashed, decoded and resized in threads. encode: ready pixels through the model.
+decode: files read, decoded and resized in threads. encode: ready pixels through the model.
 together: `twotower.embed` of the folder, without loading the model. The pictures are the example
 photographs. Runs in turn, each in a process of its own. Stages on the same cores cannot overlap:
 their best rate together is 1 / (1 / decode + 1 / encode), and with a GPU the slower of the two.

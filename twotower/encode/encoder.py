@@ -18,14 +18,13 @@ from twotower.arrays import Float32Array, normalize
 from twotower.encode.devices import AUTO, fallback_message, split_engine
 from twotower.encode.engine import (
     GRAPH_FILES,
-    ROUNDING_ENGINES,
     Engine,
     Tower,
     accelerator,
     start_engine,
 )
 from twotower.encode.fastest import MEASURED_FROM, choose_engine, golden_cosine, known_engine
-from twotower.encode.golden import read_golden
+from twotower.encode.golden import GOLDEN_COSINE, read_golden
 from twotower.encode.memory import HalvingEngine
 from twotower.encode.mixed_inputs import MixedInput, parse_inputs, read_pixel_values
 from twotower.encode.stream import EncodedPicture, encode_stream
@@ -286,10 +285,10 @@ class Encoder:
     def _compare(self, kind: str, embeds: Float32Array, golden: Float32Array) -> float:
         """Return the lowest cosine of rows [n, embed_dim]. Raises `VerificationError`."""
         cosine = (embeds * golden).sum(axis=1)
-        worst, least = int(cosine.argmin()), golden_cosine(self.engine)
+        worst, least = int(cosine.argmin()), golden_cosine(self.engine, kind)
         if not cosine[worst] >= least:  # also catches NaN
             difference = f"golden {kind} {worst} has cosine {cosine[worst]:.6f} with {self.engine}"
-            if self.engine in ROUNDING_ENGINES:
+            if least < GOLDEN_COSINE:
                 reason = f"{difference}, below {least}: it rounds too much for this model"
                 raise VerificationError(self.directory, reason, "use --engine onnxruntime")
             raise VerificationError(

@@ -144,7 +144,12 @@ def _start_int8(directory: Path, tower: Tower, threads: int | None, device: str)
 
     if tower != "vision":
         return _start_onnxruntime(directory, tower, threads, device)
-    engine = _start_graph(int8_graph(directory), threads, device)
+    path = int8_graph(directory)
+    try:
+        engine = _start_graph(path, threads, device)
+    except EngineError:  # damaged: it is only a file of the cache
+        path.unlink(missing_ok=True)
+        engine = _start_graph(int8_graph(directory), threads, device)
     rows = rows_at_once(read_config(directory).vision)
 
     def run(batch: NDArray[Any]) -> Float32Array:
@@ -263,7 +268,7 @@ DEVICES_OF_ENGINES = {  # the others: any
 ROUNDING_ENGINES = ("onnxruntime-int8", "openvino-bf16")
 INSTALL = {
     "onnxruntime": "pip install onnxruntime",
-    "onnxruntime-int8": "pip install onnxruntime",
+    "onnxruntime-int8": "pip install onnxruntime onnx",
     "openvino": "pip install 'twotower[openvino]'",
     "openvino-bf16": "pip install 'twotower[openvino]'",
     "torch": "pip install 'twotower[train]'",

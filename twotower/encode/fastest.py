@@ -11,9 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from twotower.arrays import Float32Array, normalize
-from twotower.encode.devices import AUTO, CPU, split_engine
+from twotower.encode.devices import AUTO, CPU, ENGINE_NAMES, split_engine
 from twotower.encode.engine import ROUNDING_ENGINES, Engine, accelerator, start_engine
 from twotower.encode.golden import GOLDEN_COSINE, golden_hash, read_golden
 from twotower.encode.machine import available_threads, instruction_sets, processor
@@ -23,7 +24,8 @@ from twotower.inputs.preprocess import Preprocess
 from twotower.model.config import read_config
 from twotower.progress import Progress, ReportProgress
 
-EXACT, INT8, OPENVINO, BFLOAT16 = "onnxruntime", "onnxruntime-int8", "openvino", "openvino-bf16"
+EXACT, INT8, OPENVINO, BFLOAT16, _ = ENGINE_NAMES
+EXACT_ON_CPU = f"{EXACT}:{CPU}"
 ROUNDED_COSINE = 0.99  # least cosine with golden vectors of an engine that rounds
 GAIN = 1.1  # a faster engine must be this many times as fast, or the difference may be noise
 BATCH, ROUNDS = 4, 3  # of the measurement
@@ -45,9 +47,15 @@ class EngineChoice:
     cosine: float
 
 
-def golden_cosine(engine: str) -> float:
-    """Return the least cosine with golden vectors that an engine must reach."""
-    return ROUNDED_COSINE if split_engine(engine)[0] in ROUNDING_ENGINES else GOLDEN_COSINE
+def golden_cosine(engine: str, kind: str = "picture") -> float:
+    """Return the least cosine with golden vectors that an engine must reach.
+
+    Args:
+        kind: of the vectors, "picture" or "text"; int8 is for pictures alone.
+    """
+    runtime = split_engine(engine)[0]
+    rounds = runtime in ROUNDING_ENGINES and (kind == "picture" or runtime != INT8)
+    return ROUNDED_COSINE if rounds else GOLDEN_COSINE
 
 
 def known_engine(engine: str, directory: Path, threads: int | None) -> str:
@@ -59,8 +67,9 @@ def known_engine(engine: str, directory: Path, threads: int | None) -> str:
     device = split_engine(engine)[1]
     if device not in (AUTO, CPU):
         return f"{EXACT}:{device}"
-    choice = read_choice(directory, threads)
-    return choice.engine if choice else EXACT
+    if choice := read_choice(directory, threads):
+        return choice.engine
+    return EXACT if device == AUTO else EXACT_ON_CPU
 
 
 def choose_engine(engine: str, directory: Path, threads: int | None, report: ReportProgress) -> str:
@@ -71,16 +80,19 @@ def choose_engine(engine: str, directory: Path, threads: int | None, report: Rep
     Args:
         engine: the result of `known_engine`.
     """
-    if accelerator(engine) or read_choice(directory, threads):
+    if accelerator(engine):
         return engine
     try:
-        choice = measure(directory, threads, report)
-        path = _choice_path(directory, threads)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            json.dump(asdict(choice), file)
+        folder = cache_folder() / "engines"
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):  # two measurements at once would disturb each other
+            choice = read_choice(directory, threads)
+            if choice is None:
+                choice = measure(directory, threads, report)
+                with atomic_write(_choice_path(directory, threads)) as file:
+                    json.dump(asdict(choice), file)
     except (TwotowerError, OSError):  # such as a cache that cannot be written
-        return EXACT
+        return engine
     return choice.engine
 
 
@@ -89,7 +101,7 @@ def measure(directory: Path, threads: int | None, report: ReportProgress) -> Eng
     golden = read_golden(directory)
     preprocess = Preprocess(read_config(directory).preprocess)
     pixel_values = np.stack([preprocess(picture) for picture in golden.pictures])
-    names = [EXACT, *_alternatives()]
+    names = [EXACT_ON_CPU, *_alternatives()]
 
     def start(number: int) -> tuple[Engine, float]:
         stage = f"Measuring which engine is fastest here: {names[number]}"
@@ -99,16 +111,14 @@ def measure(directory: Path, threads: int | None, report: ReportProgress) -> Eng
         return engine, float((embeds * golden.image_embeds).sum(axis=1).min())
 
     fastest, cosine = start(0)
-    choice = EngineChoice(EXACT, 1.0, cosine)
+    choice = EngineChoice(EXACT_ON_CPU, 1.0, cosine)
     for number in range(1, len(names)):
         try:
             engine, cosine = start(number)
-        except TwotowerError:  # the tower has no such form
+            speed = _relative_speed(engine, fastest, pixel_values[:BATCH])
+        except Exception:  # of a library, or the tower has no such form: it is not chosen
             continue
-        if not cosine >= golden_cosine(names[number]):
-            continue
-        speed = _relative_speed(engine, fastest, pixel_values[:BATCH])
-        if speed >= GAIN:
+        if cosine >= golden_cosine(names[number]) and speed >= GAIN:
             fastest = engine
             choice = EngineChoice(names[number], round(choice.speed * speed, 2), round(cosine, 5))
     report(Progress(len(names), len(names), stage=f"Using {choice.engine}"))

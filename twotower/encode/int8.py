@@ -1,7 +1,7 @@
 """The image tower in int8: a graph for faster arithmetic, made from the float32 graph. No torch.
 
 Each linear layer multiplies int8 weights, with a scale for each output channel, by its input in
-8 bits, with a scale for each token, and adds in int32. So a picture's embed does not depend on the
+8 bits, with a scale for each token, and adds in int32. So a picture's vector does not depend on the
 other pictures of its batch. Two measures keep the rounding small:
 
 - Channels that a layer norm makes large would coarsen all others of their token. Its weight and
@@ -35,32 +35,38 @@ from twotower.model.weight_files import expand_groups, unpack_levels
 if TYPE_CHECKING:  # importing this file is cheap
     import onnx
 
-FORM = 1  # of the graphs, in the names of their files
+MAX_BYTES = 2**31 - 2**20  # of a graph in memory, a limit of protocol buffers
+GRAPH_VERSION = 1  # part of the names of graph files
 LEVELS = 127  # of int8 on either side of 0
-SMOOTHING = 0.75  # exponent of the activations in the factors; .5 in the paper, see docs
+SMOOTHING = 0.75  # exponent of the activations in the factors; 0.5 in the paper, and worse here
 GELU_MINIMUM = -0.1701  # of gelu; of gelu_tanh -0.1700, of quick_gelu -0.1636
-# Behind a GELU, of a token's maximum. In a token of small values all levels would otherwise be
-# high, and without VNNI onnxruntime adds two products in int16, which then saturates.
+# Least value of a token's maximum behind a GELU. In a token of small values all levels would
+# otherwise be high, and without VNNI onnxruntime adds two products in int16, which then saturates.
 LEAST_BOUND = 1.0
-# Of a call. Products in int8 are so fast that activations which do not fit into a processor's cache
-# take longer: base in calls of 4 pictures is 1.2 times as fast as in calls of 16 (docs/engines.md).
+# Tokens computed in one call. Products in int8 are so fast that activations which do not fit into a
+# processor's cache take longer: base in calls of 4 pictures is 1.2 times as fast as in calls of 16.
 TOKENS_AT_ONCE = 800
-TINY = 1e-12  # elsewhere; a token of zeros would divide by 0
+TINY = 1e-12  # least scale of other tokens, which may be all zeros
 
 
 def int8_graph(directory: Path) -> Path:
     """Return the int8 graph of a model directory in the cache; write it if it is not there.
 
     Raises:
-        EngineError: as `write_int8_graph`.
+        EngineError: as `write_int8_graph`, or the cache cannot be written.
         PathError: the folder of the cache is unknown.
     """
-    path = cache_folder() / "int8" / f"{golden_hash(directory)}-{FORM}.onnx"
+    path = cache_folder() / "int8" / f"{golden_hash(directory)}-{GRAPH_VERSION}.onnx"
     if not path.exists():
         preprocess = Preprocess(read_config(directory).preprocess)
         pictures = read_golden(directory).pictures
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_int8_graph(directory, np.stack([preprocess(picture) for picture in pictures]), path)
+        pixel_values = np.stack([preprocess(picture) for picture in pictures])
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_int8_graph(directory, pixel_values, path)
+        except OSError as error:
+            reason = f"cannot be written ({error.strerror or error})"
+            raise EngineError(path, reason, "set TWOTOWER_CACHE to another folder") from None
     return path
 
 
@@ -83,6 +89,8 @@ def write_int8_graph(directory: Path, pixel_values: Float32Array, path: Path) ->
 
     source = graph_path(directory, "vision")
     model = onnx.load(source)  # with its weights
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > MAX_BYTES:
+        raise EngineError(source, "is too large for int8", "leave out --engine onnxruntime-int8")
     layers = find_linear_layers(model)[:-1]
     if not layers:
         raise EngineError(source, "has no layers for int8", "leave out --engine onnxruntime-int8")
@@ -190,8 +198,8 @@ class _Int8Writer:
             "int8.shift": np.float32(-GELU_MINIMUM),
             "int8.zero": np.uint8(0),
             "int8.middle": np.uint8(LEVELS + 1),
-            "int8.of_both_signs": np.float32(1 / LEVELS),
-            "int8.of_positive": np.float32(1 / (2 * LEVELS + 1)),
+            "int8.symmetric_step": np.float32(1 / LEVELS),
+            "int8.positive_step": np.float32(1 / (2 * LEVELS + 1)),
         }
         self._constants = {name: np.asarray(value) for name, value in scalars.items()}
         self._constants["int8.last_axis"] = np.array([-1], np.int64)
@@ -233,7 +241,7 @@ class _Int8Writer:
         self._constants[f"{name}.int8"] = np.rint(weight / scale).astype(np.int8)
         self._constants[f"{name}.scale"] = scale
         self._constants[f"{name}.zeros"] = np.zeros(len(scale), np.int8)
-        positive = self._is_behind_gelu(layer.input)
+        positive = self._is_gelu_output(layer.input)
         tokens, token_scale = self._scaled_tokens(layer, positive)
         zero = "int8.zero" if positive else "int8.middle"
         levels = self._add("QuantizeLinear", tokens, "int8.one", zero, output=f"{name}.uint8")
@@ -258,17 +266,28 @@ class _Int8Writer:
             negative = self._add("Neg", least, output=f"{name}.largest_negative")
             bounds = [largest, negative, "int8.tiny"]
         bound = self._add("Max", *bounds, output=f"{name}.bound")
-        step = "int8.of_positive" if positive else "int8.of_both_signs"
+        step = "int8.positive_step" if positive else "int8.symmetric_step"
         scale = self._add("Mul", bound, step, output=f"{name}.token_scale")
         return self._add("Div", tokens, scale, output=f"{name}.scaled"), scale
 
-    def _is_behind_gelu(self, name: str) -> bool:
+    def _is_gelu_output(self, name: str) -> bool:
         """Return True if a tensor is the output of a GELU, or of x * sigmoid(1.702 x)."""
         node = self._producers.get(name)
         if node is None or node.op_type != "Mul":
             return node is not None and node.op_type == "Gelu"
         before = [self._producers.get(item) for item in node.input]
-        return any(item is not None and item.op_type == "Sigmoid" for item in before)
+        sigmoids = [item for item in before if item is not None and item.op_type == "Sigmoid"]
+        return any(self._is_scaled(item.input[0]) for item in sigmoids)
+
+    def _is_scaled(self, name: str) -> bool:
+        """Return True for a product with 1.702; without it, x * sigmoid(x) has a lower minimum."""
+        from onnx import numpy_helper
+
+        node = self._producers.get(name)
+        if node is None or node.op_type != "Mul":
+            return False
+        factors = [item for item in self._graph.initializer if item.name in node.input]
+        return any(np.allclose(numpy_helper.to_array(item), 1.702) for item in factors)
 
     def _add(self, operator: str, *inputs: str, output: str) -> str:
         from onnx import helper

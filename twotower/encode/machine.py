@@ -9,7 +9,7 @@ from pathlib import Path
 # Of those that engines use, by Linux's names.
 INSTRUCTION_SETS = (
     *("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16"),
-    *("amx_int8", "amx_bf16", "asimd", "sve"),
+    *("amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve", "sve2"),
 )
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from twotower.arrays import Float32Array
+from twotower.encode.machine import available_threads
 from twotower.errors import PictureError
 from twotower.inputs.pictures import Picture
 
@@ -35,7 +36,7 @@ class StageTimes:
     """
 
     def __init__(self, threads: int | None = None) -> None:
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = threads or available_threads()
         self.encoder_waits = self.decoders_wait = 0.0
         self.reading = self.decoding = 0.0
         self._lock = threading.Lock()
