@@ -535,7 +535,7 @@ def test_a_cluster_measures_engines_once(
         return engine
 
     monkeypatch.setattr(encoder, "choose_engine", choose)
-    monkeypatch.setattr(encoder, "MEASURED_FROM", 2)
+    monkeypatch.setattr(encoder, "MEASURED_FROM", 6)  # more than a shard has
     photos, options = write_folder(tmp_path / "photos", 6), EmbedSettings(rows_per_shard=2)
     cluster: Any = Tasks()
     summary = embed(photos, tmp_path / "out", tiny_directory, options, cluster=cluster)
