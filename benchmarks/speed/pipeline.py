@@ -136,7 +136,8 @@ def time_together(folder: Path, model: str) -> float:
     encoder.encode_image(next(folder.glob("*.jpg")))
     with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()
-        summary = embed(folder, out, directory)
+        settings = EmbedSettings(engine="onnxruntime")
+        summary = embed(folder, out, directory, settings)
         seconds = time.perf_counter() - start
     assert not summary.failed and not summary.faults
     return seconds
@@ -154,7 +155,8 @@ def time_ray(folder: Path, model: str) -> float:
 
 def shard_settings(folder: Path) -> EmbedSettings:
     pictures = sum(1 for _ in folder.glob("*.jpg"))
-    return EmbedSettings(rows_per_shard=max(1, pictures // SHARDS))
+    rows = max(1, pictures // SHARDS)
+    return EmbedSettings(rows_per_shard=rows, engine="onnxruntime")
 
 
 RUNS: dict[str, Callable[[Path, str], float]] = {

@@ -112,7 +112,9 @@ def test_a_full_disk(command: Any, tmp_path: Path) -> None:
     line = command(tars, "--out", tmp_path / "out")
     failed = run(line, code=1, preexec_fn=limit)
     [message] = failed.stderr.splitlines()
-    assert "cannot be written (File too large); complete shards are kept; make space" in message
+    assert (
+        "cannot be written (File too large); complete shards are kept; check the folder" in message
+    )
     assert len(read_rows(tmp_path / "out")) == 1
     assert "Embedded 401 of 401 pictures into 2 shards" in run(line).stdout
     assert len(read_rows(tmp_path / "out")) == 401
@@ -138,3 +140,14 @@ def test_texts(command: Any, tmp_path: Path) -> None:
     done = run(command(tmp_path / "texts.txt", "--texts", "--out", tmp_path / "out"))
     assert done.stdout.startswith("Embedded 2 of 2 texts into 1 shard")
     assert [row["text"] for row in read_rows(tmp_path / "out")] == ["a cat", "a dog"]
+
+
+def test_columns_exclude_each_other(command: Any, tmp_path: Path) -> None:
+    done = run(command(tmp_path, "--out", "x", "--column", "a", "--text-column", "b"), code=2)
+    assert "not allowed with argument" in done.stderr
+
+
+def test_a_file_of_texts_needs_the_option(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("a cat\n")
+    done = run(command(tmp_path / "texts.txt", "--out", tmp_path / "out"), code=1)
+    assert "texts.txt: is no picture, tar or Parquet file; add --texts" in done.stderr

@@ -19,6 +19,7 @@ from twotower.cli.output import (
     shown_path,
 )
 from twotower.cli.ray_option import add_ray_option, open_cluster
+from twotower.encode.bulk.settings import BATCH_SIZE, FORMATS, ROWS_PER_SHARD
 
 if TYPE_CHECKING:
     from twotower.cli.output import Commands
@@ -45,27 +46,32 @@ def add_commands(commands: Commands) -> None:
         help="a folder; an unfinished embedding is continued",
     )
     add("--texts", action="store_true", help="embed texts: the lines of files, or a column")
-    add("--text-column", metavar="NAME", help="embed the texts of this column of Parquet files")
-    add("--column", metavar="NAME", help="of Parquet files, with pictures, paths or URLs")
+    columns = command.add_mutually_exclusive_group()
+    columns.add_argument(
+        "--text-column", metavar="NAME", help="embed the texts of this column of Parquet files"
+    )
+    columns.add_argument(
+        "--column", metavar="NAME", help="of Parquet files, with pictures, paths or URLs"
+    )
     add(
         "--format",
-        choices=("parquet", "clip-retrieval"),
-        default="parquet",
-        help="clip-retrieval: write img_emb/ and metadata/ of that program too (parquet)",
+        choices=FORMATS,
+        default=FORMATS[0],
+        help=f"clip-retrieval: write img_emb/ and metadata/ of that program too ({FORMATS[0]})",
     )
     add(
         "--rows-per-shard",
         type=positive,
-        default=10_000,
+        default=ROWS_PER_SHARD,
         metavar="N",
-        help="items in a file, of which a stopped run loses at most that many (10000)",
+        help=f"items in a file, of which a stopped run loses at most that many ({ROWS_PER_SHARD})",
     )
     add(
         "--batch-size",
         type=positive,
-        default=32,
+        default=BATCH_SIZE,
         metavar="N",
-        help="pictures computed at once (32)",
+        help=f"pictures computed at once ({BATCH_SIZE})",
     )
     add("--contact", default="", help="for complaints, in requests for pictures at URLs")
     add("--allow-private", action="store_true", help="request private addresses, for tests")

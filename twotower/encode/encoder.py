@@ -98,7 +98,7 @@ class Encoder:
         Returns:
             text_embeds [n, embed_dim], unit length, in the order of the texts.
         """
-        return normalize(self._text_features(self._tokenize(texts), batch_size))
+        return self.encode_tokens(self._tokenize(texts), batch_size)
 
     def stream(self, pictures: Iterable[Picture], batch_size: int = 32) -> Iterator[EncodedPicture]:
         """Embed any number of pictures in bounded memory.
@@ -111,6 +111,10 @@ class Encoder:
     def encode_pixels(self, pixel_values: Float32Array) -> Float32Array:
         """Embed outputs of `preprocess`: [n, 3, S, S] -> image_embeds [n, embed_dim]."""
         return normalize(self._vision(pixel_values))
+
+    def encode_tokens(self, tokens: Tokens, batch_size: int = 256) -> Float32Array:
+        """Embed outputs of `tokenizer`: n texts -> text_embeds [n, embed_dim]; warns of none."""
+        return normalize(self._text_features(tokens, batch_size))
 
     @property
     def supports_patches(self) -> bool:

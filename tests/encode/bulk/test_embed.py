@@ -1,6 +1,7 @@
 """Collections of every kind become rows, each item exactly once, whatever interrupts the run."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -24,11 +25,14 @@ from tests.encode.bulk.collections import (
     write_table,
     write_tar,
 )
+from twotower.encode import encoder
+from twotower.encode.bulk.output import write_error
 from twotower.encode.bulk.run import embed
 from twotower.encode.bulk.settings import EmbedSettings
 from twotower.encode.encoder import Encoder
 from twotower.errors import EmbedError
 from twotower.files import exclusive_lock
+from twotower.pairs.cluster import map_here
 from twotower.progress import Progress
 
 
@@ -228,14 +232,76 @@ def test_the_layout_of_clip_retrieval(embed_tiny: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arrays = [np.load(path) for path in sorted((out / "img_emb").iterdir())]
     assert [path.name for path in sorted((out / "img_emb").iterdir())] == [
-        "img_emb_0.npy",
-        "img_emb_1.npy",
+        "img_emb_00000.npy",
+        "img_emb_00001.npy",
     ]
     assert arrays[0].dtype == np.float16
     np.testing.assert_allclose(np.concatenate(arrays), embeds_of(rows), atol=1e-3)
     metadata = [pyarrow.parquet.read_table(path) for path in sorted((out / "metadata").iterdir())]
     paths = [path for table in metadata for path in table["image_path"].to_pylist()]
     assert paths == [row["key"] for row in rows]
+
+
+def test_clip_retrieval_does_not_rename_files(embed_tiny: Any, tmp_path: Path) -> None:
+    """A shard that is computed again replaces its files, however many shards there are now."""
+    photos = write_folder(tmp_path / "photos", 3)
+    options = {"rows_per_shard": 1, "format": "clip-retrieval"}
+    embed_tiny(photos, **options)
+    write_folder(photos, 9, start=3)
+    (tmp_path / "out" / "embeddings" / "00002.parquet").unlink()
+    embed_tiny(photos, **options)
+    assert len(list((tmp_path / "out" / "img_emb").iterdir())) == 12
+    assert len(list((tmp_path / "out" / "metadata").iterdir())) == 12
+
+
+@pytest.mark.parametrize(
+    "name", ["plan/notes.txt", "plan/plan.json", "plan/pictures-0.parquet", "embeddings/a.parquet"]
+)
+def test_files_of_others_are_kept(embed_tiny: Any, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text('{"mine": 1}')
+    (tmp_path / "out" / "photos").mkdir()
+    leftover = tmp_path / "out" / "photos" / ".twotower-01234567"
+    leftover.write_text("mine")
+    photos = write_folder(tmp_path / "photos", 1)
+    with pytest.raises(EmbedError, match=rf"has other files in {path.parent.name}/; choose anoth"):
+        embed_tiny(photos)
+    assert path.read_text() == '{"mine": 1}'
+    path.unlink()
+    embed_tiny(photos)
+    assert leftover.exists()
+
+
+def test_leftovers_of_a_killed_run_are_removed(embed_tiny: Any, tmp_path: Path) -> None:
+    photos = write_folder(tmp_path / "photos", 1)
+    for _ in range(2):  # without a manifest, and with it
+        (tmp_path / "out" / "plan").mkdir(parents=True, exist_ok=True)
+        leftover = tmp_path / "out" / "plan" / ".twotower-01234567"
+        leftover.write_text("x")
+        embed_tiny(photos)
+        assert not leftover.exists()
+
+
+def test_a_plan_that_was_killed_is_replaced(
+    embed_tiny: Any, tiny_directory: Path, tmp_path: Path
+) -> None:
+    """The plan of pictures is recognized as one, so that it can be made again."""
+    photos = write_folder(tmp_path / "photos", 3)
+    embed_tiny(photos)
+    (tmp_path / "out" / "manifest.json").unlink()
+    for path in (tmp_path / "out" / "embeddings").iterdir():
+        path.unlink()
+    summary, _ = embed_tiny(photos, rows_per_shard=2)
+    assert (summary.rows, summary.shards) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"), [(errno.ENOSPC, "free space on the disk"), (errno.EACCES, "check the fol")]
+)
+def test_a_folder_that_cannot_be_written(code: int, remedy: str, tmp_path: Path) -> None:
+    error = write_error(tmp_path, "written", OSError(code, os.strerror(code)))
+    assert f"({os.strerror(code)}); complete shards are kept; {remedy}" in str(error)
 
 
 def test_another_embedding_is_refused(
@@ -391,6 +457,90 @@ def test_an_input_that_disappears_stops_no_other(
     summary, rows = embed_tiny(tars)
     assert summary.is_success
     assert [row["key"][0] for row in rows] == ["0"] * 3 + ["1"] * 3 + ["2"] * 3
+
+
+@pytest.mark.parametrize("damaged", [1, 2, 3])
+def test_tables_with_damaged_pages(embed_tiny: Any, tmp_path: Path, damaged: int) -> None:
+    """The first tables have no rows; those after them are embedded."""
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    for number in range(3):
+        cells = [picture(10 * number + i) for i in range(3)]
+        table = write_table(tables / f"{number}.parquet", {"key": [f"{number}"] * 3, "jpg": cells})
+        if number < damaged:
+            content = bytearray(table.read_bytes())
+            content[4:400] = bytes(396)  # its schema, at the end, stays
+            table.write_bytes(content)
+    summary, rows = embed_tiny(tables)
+    assert len(summary.faults) == damaged and not summary.is_success
+    assert [row["key"] for row in rows] == [f"{i}" for i in range(damaged, 3) for _ in range(3)]
+
+
+def test_an_input_that_was_deleted_stops_no_other(embed_tiny: Any, tmp_path: Path) -> None:
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    for number in range(2):
+        write_tar(tars / f"{number}.tar", {f"{number}.png": picture(number)})
+    embed_tiny(tars)
+    for path in (tmp_path / "out" / "embeddings").iterdir():
+        path.unlink()
+    (tars / "0.tar").unlink()
+    summary, [row] = embed_tiny(tars)
+    assert row["key"] == "1" and len(summary.faults) == 1
+
+
+def test_paths_that_are_none(embed_tiny: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(picture(1))
+    write_table(tmp_path / "t.parquet", {"path": ["", "a\0.png", "a.png"]})
+    _, rows = embed_tiny(tmp_path / "t.parquet")
+    assert [row["error"] for row in rows] == [
+        "is empty; write a path, or leave the row out",
+        "is no path (embedded null byte); correct it",
+        None,
+    ]
+
+
+def test_a_column_is_one_of_tables(embed_tiny: Any, tmp_path: Path) -> None:
+    photos = write_folder(tmp_path / "photos", 2)
+    write_table(tmp_path / "t.parquet", {"x": [picture(3)]})
+    summary, _ = embed_tiny(photos, tmp_path / "t.parquet", column="x")
+    assert (summary.rows, summary.failed) == (3, 0)
+
+
+def test_long_texts_warn_once(embed_tiny: Any, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text(("short\n" + "word " * 500 + "\n") * 3)
+    with pytest.warns(UserWarning) as records:
+        summary, _ = embed_tiny(tmp_path / "texts.txt", texts=True, rows_per_shard=2)
+    assert (summary.rows, summary.failed) == (6, 0)
+    [message] = [str(record.message) for record in records]
+    assert message.startswith("3 of 6 texts are longer than the ")
+
+
+class Tasks:
+    """A cluster of two cores whose tasks run in this process, to see what they do."""
+
+    cpus, gpus = 2, 0
+
+    def map(self, function: Any, tasks: Any, **_: Any) -> Any:
+        return map_here(function, tasks)
+
+
+def test_a_cluster_measures_engines_once(
+    tiny_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def choose(engine: str, _directory: Path, threads: int | None, _report: Any) -> str:
+        measured.append((engine, threads))
+        return engine
+
+    monkeypatch.setattr(encoder, "choose_engine", choose)
+    monkeypatch.setattr(encoder, "MEASURED_FROM", 6)  # more than a shard has
+    photos, options = write_folder(tmp_path / "photos", 6), EmbedSettings(rows_per_shard=2)
+    cluster: Any = Tasks()
+    summary = embed(photos, tmp_path / "out", tiny_directory, options, cluster=cluster)
+    assert (summary.rows, summary.failed) == (6, 0)
+    assert measured == [("onnxruntime", 1)]
 
 
 def test_a_remote_tar_cut_short_is_not_complete(embed_tiny: Any, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ The table is written last, so a shard is complete when its table is there.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from twotower.errors import EmbedError
 from twotower.files import atomic_write
 
 TABLE_FOLDER = "embeddings"
+CLIP_RETRIEVAL_FOLDERS = ("img_emb", "text_emb", "metadata")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _COUNTS = b"twotower.counts"  # in the metadata of a table
 
 
@@ -51,12 +54,14 @@ class ShardWriter:
         folder: of the embeddings.
         embed_dim: of the model.
         texts: True for shards of texts.
-        digits: of the numbers in the names of clip-retrieval's files; 0 writes none.
+        clip_retrieval: write the files of that program too.
     """
 
-    def __init__(self, folder: Path, embed_dim: int, *, texts: bool, digits: int = 0) -> None:
+    def __init__(
+        self, folder: Path, embed_dim: int, *, texts: bool, clip_retrieval: bool = False
+    ) -> None:
         self._folder, self._embed_dim = folder, embed_dim
-        self._texts, self._digits = texts, digits
+        self._texts, self._clip_retrieval = texts, clip_retrieval
 
     def write(self, shard: Shard, rows: Sequence[Row]) -> None:
         """Write a shard.
@@ -65,18 +70,14 @@ class ShardWriter:
             EmbedError: the disk is full, or cannot be written.
         """
         try:
-            if self._digits:
+            if self._clip_retrieval:
                 self._write_clip_retrieval(shard, [row for row in rows if row.embeds is not None])
             failed = sum(row.embeds is None for row in rows)
             path = table_path(self._folder, shard.number)
             metadata = {_COUNTS: json.dumps([len(rows), failed]).encode()}
             _write(path, self._table(shard, rows).replace_schema_metadata(metadata))
         except OSError as error:
-            raise EmbedError(
-                self._folder,
-                f"cannot be written ({error.strerror or error}); complete shards are kept",
-                "make space, then run the same command again",
-            ) from None
+            raise write_error(self._folder, "written", error) from None
 
     def _table(self, shard: Shard, rows: Sequence[Row]) -> pyarrow.Table:
         start = shard.number * MAX_ROWS_PER_SHARD
@@ -111,8 +112,8 @@ class ShardWriter:
         )
 
     def _write_clip_retrieval(self, shard: Shard, rows: Sequence[Row]) -> None:
-        """Write `img_emb/img_emb_0.npy` (float16) and `metadata/metadata_0.parquet`."""
-        number = str(shard.number).zfill(self._digits)
+        """Write `img_emb/img_emb_00000.npy` (float16) and `metadata/metadata_00000.parquet`."""
+        number = _shard_name(shard.number)
         name, column = ("text_emb", "caption") if self._texts else ("img_emb", "image_path")
         embeds = [row.embeds for row in rows if row.embeds is not None]
         matrix = np.stack(embeds) if embeds else np.zeros((0, self._embed_dim))
@@ -130,7 +131,21 @@ class ShardWriter:
 
 def table_path(folder: Path, number: int) -> Path:
     """Return the table of a shard."""
-    return folder / TABLE_FOLDER / f"{number:05d}.parquet"
+    return folder / TABLE_FOLDER / f"{_shard_name(number)}.parquet"
+
+
+def write_error(path: str | Path, access: str, error: OSError) -> EmbedError:
+    """Return the error of a run that ends because a file cannot be accessed.
+
+    Args:
+        access: that failed: "written", or "read or written".
+    """
+    remedy = "free space on the disk" if error.errno in _FULL else "check the folder"
+    return EmbedError(
+        path,
+        f"cannot be {access} ({error.strerror or error}); complete shards are kept",
+        f"{remedy}, then run the same command again",
+    )
 
 
 def read_counts(path: Path) -> tuple[int, int]:
@@ -147,6 +162,11 @@ def read_counts(path: Path) -> tuple[int, int]:
             path, f"is no table of embeddings ({error})", "delete it, and run the command again"
         ) from None
     return rows, failed
+
+
+def _shard_name(number: int) -> str:
+    """Return the number of a shard as it is in names of files, whatever their count becomes."""
+    return f"{number:05d}"
 
 
 def _write(path: Path, table: pyarrow.Table) -> None:

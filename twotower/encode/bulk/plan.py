@@ -12,6 +12,7 @@ import functools
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,6 +33,8 @@ from twotower.progress import Progress, ReportProgress, ignore_progress
 
 Kind: TypeAlias = Literal["tar", "table", "lines", "listing"]
 PLAN_FOLDER = "plan"
+_PLAN_FILE = "plan.json"
+_LISTING_COLUMNS = ["key", "path"]
 _LISTING_ROWS = 100_000  # in a row group
 
 
@@ -93,15 +96,14 @@ class Plan:
     def __init__(self, folder: Path, rows_per_shard: int) -> None:
         self.folder = folder / PLAN_FOLDER
         self.rows_per_shard = rows_per_shard
-        self._path = self.folder / "plan.json"
+        self._path = self.folder / _PLAN_FILE
         self.inputs = self._read()
 
     def _read(self) -> list[Input]:
         if not self._path.exists():
             return []
         try:
-            trees = json.loads(self._path.read_text(encoding="utf-8"))
-            return [self._parse(tree) for tree in trees]
+            return [self._parse(tree) for tree in _read_trees(self._path)]
         except (ValueError, TypeError, KeyError) as error:
             raise EmbedError(
                 self._path, f"is damaged ({error})", "embed into another folder"
@@ -195,6 +197,26 @@ class Plan:
         yield Input("listing", source, str(listing))
 
 
+def is_plan_file(path: Path) -> bool:
+    """Return True for a file that a `Plan` has written, by its name and its content."""
+    try:
+        if path.name == _PLAN_FILE:
+            return all(Input(**tree) for tree in _read_trees(path))
+        if re.fullmatch(r"pictures-\d+\.parquet", path.name):
+            return bool(pyarrow.parquet.read_schema(path).names == _LISTING_COLUMNS)
+    except (ValueError, TypeError, OSError, pyarrow.ArrowException):
+        return False
+    return False
+
+
+def _read_trees(path: Path) -> list[dict[str, Any]]:
+    """Return the inputs in the file of a plan. Raises `OSError`, `ValueError`, `TypeError`."""
+    trees = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(trees, list):
+        raise TypeError("no list of inputs")
+    return trees
+
+
 def find_tables(source: str) -> list[str]:
     """Return the Parquet files of a path, URL or pattern; of a folder, unless it has tars."""
     if source.endswith(".parquet"):
@@ -228,8 +250,15 @@ def _find_pictures(source: str) -> list[str]:
     if is_remote(source):
         pictures = find_remote(source, PICTURE_SUFFIXES)
     else:
-        if not Path(source).exists():
+        path = Path(source)
+        if not path.exists():
             raise EmbedError(source, "no such file or folder", "check the path")
+        if path.is_file() and path.suffix.lower() not in PICTURE_SUFFIXES:
+            raise EmbedError(
+                source,
+                "is no picture, tar or Parquet file",
+                "add --texts to embed the lines of a text file",
+            )
         pictures = [str(path) for path in find_pictures([source]) if path.is_file()]
     if not pictures:
         raise EmbedError(
@@ -242,7 +271,8 @@ def _write_listing(path: Path, source: str, pictures: Sequence[str]) -> None:
     prefix = source.rstrip("/") + "/"
     names = [os.fsencode(picture.removeprefix(prefix)) for picture in pictures]
     keys = [name.decode("utf-8", "backslashreplace") for name in names]
-    table = pyarrow.table({"key": keys, "path": [os.fsencode(picture) for picture in pictures]})
+    paths = [os.fsencode(picture) for picture in pictures]
+    table = pyarrow.table([keys, paths], _LISTING_COLUMNS)
     with atomic_write(path, "wb", sync=True) as file:
         pyarrow.parquet.write_table(table, file, row_group_size=_LISTING_ROWS, compression="zstd")
 
@@ -274,7 +304,8 @@ def _count_rows(item: Input, settings: EmbedSettings) -> tuple[int, str]:
         tar = TarPairs([item.location])
         return len(tar), "; ".join(tar.faults)
     with open_table(item.location) as table:
-        source_column(table.schema_arrow, item.location, settings)
+        if item.kind == "table":
+            source_column(table.schema_arrow, item.location, settings)
         return table.metadata.num_rows, ""
 
 

@@ -147,9 +147,9 @@ def _locate(
         value = path if value is None else value
     if isinstance(value, str):
         path = value
-        if not is_remote(value) and not value.startswith(("/", "data:")):
+        if value and not is_remote(value) and not value.startswith(("/", "data:")):
             value = f"{folder}/{value}"
-    return _key(row, path or str(number)), value or None
+    return _key(row, path or str(number)), value
 
 
 def _located(rows: Iterator[tuple[str, str | bytes | None]], network: Network) -> Iterator[Item]:
@@ -171,9 +171,14 @@ def _received(future: Any) -> Encoded:
 
 
 def _read_local(key: str, value: str | bytes | None) -> Encoded:
-    if value is None:
+    if value == "":
+        raise PictureError(key, "is empty", "write a path, or leave the row out")
+    if not value:
         raise PictureError(key, "has no picture", "add one, or leave the row out")
-    return Encoded(value if isinstance(value, bytes) else read_picture(Path(value)))
+    try:
+        return Encoded(value if isinstance(value, bytes) else read_picture(Path(value)))
+    except ValueError as error:  # such as a NUL character
+        raise PictureError(key, f"is no path ({error})", "correct it") from None
 
 
 def _rows(table: Any, shard: Shard, column: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -14,23 +14,37 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from twotower.encode.bulk.output import TABLE_FOLDER, read_counts, table_path
-from twotower.encode.bulk.plan import PLAN_FOLDER, Plan, Shard
+from twotower.encode.bulk.output import (
+    CLIP_RETRIEVAL_FOLDERS,
+    TABLE_FOLDER,
+    read_counts,
+    table_path,
+    write_error,
+)
+from twotower.encode.bulk.plan import PLAN_FOLDER, Plan, Shard, is_plan_file
 from twotower.encode.bulk.settings import EmbedSettings, EmbedSummary
-from twotower.encode.bulk.shards import EmbedJob, ShardResult, embed_shard, embed_shards
+from twotower.encode.bulk.shards import (
+    EmbedJob,
+    ShardResult,
+    embed_shard,
+    embed_shards,
+    load_encoder,
+)
 from twotower.encode.engine import accelerator
 from twotower.encode.golden import fingerprint, image_fingerprint
 from twotower.encode.load import find_model
 from twotower.errors import EmbedError, LibraryError
 from twotower.files import atomic_write, exclusive_lock
-from twotower.model.config import read_config
+from twotower.model.config import CLIPConfig, read_config
 from twotower.pairs.cluster import Cluster, map_here
 from twotower.pairs.remote import is_remote
 from twotower.progress import Progress, ReportProgress, ignore_progress
@@ -38,6 +52,8 @@ from twotower.version import __version__
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1  # of the folder
+_FOLDERS = (PLAN_FOLDER, TABLE_FOLDER, *CLIP_RETRIEVAL_FOLDERS)
+_LEFTOVER = re.compile(r"\.twotower-[0-9a-f]{8}")  # a temporary file of `atomic_write`
 _GPU_DEVICES = ("cuda", "tensorrt")
 
 
@@ -77,17 +93,21 @@ def embed(
     with _writing(folder):
         record = describe(directory, locations, settings)
         _require_same(folder, record)
+        _remove_leftovers(folder)
         plan = Plan(folder, settings.rows_per_shard)
         map_tasks = cluster.map if cluster else map_here
         faults = plan.extend(locations, settings, report, map_tasks)
         shards = plan.shards()
         _write_manifest(folder, {**record, "complete": False})
-        digits = len(str(max(1, len(shards) - 1))) if settings.format == "clip-retrieval" else 0
-        job = EmbedJob(folder, str(directory.absolute()), settings, digits)
+        job = EmbedJob(folder, str(directory.absolute()), settings)
         missing = [shard for shard in shards if not table_path(folder, shard.number).exists()]
+        texts = cut = 0
         for result in _run(job, missing, report, cluster):
+            texts, cut = texts + result.rows, cut + result.cut
             if result.fault:
                 faults.append(result.fault)
+        if cut:
+            warnings.warn(_cut_message(cut, texts, read_config(directory)), stacklevel=2)
         summary = _summarize(folder, shards, missing, faults, time.monotonic() - started)
         counts = {"rows": summary.rows, "failed": summary.failed, "shards": summary.shards}
         complete = summary.shards == len(shards)
@@ -110,6 +130,13 @@ def describe(directory: Path, locations: Sequence[str], settings: EmbedSettings)
     }
 
 
+def _cut_message(cut: int, texts: int, config: CLIPConfig) -> str:
+    return (
+        f"{cut} of {texts} texts are longer than the {config.tokenizer.context_length} tokens "
+        f"that {config.name} reads and were cut"
+    )
+
+
 def _run(
     job: EmbedJob, shards: Sequence[Shard], report: ReportProgress, cluster: Cluster | None
 ) -> Iterator[ShardResult]:
@@ -129,8 +156,11 @@ def _run_on_cluster(
     gpus = int(cluster.gpus > 0 and (engine.endswith(_GPU_DEVICES) or bool(accelerator(engine))))
     processes = cluster.gpus if gpus else cluster.cpus
     cpus = max(1, cluster.cpus // processes) if gpus else 1
-    step = functools.partial(embed_shard, replace(job, threads=cpus, processes=processes))
     total = sum(shard.rows or job.settings.rows_per_shard for shard in shards)
+    job = replace(job, threads=cpus, processes=processes)
+    if not gpus and not job.settings.texts:
+        job = _with_chosen_engine(job, total, report)
+    step = functools.partial(embed_shard, job)
     done = failed = 0
     report(Progress(0, total, stage="Embedding"))
     for _, result in cluster.map(step, shards, cpus=cpus, gpus=gpus):
@@ -139,48 +169,73 @@ def _run_on_cluster(
         yield result
 
 
+def _with_chosen_engine(job: EmbedJob, pictures: int, report: ReportProgress) -> EmbedJob:
+    """Return a job with the engine that "auto" means, measured here if it is worth it.
+
+    A task cannot measure: it has few pictures, and others compute at the same time.
+    """
+    encoder = load_encoder(job.model, job.settings.engine, job.threads)
+    encoder.choose_engine(pictures, report)
+    return replace(job, settings=replace(job.settings, engine=encoder.engine))
+
+
 def _absolute(source: str) -> str:
     return source if is_remote(source) else str(Path(source).absolute())
 
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Lock the folder while the block runs, and remove what a killed run left behind.
+    """Lock the folder while the block runs.
 
     Raises:
-        EmbedError: another run is writing it, or it cannot be written.
+        EmbedError: another run is writing it, it has files of other programs, or it cannot be
+            written.
     """
     try:
+        _require_own(folder)
         for name in (TABLE_FOLDER, PLAN_FOLDER):
             (folder / name).mkdir(parents=True, exist_ok=True)
         with exclusive_lock(folder, "folder"):
-            for file in folder.glob("*/.twotower-*"):
-                file.unlink()
             yield
     except LibraryError as error:
         raise EmbedError(folder, error.reason, "wait until it has finished, or stop it") from None
     except OSError as error:
-        raise EmbedError(
-            error.filename or folder,
-            f"cannot be read or written ({error.strerror or error}); complete shards are kept",
-            "free space on the disk if it is full, then run the same command again",
-        ) from error
+        raise write_error(error.filename or folder, "read or written", error) from error
+
+
+def _require_own(folder: Path) -> None:
+    """Raise `EmbedError` if a folder without a manifest has files of other programs.
+
+    Without a manifest, no shard has been written, and a killed run can have left a plan only.
+    """
+    if (folder / MANIFEST).exists():
+        return
+    for name in _FOLDERS:
+        files = (folder / name).iterdir() if (folder / name).exists() else ()
+        for file in files:
+            if name != PLAN_FOLDER or not (is_plan_file(file) or _LEFTOVER.fullmatch(file.name)):
+                raise EmbedError(folder, f"has other files in {name}/", "choose another folder")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that a killed run left behind."""
+    for name in _FOLDERS:
+        for file in (folder / name).glob(".twotower-*"):
+            if _LEFTOVER.fullmatch(file.name):
+                file.unlink()
 
 
 def _require_same(folder: Path, record: dict[str, Any]) -> None:
     """Raise `EmbedError` if the folder holds another embedding."""
     path = folder / MANIFEST
     if not path.exists():
-        if any((folder / TABLE_FOLDER).glob("*.parquet")):
-            raise EmbedError(
-                folder, "has Parquet files without a manifest", "choose another folder"
-            )
         for file in (folder / PLAN_FOLDER).iterdir():  # of a run that ended before its first shard
-            file.unlink()
+            if is_plan_file(file):
+                file.unlink()
         return
     try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        earlier = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise EmbedError(path, f"is damaged ({error})", "choose another folder") from None
     for name, noun in (
         ("format", "format"),

@@ -10,6 +10,7 @@ from twotower.errors import EmbedError
 Format: TypeAlias = Literal["parquet", "clip-retrieval"]
 FORMATS: tuple[str, ...] = get_args(Format)
 ROWS_PER_SHARD = 10_000  # img2dataset's default for its shards
+BATCH_SIZE = 32  # pictures
 # Ids are the number of the shard times this, plus the row in it.
 MAX_ROWS_PER_SHARD = 10**9
 
@@ -33,8 +34,8 @@ class EmbedSettings:
     column: str | None = None
     format: Format = "parquet"
     rows_per_shard: int = ROWS_PER_SHARD
-    engine: str = "onnxruntime"
-    batch_size: int = 32
+    engine: str = "auto"
+    batch_size: int = BATCH_SIZE
     contact: str = ""
     allow_private: bool = False
 

@@ -32,6 +32,7 @@ from twotower.inputs.preprocess import Preprocess
 from twotower.progress import Progress, ReportProgress, ignore_progress
 
 _TEXTS = 2048  # in a call of the encoder, which sorts them by length
+_EMPTY = "is empty; write a text, or leave it out"
 _TURNED = frozenset((5, 6, 7, 8))  # EXIF orientations that exchange width and height
 _UNREADABLE = (PairsError, OSError, pyarrow.ArrowException)
 
@@ -43,7 +44,6 @@ class EmbedJob:
     Attributes:
         folder: of the embeddings.
         model: a directory or name, as `load` takes it.
-        digits: of numbers in the names of clip-retrieval's files, or 0.
         threads: of the model and of the decoders; None for all cores.
         processes: that embed shards at the same time.
     """
@@ -51,18 +51,23 @@ class EmbedJob:
     folder: Path
     model: str
     settings: EmbedSettings
-    digits: int = 0
     threads: int | None = None
     processes: int = 1
 
 
 class ShardResult(NamedTuple):
-    """The result of a shard: its rows, those with an error, and why it was not written, or ""."""
+    """The result of a shard.
+
+    Attributes:
+        rows: of which `failed` have an error, and `cut` texts that are too long.
+        fault: why it was not written, or "".
+    """
 
     number: int
     rows: int
     failed: int
     fault: str = ""
+    cut: int = 0
 
 
 def embed_shard(job: EmbedJob, shard: Shard) -> ShardResult:
@@ -87,7 +92,10 @@ def embed_shards(
     """
     encoder = load_encoder(job.model, job.settings.engine, job.threads)
     writer = ShardWriter(
-        job.folder, encoder.config.embed_dim, texts=job.settings.texts, digits=job.digits
+        job.folder,
+        encoder.config.embed_dim,
+        texts=job.settings.texts,
+        clip_retrieval=job.settings.format == "clip-retrieval",
     )
     if job.settings.texts:
         return _embed_texts(job, shards, encoder, writer, report)
@@ -161,6 +169,7 @@ class _PictureShards:
                 settings.batch_size,
                 self._times,
             ):
+                yield from self._finish()  # a shard without rows may come before this picture
                 self._add(picture, outcome)
                 yield from self._finish()
         yield from self._finish()
@@ -246,28 +255,34 @@ def _embed_texts(
     done = failed = 0
     for shard in shards:
         rows: list[Row] = []
-        fault = ""
+        fault, cut = "", 0
         try:
             items = read_texts(shard, job.settings)
             while chunk := list(islice(items, _TEXTS)):
-                rows += _text_rows(chunk, encoder)
-                failed += sum(row.embeds is None for row in rows[-len(chunk) :])
+                chunk_rows, chunk_cut = _text_rows(chunk, encoder)
+                rows, cut = rows + chunk_rows, cut + chunk_cut
+                failed += sum(row.embeds is None for row in chunk_rows)
                 report(Progress(done + len(rows), total, failed, "Embedding"))
         except _UNREADABLE as error:
             fault = reason_of(shard.source.source, error)
         done += len(rows)
-        yield _write(writer, shard, rows, fault)
+        yield _write(writer, shard, rows, fault)._replace(cut=cut)
 
 
-def _text_rows(items: Sequence[TextItem], encoder: Encoder) -> list[Row]:
+def _text_rows(items: Sequence[TextItem], encoder: Encoder) -> tuple[list[Row], int]:
+    """Return the rows of texts, and how many are longer than the context of the model."""
     texts = [item.text for item in items if item.text is not None]
-    embeds = iter(encoder.encode_text(texts) if texts else ())
-    return [
-        Row(item.key, error="is empty; write a text, or leave it out")
+    if not texts:
+        return [Row(item.key, error=_EMPTY) for item in items], 0
+    tokens = encoder.tokenizer(texts)
+    embeds = iter(encoder.encode_tokens(tokens))
+    rows = [
+        Row(item.key, error=_EMPTY)
         if item.text is None
         else Row(item.key, text=item.text, embeds=next(embeds))
         for item in items
     ]
+    return rows, int(tokens.truncated.sum())
 
 
 def _write(writer: ShardWriter, shard: Shard, rows: Sequence[Row], fault: str) -> ShardResult:
