@@ -66,8 +66,8 @@ def flickr8k(name: str, models: list[Encoder], data: Path) -> tuple[str, ...]:
     hits = []
     for image_embeds in embeds:
         ranks, _ = retrieval_ranks(image_embeds, text_embeds, owners)
-        found = np.bincount(owners, ranks == 0) / np.bincount(owners)  # of each picture's captions
-        hits.append(found)
+        recall = np.bincount(owners, ranks == 0) / np.bincount(owners)  # of each picture's captions
+        hits.append(recall)
     return row(name, "flickr8k-val", "recall at 1, text to image", hits, embeds)
 
 

@@ -141,12 +141,12 @@ def work(
     loaded = time.perf_counter() - started
     pixel_values = np.load(folder.parent / "pixel_values.npy")
     features = encode(pixel_values[:1])
-    first = time.perf_counter() - started
+    first_seconds = time.perf_counter() - started
     encode_text(TEXT)
     features = encode(pixel_values)  # so that the peak has the largest batch
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     peak = int(status.partition("VmHWM:")[2].split()[0]) / 1000
-    answer({"loaded": loaded, "first": first, "peak": peak, "features": features.tolist()})
+    answer({"loaded": loaded, "first": first_seconds, "peak": peak, "features": features.tolist()})
     for line in sys.stdin:
         batch = int(line)
         started = time.perf_counter()
@@ -183,8 +183,8 @@ class Worker:
 
 def main() -> None:
     if sys.argv[1:2] == ["--worker"]:
-        model, method, place = sys.argv[2:]
-        work(METHODS if model == "ViT-B-32" else BUNDLED_METHODS, method, Path(place))
+        model, method, directory_name = sys.argv[2:]
+        work(METHODS if model == "ViT-B-32" else BUNDLED_METHODS, method, Path(directory_name))
         return
     packages = sys.argv[1:2]
     with tempfile.TemporaryDirectory() as scratch:

@@ -34,7 +34,7 @@ def int8_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(fastest, "start_engine", start)
     monkeypatch.setattr(
-        fastest, "_relative_speed", lambda engine, other, pixels: 2.0 if engine in started else 0.5
+        fastest, "_relative_speed", lambda engine, rival, pixels: 2.0 if engine in started else 0.5
     )
 
 
@@ -69,11 +69,11 @@ def test_the_choice_is_measured_once(
     assert 0.99 < float((model.encode_image(picture) * exact).sum()) < 1
     monkeypatch.setattr(fastest, "measure", None)
     model.choose_engine(500)
-    again = load(fresh_directory, engine=AUTO)
-    assert again.engine == "onnxruntime-int8"
-    again.choose_engine(500)
+    reloaded = load(fresh_directory, engine=AUTO)
+    assert reloaded.engine == "onnxruntime-int8"
+    reloaded.choose_engine(500)
     assert read_choice(fresh_directory, None) == EngineChoice(
-        "onnxruntime-int8", 2.0, round(again.verify(), 5)
+        "onnxruntime-int8", 2.0, round(reloaded.verify(), 5)
     )
     assert read_choice(fresh_directory, 1) is None  # a machine with other threads
     assert load(fresh_directory).engine == "onnxruntime"

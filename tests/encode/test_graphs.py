@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 from tests.tiny_models import random_tensors, resnet_config, siglip_config, tiny_config
 from twotower.arrays import normalize
 from twotower.encode.convert import write_directory
-from twotower.encode.engine import GRAPH_FILES, start_engine
+from twotower.encode.engine import start_engine
 from twotower.encode.golden import read_golden
 from twotower.encode.graphs import write_graphs
 from twotower.encode.onnx import TEXT_TOWERS, export_onnx, vision_towers
+from twotower.encode.sessions import GRAPH_FILES
 from twotower.errors import VerificationError
 from twotower.model.config import Activation, CLIPConfig, SentenceEncoderConfig
 from twotower.model.weight_files import save_weights

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from twotower.arrays import Float32Array, normalize
 from twotower.cli.main import main
-from twotower.encode.engine import start_engine, start_session
+from twotower.encode.engine import start_engine
 from twotower.encode.int8 import (
     GELU_MINIMUM,
     LEAST_BOUND,
@@ -22,6 +22,7 @@ from twotower.encode.int8 import (
     write_int8_graph,
 )
 from twotower.encode.load import find_model, load
+from twotower.encode.sessions import start_session
 from twotower.errors import EngineError, VerificationError
 
 

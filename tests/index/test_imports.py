@@ -15,7 +15,7 @@ import twotower
 from twotower.cli.main import main
 from twotower.errors import LibraryError
 from twotower.index import indexing
-from twotower.index.foreign import RCLIP_MODEL
+from twotower.index.foreign import RCLIP_MODEL, read_tables
 from twotower.index.imports import SAMPLE, ImportedEmbeds
 from twotower.index.schema import PictureRecord
 from twotower.library import Library
@@ -298,6 +298,45 @@ def test_sources_that_are_no_index(photos: Path, stored: dict, tmp_path: Path) -
     }.items():
         with pytest.raises(LibraryError, match=message):
             library.index(import_from=tmp_path / name)
+
+
+def test_unfinished_rows_of_rclip(photos: Path, stored: dict, tmp_path: Path) -> None:
+    source = write_rclip(tmp_path, stored)
+    file = sqlite3.connect(source)
+    file.executescript(
+        "CREATE TABLE copied (id, deleted, filepath, modified_at, size, vector);"
+        "INSERT INTO copied SELECT id, deleted, filepath, modified_at, size, vector FROM images;"
+        "DROP TABLE images; ALTER TABLE copied RENAME TO images;"
+        "UPDATE images SET vector = NULL WHERE id = 1; UPDATE images SET size = NULL WHERE id = 2;"
+        "UPDATE images SET vector = x'' WHERE id = 3;"
+        "UPDATE images SET modified_at = NULL WHERE id = 4"
+    )
+    report = Library(photos, model="small").index(import_from=source)
+    assert (report.imported, report.added) == (COUNT - 4, 4)
+    file.executescript("UPDATE images SET vector = NULL")
+    with pytest.raises(LibraryError, match="has no vectors; let its program embed"):
+        Library(photos, model="small").index(import_from=source)
+
+
+@pytest.mark.parametrize("subfolder", ["", "embeddings"])
+def test_a_folder_of_embed(subfolder: str, photos: Path, tmp_path: Path) -> None:
+    (photos / "trips").mkdir()
+    for name in sorted(path.name for path in photos.glob("*.jpg"))[:3]:
+        (photos / name).rename(photos / "trips" / name)
+    (photos / "broken.jpg").write_bytes(b"no picture")
+    settings = twotower.EmbedSettings(format="clip-retrieval", rows_per_shard=20)
+    twotower.embed(tmp_path, tmp_path / "out", "small", settings)
+    library = Library(photos, model="small")
+    report = library.index(import_from=tmp_path / "out" / subfolder)
+    assert (report.imported, report.added, report.failed) == (COUNT, 0, 1)
+    library.close()
+
+
+def test_keys_without_a_source(tmp_path: Path) -> None:
+    table = pa.table({"key": ["a.jpg"], "embedding": [[1.0]]})
+    pyarrow.parquet.write_table(table, tmp_path / "keys.parquet")
+    with pytest.raises(LibraryError, match="has no column 'source', only key, embedding"):
+        read_tables(tmp_path / "keys.parquet")
 
 
 def test_an_index_of_another_folder(photos: Path, stored: dict, tmp_path: Path) -> None:

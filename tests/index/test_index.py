@@ -305,6 +305,19 @@ def test_a_store_that_cannot_be_opened_is_not_recorded(
     assert len(library.catalog.models()) == 1
 
 
+@pytest.mark.parametrize(
+    "store", ["qdrant:foo", "localhost:6333", "foo.txt", "Local", "", "vectors", "mysql://h/x.db"]
+)
+def test_a_mistyped_store_makes_no_folder(
+    store: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "working").mkdir()
+    monkeypatch.chdir(tmp_path / "working")
+    with pytest.raises(LibraryError, match=r'no known store; write postgresql://.* or "local"'):
+        Library(photos, vectors=store)
+    assert not list(Path().iterdir()) and not (photos / ".twotower").exists()
+
+
 def test_moving_vectors_from_an_unreachable_milvus(
     photos: Path, tiny_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

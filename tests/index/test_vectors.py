@@ -2,9 +2,11 @@
 
 import fcntl
 import secrets
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from tests.index.postgres import PostgresServer
 from twotower.errors import LibraryError
 from twotower.index.index import open_vectors
-from twotower.index.vectors import Vectors
+from twotower.index.vectors import Vectors, hide_password, split_address
 
 DIM = 16
 STORES = ("local", "milvus", "postgres", "qdrant")
@@ -287,9 +289,57 @@ def test_an_address_without_a_host() -> None:
             open_vectors(scheme, DIM)
 
 
+@pytest.mark.parametrize("address", ["qdrant://[::1", "milvus://[::1", "milvus://[::1]:x/some"])
+def test_brackets_that_do_not_match(address: str) -> None:
+    pytest.importorskip(SERVERS[address.partition(":")[0]])
+    scheme = address.partition(":")[0]
+    with pytest.raises(LibraryError, match=f"names no host; write {scheme}://HOST:PORT"):
+        open_vectors(address, DIM)
+
+
+@pytest.mark.parametrize("scheme", ["milvus", "qdrant"])
+def test_a_server_at_an_address_of_ipv6(scheme: str) -> None:
+    pytest.importorskip(SERVERS[scheme])
+    with pytest.raises(LibraryError, match=r" says: .*check the address"):
+        open_vectors(f"{scheme}://[::1]:1/some", DIM)
+
+
+def test_parts_of_an_address() -> None:
+    address = split_address("qdrant://m%40e:se%2Fcr%3Aet@[::1]/some/", 6333)
+    assert address == ("[::1]:6333", "m@e", "se/cr:et", "some")
+    assert split_address("milvus://host:1", 2) == ("host:1", "", "", "")
+
+
 def test_an_unknown_store() -> None:
-    with pytest.raises(LibraryError, match="no known store; write postgresql://"):
-        open_vectors("mysql://me:secret@host/some", DIM)
+    for address in ("mysql://me:secret@host/some", "mysql://me:secret@host/some.db"):
+        with pytest.raises(LibraryError, match="no known store; write postgresql://") as caught:
+            open_vectors(address, DIM)
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", SERVERS)
+def test_schemes_have_no_case(scheme: str) -> None:
+    pytest.importorskip(SERVERS[scheme])
+    with pytest.raises(LibraryError, match=rf"^{scheme}://me:\*\*\*@.* says: ") as caught:
+        open_vectors(f"{scheme.upper()}://me:secret@localhost:1/some", DIM)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "hidden"),
+    [
+        ("POSTGRESQL://me:secret@host/db", "POSTGRESQL://me:***@host/db"),
+        ("Qdrant+HTTPS://:secret@host", "Qdrant+HTTPS://:***@host"),
+        ("postgresql://m@e:secret@host/db", "postgresql://m@e:***@host/db"),
+        ("postgresql://host/db?user=me&Password=secret&x=1", None),
+        ("me:secret@host/db", "me:***@host/db"),
+        ("qdrant:/me:secret@host/db", "qdrant:***@host/db"),
+        ("postgresql://me@host:5432/db", "postgresql://me@host:5432/db"),
+        ("qdrant:///folder/a.b", "qdrant:///folder/a.b"),
+    ],
+)
+def test_passwords_are_hidden(address: str, hidden: str | None) -> None:
+    assert hide_password(address) == (hidden or address.replace("secret", "***"))
 
 
 @pytest.mark.parametrize("scheme", SERVERS)
@@ -325,6 +375,37 @@ def test_a_folder_of_qdrant_serves_one_process(tmp_path: Path) -> None:
     with pytest.raises(LibraryError, match="another process has it open"):
         open_vectors(f"qdrant://{tmp_path}/store", DIM)
     opened.close()
+
+
+def test_faults_of_a_folder_of_qdrant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other errors of the client do not say that another process has the folder open."""
+    client = pytest.importorskip("qdrant_client", reason="pip install 'twotower[qdrant]'")
+    opened = open_vectors(f"qdrant://{tmp_path}/store", DIM)
+    database = tmp_path / "store" / "collection" / "twotower" / "storage.sqlite"
+    assert database.exists()
+    for error, kind, message in (
+        (sqlite3.OperationalError("database or disk is full"), LibraryError, "disk is full.*room"),
+        (RuntimeError("no event loop"), RuntimeError, "^no event loop$"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(client.QdrantClient, "upsert", Mock(side_effect=error))
+            with pytest.raises(kind, match=message):
+                opened.add(np.array([1]), rows_of([1]))
+    opened.close()
+
+
+@pytest.mark.parametrize(("distance", "is_usable"), [("Cosine", True), ("Euclid", False)])
+def test_a_collection_of_another_distance(tmp_path: Path, distance: str, is_usable: bool) -> None:
+    client = pytest.importorskip("qdrant_client", reason="pip install 'twotower[qdrant]'")
+    writer = client.QdrantClient(path=f"{tmp_path}/store")
+    parameters = client.models.VectorParams(size=DIM, distance=client.models.Distance(distance))
+    writer.create_collection("twotower", vectors_config=parameters)
+    writer.close()
+    if is_usable:
+        open_vectors(f"qdrant://{tmp_path}/store", DIM).close()
+        return
+    with pytest.raises(LibraryError, match="twotower compares vectors by the distance Euclid"):
+        open_vectors(f"qdrant://{tmp_path}/store", DIM)
 
 
 # PostgreSQL

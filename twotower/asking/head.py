@@ -10,10 +10,10 @@ import numpy as np
 from twotower.arrays import BoolArray, Float32Array, Float64Array
 from twotower.asking.answer import Answered, Reply
 from twotower.asking.questions import normalize_question
-from twotower.encode.engine import start_session
 from twotower.encode.golden import golden_hash
 from twotower.encode.onnx import HEAD_CONFIG, HEAD_GRAPH, HEAD_WEIGHTS
 from twotower.encode.patches import UnpooledEncoder
+from twotower.encode.sessions import start_session
 from twotower.encode.stream import read_ahead
 from twotower.errors import EngineError, ModelError, PictureError, QuestionError
 from twotower.inputs.pictures import Picture

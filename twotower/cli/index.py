@@ -64,8 +64,8 @@ def add_commands(commands: Commands) -> None:
         type=Path,
         metavar="SOURCE",
         help="take the vectors of another program's index, after a sample was compared: rclip's "
-        "db.sqlite3, an output folder of clip-retrieval, or Parquet with the columns path and "
-        "embedding",
+        "db.sqlite3, a folder of twotower embed or clip-retrieval, or Parquet with the columns "
+        "path and embedding",
     )
     command.add_argument("--watch", action="store_true", help="keep running and follow changes")
     command.add_argument(

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from twotower.arrays import Float32Array, normalize
 from twotower.encode.encoder import Encoder
-from twotower.encode.engine import Tower, start_engine
+from twotower.encode.engine import start_engine
 from twotower.encode.export_pair import export_pair
 from twotower.encode.golden import (
     GOLDEN_COSINE,
@@ -29,6 +29,7 @@ from twotower.encode.golden import (
 from twotower.encode.graphs import write_graphs
 from twotower.encode.onnx import TEXT_TOWERS, export_onnx, vision_towers
 from twotower.encode.onnx_pair import OnnxPair, find_pair, write_pair
+from twotower.encode.sessions import Tower
 from twotower.errors import ModelError, VerificationError
 from twotower.files import atomic_folder
 from twotower.inputs.preprocess import Preprocess

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,28 +15,13 @@ from twotower.arrays import Float32Array
 from twotower.encode.devices import (
     AUTO,
     CPU,
-    CPU_PROVIDER,
-    PROVIDERS,
     choose_device,
-    fallback_message,
-    prepare_options,
     split_engine,
 )
 from twotower.encode.runtimes import import_onnxruntime, import_openvino
+from twotower.encode.sessions import Tower, graph_path, start_session, unreadable_graph
 from twotower.errors import EngineError
 from twotower.model.config import read_config
-
-# vision, text: the towers. patches, tokens: the towers without pooling. patch_features: the image
-# tower with each patch in the shared space, for vision transformers with a class token.
-Tower: TypeAlias = Literal["vision", "text", "patches", "tokens", "patch_features"]
-
-GRAPH_FILES: dict[Tower, str] = {  # in a model directory
-    "vision": "vision.onnx",
-    "text": "text.onnx",
-    "patches": "cells.onnx",
-    "tokens": "tokens.onnx",
-    "patch_features": "patch_features.onnx",
-}
 
 
 class Engine(Protocol):
@@ -90,50 +74,6 @@ def accelerator(name: str) -> str | None:
     return None if device == CPU else device
 
 
-def graph_path(directory: Path, tower: Tower) -> Path:
-    """Return the ONNX graph of a tower. Raises `EngineError` if it does not exist."""
-    if tower in ("text", "tokens"):
-        directory = read_config(directory).text_directory(directory)
-    path = directory / GRAPH_FILES[tower]
-    if not path.is_file():
-        raise EngineError(path, "no such file", f"make it with: twotower convert {directory} NEW")
-    return path
-
-
-def start_session(path: Path | bytes, threads: int | None = None, device: str = AUTO) -> Any:
-    """Load a graph, in a file or in memory, as an `InferenceSession` of onnxruntime.
-
-    If the provider of the device cannot start, the CPU is used and a warning shown.
-
-    Raises:
-        EngineError: the graph cannot be read, or this onnxruntime does not have the device.
-    """
-    onnxruntime = import_onnxruntime()
-    device = choose_device(device, onnxruntime.get_available_providers())
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads or 0
-    # int8 weights become float32 once, when loading, instead of in every call
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    # spinning threads would compete with the thread that converts the weights
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    prepare_options(options, device)
-    if device != CPU:
-        providers = [PROVIDERS[device], CPU_PROVIDER]
-        try:
-            session = onnxruntime.InferenceSession(path, options, providers=providers)
-            if PROVIDERS[device] in session.get_providers():
-                return session
-            raise EngineError(PROVIDERS[device], "did not start", "see the messages above")
-        except Exception as error:  # onnxruntime's exceptions have no public base class
-            warnings.warn(fallback_message(device, error), stacklevel=2)
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=[CPU_PROVIDER])
-    except Exception as error:  # as above
-        name = "the graph" if isinstance(path, bytes) else path
-        raise _unreadable(name, "onnxruntime", error) from None
-
-
 def _start_onnxruntime(directory: Path, tower: Tower, threads: int | None, device: str) -> Engine:
     return _start_graph(graph_path(directory, tower), threads, device)
 
@@ -153,8 +93,9 @@ def _start_int8(directory: Path, tower: Tower, threads: int | None, device: str)
     rows = rows_at_once(read_config(directory).vision)
 
     def run(batch: NDArray[Any]) -> Float32Array:
-        parts = [engine(batch[start : start + rows]) for start in range(0, len(batch), rows)]
-        return np.concatenate(parts) if parts else engine(batch)
+        starts = range(0, len(batch), rows)
+        features = [engine(batch[start : start + rows]) for start in starts]
+        return np.concatenate(features) if features else engine(batch)
 
     return run
 
@@ -180,7 +121,7 @@ def _start_openvino(
     try:
         compiled = _openvino_core().compile_model(path, "CPU", settings)
     except RuntimeError as error:
-        raise _unreadable(path, "OpenVINO", error) from None
+        raise unreadable_graph(path, "OpenVINO", error) from None
     axes = compiled.inputs[0].partial_shape
     sizes = [axis.get_length() if axis.is_static else None for axis in axes]
     return _fit_batches(lambda batch: np.array(compiled(batch)[0]), sizes)
@@ -243,13 +184,6 @@ def _start_torch(directory: Path, tower: Tower, threads: int | None, device: str
         return np.asarray(features.float().cpu().numpy(), np.float32)
 
     return run
-
-
-def _unreadable(path: str | Path, runtime: str, error: Exception) -> EngineError:
-    reason = str(error).strip().splitlines()[0][:200]
-    return EngineError(
-        path, f"{runtime} cannot load it ({reason})", "convert or download the model again"
-    )
 
 
 ENGINES: dict[str, Callable[[Path, Tower, int | None, str], Engine]] = {

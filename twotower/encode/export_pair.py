@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twotower.encode.engine import Tower, graph_path
+from twotower.encode.sessions import Tower, graph_path
 from twotower.model.config import CLIPConfig
 from twotower.model.foreign.transformers import write_settings
 

@@ -125,16 +125,16 @@ def measure(directory: Path, threads: int | None, report: ReportProgress) -> Eng
     return choice
 
 
-def _relative_speed(engine: Engine, other: Engine, pixel_values: Float32Array) -> float:
+def _relative_speed(engine: Engine, rival: Engine, pixel_values: Float32Array) -> float:
     """Return how many times as fast an engine is as another, in the best of some rounds."""
     seconds: dict[Engine, float] = {}
     for _ in range(ROUNDS):
-        for candidate in (engine, other):
+        for candidate in (engine, rival):
             start = time.perf_counter()
             candidate(pixel_values)
             elapsed = time.perf_counter() - start
             seconds[candidate] = min(elapsed, seconds.get(candidate, elapsed))
-    return seconds[other] / seconds[engine]
+    return seconds[rival] / seconds[engine]
 
 
 def _alternatives() -> Iterator[str]:

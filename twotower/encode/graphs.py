@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from twotower.encode.engine import GRAPH_FILES, Tower
 from twotower.encode.onnx import WeightReferences
+from twotower.encode.sessions import GRAPH_FILES, Tower
 from twotower.model.config import CLIPConfig, GraphTextConfig, ResNetConfig, ViTConfig
 from twotower.model.graph import Graph, Value
 from twotower.model.graphs import (

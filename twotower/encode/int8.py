@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.arrays import Float32Array
-from twotower.encode.engine import graph_path, start_session
 from twotower.encode.golden import golden_hash, read_golden
 from twotower.encode.onnx import CONTRIB
+from twotower.encode.sessions import graph_path, start_session
 from twotower.errors import EngineError
 from twotower.files import atomic_write, cache_folder
 from twotower.inputs.preprocess import Preprocess

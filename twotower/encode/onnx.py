@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from twotower.encode.engine import GRAPH_FILES, Tower
+from twotower.encode.sessions import GRAPH_FILES, Tower
 from twotower.model.weight_files import INT4, INT8, SCALE, stored_tensors
 
 if TYPE_CHECKING:  # torch and onnx are imported in functions: importing this file is cheap

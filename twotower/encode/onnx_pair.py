@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.encode.devices import CPU
-from twotower.encode.engine import GRAPH_FILES, Tower, start_session
 from twotower.encode.onnx import ONNX_TYPES, WeightReferences
+from twotower.encode.sessions import GRAPH_FILES, Tower, start_session
 from twotower.errors import EngineError, ModelError
 from twotower.inputs.preprocess import PreprocessConfig
 from twotower.inputs.tokenizer import OPENAI_TOKENIZER, TokenizerConfig

@@ -1,4 +1,4 @@
-"""Readers of the vectors that other programs have stored: rclip, clip-retrieval, Parquet files."""
+"""Readers of the vectors that other programs have stored: rclip, clip-retrieval, twotower embed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,21 @@ from numpy.typing import NDArray
 from twotower.errors import LibraryError
 
 # Names of columns in Parquet files, the usual ones first.
-PATH_COLUMNS = ("path", "image_path", "filepath", "file_path")
+PATH_COLUMNS = ("path", "image_path", "filepath", "file_path", "key")
 EMBEDS_COLUMNS = ("embedding", "image_embedding", "embeds", "image_embeds", "vector")
 
 # The models of rclip's databases by their version: https://github.com/yurijmikhalevich/rclip
 RCLIP_MODEL = "hf-hub:laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K"
 _RCLIP_SINCE = 3  # versions before have ViT-B/32 of OpenAI
 _RCLIP_EARLIER_MODEL = "hf-hub:openai/clip-vit-base-patch32"
+
+# Rows that rclip has finished; others are NULL or empty.
+_RCLIP_QUERY = """
+    SELECT filepath, size, modified_at, vector FROM images
+    WHERE deleted IS NULL AND typeof(filepath) = 'text' AND typeof(size) = 'integer'
+      AND typeof(modified_at) IN ('integer', 'real')
+      AND typeof(vector) = 'blob' AND length(vector) > 0
+"""
 
 _SQLITE = b"SQLite format 3\0"
 
@@ -56,13 +64,19 @@ class EmbedsTable:
 
 
 def read_tables(source: Path) -> list[EmbedsTable]:
-    """Read rclip's database, an output folder of clip-retrieval, or Parquet: a file or a folder.
+    """Read rclip's database, a folder of `twotower embed` or clip-retrieval, or Parquet.
+
+    Args:
+        source: the database, the folder, a Parquet file or a folder of Parquet files.
 
     Raises:
-        LibraryError: `source` is none of these, is damaged, or its files do not fit together.
+        LibraryError: `source` is none of these, is damaged, has no vectors, or its files do not
+            fit together.
         ModuleNotFoundError: pyarrow is not installed, and needed.
     """
-    if (source / "img_emb").is_dir():
+    if tables_of_embed := sorted((source / "embeddings").glob("*.parquet")):
+        tables = [_read_parquet(path) for path in tables_of_embed]
+    elif (source / "img_emb").is_dir():
         tables = list(_read_clip_retrieval(source))
     elif source.is_dir():
         tables = [_read_parquet(path) for path in sorted(source.glob("*.parquet"))]
@@ -78,17 +92,19 @@ def read_tables(source: Path) -> list[EmbedsTable]:
         raise LibraryError(
             source,
             "no index that can be imported",
-            "name rclip's db.sqlite3, an output folder of clip-retrieval, or Parquet files",
+            "name rclip's db.sqlite3, a folder of twotower embed or clip-retrieval, or Parquet "
+            "files",
         )
+    if not any(table.paths for table in tables):
+        raise LibraryError(source, "has no vectors", "let its program embed the pictures first")
     return tables
 
 
 def _read_rclip(source: Path) -> EmbedsTable:
-    query = "SELECT filepath, size, modified_at, vector FROM images WHERE deleted IS NULL"
     try:
         with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as file:
             version = file.execute("SELECT max(version) FROM db_version").fetchone()[0] or 1
-            rows = file.execute(query).fetchall()
+            rows = file.execute(_RCLIP_QUERY).fetchall()
     except sqlite3.Error as error:
         raise LibraryError(source, f"no database of rclip ({error})", "name its file") from None
     vectors = [row[3] for row in rows]
@@ -116,7 +132,7 @@ def _read_clip_retrieval(source: Path) -> Iterator[EmbedsTable]:
         except (OSError, ValueError, EOFError) as error:
             raise LibraryError(array, f"damaged ({error})", "copy it again") from None
         with _parquet_errors(metadata):
-            paths = _texts(*_read_columns(metadata, PATH_COLUMNS))
+            paths = _texts(*_read_columns(metadata, _choose_columns(metadata, PATH_COLUMNS)))
         if embeds.ndim != 2 or len(embeds) != len(paths):
             raise LibraryError(
                 array,
@@ -130,7 +146,10 @@ def _read_parquet(source: Path) -> EmbedsTable:
     with _parquet_errors(source):
         import pyarrow.compute as pc
 
-        paths, column = _read_columns(source, PATH_COLUMNS, EMBEDS_COLUMNS)
+        names = _choose_columns(source, PATH_COLUMNS, EMBEDS_COLUMNS)
+        paths, column = _read_columns(source, names)
+        if names[0] == "key":
+            paths = _join_keys(source)
         complete = pc.and_(pc.is_valid(paths), pc.is_valid(column))
         paths, column = paths.filter(complete), column.filter(complete)
         lengths = pc.unique(pc.list_value_length(column)).to_pylist()
@@ -141,8 +160,20 @@ def _read_parquet(source: Path) -> EmbedsTable:
         return EmbedsTable(_texts(paths), embeds, source.stat().st_mtime_ns)
 
 
-def _read_columns(source: Path, *columns: tuple[str, ...]) -> list[Any]:
-    """Return columns of a Parquet file, each by the first of its usual names that the file has.
+def _join_keys(source: Path) -> Any:
+    """Return paths of the keys that `twotower embed` writes, which are relative to their sources.
+
+    Raises:
+        LibraryError: a column is missing.
+    """
+    import pyarrow.compute as pc
+
+    folders, keys = _read_columns(source, _choose_columns(source, ("source",), ("key",)))
+    return pc.binary_join_element_wise(folders.cast("string"), keys.cast("string"), "/")
+
+
+def _choose_columns(source: Path, *columns: tuple[str, ...]) -> list[str]:
+    """Return names of columns, each the first of its usual names that a Parquet file has.
 
     Raises:
         LibraryError: a column is missing.
@@ -160,8 +191,15 @@ def _read_columns(source: Path, *columns: tuple[str, ...]) -> list[Any]:
                 f"rename that of the {usual[0]}s",
             )
         chosen.append(matching[0])
-    table = pyarrow.parquet.read_table(source, columns=chosen)
-    return [table.column(name).combine_chunks() for name in chosen]
+    return chosen
+
+
+def _read_columns(source: Path, names: list[str]) -> list[Any]:
+    """Return columns of a Parquet file."""
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(source, columns=names)
+    return [table.column(name).combine_chunks() for name in names]
 
 
 def _texts(column: Any) -> list[str]:

@@ -13,7 +13,7 @@ from twotower.index import milvus, postgres, qdrant
 from twotower.index.catalog import BETTER_MODEL, CATALOG_FILE, LIBRARY_FOLDER, Catalog
 from twotower.index.local_vectors import LocalVectors
 from twotower.index.schema import ModelRecord
-from twotower.index.vectors import Vectors, hide_password
+from twotower.index.vectors import Vectors, hide_password, lower_scheme
 from twotower.progress import ReportProgress, ignore_progress
 
 if TYPE_CHECKING:
@@ -50,12 +50,14 @@ class Index:
             model: the model to index with, as `load` takes it; by default that of the last
                 `update`, at first one of the bundled ones (see `update`).
             location: the folder of catalog and vectors; by default ".twotower" in `root`.
-            vectors: the store of vectors from the next `update` on, as `open_vectors` takes it, or
-                "local" for `location`; by default the current one, at first "local".
+            vectors: the store of vectors from the next `update` on: an address or a `.db` file, as
+                `open_vectors` takes it, or "local" for `location`; by default the current one, at
+                first "local".
             engine: the runtime of the model, as for `load`.
 
         Raises:
-            LibraryError: `root` is no folder, or neither `root` nor `location` is given.
+            LibraryError: `root` is no folder, neither `root` nor `location` is given, or `vectors`
+                is no known store.
         """
         if root is None and location is None:
             raise LibraryError("library", "neither root nor location is given", "pass one")
@@ -63,9 +65,8 @@ class Index:
         # absolute: the program may change its working directory
         self._root = Path(root).absolute() if root is not None else None
         self.location = Path(location or Path(root or ".") / LIBRARY_FOLDER).absolute()
-        if vectors not in (None, LOCAL) and "://" not in vectors:
-            vectors = str(expand_home(vectors).absolute())
-        self._requested_model, self._requested_vectors = model, vectors
+        self._requested_model = model
+        self._requested_vectors = None if vectors is None else _store_name(vectors)
         self._engine = engine
 
     @cached_property
@@ -319,18 +320,40 @@ def open_vectors(location: str | Path, embed_dim: int, name: str = "") -> Vector
     Raises:
         LibraryError: the vectors cannot be used or reached.
     """
-    text = str(location)
+    text = lower_scheme(str(location))
     if text.startswith(postgres.SCHEMES):
         return postgres.PostgresVectors(text, embed_dim, name)
     if text.startswith(qdrant.SCHEMES):
         return qdrant.QdrantVectors(text, embed_dim, name)
-    if text.startswith(milvus.SCHEME) or text.endswith(".db"):
+    if text.startswith(milvus.SCHEME):
         return milvus.MilvusVectors(text, embed_dim, name)
     if "://" in text:
-        raise LibraryError(
-            hide_password(text), "no known store", "write postgresql://, qdrant:// or milvus://"
-        )
+        raise _unknown_store(text)
+    if text.endswith(".db"):
+        return milvus.MilvusVectors(text, embed_dim, name)
     return LocalVectors(Path(location), embed_dim)
+
+
+def _store_name(vectors: str) -> str:
+    """Return a store that a user named as the catalog keeps it.
+
+    Raises:
+        LibraryError: it is neither "local", nor the address of a known store, nor a `.db` file.
+    """
+    address = lower_scheme(vectors)
+    if address == LOCAL or address.startswith((*postgres.SCHEMES, *qdrant.SCHEMES, milvus.SCHEME)):
+        return address
+    if "://" in address or not address.endswith(".db"):
+        raise _unknown_store(address)
+    return str(expand_home(address).absolute())
+
+
+def _unknown_store(vectors: str) -> LibraryError:
+    return LibraryError(
+        hide_password(vectors) or "--vectors",
+        "no known store",
+        'write postgresql://, qdrant:// or milvus:// with an address, a file .db, or "local"',
+    )
 
 
 def _require_folder(root: str | Path | None) -> None:

@@ -7,7 +7,6 @@ with the float32 vectors. Without simsimd, which multiplies int8, all float32 ve
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.arrays import BoolArray, Float32Array, IndexArray
+from twotower.encode.machine import available_threads
 
 CHUNK = 32768  # rows that a thread scores at a time
 
@@ -153,4 +153,4 @@ def _float32_scorer(query: Float32Array) -> _Scorer:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="twotower-search")
+    return ThreadPoolExecutor(available_threads(), thread_name_prefix="twotower-search")

@@ -6,18 +6,24 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from twotower.arrays import Float32Array, Int64Array, best_first
 from twotower.errors import LibraryError
-from twotower.index.vectors import exact_only, hide_password, missing_vectors
+from twotower.index.vectors import (
+    exact_only,
+    hide_password,
+    missing_vectors,
+    scores_of_pages,
+    split_address,
+)
 from twotower.progress import ReportProgress, ignore_progress
 
 SCHEME = "milvus://"
 COLLECTION = "twotower"  # if the address names none
 
+_PORT = 19530
 _MAX_RESULTS = 16_384  # limit of Milvus for one search
 _BATCH = 10_000  # ids in one filter, rows in one message
 
@@ -118,12 +124,14 @@ class MilvusVectors:
 
     def scores(self, queries: Float32Array) -> tuple[Int64Array, Float32Array]:
         """See `Vectors.scores`."""
-        ids: list[int] = []
-        scores = [np.zeros((len(queries), 0), np.float32)]
-        for rows in self._pages(["id", "embeds"]):
-            ids += [row["id"] for row in rows]
-            scores.append(queries @ np.array([row["embeds"] for row in rows], np.float32).T)
-        return np.array(ids, np.int64), np.hstack(scores)
+        pages = (
+            (
+                np.array([row["id"] for row in rows], np.int64),
+                np.array([row["embeds"] for row in rows], np.float32),
+            )
+            for rows in self._pages(["id", "embeds"])
+        )
+        return scores_of_pages(queries, pages)
 
     def build_lists(self, queries: Float32Array, report: ReportProgress = ignore_progress) -> None:
         """See `Vectors.build_lists`."""
@@ -194,18 +202,9 @@ def _split_address(address: str) -> tuple[str, str, str]:
     """Return URI, token and collection of an address."""
     if not address.startswith(SCHEME):
         return address, "", COLLECTION
-    url = urlsplit(address)
-    try:
-        host, port = url.hostname, url.port or 19530
-    except ValueError:  # the port is no number
-        host = None
-    if not host:
-        raise LibraryError(
-            hide_password(address), "names no host", f"write {SCHEME}HOST:PORT/COLLECTION"
-        )
-    token = f"{url.username}:{url.password or ''}" if url.username else ""
-    uri = f"http://{host}:{port}"
-    return uri, token, url.path.strip("/") or COLLECTION
+    server = split_address(address, _PORT)
+    token = f"{server.user}:{server.password}" if server.user else ""
+    return f"http://{server.host}", token, server.collection or COLLECTION
 
 
 def _batches(ids: Int64Array) -> Iterator[list[int]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
 
 from twotower.arrays import Float32Array, Int64Array
 from twotower.errors import LibraryError
-from twotower.index.vectors import hide_password, positions_of
+from twotower.index.vectors import hide_password, positions_of, scores_of_pages
 from twotower.progress import ReportProgress, ignore_progress
 
 SCHEMES = ("postgresql://", "postgres://")
@@ -144,17 +144,7 @@ class PostgresVectors:
 
     def scores(self, queries: Float32Array) -> tuple[Int64Array, Float32Array]:
         """See `Vectors.scores`."""
-        ids, scores = [np.zeros(0, np.int64)], [np.zeros((len(queries), 0), np.float32)]
-        query = "SELECT id, embeds FROM {table} WHERE id > %s ORDER BY id LIMIT %s"
-
-        def page(cursor: Any) -> Any:
-            highest_id = int(ids[-1][-1]) if len(ids[-1]) else 0
-            return self._read(cursor, query, self._row_type, [highest_id, _BATCH])
-
-        while len(rows := self._run(page)):
-            ids.append(rows["id"].astype(np.int64))
-            scores.append(queries @ rows["embeds"].astype(np.float32).T)
-        return np.concatenate(ids), np.hstack(scores)
+        return scores_of_pages(queries, self._pages())
 
     def build_lists(self, queries: Float32Array, report: ReportProgress = ignore_progress) -> None:
         """Build an HNSW index of half-precision vectors; it is kept up to date by PostgreSQL.
@@ -246,6 +236,18 @@ class PostgresVectors:
         return f"{value}::halfvec({self.embed_dim})"
 
     # Rows and transactions
+
+    def _pages(self) -> Iterator[tuple[Int64Array, Float32Array]]:
+        """Yield all ids [n] and embeds [n, embed_dim], by id."""
+        query = "SELECT id, embeds FROM {table} WHERE id > %s ORDER BY id LIMIT %s"
+        highest_id = 0
+
+        def page(cursor: Any) -> Any:
+            return self._read(cursor, query, self._row_type, [highest_id, _BATCH])
+
+        while len(rows := self._run(page)):
+            yield rows["id"].astype(np.int64), rows["embeds"].astype(np.float32)
+            highest_id = int(rows["id"][-1])
 
     def _encode_rows(self, ids: Int64Array, embeds: Float32Array) -> bytes:
         """Return rows in the binary format of COPY, which keeps every bit of the vectors."""

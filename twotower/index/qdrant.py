@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from twotower.arrays import Float32Array, Int64Array, best_first
 from twotower.errors import LibraryError
-from twotower.index.vectors import exact_only, hide_password, positions_of
+from twotower.index.vectors import (
+    exact_only,
+    hide_password,
+    positions_of,
+    scores_of_pages,
+    split_address,
+)
 from twotower.progress import ReportProgress, ignore_progress
 
 SCHEMES = ("qdrant://", "qdrant+https://")
@@ -39,7 +45,7 @@ class QdrantVectors:
 
         Raises:
             LibraryError: qdrant-client is not installed, Qdrant cannot be reached, or the
-                collection holds vectors of another length.
+                collection holds vectors of another length or has another distance.
         """
         self._address, self.embed_dim = hide_password(address), embed_dim
         try:
@@ -124,12 +130,7 @@ class QdrantVectors:
 
     def scores(self, queries: Float32Array) -> tuple[Int64Array, Float32Array]:
         """See `Vectors.scores`."""
-        ids, scores = [np.zeros(0, np.int64)], [np.zeros((len(queries), 0), np.float32)]
-        for page in self._pages(with_vectors=True):
-            stored, embeds = self._arrays(page)
-            ids.append(stored)
-            scores.append(queries @ embeds.T)
-        return np.concatenate(ids), np.hstack(scores)
+        return scores_of_pages(queries, map(self._arrays, self._pages(with_vectors=True)))
 
     def build_lists(self, queries: Float32Array, report: ReportProgress = ignore_progress) -> None:
         """See `Vectors.build_lists`."""
@@ -177,14 +178,20 @@ class QdrantVectors:
         )
 
     def _check(self) -> None:
-        vectors = self._client.get_collection(self._collection).config.params.vectors
+        """Refuse a collection of other vectors, or one that orders them otherwise."""
+        vectors: Any = self._client.get_collection(self._collection).config.params.vectors
+        distances = self._models.Distance
         if getattr(vectors, "size", None) != self.embed_dim:
-            raise LibraryError(
-                self._address,
-                f"its collection {self._collection} does not hold vectors of {self.embed_dim} "
-                "numbers",
-                "name another collection",
-            )
+            reason = f"does not hold vectors of {self.embed_dim} numbers"
+        elif vectors.distance not in (distances.DOT, distances.COSINE):
+            reason = f"compares vectors by the distance {vectors.distance.value}, not Dot or Cosine"
+        else:
+            return
+        raise LibraryError(
+            self._address,
+            f"its collection {self._collection} {reason}",
+            "name another collection",
+        )
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -196,7 +203,12 @@ class QdrantVectors:
         except ApiException as error:
             reason = f"Qdrant says: {error}"
             remedy = "check the address and the server, then run the command again"
-        except RuntimeError:  # of a local folder
+        except sqlite3.Error as error:  # of a local folder
+            reason = f"cannot be read or written ({error})"
+            remedy = "check the folder and the room on its disk, then run the command again"
+        except RuntimeError as error:
+            if "already accessed" not in str(error):
+                raise
             reason = "cannot be opened, most likely because another process has it open"
             remedy = "wait until that has finished; a local folder serves one process at a time"
         else:
@@ -206,25 +218,18 @@ class QdrantVectors:
 
 def _split_address(address: str) -> tuple[dict[str, Any], str]:
     """Return the options of the client, and the collection."""
-    url = urlsplit(address)
-    try:
-        host, port = url.hostname, url.port or _PORT
-    except ValueError:  # the port is no number
-        host = None
-    if host is None and url.netloc == "" and url.path.strip("/") and address.startswith(SCHEMES[0]):
-        return {"path": url.path, "force_disable_check_same_thread": True}, COLLECTION
-    if host is None:
-        raise LibraryError(
-            hide_password(address), "names no host", f"write {SCHEMES[0]}HOST:PORT/COLLECTION"
-        )
-    scheme = "https" if url.scheme.endswith("https") else "http"
+    folder = address.removeprefix(SCHEMES[0])
+    if folder.startswith("/") and folder.strip("/"):
+        return {"path": folder, "force_disable_check_same_thread": True}, COLLECTION
+    server = split_address(address, _PORT)
+    scheme = "https" if address.startswith(SCHEMES[1]) else "http"
     options = {
-        "url": f"{scheme}://{host}:{port}",
-        "api_key": url.password,
+        "url": f"{scheme}://{server.host}",
+        "api_key": server.password or None,
         "timeout": _TIMEOUT,
         "check_compatibility": False,  # it would warn before the error that names the address
     }
-    return options, url.path.strip("/") or COLLECTION
+    return options, server.collection or COLLECTION
 
 
 def _batches(ids: Int64Array) -> Iterator[list[int]]:

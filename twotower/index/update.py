@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import numpy as np
 from twotower.calibration.background import background_texts
 from twotower.encode.encoder import Encoder
 from twotower.encode.golden import file_facts, has_image_tower, image_fingerprint
+from twotower.encode.machine import available_threads
 from twotower.encode.registry import bundled_name
 from twotower.errors import LibraryError
 from twotower.files import expand_home
@@ -38,7 +38,7 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 def is_quickly_indexed(root: Path) -> bool:
     """Return True if the default model indexes the pictures of a new library in seconds."""
-    cores = min(os.cpu_count() or 1, _MOST_CORES)
+    cores = min(available_threads(), _MOST_CORES)
     return len(scan(root).files) * CORE_SECONDS <= DIRECT_SECONDS * cores
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
@@ -108,7 +110,61 @@ def positions_of(ids: Int64Array, stored: Int64Array, location: str | Path) -> I
     return positions
 
 
+def scores_of_pages(
+    queries: Float32Array, pages: Iterable[tuple[Int64Array, Float32Array]]
+) -> tuple[Int64Array, Float32Array]:
+    """Return `Vectors.scores` of a store that is read in pages: ids [n], embeds [n, embed_dim]."""
+    ids, scores = [np.zeros(0, np.int64)], [np.zeros((len(queries), 0), np.float32)]
+    for page, embeds in pages:
+        ids.append(page)
+        scores.append(queries @ embeds.T)
+    return np.concatenate(ids), np.hstack(scores)
+
+
+class ServerAddress(NamedTuple):
+    """The parts of `SCHEME://[USER][:PASSWORD]@HOST[:PORT][/COLLECTION]`, decoded; "" if missing.
+
+    Attributes:
+        host: with its port, an address of IPv6 in brackets.
+    """
+
+    host: str
+    user: str
+    password: str
+    collection: str
+
+
+def split_address(address: str, default_port: int) -> ServerAddress:
+    """Return the parts of the address of a server.
+
+    Raises:
+        LibraryError: it has no host, or a port that is no number.
+    """
+    try:
+        url = urlsplit(address)
+        host, port = url.hostname, url.port or default_port
+    except ValueError:  # brackets that do not match, or a port that is no number
+        host = None
+    if not host:
+        scheme = address.partition("://")[0]
+        raise LibraryError(
+            hide_password(address), "names no host", f"write {scheme}://HOST:PORT/COLLECTION"
+        )
+    return ServerAddress(
+        host=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        user=unquote(url.username or ""),
+        password=unquote(url.password or ""),
+        collection=url.path.strip("/"),
+    )
+
+
+def lower_scheme(address: str) -> str:
+    """Return an address with its scheme in lower case: schemes have no case."""
+    return re.sub("^[^:/]*(?=://)", lambda scheme: scheme[0].lower(), address)
+
+
 def hide_password(address: str) -> str:
-    """Return the address of a server without its password, for messages."""
-    address = re.sub("^([a-z+]+://[^/@:]*):.*@", r"\1:***@", address)
-    return re.sub("([?&](?:ssl)?password=)[^&]*", r"\1***", address)
+    """Return the address of a server, even a mistyped one, without its password, for messages."""
+    flags = re.IGNORECASE | re.DOTALL
+    address = re.sub("^((?:[^:/]*://)?[^/:]*):(?!//).*@", r"\1:***@", address, flags=flags)
+    return re.sub("([?&](?:ssl)?password=)[^&]*", r"\1***", address, flags=flags)

@@ -17,8 +17,8 @@ from twotower.encode.convert import (
     write_text_folder,
 )
 from twotower.encode.encoder import Encoder
-from twotower.encode.engine import GRAPH_FILES
 from twotower.encode.golden import write_golden
+from twotower.encode.sessions import GRAPH_FILES
 from twotower.model.config import CONFIG_FILE, read_config
 from twotower.model.weight_files import WEIGHTS_FILE
 from twotower.model.weights import keep_unchanged, read_stored
