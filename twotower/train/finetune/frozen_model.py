@@ -147,17 +147,24 @@ class FrozenModel:
         self._text_cache.fill(keys, compute)
         return TextParts.from_rows(self._text_cache[keys], self.config.embed_dim)
 
-    def seconds_to_train(self, pairs: PairSet, samples: Sequence[Sample], epochs: int) -> float:
-        """Estimate the time of training both towers, from one forward pass of a few pairs."""
+    def seconds_to_train(
+        self, pairs: PairSet, samples: Sequence[Sample], epochs: int, scored: int
+    ) -> float:
+        """Estimate the time of training both towers, from one forward pass of a few pairs.
+
+        Args:
+            scored: pictures that are embedded to score the candidates, in all.
+        """
         timed = samples[:TIMED_PAIRS]
         pictures = list(StoredPictures(pairs.source, timed))
+        image_features(self.model, pictures[:1])  # the first pass allocates
         started = time.perf_counter()
         image_features(self.model, pictures)
         text_features(
             self.model, [pairs.captions_of(sample)[0] for sample in timed], self.tokenizer
         )
         forward = (time.perf_counter() - started) / len(timed)
-        return (1 + BACKWARD) * forward * len(samples) * epochs
+        return forward * ((1 + BACKWARD) * len(samples) * epochs + scored)
 
 
 def duration(seconds: float) -> str:

@@ -56,7 +56,8 @@ def make_tower_candidates(
 ) -> list[Candidate]:
     """Train both towers on the first fold, if that takes at most `minutes`."""
     frozen, [fold] = data.frozen, data.folds
-    seconds = frozen.seconds_to_train(data.domain, fold.training, EPOCHS)
+    scored = len(MIXES) * (len(fold.choosing) + len(data.outside_choice.pictures))
+    seconds = frozen.seconds_to_train(data.domain, fold.training, EPOCHS, scored)
     if seconds > 60 * minutes:
         stage = (
             f"The towers are not trained: that would take about {duration(seconds)} here "
