@@ -16,10 +16,9 @@ from safetensors import safe_open
 
 from twotower.arrays import Float32Array, normalize
 from twotower.encode.devices import AUTO, fallback_message, split_engine
-from twotower.encode.engine import Engine, accelerator, start_engine
+from twotower.encode.engine import Engine, HalvingEngine, accelerator, start_engine
 from twotower.encode.fastest import MEASURED_FROM, choose_engine, golden_cosine, known_engine
 from twotower.encode.golden import GOLDEN_COSINE, read_golden
-from twotower.encode.memory import HalvingEngine
 from twotower.encode.mixed_inputs import MixedInput, parse_inputs, read_pixel_values
 from twotower.encode.sessions import GRAPH_FILES, Tower
 from twotower.encode.stream import EncodedPicture, encode_stream

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twotower.encode.memory import HalvingEngine, is_out_of_memory
+from twotower.encode.engine import HalvingEngine, is_out_of_memory
 from twotower.errors import EngineError
 
 
