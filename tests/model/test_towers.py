@@ -53,6 +53,29 @@ LITE = EfficientNetLiteConfig(64)
 POOLED = 1280 + 320 + 192 + 112 + 80  # the head and the last four stages
 LITE1 = (5_416_680 - 1_281_000) + (POOLED + 1) * 2536 + (POOLED + 2536 + 1) * 512
 MINILM = (22_713_216 - 147_840 - 2 * 384) + (384 + 1) * 2048 + (384 + 2048) * 512
+
+
+def block(width: int) -> int:
+    """Return the size of a transformer's block: attention, an MLP four times as wide, two norms."""
+    return 12 * width**2 + 13 * width
+
+
+def mini_text(width: int, layers: int) -> int:
+    return (49_408 + 32 + 2 + 256) * width + layers * block(width)
+
+
+def bottleneck(inputs: int, width: int) -> int:
+    """Return the size of a stage of one block, whose shortcut has a convolution."""
+    return (
+        inputs * width + 9 * width**2 + 4 * width**2 + 4 * width * inputs + (2 + 2 + 8 + 8) * width
+    )
+
+
+MINI_VIT = (1 + 50 + 3 * 16**2 + 4 + 256) * 256 + 6 * block(256)
+MINI_STEM = (3 * 16 + 16 * 16 + 16 * 32) * 9 + 2 * (16 + 16 + 32)
+MINI_POOL = 5 * 1024 + 3 * (1024 + 1) * 1024 + (1024 + 1) * 256
+MINI_STAGES = ((32, 32), (128, 64), (256, 128), (512, 256))
+MINI_RESNET = MINI_STEM + sum(bottleneck(*stage) for stage in MINI_STAGES) + MINI_POOL
 CAUSAL = TextTransformerConfig(77, 50, 24, 3, 2, 60, "quick_gelu", eos_id=49)
 BIDIRECTIONAL = replace(CAUSAL, context_length=16, eos_id=None)
 SENTENCE = SentenceEncoderConfig(32, 50, 24, 3, 2, 60)
@@ -100,7 +123,7 @@ class Observed:
 
 # Sizes. Total and image tower: ../shared/reference/correctness.md, parts 1 and 2.
 
-PUBLISHED = {
+SIZES = {
     "RN50": (102_007_137, 38_316_896),
     "RN101": (119_688_033, 56_259_936),
     "RN50x4": (178_300_601, 87_137_080),
@@ -116,21 +139,24 @@ PUBLISHED = {
     "SigLIP-SO400M-14-384": (877_960_498, None),
     # 375,187,970 is the published figure at 224; 256 has 16 x 16 positions instead of 14 x 14.
     "SigLIP2-B-16-256": (375_187_970 + 60 * 768, None),
+    # Nobody published these two; their sizes are added up above.
+    "ViT-mini-16-112": (MINI_VIT + mini_text(256, 4) + 1, MINI_VIT),
+    "RN-mini-64": (MINI_RESNET + mini_text(128, 2) + 1, MINI_RESNET),
     # EfficientNet-Lite1 without its classifier, MiniLM-L6 without its pooler and token types, each
     # with a hidden layer and a projection to 512, and logit_scale.
     "twotower-small": (LITE1 + MINILM + 1, LITE1),
 }
 
 
-def test_every_preset_has_a_published_size() -> None:
-    assert PUBLISHED.keys() == PRESETS.keys()
+def test_the_size_of_every_preset_is_known() -> None:
+    assert SIZES.keys() == PRESETS.keys()
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_preset_has_the_published_size(name: str) -> None:
+@pytest.mark.parametrize("name", SIZES)
+def test_preset_has_the_known_size(name: str) -> None:
     with torch.device("meta"):
         model = CLIP(preset(name))
-    total, vision = PUBLISHED[name]
+    total, vision = SIZES[name]
     assert parameters(model) == total
     if vision is not None:
         assert parameters(model.vision) == vision
@@ -154,7 +180,7 @@ def siglip(name: str, vision: dict[str, Any], text: dict[str, Any], embed_dim: i
 L_16 = {"width": 1024, "layers": 24, "heads": 16, "mlp_width": 4096}
 SO400M = {"width": 1152, "layers": 27, "heads": 16, "mlp_width": 4304}
 GOPT = {"width": 1536, "layers": 40, "heads": 16, "mlp_width": 6144}
-PUBLISHED_VARIANTS = {
+SIZES_VARIANTS = {
     "L-16-SigLIP-256": (
         lambda: siglip("SigLIP-B-16-224", {**L_16, "image_size": 256}, L_16, 1024),
         652_150_786,
@@ -183,9 +209,9 @@ PUBLISHED_VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("name", PUBLISHED_VARIANTS)
+@pytest.mark.parametrize("name", SIZES_VARIANTS)
 def test_published_variants_can_be_configured(name: str) -> None:
-    make, total = PUBLISHED_VARIANTS[name]
+    make, total = SIZES_VARIANTS[name]
     with torch.device("meta"):
         assert parameters(CLIP(make())) == total
 
