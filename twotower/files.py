@@ -174,7 +174,11 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def exclusive_lock(folder: Path, content: str = "library") -> Iterator[None]:
+def exclusive_lock(
+    folder: Path,
+    content: str = "library",
+    elsewhere: str = "keep the library elsewhere with --library FOLDER",
+) -> Iterator[None]:
     """Lock `folder` while the block runs, against other processes and threads.
 
     The operating system releases the lock when the process ends, even if it is killed. The file
@@ -182,6 +186,7 @@ def exclusive_lock(folder: Path, content: str = "library") -> Iterator[None]:
 
     Args:
         content: of the folder, for the error message.
+        elsewhere: what to do where nothing can be locked, for the error message.
 
     Raises:
         LibraryError: the lock is held already, or nothing can be written there.
@@ -205,7 +210,7 @@ def exclusive_lock(folder: Path, content: str = "library") -> Iterator[None]:
         raise LibraryError(
             folder,
             f"cannot be changed ({getattr(error, 'strerror', None) or error})",
-            "keep the library elsewhere with --library FOLDER",
+            elsewhere,
         ) from None
     try:
         with contextlib.suppress(OSError):  # only error messages need it

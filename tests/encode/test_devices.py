@@ -126,6 +126,11 @@ def test_other_engines_have_their_devices(tiny_directory: Path) -> None:
     assert accelerator("torch:cuda") is None and accelerator("onnxruntime:cpu") is None
 
 
+def test_auto_takes_an_accelerator(accelerators: type[StandIn]) -> None:
+    assert accelerator("auto") == accelerator("onnxruntime") == "cuda"
+    assert accelerator("auto:cpu") is None
+
+
 def test_the_command(tiny_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(tiny_directory), "--device", "cpu"]) == 0
     assert "with onnxruntime:cpu" in capsys.readouterr().out

@@ -127,9 +127,9 @@ def start_engine(name: str, directory: Path, tower: Tower, threads: int | None =
 
 
 def accelerator(name: str) -> str | None:
-    """Return the device of an onnxruntime engine if it is not the CPU, such as "cuda"."""
+    """Return the device of an onnxruntime engine, or of "auto", if it is not the CPU."""
     runtime, device = split_engine(name)
-    if runtime != "onnxruntime":
+    if runtime not in ("onnxruntime", AUTO):
         return None
     device = choose_device(device, import_onnxruntime().get_available_providers())
     return None if device == CPU else device

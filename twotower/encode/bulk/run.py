@@ -195,10 +195,10 @@ def _writing(folder: Path) -> Iterator[None]:
         _require_own(folder)
         for name in (TABLE_FOLDER, PLAN_FOLDER):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        with exclusive_lock(folder, "folder"):
+        with exclusive_lock(folder, "folder", "choose another folder with --out"):
             yield
     except LibraryError as error:
-        raise EmbedError(folder, error.reason, "wait until it has finished, or stop it") from None
+        raise EmbedError(folder, error.reason, error.remedy) from None
     except OSError as error:
         raise write_error(error.filename or folder, "read or written", error) from error
 
