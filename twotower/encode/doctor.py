@@ -5,13 +5,15 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
 from twotower.encode.download import RECORDS, is_downloaded
-from twotower.encode.load import load
+from twotower.encode.fastest import read_choice
+from twotower.encode.load import find_model, load
 from twotower.encode.machine import available_threads, instruction_sets, processor
 from twotower.encode.registry import BUNDLED_MODELS, read_registry
 from twotower.encode.runtimes import import_onnxruntime
@@ -49,6 +51,7 @@ def examine(seconds: float = SECONDS) -> dict[str, Any]:
                 if model.hub and is_downloaded(model.hub, model.revision)
             ],
         },
+        "engine_auto": {name: _choice(name) for name in BUNDLED_MODELS},
         "speed": {name: _measure(name, seconds / len(BUNDLED_MODELS)) for name in BUNDLED_MODELS},
     }
 
@@ -73,6 +76,12 @@ def _cache() -> dict[str, Any]:
         "conversions": len(conversions),
         "repositories": len(list((folder / RECORDS).glob("*.json"))),
     }
+
+
+def _choice(name: str) -> dict[str, Any] | str:
+    """Return what "auto" chose for a model, with its speed as a multiple of onnxruntime's."""
+    choice = read_choice(find_model(name), threads=None)
+    return asdict(choice) if choice else "not measured yet"
 
 
 def _measure(name: str, seconds: float) -> dict[str, float]:

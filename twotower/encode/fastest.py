@@ -111,7 +111,7 @@ def measure(directory: Path, threads: int | None, report: ReportProgress) -> Eng
         return engine, float((embeds * golden.image_embeds).sum(axis=1).min())
 
     fastest, cosine = start(0)
-    choice = EngineChoice(EXACT_ON_CPU, 1.0, cosine)
+    choice = EngineChoice(EXACT_ON_CPU, 1.0, round(cosine, 5))
     for number in range(1, len(names)):
         try:
             engine, cosine = start(number)
