@@ -73,7 +73,7 @@ def read_pairs(location: str) -> tuple[Tensor, Tensor]:
 
 def inverse_frequencies(input_ids: Tensor) -> Tensor:
     """Return the inverse document frequency of each token [vocab_size] in captions [n, L]."""
-    counts = sum(present(part).sum(dim=0) for part in input_ids.split(1024))
+    counts = sum(present(chunk).sum(dim=0) for chunk in input_ids.split(1024))
     assert isinstance(counts, Tensor)
     return torch.where(counts > 0, (len(input_ids) / counts.clamp(min=1)).log(), 0.0)
 
