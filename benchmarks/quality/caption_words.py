@@ -33,7 +33,8 @@ from twotower.train.loss import clip_loss
 
 CONFIG = preset("RN-mini-64")
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 64, 1e-3, 0.2
-FIRST_SPECIAL = 49406  # this token and the next begin and end a text
+VOCAB_SIZE = 49408
+FIRST_SPECIAL = VOCAB_SIZE - 2  # this token and the next begin and end a text
 LOSSES = {"contrastive": 0.0, "contrastive and words": 1.0}  # weights of the loss on words
 COLUMNS = (
     *("loss", "seed", "epochs", "pairs", "seconds"),
@@ -80,7 +81,7 @@ def inverse_frequencies(input_ids: Tensor) -> Tensor:
 
 def present(input_ids: Tensor) -> Tensor:
     """Return 1 for each token that a caption has: [n, L] -> [n, vocab_size]."""
-    tokens = torch.zeros(len(input_ids), CONFIG.text.vocab_size)
+    tokens = torch.zeros(len(input_ids), VOCAB_SIZE)
     tokens.scatter_(1, input_ids, 1.0)
     tokens[:, FIRST_SPECIAL:] = tokens[:, 0] = 0  # 0 pads
     return tokens
@@ -103,7 +104,7 @@ def train(
         texts: input_ids [n, captions, L], of which one is drawn in each epoch.
     """
     torch.manual_seed(seed)
-    words = nn.Linear(CONFIG.embed_dim, CONFIG.text.vocab_size)
+    words = nn.Linear(CONFIG.embed_dim, VOCAB_SIZE)
     parameters = [*model.parameters(), *(words.parameters() if weight else ())]
     optimizer = torch.optim.AdamW(
         parameters, LEARNING_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY
