@@ -183,7 +183,7 @@ def test_tables(pictures: Path, suffix: str) -> None:
 
 def caption_table(folder: Path, name: str, text: str) -> dict[str, tuple[str, ...] | str]:
     """Return the captions of each picture of a table, or the error of its pair."""
-    for picture_name in re.findall(r"\w+\.jpg", text):
+    for picture_name in re.findall(r"\b\w+\.jpg", text):
         (folder / picture_name).write_bytes(b"jpeg")
     (folder / name).write_text(text, encoding="utf-8")
     source = open_source(folder / name)
