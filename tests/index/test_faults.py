@@ -361,9 +361,9 @@ def test_unusual_file_names(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(900)
 def test_many_files_in_one_folder(tmp_path: Path) -> None:
-    """Index 100,000 links to one file again: none is read, because none has changed."""
+    """Index 20,000 links to one file again: none is read, because none has changed."""
     (tmp_path / "0.png").write_bytes(picture(0))
-    for number in range(1, 100_000 if os.environ.get("CI") else 5_000):
+    for number in range(1, 20_000 if os.environ.get("CI") else 5_000):
         try:
             os.link(tmp_path / "0.png", tmp_path / f"{number}.png")
         except OSError as error:
