@@ -4,8 +4,8 @@
 
 DATA has `flickr8k-train` and `flickr8k-val`. The preset RN-mini-64 learns EPOCHS (12) times from
 the first, from the same start and with the same batches in both ways, and is scored on the second.
-The extra loss (Zhao et al. 2025): a linear map from image features to the vocabulary predicts which
-tokens a caption has; its target are their inverse document frequencies, scaled to a sum of 1.
+The extra loss (NeurIPS 2025): a linear map from image features to the vocabulary predicts which
+tokens a caption has; their inverse document frequencies, scaled to a sum of 1, are its target.
 Writes results/caption_words.csv.
 """
 
@@ -74,8 +74,7 @@ def read_pairs(location: str) -> tuple[Tensor, Tensor]:
 
 def inverse_frequencies(input_ids: Tensor) -> Tensor:
     """Return the inverse document frequency of each token [vocab_size] in captions [n, L]."""
-    counts = sum(present(chunk).sum(dim=0) for chunk in input_ids.split(1024))
-    assert isinstance(counts, Tensor)
+    counts = torch.stack([present(chunk).sum(dim=0) for chunk in input_ids.split(1024)]).sum(dim=0)
     return torch.where(counts > 0, (len(input_ids) / counts.clamp(min=1)).log(), 0.0)
 
 

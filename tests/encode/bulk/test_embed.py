@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 
@@ -345,6 +346,18 @@ def test_two_runs_at_once_are_refused(embed_tiny: Any, tmp_path: Path) -> None:
         exclusive_lock(tmp_path / "out"),
         pytest.raises(EmbedError, match=r"process \d+ is changing this folder; wait until"),
     ):
+        embed_tiny(photos)
+
+
+def test_a_folder_that_cannot_be_locked(
+    embed_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(lock: filelock.FileLock, **options: object) -> None:
+        raise NotImplementedError("no locks here")
+
+    photos = write_folder(tmp_path / "photos", 1)
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with pytest.raises(EmbedError, match=r"no locks here.*; choose another folder with --out"):
         embed_tiny(photos)
 
 
