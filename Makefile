@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-web test-other test-light check format clean
+.PHONY: demo test test-web test-model test-other test-light check format clean
 
 demo: .venv/.light
 	$(BIN)/twotower classify examples/photos --labels examples/labels.txt --top 3
@@ -29,18 +29,21 @@ demo: .venv/.light
 ifdef CI
 export OMP_NUM_THREADS := 1
 test: .venv/.dev
-	$(MAKE) --jobs=2 --output-sync=none check test-other test-web test-light
+	$(MAKE) --jobs=2 --output-sync=none check test-model test-other test-web test-light
 else
 test: .venv/.dev
 	$(BIN)/pytest -q
 endif
 
-# All groups, in two halves: most tests wait for one core, or for a server.
+# All groups, in thirds that take about as long: most tests wait for one core, or for a server.
+MODEL_ROOMS := tests/model tests/train tests/recipes
 WEB_ROOMS := tests/serve tests/pages tests/pairs
+test-model: .venv/.dev
+	$(BIN)/pytest -q -m "" $(MODEL_ROOMS)
 test-web: .venv/.dev
 	$(BIN)/pytest -q -m "" $(WEB_ROOMS)
 test-other: .venv/.dev
-	$(BIN)/pytest -q -m "" tests $(addprefix --ignore=,$(WEB_ROOMS))
+	$(BIN)/pytest -q -m "" tests $(addprefix --ignore=,$(MODEL_ROOMS) $(WEB_ROOMS))
 
 # The rooms that need no torch, in an environment without it.
 LIGHT_ROOMS := inputs metadata pairs index search tagging asking pages calibration

@@ -13,9 +13,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.tiny_models import random_tensors, tiny_config
+from tests.train.ranks import in_ranks, rows_of_rank
 from tests.train.test_accumulate import loss_of
 from tests.train.test_batches import Numbers
-from tests.train.test_distributed import in_ranks, rows_of_rank
 from twotower.errors import TrainError
 from twotower.model.clip import CLIP
 from twotower.model.config import (

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.tiny_models import tiny_config
+from tests.train.ranks import in_ranks, rows_of_rank
 from tests.train.test_batches import TOKENIZER, Numbers
-from tests.train.test_distributed import in_ranks, rows_of_rank
 from tests.train.test_loop import assert_same_weights, colours, config_of, losses
 from twotower.encode.encoder import Encoder
 from twotower.encode.load import load

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.tiny_models import siglip_config, tiny_config
+from tests.train.ranks import in_ranks, rows_of_rank
 from tests.train.test_accumulate import batch, gradients, loss_of, model_of
 from tests.train.test_batches import Numbers
 from twotower.model.config import CLIPConfig
@@ -38,28 +38,6 @@ from twotower.train.towers import Towers
 
 BATCH = 8
 REPEATED = torch.tensor([0, 1, 2, 3, 0, 5, 6, 1]), torch.tensor([0, 1, 2, 3, 4, 2, 6, 7])
-
-
-def in_ranks(world: int, function: Callable[..., None], folder: Path, *arguments: object) -> None:
-    """Run `function(rank, world, folder, *arguments)` in `world` processes."""
-    mp.spawn(_start, (world, function, folder, arguments), nprocs=world)
-
-
-def _start(
-    rank: int, world: int, function: Callable[..., None], folder: Path, arguments: tuple[object]
-) -> None:
-    torch.set_num_threads(1)
-    meeting = f"file://{folder}/meeting"
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
-    try:
-        function(rank, world, folder, *arguments)
-    finally:
-        dist.destroy_process_group()
-
-
-def rows_of_rank(rank: int, world: int, *tensors: Tensor) -> list[Tensor]:
-    """Return this rank's rows of each tensor."""
-    return [tensor.chunk(world)[rank] for tensor in tensors]
 
 
 # --- the losses alone ----------------------------------------------------------------------------
