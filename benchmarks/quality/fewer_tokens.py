@@ -32,9 +32,9 @@ from twotower.inputs.pictures import Picture
 from twotower.inputs.preprocess import Preprocess
 from twotower.model.config import CLIPConfig
 from twotower.model.layers import Block, merge_heads, split_heads
+from twotower.model.positions import resize_grid
 from twotower.model.vision import VisionTransformer
 from twotower.model.weights import load_model
-from twotower.train.adapt import resize_grid
 
 BATCH = 8
 
@@ -95,7 +95,7 @@ def embed(
     """Return the embeds of the pictures of a task, and the CPU seconds of the tower."""
     preprocess = Preprocess(replace(config.preprocess, image_size=reduction.image_size))
     rows = (reduction.image_size // tower.patch_embed.stride[0]) ** 2 + 1
-    positions = resize_grid(tower.pos_embed, rows)
+    positions = torch.from_numpy(resize_grid(tower.pos_embed.detach().numpy(), rows))
     features, seconds = [], 0.0
     for start in range(0, len(task.pictures), BATCH):
         pixel_values = read(preprocess, task.pictures[start : start + BATCH])

@@ -20,7 +20,7 @@ from twotower.model.clip import CLIP
 from twotower.model.config import CLIPConfig, ResNetConfig, ViTConfig
 from twotower.model.presets import preset
 from twotower.pairs.shards import pack
-from twotower.train.adapt import adapt_model, resize_grid
+from twotower.train.adapt import adapt_model
 from twotower.train.architecture import open_architecture
 from twotower.train.config import DataConfig, TrainConfig, with_settings
 from twotower.train.loop import logit_scale_limits
@@ -168,17 +168,6 @@ def test_positions_of_pictures_are_interpolated(make: object) -> None:
     ]
     assert F.cosine_similarity(*embeds).item() > 0.9
     assert adapted.config.preprocess.image_size == 128
-
-
-def test_a_grid_of_a_plane_stays_a_plane() -> None:
-    rows = torch.linspace(0, 1, 8)[:, None].expand(8, 8).reshape(64, 1)
-    positions = torch.cat([torch.tensor([[7.0]]), rows])
-    resized = resize_grid(positions, 1 + 16**2)
-    assert resized[0] == 7.0
-    grid = resized[1:].view(16, 16)
-    inner = grid[4:12, 4:12]
-    assert torch.allclose(inner, inner[:, :1].expand(-1, 8), atol=1e-5)
-    torch.testing.assert_close(inner.diff(dim=0), torch.full((7, 8), 1 / 14), atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("length", [20, 100])

@@ -34,6 +34,13 @@ def add_commands(commands: Commands) -> None:
         default="twotower",
         help="the format to write (twotower)",
     )
+    command.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="resize the positions of a vision transformer: with smaller pictures it is faster and "
+        "less accurate",
+    )
     add_arch_option(command)
 
     command = commands.add_parser("verify", help="check a model against its golden vectors")
@@ -54,7 +61,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
 
     with show_progress(f"Converting {arguments.source}"):
         source = find_source(arguments.source)
-        convert(source, arguments.destination, arguments.to, arguments.arch)
+        convert(source, arguments.destination, arguments.to, arguments.arch, arguments.image_size)
     print(
         f"Converted {arguments.source} to {arguments.destination} (format {arguments.to}) and "
         "verified the result"

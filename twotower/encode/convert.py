@@ -48,6 +48,7 @@ from twotower.model.foreign import (
     write_transformers,
 )
 from twotower.model.graphs import has_graphs
+from twotower.model.positions import with_image_size
 from twotower.model.weight_files import (
     TEXT_PREFIX,
     WEIGHTS_FILE,
@@ -75,32 +76,43 @@ def convert(
     destination: Path,
     to: Format = "twotower",
     arch: str | None = None,
+    image_size: int | None = None,
 ) -> None:
     """Read a model in any format and write it to `destination` in the format `to`.
+
+    In twotower's own format, quantised weights stay quantised.
 
     Args:
         source: a model directory, a transformers, open_clip or sentence-transformers directory, an
             OpenAI archive, bare weights of open_clip, or a pair of ONNX graphs or its folder.
         arch: the architecture of bare weights, by open_clip's name.
+        image_size: of the result, for a vision transformer, in pixels. The positions of patches
+            are interpolated: with smaller pictures it is faster, and less accurate.
 
     Raises:
         ModelError: the model cannot be read, `destination` exists, the format cannot express the
-            model, or its architecture needs torch for the conversion, which is not installed.
+            model, `image_size` does not fit it, or its architecture needs torch for the conversion,
+            which is not installed.
         VerificationError: the result does not reproduce the source; it is removed.
     """
     pair = source if isinstance(source, OnnxPair) else find_pair(source)
     if pair:
         if arch is not None:
             raise ModelError(pair.vision, "a graph, which is no bare weights", "leave out --arch")
+        if image_size is not None:
+            raise ModelError(pair.vision, "a graph, of one size", "leave out --image-size")
         if to != "twotower":
             raise graph_only(str(pair.vision))
         write_pair_directory(pair, destination)
         return
     assert isinstance(source, Path)
     try:
-        config, tensors, files = read_any(source, arch)
+        config, stored, files = read_any(source, arch)
+        if image_size is not None:
+            config, stored = with_image_size(config, stored, image_size, source)
+        tensors = dequantize(stored)
         if to == "twotower":
-            write_directory(config, tensors, files, destination)
+            write_directory(config, stored, files, destination)
         elif to == "onnx":
             write_onnx(config, tensors, files, destination)
         else:
@@ -136,7 +148,7 @@ def read_any(source: Path, arch: str | None = None) -> tuple[CLIPConfig, Arrays,
     """Read a model in any format; `arch` as in `convert`.
 
     Returns:
-        Its configuration, its tensors under our names, and its vocabulary files.
+        Its configuration, its tensors as they are stored, and its vocabulary files.
     """
     if not is_model_directory(source):
         foreign = read_foreign(source, arch)
@@ -145,7 +157,7 @@ def read_any(source: Path, arch: str | None = None) -> tuple[CLIPConfig, Arrays,
     if isinstance(config.vision, GraphVisionConfig):
         raise graph_only(str(source))
     files = vocabulary_files(config, source)
-    return replace(config, text_folder=None), dequantize(read_stored(config, source)), files
+    return replace(config, text_folder=None), read_stored(config, source), files
 
 
 def vocabulary_files(config: CLIPConfig, directory: Path) -> tuple[Path, ...]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from twotower.errors import TrainError
 from twotower.model.clip import CLIP
 from twotower.model.config import CLIPConfig
+from twotower.model.positions import resize_grid
 
 
 def adapt_model(model: CLIP, config: CLIPConfig) -> CLIP:
@@ -59,21 +57,4 @@ def _resize(name: str, weight: Tensor, shape: torch.Size) -> Tensor:
     if name.startswith("text."):
         surplus = weight[-1:].expand(max(0, shape[0] - len(weight)), -1)
         return torch.cat([weight, surplus])[: shape[0]]
-    return resize_grid(weight, shape[0])
-
-
-def resize_grid(positions: Tensor, rows: int) -> Tensor:
-    """Resize the positions of a square grid, bicubic and antialiased; others precede them.
-
-    Args:
-        positions: [1 + side * side, width], or without the row of a class token or mean.
-        rows: of the result.
-    """
-    side, new_side = math.isqrt(len(positions)), math.isqrt(rows)
-    before = len(positions) - side**2
-    if rows - new_side**2 != before:
-        return positions
-    grid = positions[before:].T.unflatten(1, (side, side))[None]
-    size = (new_side, new_side)
-    resized = F.interpolate(grid, size, mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([positions[:before], resized[0].flatten(1).T])
+    return torch.from_numpy(resize_grid(weight.numpy(), shape[0]))
