@@ -24,12 +24,13 @@ demo: .venv/.light
 	@echo "  $(BIN)/pip install --editable '.[serve]'    # for a page in the browser:"
 	@echo "  $(BIN)/twotower serve examples/photos --library build/demo-library"
 
-# In CI the same command also checks, and runs the groups that the default run leaves out. Two jobs
-# share two cores: threads of OpenMP that wait for each other would keep the other job from running.
+# In CI the same command also checks, and runs the groups that the default run leaves out, the longest
+# first. Two jobs share two cores: threads of OpenMP that wait for each other would keep the other job
+# from running.
 ifdef CI
 export OMP_NUM_THREADS := 1
 test: .venv/.dev
-	$(MAKE) --jobs=2 --output-sync=none check test-model test-other test-web test-light
+	$(MAKE) --jobs=2 --output-sync=none test-model test-other test-web test-light check
 else
 test: .venv/.dev
 	$(BIN)/pytest -q
