@@ -36,7 +36,7 @@ test: .venv/.dev
 	$(BIN)/pytest -q
 endif
 
-# All groups, in thirds that take about as long: most tests wait for one core, or for a server.
+# All groups, in thirds of about the same time: most tests wait for one core, or for a server.
 MODEL_ROOMS := tests/model tests/train tests/recipes
 WEB_ROOMS := tests/serve tests/pages tests/pairs
 test-model: .venv/.dev

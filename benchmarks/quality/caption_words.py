@@ -38,7 +38,7 @@ FIRST_SPECIAL = VOCAB_SIZE - 2  # this token and the next begin and end a text
 LOSSES = {"contrastive": 0.0, "contrastive and words": 1.0}  # weights of the loss on words
 COLUMNS = (
     *("loss", "seed", "epochs", "pairs", "cpu_seconds"),
-    *("text_to_image_r1", "r5", "r10", "image_to_text_r1", "r5", "r10"),
+    *(f"{direction}_r{k}" for direction in ("text_to_image", "image_to_text") for k in (1, 5, 10)),
 )
 
 

@@ -61,7 +61,17 @@ def test_the_command(
 ) -> None:
     command = ["convert", str(tiny_directory), str(tmp_path / "small"), "--image-size"]
     assert main([*command, "50"]) == 1
-    assert "50 pixels are no multiple of its patches of 16" in capsys.readouterr().err
+    assert "not a multiple of its patch size, 16; give 48" in capsys.readouterr().err
     assert not (tmp_path / "small").exists()
     assert main([*command, "48"]) == 0
+    assert "twotower calibrate" in capsys.readouterr().out
     assert twotower.load(tmp_path / "small").config.vision.image_size == 48
+
+
+def test_graphs_have_one_size(
+    tiny_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twotower.convert(tiny_directory, tmp_path / "pair", "onnx")
+    command = ["convert", str(tmp_path / "pair"), str(tmp_path / "small"), "--image-size", "48"]
+    assert main(command) == 1
+    assert "convert the original weights" in capsys.readouterr().err

@@ -36,7 +36,7 @@ def test_it_equals_torch(before: int, side: int, new_side: int) -> None:
     assert halves.dtype == np.float16
 
 
-def test_what_is_no_grid_stays() -> None:
+def test_rows_that_are_no_grid_are_unchanged() -> None:
     positions = np.ones((17, 3), np.float32)
     assert resize_grid(positions, 20) is positions
 
@@ -51,13 +51,29 @@ def test_only_positions_and_sizes_change() -> None:
     assert [name for name in tensors if resized[name] is not tensors[name]] == [POSITIONS]
 
 
-@pytest.mark.parametrize(("size", "hint"), [(100, 96), (0, 16), (-16, 16), (3, 16)])
-def test_a_size_that_is_no_multiple_of_the_patches(size: int, hint: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (100, "an image size of 100 is not a multiple of its patch size, 16; give 96"),
+        (64, "its image size is 64 already"),
+        (16, "too far from 64, that of its training; give one from 32 to 128"),
+        (144, "too far from 64"),
+        (0, "too far from 64"),
+        (-64, "too far from 64"),
+    ],
+)
+def test_sizes_that_are_wrong(size: int, message: str) -> None:
     tensors = as_arrays(random_tensors(tiny_config()))
-    with pytest.raises(ModelError, match=f"no multiple of .* give --image-size {hint}$"):
+    with pytest.raises(ModelError, match=message):
         with_image_size(tiny_config(), tensors, size, Path("tiny"))
 
 
+def test_a_name_has_one_size() -> None:
+    config, tensors = tiny_config(), as_arrays(random_tensors(tiny_config()))
+    larger = with_image_size(config, tensors, 96, Path("tiny"))
+    assert with_image_size(*larger, 48, Path("tiny"))[0].name == "tiny-48"
+
+
 def test_a_tower_without_positions_of_patches() -> None:
-    with pytest.raises(ModelError, match="leave out --image-size"):
+    with pytest.raises(ModelError, match="not a plain vision transformer"):
         with_image_size(resnet_config(), {}, 96, Path("tiny"))

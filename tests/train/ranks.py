@@ -27,7 +27,7 @@ def in_ranks(world: int, function: Callable[..., None], folder: Path, *arguments
     while working:
         for connection in wait(working):
             assert isinstance(connection, Connection)
-            error = answer_of(connection)
+            error = receive_error(connection)
             working.remove(connection)
             if error:
                 for process in processes:
@@ -36,7 +36,7 @@ def in_ranks(world: int, function: Callable[..., None], folder: Path, *arguments
                 raise AssertionError(error)
 
 
-def answer_of(connection: Connection) -> str:
+def receive_error(connection: Connection) -> str:
     try:
         return str(connection.recv())
     except EOFError:
@@ -49,16 +49,18 @@ def start_ranks(world: int) -> tuple[list[multiprocessing.process.BaseProcess], 
     context = multiprocessing.get_context("spawn")
     processes, connections = [], []
     for rank in range(world):
-        ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(rank, world, meeting, theirs), daemon=True)
+        parent_end, child_end = context.Pipe()
+        process = context.Process(
+            target=run_tasks, args=(rank, world, meeting, child_end), daemon=True
+        )
         process.start()
-        theirs.close()
+        child_end.close()
         processes.append(process)
-        connections.append(ours)
+        connections.append(parent_end)
     return processes, connections
 
 
-def serve(rank: int, world: int, meeting: str, connection: Connection) -> None:
+def run_tasks(rank: int, world: int, meeting: str, connection: Connection) -> None:
     """Run functions until the process that started this one ends; send what failed, or ''."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
@@ -67,7 +69,7 @@ def serve(rank: int, world: int, meeting: str, connection: Connection) -> None:
         try:
             function(rank, world, folder, *arguments)
             connection.send("")
-        except Exception:
+        except BaseException:  # such as pytest's failures
             connection.send(traceback.format_exc())
 
 

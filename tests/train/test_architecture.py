@@ -170,6 +170,12 @@ def test_positions_of_pictures_are_interpolated(make: object) -> None:
     assert adapted.config.preprocess.image_size == 128
 
 
+def test_a_dry_run_of_another_size(tiny_directory: Path, tmp_path: Path) -> None:
+    options = ["--model", str(tiny_directory), "--batch-size", "6", "--steps", "1", "--dry-run"]
+    settings = ["model.vision.image_size=96"]
+    assert pretrain(tmp_path, "run", write_pairs(tmp_path), *options, settings=settings) == 0
+
+
 @pytest.mark.parametrize("length", [20, 100])
 def test_texts_that_fit_keep_their_embeds(length: int) -> None:
     torch.manual_seed(0)

@@ -38,8 +38,8 @@ def add_commands(commands: Commands) -> None:
         "--image-size",
         type=int,
         metavar="PIXELS",
-        help="resize the positions of a vision transformer: with smaller pictures it is faster and "
-        "less accurate",
+        help="the size of a vision transformer's pictures, a multiple of its patch size: a smaller "
+        "one is faster and less accurate",
     )
     add_arch_option(command)
 
@@ -66,6 +66,11 @@ def run_convert(arguments: argparse.Namespace) -> int:
         f"Converted {arguments.source} to {arguments.destination} (format {arguments.to}) and "
         "verified the result"
     )
+    if arguments.image_size is not None and arguments.to == "twotower":
+        print(
+            "Its probabilities and tags are guesses until: twotower calibrate "
+            f"{arguments.destination} PAIRS"
+        )
     return OK
 
 

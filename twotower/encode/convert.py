@@ -86,8 +86,8 @@ def convert(
         source: a model directory, a transformers, open_clip or sentence-transformers directory, an
             OpenAI archive, bare weights of open_clip, or a pair of ONNX graphs or its folder.
         arch: the architecture of bare weights, by open_clip's name.
-        image_size: of the result, for a vision transformer, in pixels. The positions of patches
-            are interpolated: with smaller pictures it is faster, and less accurate.
+        image_size: of the result, for a plain vision transformer, in pixels. The positions of
+            patches are interpolated: with smaller pictures it is faster, and less accurate.
 
     Raises:
         ModelError: the model cannot be read, `destination` exists, the format cannot express the
@@ -100,7 +100,9 @@ def convert(
         if arch is not None:
             raise ModelError(pair.vision, "a graph, which is no bare weights", "leave out --arch")
         if image_size is not None:
-            raise ModelError(pair.vision, "a graph, of one size", "leave out --image-size")
+            raise ModelError(
+                pair.vision, "a graph for one image size", "convert the original weights instead"
+            )
         if to != "twotower":
             raise graph_only(str(pair.vision))
         write_pair_directory(pair, destination)

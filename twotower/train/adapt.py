@@ -57,4 +57,6 @@ def _resize(name: str, weight: Tensor, shape: torch.Size) -> Tensor:
     if name.startswith("text."):
         surplus = weight[-1:].expand(max(0, shape[0] - len(weight)), -1)
         return torch.cat([weight, surplus])[: shape[0]]
-    return torch.from_numpy(resize_grid(weight.numpy(), shape[0]))
+    if weight.is_meta:  # a dry run, which needs the shape alone
+        return weight.new_empty(shape[0], weight.shape[1])
+    return torch.from_numpy(resize_grid(weight.float().numpy(), shape[0])).to(weight)
