@@ -37,7 +37,9 @@ def main() -> None:
         models: dict[tuple[int, str], Encoder] = {}
         for size in SIZES:
             directory = Path(folder) / str(size)
-            twotower.convert(find_model(name), directory, image_size=size)
+            twotower.convert(
+                find_model(name), directory, image_size=None if size == SIZES[0] else size
+            )
             models |= {(size, engine): Encoder(directory, engine) for engine in ENGINES}
         for model in models.values():
             model.encode_image(pictures)
